@@ -1,0 +1,231 @@
+"""Claims of trainables.models: layout, what is inside the model, and where its initial weights come from."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainables.models import MODELS, Classifier, ModelError, build_model
+from trainables.models.preact_resnet import PreActBlock
+
+# Trainable parameters at 10 classes. PreAct-ResNet18 is 2,724 w^2 + 133 w + (8 w + 1) K at width w with K classes. The
+# others are torchvision's published counts less what the 3x3 stem and the smaller head save; e.g. ConvNeXt-Tiny
+# 28,589,128 - (4,704 - 2,688) - (769,000 - 7,690), DenseNet-121 7,978,856 - (9,408 - 1,728) - (1,025,000 - 10,250).
+PARAMETERS = {
+    "preact_resnet18": 11_171_146,
+    "resnet18": 11_173_962,
+    "resnet34": 21_282_122,
+    "vgg19_bn": 20_040_522,
+    "mobilenet_v2": 2_236_682,
+    "densenet121": 6_956_426,
+    "convnext_tiny": 27_825_802,
+}
+
+
+def images(n: int, size: int = 32, seed: int = 1) -> Tensor:
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def seeded(name: str, seed: int, **arguments: int) -> Classifier:
+    return build_model(name, num_classes=3, generator=torch.Generator().manual_seed(seed), **arguments)
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def model(request: pytest.FixtureRequest) -> Classifier:
+    return build_model(request.param, num_classes=10)
+
+
+@pytest.fixture(scope="module")
+def small() -> Classifier:
+    return seeded("preact_resnet18", 0, width=8)
+
+
+def test_parameter_counts_are_pinned(model: Classifier, request: pytest.FixtureRequest) -> None:
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[request.node.callspec.params["model"]]
+
+
+def test_every_model_has_five_stages_and_one_linear_head(model: Classifier) -> None:
+    assert len(model.stages) == 5
+    assert isinstance(model.classifier, nn.Linear)
+    assert model.num_classes == 10
+    assert not any(isinstance(m, nn.Linear) for m in model.neck.modules())
+
+
+def test_head_on_features_is_the_forward_pass(model: Classifier) -> None:
+    model.eval()
+    x = images(2)
+    with torch.no_grad():
+        features = model.features(x)
+        assert features.shape == (2, model.classifier.in_features)
+        torch.testing.assert_close(model.classifier(features), model(x))
+
+
+def test_stages_keep_room_for_attention_maps(model: Classifier, request: pytest.FixtureRequest) -> None:
+    """At 32 pixels: 32, 32, 16, 8, 4 positions a side, so that NAD's maps of stages 2-4 are not single positions."""
+    vgg = request.node.callspec.params["model"] == "vgg19_bn"
+    model.eval()
+    sides = []
+    with torch.no_grad():
+        maps = model.normalize(images(1))
+        for stage in model.stages:
+            maps = stage(maps)
+            sides.append(maps.shape[-2:])
+    expected = [32, 16, 8, 4, 2] if vgg else [32, 32, 16, 8, 4]
+    assert sides == [(side, side) for side in expected]
+
+
+def test_no_stage_overwrites_what_it_received(model: Classifier) -> None:
+    model.eval()
+    with torch.no_grad():
+        maps = model.normalize(images(1))
+        for stage in (*model.stages, model.neck):
+            before = maps.clone()
+            after = stage(maps)
+            assert torch.equal(maps, before)
+            maps = after
+
+
+def test_eval_output_does_not_depend_on_the_rest_of_the_batch(model: Classifier) -> None:
+    model.eval()
+    x = images(3)
+    with torch.no_grad():
+        together = model(x)
+        alone = torch.cat([model(x[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_model_learns_on_32_pixels_with_three_classes(name: str) -> None:
+    model = seeded(name, 0)
+    loss = nn.functional.cross_entropy(model(images(2)), torch.tensor([0, 2]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_every_model_runs_on_16_and_64_pixels(model: Classifier, size: int) -> None:
+    model.eval()
+    with torch.no_grad():
+        assert model(images(1, size)).shape == (1, 10)
+
+
+def test_training_mode_draws_no_random_numbers(model: Classifier) -> None:
+    """Dropout or stochastic depth would make a trial depend on the global state."""
+    model.train()
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        model(images(2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_preact_block_matches_its_formula() -> None:
+    block = PreActBlock(4, 6, stride=2).eval()
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        a = torch.relu(block.bn1(x))
+        assert block.shortcut is not None
+        expected = block.conv2(torch.relu(block.bn2(block.conv1(a)))) + block.shortcut(a)
+        torch.testing.assert_close(block(x), expected)
+
+
+def test_preact_shortcut_is_the_input_itself_where_the_shape_stays(small: Classifier) -> None:
+    shortcuts = [block.shortcut is not None for stage in list(small.stages)[1:] for block in stage.children()]
+    assert shortcuts == [False, False, True, False, True, False, True, False]
+    block = PreActBlock(4, 4, stride=1).eval()
+    nn.init.zeros_(block.conv2.weight)
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(block(x), x)
+
+
+def test_preact_has_no_norm_or_relu_between_the_last_block_and_the_pool(small: Classifier) -> None:
+    assert [type(m) for m in small.neck.children()] == [nn.AdaptiveAvgPool2d, nn.Flatten]
+    assert isinstance(small.last_block, PreActBlock)
+    with torch.no_grad():
+        assert (small.eval().features(images(4)) < 0).any()
+
+
+def test_width_scales_every_stage(small: Classifier) -> None:
+    small.eval()
+    channels = []
+    with torch.no_grad():
+        maps = images(1)
+        for stage in small.stages:
+            maps = stage(maps)
+            channels.append(maps.shape[1])
+    assert channels == [8, 8, 16, 32, 64]
+    assert sum(p.numel() for p in small.parameters()) == 2724 * 8**2 + 133 * 8 + (8 * 8 + 1) * 3
+
+
+def test_normalisation_is_inside_the_model() -> None:
+    mean, std = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
+    plain = seeded("preact_resnet18", 0, width=4).eval()
+    with_constants = build_model(
+        "preact_resnet18", num_classes=3, width=4, mean=mean, std=std, generator=torch.Generator().manual_seed(0)
+    ).eval()
+    x = images(2)
+    by_hand = (x - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(with_constants(x), plain(by_hand))
+
+
+def test_normalisation_travels_with_the_weights() -> None:
+    source = build_model("preact_resnet18", num_classes=3, width=4, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
+    target = build_model("preact_resnet18", num_classes=3, width=4)
+    target.load_state_dict(source.state_dict())
+    assert torch.equal(target.normalize.std, torch.tensor([0.2, 0.2, 0.1]).view(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["preact_resnet18", "mobilenet_v2", "vgg19_bn"])
+def test_same_generator_seed_same_weights(name: str) -> None:
+    one, same, other = (seeded(name, seed).state_dict() for seed in (5, 5, 6))
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+
+
+def test_two_models_of_one_generator_differ() -> None:
+    generator = torch.Generator().manual_seed(5)
+    first, second = (
+        build_model("preact_resnet18", num_classes=3, width=4, generator=generator).classifier.weight for _ in range(2)
+    )
+    assert not torch.equal(first, second)
+
+
+def test_building_leaves_the_global_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    seeded("mobilenet_v2", 3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_weights_do_not_depend_on_the_global_random_state() -> None:
+    state = torch.get_rng_state()
+    try:
+        torch.manual_seed(1)
+        one = seeded("preact_resnet18", 3, width=4).classifier.weight
+        torch.manual_seed(2)
+        same = seeded("preact_resnet18", 3, width=4).classifier.weight
+    finally:
+        torch.set_rng_state(state)
+    assert torch.equal(one, same)
+
+
+def test_unknown_model_suggests_the_nearest() -> None:
+    with pytest.raises(ModelError, match=r"unknown name 'preact_resnet-18'; did you mean 'preact_resnet18'\?"):
+        build_model("preact_resnet-18", num_classes=10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnet18", "width": 32}, r"width: resnet18 has a fixed width, got 32"),
+        ({"name": "preact_resnet18", "width": 0}, r"width: must be 1 or more, got 0"),
+        ({"name": "preact_resnet18", "num_classes": 1}, r"num_classes: must be 2 or more, got 1"),
+        ({"name": "vgg19_bn", "image_size": 8}, r"image_size: vgg19_bn needs 16 pixels or more, got 8"),
+        ({"name": "resnet18", "image_size": 4}, r"image_size: resnet18 needs 8 pixels or more, got 4"),
+        ({"name": "resnet18", "std": (1.0, 0.0, 1.0)}, r"std > 0"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_in_one_line(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        build_model(**{"num_classes": 3, **arguments})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)

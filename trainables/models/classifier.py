@@ -1,0 +1,72 @@
+"""The form every model of the study takes: normalise, stages, neck, one linear head."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """Per-channel (x - mean) / std inside the model, so that triggers and defenses work on pixels in [0, 1].
+
+    The constants are persistent buffers: a stored victim keeps the normalisation it was trained with, also when it is
+    fine-tuned on another data set.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class Classifier(nn.Module):
+    """Image classifier whose parts the attacks and defenses can address by name, whatever the architecture.
+
+    ``stages`` are applied in order, each from feature maps to feature maps; ``neck`` pools the last maps to vectors;
+    ``classifier`` is the only linear layer after them. So "the last block", "stage 3" (NAD, Spectral) or "penultimate
+    features" mean the same thing for every family.
+
+    No stage overwrites its input in place: a forward hook on a stage sees what the next one received.
+    """
+
+    def __init__(
+        self,
+        stages: Iterable[nn.Module],
+        neck: nn.Module,
+        classifier: nn.Linear,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+        self.stages = nn.ModuleList(stages)
+        self.neck = neck
+        self.classifier = classifier
+
+    @property
+    def num_classes(self) -> int:
+        return self.classifier.out_features
+
+    @property
+    def last_block(self) -> nn.Module:
+        """The last block of the last stage: residual block, dense block, or conv-BN-ReLU."""
+        return list(self.stages[-1].children())[-1]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features, (N, D), of float images in [0, 1], (N, 3, H, W)."""
+        maps = self.normalize(images)
+        for stage in self.stages:
+            maps = stage(maps)
+        vectors: Tensor = self.neck(maps)
+        return vectors
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (N, num_classes), of float images in [0, 1], (N, 3, H, W)."""
+        logits: Tensor = self.classifier(self.features(images))
+        return logits

@@ -1,0 +1,50 @@
+"""PreAct-ResNet18 for small images (He et al. 2016, arXiv:1603.05027), in the layout of BackdoorBench."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trainables.models.classifier import Classifier
+
+
+class PreActBlock(nn.Module):
+    """Basic block with BN and ReLU *before* each 3x3 convolution.
+
+    With a = ReLU(BN(x)): out = conv(ReLU(BN(conv(a)))) + shortcut, where the shortcut is x itself, or conv1x1(a) when
+    the shape changes. (A post-activation block, as in ``resnet18``, ends with a ReLU after the sum; this one does not.)
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.shortcut: nn.Conv2d | None = None
+        if stride != 1 or in_channels != channels:
+            self.shortcut = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = torch.relu(self.bn1(x))
+        skip = x if self.shortcut is None else self.shortcut(a)
+        out: Tensor = self.conv2(torch.relu(self.bn2(self.conv1(a))))
+        return out + skip
+
+
+def preact_resnet18(num_classes: int, width: int, mean: Sequence[float], std: Sequence[float]) -> Classifier:
+    """Stages: stem, then four of two blocks with width, 2, 4 and 8 x width channels; stages 2-4 halve the maps.
+
+    The last block is followed by the pool with no BN or ReLU in between, as in BackdoorBench (the 2016 paper has them):
+    the features may be negative. Initialisation is PyTorch's default, as there.
+    """
+    stages: list[nn.Module] = [nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False))]
+    in_channels = width
+    for factor, stride in ((1, 1), (2, 2), (4, 2), (8, 2)):
+        channels = factor * width
+        stages.append(
+            nn.Sequential(PreActBlock(in_channels, channels, stride), PreActBlock(channels, channels, stride=1))
+        )
+        in_channels = channels
+    neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Classifier(stages, neck, nn.Linear(in_channels, num_classes), mean, std)
