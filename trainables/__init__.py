@@ -1,0 +1,1 @@
+"""One trial: attack, defend, measure. Needs PyTorch only; ``tune.py`` alone knows Ray."""

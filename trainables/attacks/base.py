@@ -1,0 +1,314 @@
+"""What attacks share: the trigger contract, label maps, the choice of poisoned samples, honest training on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainables.data import ImageSet, quantise, to_float
+from trainables.metrics import TriggeredSet
+from trainables.models.classifier import Classifier
+from trainables.recipes import TrainingRecipe
+from trainables.registry import Registry, SettingError
+from trainables.seeding import generator_for
+from trainables.trainer import Trainer
+
+# Float copies of this many images at a time, so that stamping a whole set does not quadruple its memory.
+STAMP_BATCH = 2048
+
+
+class Kind(IntEnum):
+    """What a training sample is, as only the attacker knows."""
+
+    CLEAN = 0
+    POISON = 1
+    CROSS = 2  # carries a trigger under its true label (input-aware's cross, WaNet's noise, cover samples)
+
+
+class Trigger(nn.Module, ABC):
+    """Maps float images in [0, 1], (N, 3, H, W), to triggered images of the same shape, deterministically.
+
+    A trigger is rebuilt anywhere from its ``kind``, its ``settings`` (JSON) and its state dict (safetensors).
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the constructor, JSON-able."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor: ...
+
+
+TRIGGERS: dict[str, type[Trigger]] = {}
+
+
+def trigger_kind(kind: str) -> Callable[[type[Trigger]], type[Trigger]]:
+    """Class decorator: make a trigger rebuildable by its kind."""
+
+    def enter(cls: type[Trigger]) -> type[Trigger]:
+        if kind in TRIGGERS:
+            raise SettingError(f"trigger kind {kind!r} is registered twice")
+        TRIGGERS[kind] = cls
+        cls.kind = kind
+        return cls
+
+    return enter
+
+
+def rebuild_trigger(kind: str, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> Trigger:
+    """The trigger that ``settings`` and ``state`` describe.
+
+    Raises:
+        SettingError: no attack of this version knows the kind.
+    """
+    ATTACKS.names()  # imports the attacks, which register their triggers
+    if kind not in TRIGGERS:
+        raise SettingError(f"unknown trigger kind {kind!r}: known: {', '.join(sorted(TRIGGERS))}")
+    trigger = TRIGGERS[kind](**settings)
+    trigger.load_state_dict(dict(state))
+    return trigger.eval()
+
+
+@torch.no_grad()
+def stamp(trigger: Trigger, images: Tensor) -> Tensor:
+    """Triggered and quantised copies of uint8 images (N, 3, H, W); the input stays as it is."""
+    trigger.to(images.device)
+    parts = [quantise(trigger(to_float(batch))).contiguous() for batch in images.split(STAMP_BATCH)]
+    return torch.cat(parts) if parts else images.clone()
+
+
+@dataclass(frozen=True)
+class PoisonedSamples:
+    """The training samples that differ from the clean set, and how; everything else is as it was.
+
+    Args:
+        indices: positions in the training set, int64, (M,), each at most once.
+        images: uint8, (M, 3, H, W), as stored for training.
+        labels: int64, (M,), as released.
+        kinds: uint8, (M,), values of `Kind`.
+    """
+
+    indices: Tensor
+    images: Tensor
+    labels: Tensor
+    kinds: Tensor
+
+    @classmethod
+    def none(cls, like: ImageSet) -> PoisonedSamples:
+        """An empty selection (a clean training)."""
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return cls(nothing, like.images[:0].cpu(), nothing, nothing.to(torch.uint8))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def apply(self, train: ImageSet) -> ImageSet:
+        """The poisoned training set as the attacker releases it: a copy of ``train`` with these samples in place."""
+        images, labels = train.images.clone(), train.labels.clone()
+        at = self.indices.to(images.device)
+        images[at], labels[at] = self.images.to(images.device), self.labels.to(labels.device)
+        return ImageSet(images, labels)
+
+    def kinds_of(self, n: int) -> Tensor:
+        """Kind of every sample of a training set of ``n``: uint8, (n,)."""
+        kinds = torch.zeros(n, dtype=torch.uint8)
+        kinds[self.indices] = self.kinds
+        return kinds
+
+
+@dataclass(frozen=True)
+class Implanted:
+    """What an attack leaves behind: the backdoored model, its trigger and what it did to the training set."""
+
+    model: Classifier
+    trigger: Trigger
+    poisoned: PoisonedSamples
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """Settings of an attack; `implant` carries it out.
+
+    Args:
+        target_label: the class t that triggered images should go to (all_to_one).
+        label_mode: ``all_to_one``: every label becomes t; ``all_to_all``: y becomes (y + label_shift) mod K.
+        label_shift: shift of all_to_all, not 0 modulo K.
+    """
+
+    name: ClassVar[str]
+    implants_backdoor: ClassVar[bool] = True
+
+    target_label: int = 0
+    label_mode: Literal["all_to_one", "all_to_all"] = "all_to_one"
+    label_shift: int = 1
+
+    def __post_init__(self) -> None:
+        if self.target_label < 0:
+            raise ValueError(f"target_label must be >= 0, got {self.target_label}")
+        if self.label_mode not in ("all_to_one", "all_to_all"):
+            raise ValueError(f"label_mode must be all_to_one or all_to_all, got {self.label_mode!r}")
+
+    @abstractmethod
+    def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
+        """Train (or edit) a model so that it carries the backdoor.
+
+        Args:
+            train: the attacker's clean training set, on the trainer's device; not modified.
+            trainer: device, random streams, counters and fresh models.
+            recipe: how a victim is trained.
+        """
+
+    def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
+        """Refuse settings that do not fit the task, before any work.
+
+        Raises:
+            SettingError: one line naming the setting, its value and what is allowed.
+        """
+        if self.target_label >= num_classes:
+            raise SettingError(
+                f"attack.{self.name}.target_label must be below the number of classes ({num_classes}), "
+                f"got {self.target_label}"
+            )
+        if self.label_mode == "all_to_all" and self.label_shift % num_classes == 0:
+            raise SettingError(
+                f"attack.{self.name}.label_shift must not be a multiple of {num_classes} classes, got {self.label_shift}"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the result, JSON-able: part of the victim's content key."""
+        return {"attack": self.name, **dataclasses.asdict(self)}
+
+    def targets(self, labels: Tensor, num_classes: int) -> Tensor:
+        """The labels the attacker wants for images of ``labels``; same shape."""
+        if self.label_mode == "all_to_all":
+            return (labels + self.label_shift) % num_classes
+        return torch.full_like(labels, self.target_label)
+
+    def triggered_test(self, trigger: Trigger, test: ImageSet, num_classes: int) -> TriggeredSet:
+        """The stored triggered test set: every test image whose label the attack would change, stamped once."""
+        targets = self.targets(test.labels, num_classes)
+        sources = (targets != test.labels).nonzero()[:, 0]
+        return TriggeredSet(stamp(trigger, test.images[sources]), test.labels[sources], targets[sources], sources)
+
+
+ATTACKS: Registry[Attack] = Registry("attack", "trainables.attacks")
+register = ATTACKS.register
+
+
+@dataclass(frozen=True)
+class DataPoisoning(Attack):
+    """Attacks that only change training samples; the training itself is honest.
+
+    Args:
+        poison_rate: share of the *whole* training set that is poisoned, in (0, 1].
+        poison_count: number of poisoned samples; wins over the rate.
+        clean_label: poison only images that already have the target label, and leave labels as they are.
+        exclude_target: draw no image that already has the label it would get (BackdoorBench draws them).
+    """
+
+    poison_rate: float = 0.1
+    poison_count: int | None = None
+    clean_label: bool = False
+    exclude_target: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.poison_rate <= 1.0:
+            raise ValueError(f"poison_rate must be in (0, 1], got {self.poison_rate}")
+        if self.poison_count is not None and self.poison_count < 1:
+            raise ValueError(f"poison_count must be >= 1, got {self.poison_count}")
+        if self.clean_label and self.label_mode == "all_to_all":
+            raise ValueError("clean_label needs label_mode all_to_one: it changes no label")
+        if self.clean_label and self.exclude_target:
+            raise ValueError("clean_label and exclude_target contradict each other: clean-label poison is target-class")
+
+    @abstractmethod
+    def make_trigger(self, image_size: int, seed: int) -> Trigger:
+        """The trigger applied to test images."""
+
+    def make_training_trigger(self, image_size: int, seed: int) -> Trigger:
+        """The trigger stamped on training images; the test trigger unless an attack says otherwise."""
+        return self.make_trigger(image_size, seed)
+
+    def count(self, n: int) -> int:
+        """Number of poisoned samples of ``n`` (banker's rounding, as in the field's reference code)."""
+        return self.poison_count if self.poison_count is not None else round(self.poison_rate * n)
+
+    def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
+        super().check(labels, num_classes, image_size)
+        count, allowed = self.count(len(labels)), int(self._allowed(labels, num_classes).sum())
+        given = (
+            f"poison_count {self.poison_count}" if self.poison_count is not None else f"poison_rate {self.poison_rate}"
+        )
+        if count < 1:
+            raise SettingError(f"attack.{self.name}: {given} selects no image of {len(labels)}; raise it")
+        if count > allowed:
+            whose = f"images of target class {self.target_label}" if self.clean_label else "images that may be poisoned"
+            raise SettingError(
+                f"attack.{self.name}: {given} asks for {count} images but there are {allowed} {whose}; "
+                f"use at most {allowed / len(labels):.4g} of the training set"
+            )
+
+    def choose(self, labels: Tensor, num_classes: int, seed: int) -> Tensor:
+        """Sorted indices of the poisoned samples, int64; drawn uniformly without replacement.
+
+        The stream is private to this purpose, so one seed poisons the same images whatever the attack.
+        """
+        self.check(labels, num_classes, image_size=0)
+        allowed = self._allowed(labels.cpu(), num_classes).nonzero()[:, 0]
+        order = torch.randperm(len(allowed), generator=generator_for(seed, "poison-index"))
+        return allowed[order[: self.count(len(labels))]].sort().values
+
+    def poison(self, train: ImageSet, num_classes: int, seed: int) -> PoisonedSamples:
+        """The poisoned samples of ``train``, stamped, quantised and relabelled."""
+        indices = self.choose(train.labels, num_classes, seed)
+        chosen = train.subset(indices)
+        labels = chosen.labels if self.clean_label else self.targets(chosen.labels, num_classes)
+        images = stamp(self.make_training_trigger(train.image_size, seed), chosen.images)
+        kinds = torch.full((len(indices),), Kind.POISON, dtype=torch.uint8)
+        return PoisonedSamples(indices, images.cpu(), labels.cpu(), kinds)
+
+    def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
+        poisoned = self.poison(train, trainer.num_classes, trainer.seed)
+        model = trainer.train_from_scratch(poisoned.apply(train), recipe)
+        return Implanted(model, self.make_trigger(train.image_size, trainer.seed), poisoned)
+
+    def _allowed(self, labels: Tensor, num_classes: int) -> Tensor:
+        if self.clean_label:
+            return labels == self.target_label
+        if self.exclude_target:
+            return self.targets(labels, num_classes) != labels
+        return torch.ones_like(labels, dtype=torch.bool)
+
+
+@trigger_kind("overlay")
+class OverlayTrigger(Trigger):
+    """x' = (1 - w) x + w p with a fixed weight per pixel and a fixed picture.
+
+    Args:
+        image_size: pixels; the buffers are ``weight`` (1, H, W) in [0, 1] and ``pattern`` (3, H, W) in [0, 1].
+    """
+
+    weight: Tensor
+    pattern: Tensor
+
+    def __init__(self, image_size: int, weight: Tensor | None = None, pattern: Tensor | None = None) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.register_buffer("weight", torch.zeros(1, image_size, image_size) if weight is None else weight)
+        self.register_buffer("pattern", torch.zeros(3, image_size, image_size) if pattern is None else pattern)
+
+    def settings(self) -> dict[str, Any]:
+        return {"image_size": self.image_size}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.lerp(images, self.pattern.expand_as(images), self.weight.expand_as(images))

@@ -1,0 +1,99 @@
+"""What defenses share: exactly what a defender owns, what a repair returns, and the registry.
+
+Leak rule: a defense receives a model, its assets and a trainer. Test data, trigger, target label, poison mask and the
+true poison rate are not reachable from any of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from trainables.data import ImageSet
+from trainables.models.classifier import Classifier
+from trainables.registry import Registry
+from trainables.trainer import Trainer
+from trainables.training import Counters, History
+
+
+@dataclass(frozen=True)
+class NoData:
+    """A data-free defender owns the model alone."""
+
+
+@dataclass(frozen=True)
+class CleanData:
+    """A post-training defender owns a clean set; ``validation`` was set apart from it and is disjoint."""
+
+    train: ImageSet
+    validation: ImageSet
+
+
+@dataclass(frozen=True)
+class PoisonedData:
+    """A pre-training defender owns the training set as released: poisoned samples in place, none marked."""
+
+    train: ImageSet
+
+
+Assets = NoData | CleanData | PoisonedData
+
+
+@dataclass
+class Repair:
+    """What a defense hands back.
+
+    Args:
+        model: the repaired model (the very object that is evaluated), in eval mode.
+        status: ``abstained`` when the defense found nothing to repair and returns its input.
+        history: learning rate and loss per step, where it trained.
+        scores: suspicion per training sample (N,), for detectors.
+        removed: indices of the training samples left out, for detectors.
+        flagged_classes: labels a detector calls attacked.
+        notes: further numbers of the method worth keeping, JSON-able.
+    """
+
+    model: Classifier
+    status: Literal["ok", "abstained"] = "ok"
+    history: History = field(default_factory=History)
+    scores: Tensor | None = None
+    removed: Tensor | None = None
+    flagged_classes: tuple[int, ...] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Defense(ABC):
+    """Settings of a defense; `repair` carries it out."""
+
+    name: ClassVar[str]
+    owns: ClassVar[type[NoData] | type[CleanData] | type[PoisonedData]]
+
+    @abstractmethod
+    def repair(self, model: Classifier, assets: Any, trainer: Trainer) -> Repair:
+        """Repair ``model`` (it may be changed in place; the caller passes a copy).
+
+        Args:
+            assets: an instance of `owns`, on the trainer's device.
+            trainer: device, random streams, augmentation, counters.
+
+        Raises:
+            DivergedError: training left the finite numbers.
+        """
+
+    @abstractmethod
+    def plan(self, n_owned: int) -> Counters:
+        """The work `repair` will do with ``n_owned`` training samples, before it does it (cost estimates)."""
+
+
+DEFENSES: Registry[Defense] = Registry("defense", "trainables.defenses")
+register = DEFENSES.register
+
+
+def training_work(steps: int, batch_size: int, n: int) -> Counters:
+    """Work of ``steps`` training steps on a set of ``n`` (the batch is cut to the set)."""
+    samples = steps * min(batch_size, n)
+    return Counters(steps=steps, forward_samples=samples, backward_samples=samples)

@@ -1,0 +1,133 @@
+"""Conventional fine-tuning on clean data, of the whole model or a part of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from trainables import schedules, training
+from trainables.data import FeatureSet
+from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.models.classifier import Classifier
+from trainables.trainer import Trainer
+from trainables.training import Counters, Optimizer, OptimizerName, Schedule
+
+SCOPES = ("all", "classifier", "last_block+classifier", "bn_only")
+
+
+@register("ft")
+@dataclass(frozen=True)
+class FineTuning(Defense):
+    """Minimise cross-entropy on clean data under one learning rate, constant or decaying.
+
+    Unlike super-fine-tuning the rate never climbs; unlike fine-pruning nothing is pruned first. What the literature
+    calls "fine-tuning does not work" is mostly ``scope="classifier"``.
+
+    Args:
+        lr: learning rate, > 0. The paper's comparison uses the attacker's own (supplement, Figure 14).
+        epochs: passes over the clean training set, >= 0; ignored when ``steps`` is given.
+        steps: optimiser steps, >= 0, or None to count in epochs.
+        schedule: ``constant``, or ``cosine`` to 0 over the actual number of steps.
+        scope: what is trained: ``all``, ``classifier`` (on features computed once, without augmentation),
+            ``last_block+classifier``, or ``bn_only``. Batch normalisation outside the scope is frozen.
+        momentum, weight_decay, batch_size, optimizer: of the updates.
+        augment: random crop (and flip where the data set allows it).
+    """
+
+    owns: ClassVar[type[CleanData]] = CleanData
+
+    lr: float = 0.01
+    epochs: float = 100
+    steps: int | None = None
+    schedule: Literal["constant", "cosine"] = "cosine"
+    scope: Literal["all", "classifier", "last_block+classifier", "bn_only"] = "all"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 256
+    optimizer: OptimizerName = "sgd"
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr must be > 0, got {self.lr}")
+        if self.epochs < 0:
+            raise ValueError(f"epochs must be >= 0, got {self.epochs}")
+        if self.steps is not None and self.steps < 0:
+            raise ValueError(f"steps must be >= 0, got {self.steps}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"schedule must be constant or cosine, got {self.schedule!r}")
+        if self.scope not in SCOPES:
+            raise ValueError(f"scope must be one of {', '.join(SCOPES)}, got {self.scope!r}")
+        Optimizer(self.optimizer, self.momentum, self.weight_decay)
+
+    def total_steps(self, n: int) -> int:
+        """Optimiser steps on a clean set of ``n``: epochs * ceil(n / batch) unless ``steps`` is given."""
+        return self.steps if self.steps is not None else round(self.epochs * -(-n // self.batch_size))
+
+    def lr_at(self, steps: int) -> Schedule:
+        return schedules.constant(self.lr) if self.schedule == "constant" else schedules.cosine(self.lr, steps)
+
+    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        steps = self.total_steps(len(assets.train))
+        if steps == 0:
+            return Repair(model)
+        optimizer = Optimizer(self.optimizer, self.momentum, self.weight_decay)
+        if self.scope == "classifier":
+            # The features are fixed, so they are computed once; the head's own steps cost next to nothing.
+            features = FeatureSet(trainer.features(model, assets.train.images), assets.train.labels)
+            head_only = Counters()
+            history = training.fit(
+                model.classifier,
+                features,
+                steps=steps,
+                lr_at=self.lr_at(steps),
+                generator=trainer.generator("batches", "fit"),
+                batch_size=self.batch_size,
+                optimizer=optimizer,
+                precision="float32",
+                counters=head_only,
+            )
+            trainer.counters.steps += head_only.steps
+            return Repair(model, history=history)
+        history = trainer.fit(
+            model,
+            assets.train,
+            steps=steps,
+            lr_at=self.lr_at(steps),
+            batch_size=self.batch_size,
+            optimizer=optimizer,
+            augmentation=trainer.augmentation() if self.augment else None,
+            trainable=in_scope(model, self.scope),
+        )
+        return Repair(model, history=history)
+
+    def plan(self, n_owned: int) -> Counters:
+        steps = self.total_steps(n_owned)
+        if self.scope == "classifier":
+            return Counters(steps=steps, forward_samples=n_owned if steps else 0)
+        return training_work(steps, self.batch_size, n_owned)
+
+
+def in_scope(model: Classifier, scope: str) -> list[nn.Parameter]:
+    """The parameters that a scope trains."""
+    match scope:
+        case "all":
+            return list(model.parameters())
+        case "classifier":
+            return list(model.classifier.parameters())
+        case "last_block+classifier":
+            return [*model.last_block.parameters(), *model.neck.parameters(), *model.classifier.parameters()]
+        case "bn_only":
+            found: list[nn.Parameter | Tensor] = []
+            for module in model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    found.extend(module.parameters())
+            if not found:
+                raise ValueError("scope bn_only needs a model with batch normalisation")
+            return [parameter for parameter in found if isinstance(parameter, nn.Parameter)]
+        case _:
+            raise ValueError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")

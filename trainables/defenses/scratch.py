@@ -1,0 +1,122 @@
+"""Training from scratch on the defender's data at equal compute: what any repair must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from trainables import schedules
+from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.super_ft import SuperFineTuning
+from trainables.models.classifier import Classifier
+from trainables.trainer import Trainer
+from trainables.training import Counters, Optimizer, Schedule
+
+ARMS = ("same_schedule", "one_cycle", "long", "reinit")
+CYCLIC_ARMS = ("same_schedule", "reinit")
+
+
+@register("scratch")
+@dataclass(frozen=True)
+class Scratch(Defense):
+    """Forget everything: random weights, then the same number of steps on the same clean data.
+
+    By construction no backdoor survives, so its ASR is the floor of false triggers, and the question it answers is
+    whether a repair is more than relearning. ``reinit`` forgets only the last stages and is the bridge to fine-tuning.
+
+    Args:
+        arm: ``same_schedule`` (super-FT's), ``one_cycle`` (tuned with ``lr``, ``warm_fraction``), ``long`` (cosine over
+            ``epochs``: the upper reference), ``reinit`` (super-FT's schedule after re-initialising the last stages).
+        lr_base, lr_max1, lr_max2, iterations: as in `super_ft`; arms same_schedule and reinit, and the number of steps
+            (2 * iterations) of one_cycle.
+        lr: peak rate of one_cycle and long, > 0.
+        warm_fraction: rising share of one_cycle, in (0, 1).
+        epochs: length of long.
+        reinit_stages: how many of the last stages (and the head) reinit forgets, >= 0 (0: the head alone).
+        weight_decay, momentum, batch_size, augment: as in `super_ft`.
+    """
+
+    owns: ClassVar[type[CleanData]] = CleanData
+
+    arm: Literal["same_schedule", "one_cycle", "long", "reinit"] = "same_schedule"
+    lr_base: float = 3e-4
+    lr_max1: float = 0.1
+    lr_max2: float = 1e-3
+    iterations: int = 500
+    lr: float = 0.1
+    warm_fraction: float = 0.3
+    epochs: float = 100
+    reinit_stages: int = 1
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    batch_size: int = 256
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        if self.arm not in ARMS:
+            raise ValueError(f"arm must be one of {', '.join(ARMS)}, got {self.arm!r}")
+        if self.lr <= 0:
+            raise ValueError(f"lr must be > 0, got {self.lr}")
+        if not 0.0 < self.warm_fraction < 1.0:
+            raise ValueError(f"warm_fraction must be in (0, 1), got {self.warm_fraction}")
+        if self.epochs <= 0:
+            raise ValueError(f"epochs must be > 0, got {self.epochs}")
+        if self.reinit_stages < 0:
+            raise ValueError(f"reinit_stages must be >= 0, got {self.reinit_stages}")
+        self._cyclic()
+
+    def total_steps(self, n: int) -> int:
+        """Optimiser steps on a clean set of ``n``."""
+        if self.arm == "long":
+            return round(self.epochs * -(-n // self.batch_size))
+        return self._cyclic().schedule(n).total_steps
+
+    def lr_at(self, n: int) -> Schedule:
+        match self.arm:
+            case "one_cycle":
+                return schedules.one_cycle(self.lr, self.total_steps(n), warm_fraction=self.warm_fraction)
+            case "long":
+                return schedules.cosine(self.lr, self.total_steps(n))
+            case _:
+                return self._cyclic().schedule(n)
+
+    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        fresh = trainer.fresh_model("scratch")
+        if self.arm == "reinit":
+            _keep_first_stages(fresh, model, forget=self.reinit_stages)
+        n = len(assets.train)
+        history = trainer.fit(
+            fresh,
+            assets.train,
+            steps=self.total_steps(n),
+            lr_at=self.lr_at(n),
+            batch_size=self.batch_size,
+            optimizer=Optimizer("sgd", self.momentum, self.weight_decay),
+            augmentation=trainer.augmentation() if self.augment else None,
+        )
+        return Repair(fresh, history=history)
+
+    def plan(self, n_owned: int) -> Counters:
+        return training_work(self.total_steps(n_owned), self.batch_size, n_owned)
+
+    def _cyclic(self) -> SuperFineTuning:
+        return SuperFineTuning(
+            lr_base=self.lr_base,
+            lr_max1=self.lr_max1,
+            lr_max2=self.lr_max2,
+            iterations=self.iterations,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
+            batch_size=self.batch_size,
+        )
+
+
+def _keep_first_stages(fresh: Classifier, trained: Classifier, *, forget: int) -> None:
+    """Copy all but the last ``forget`` stages of ``trained`` into ``fresh``; the head stays fresh."""
+    if forget > len(fresh.stages):
+        raise ValueError(f"reinit_stages must be at most {len(fresh.stages)}, got {forget}")
+    kept: list[tuple[nn.Module, nn.Module]] = list(zip(fresh.stages, trained.stages, strict=True))
+    for new, old in kept[: len(kept) - forget]:
+        new.load_state_dict(old.state_dict())

@@ -1,0 +1,241 @@
+"""Super-Fine-Tuning (Sha et al. 2022, arXiv:2212.09067)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from trainables.data import ImageSet
+from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.ft import SCOPES, in_scope
+from trainables.models.classifier import Classifier
+from trainables.schedules import CyclicSchedule, Phase, Shape, lr_mass
+from trainables.trainer import Trainer
+from trainables.training import Counters, Optimizer, OptimizerName
+
+
+@register("super_ft")
+@dataclass(frozen=True)
+class SuperFineTuning(Defense):
+    """Forget the trigger under large learning rates, then win accuracy back under small ones.
+
+    Whole-model training on clean data; the only novelty is the schedule: triangles from ``lr_base`` up to ``lr_max1``
+    in phase 1, then up to ``lr_max2`` in phase 2. The supplement (A.2) prints two values for LR_MAX2, 0.001 and 0.005;
+    we take the first. Its "500 iterations" we read as one full triangle, one per phase (see Deviations in the README);
+    every other reading found is a setting of the same class, built by `reading`.
+
+    Args:
+        lr_base: rate at the feet of the triangles, > 0.
+        lr_max1, lr_max2, lr_max3: peaks of the phases, > 0.
+        iterations: length of one full triangle, in ``length_unit``.
+        length_unit: ``step``, or ``epoch`` of the clean set. In steps the work does not depend on the clean fraction.
+        cycles1, cycles2, cycles3: triangles per phase, real, >= 0.
+        phases: how many phases are run, 1..3.
+        up_fraction: rising share of the triangle, in (0, 1).
+        shape: ``linear``, ``cosine``, ``exp``, or ``constant`` at the peak.
+        granularity: the rate moves every ``step`` or only every ``epoch``.
+        phase_reset: whether a phase starts a new triangle.
+        peak_decay: factor on the peak from cycle to cycle, in (0, 1].
+        cooldown_steps, cooldown_lr: a last linear ramp from ``lr_base``; ``cooldown_lr`` None stays at ``lr_base``.
+        momentum: in [0, 1).
+        momentum_mode: ``constant``, or ``inverse``: from 0.95 at the feet to 0.85 at the peaks (Smith 2018).
+        weight_decay: >= 0; the paper does not state it.
+        optimizer: ``sgd``, ``nesterov`` or ``adamw`` (whose rates are some 100 times smaller).
+        batch_size: the paper's is 256.
+        grad_clip: largest gradient norm, or None.
+        bn_mode: ``eval`` freezes the running statistics.
+        augment: random crop (and flip where the data set allows it).
+        scope: trained part of the model, as in `ft`.
+        select: return the ``last`` weights (the paper), or those with the best validation accuracy at the end of a
+            triangle (``val``).
+    """
+
+    owns: ClassVar[type[CleanData]] = CleanData
+
+    lr_base: float = 3e-4
+    lr_max1: float = 0.1
+    lr_max2: float = 1e-3
+    lr_max3: float = 1e-3
+    iterations: int = 500
+    length_unit: Literal["step", "epoch"] = "step"
+    cycles1: float = 1.0
+    cycles2: float = 1.0
+    cycles3: float = 1.0
+    phases: int = 2
+    up_fraction: float = 0.5
+    shape: Shape = "linear"
+    granularity: Literal["step", "epoch"] = "step"
+    phase_reset: bool = True
+    peak_decay: float = 1.0
+    cooldown_steps: int = 0
+    cooldown_lr: float | None = None
+    momentum: float = 0.9
+    momentum_mode: Literal["constant", "inverse"] = "constant"
+    weight_decay: float = 5e-4
+    optimizer: OptimizerName = "sgd"
+    batch_size: int = 256
+    grad_clip: float | None = None
+    bn_mode: Literal["train", "eval"] = "train"
+    augment: bool = True
+    scope: Literal["all", "last_block+classifier", "bn_only"] = "all"
+    select: Literal["last", "val"] = "last"
+
+    def __post_init__(self) -> None:
+        for key in ("lr_base", "lr_max1", "lr_max2", "lr_max3"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
+        for key in ("cycles1", "cycles2", "cycles3", "cooldown_steps"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
+        for key, low in (("iterations", 1), ("batch_size", 1)):
+            if getattr(self, key) < low:
+                raise ValueError(f"{key} must be >= {low}, got {getattr(self, key)}")
+        for key, allowed in (
+            ("length_unit", ("step", "epoch")),
+            ("granularity", ("step", "epoch")),
+            ("shape", ("linear", "cosine", "exp", "constant")),
+            ("momentum_mode", ("constant", "inverse")),
+            ("bn_mode", ("train", "eval")),
+            ("scope", tuple(scope for scope in SCOPES if scope != "classifier")),
+            ("select", ("last", "val")),
+        ):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
+        if self.phases not in (1, 2, 3):
+            raise ValueError(f"phases must be 1, 2 or 3, got {self.phases}")
+        if not 0.0 < self.up_fraction < 1.0:
+            raise ValueError(f"up_fraction must be in (0, 1), got {self.up_fraction}")
+        if not 0.0 < self.peak_decay <= 1.0:
+            raise ValueError(f"peak_decay must be in (0, 1], got {self.peak_decay}")
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            raise ValueError(f"grad_clip must be > 0, got {self.grad_clip}")
+        if self.cooldown_lr is not None and self.cooldown_lr <= 0:
+            raise ValueError(f"cooldown_lr must be > 0, got {self.cooldown_lr}")
+        if self.momentum_mode == "inverse" and self.optimizer == "adamw":
+            raise ValueError("momentum_mode inverse needs optimizer sgd or nesterov")
+        Optimizer(self.optimizer, self.momentum, self.weight_decay)
+
+    def schedule(self, n: int) -> CyclicSchedule:
+        """The learning rate over a clean training set of ``n`` images."""
+        steps_per_epoch = -(-n // min(self.batch_size, n))
+        peaks = ((self.lr_max1, self.cycles1), (self.lr_max2, self.cycles2), (self.lr_max3, self.cycles3))
+        return CyclicSchedule(
+            base=self.lr_base,
+            phases=tuple(Phase(peak, cycles) for peak, cycles in peaks[: self.phases]),
+            period=self.iterations * (steps_per_epoch if self.length_unit == "epoch" else 1),
+            up_fraction=self.up_fraction,
+            shape=self.shape,
+            peak_decay=self.peak_decay,
+            phase_reset=self.phase_reset,
+            granularity=steps_per_epoch if self.granularity == "epoch" else 1,
+            cooldown_steps=self.cooldown_steps,
+            cooldown_lr=self.lr_base if self.cooldown_lr is None else self.cooldown_lr,
+        )
+
+    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        schedule = self.schedule(len(assets.train))
+        if schedule.total_steps == 0:
+            return Repair(model)
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        best = _BestOnValidation(model, assets.validation, schedule, trainer) if self.select == "val" else None
+        history = trainer.fit(
+            model,
+            assets.train,
+            steps=schedule.total_steps,
+            lr_at=schedule,
+            momentum_at=(lambda step: 0.95 - 0.10 * schedule.height_at(step))
+            if self.momentum_mode == "inverse"
+            else None,
+            batch_size=self.batch_size,
+            optimizer=Optimizer(self.optimizer, self.momentum, self.weight_decay),
+            augmentation=trainer.augmentation() if self.augment else None,
+            trainable=in_scope(model, self.scope),
+            bn_mode=self.bn_mode,
+            grad_clip=self.grad_clip,
+            after_step=best,
+        )
+        if best is not None:
+            model.load_state_dict(best.state)
+        notes: dict[str, float] = {}
+        start = 0
+        for number, length in enumerate(schedule.phase_steps, start=1):
+            notes[f"lr_mass_{number}"] = lr_mass(schedule, start, start + length, self.momentum)
+            start += length
+        with torch.no_grad():
+            moved = sum(
+                float((now - then).double().square().sum())
+                for now, then in zip(model.parameters(), before, strict=True)
+            )
+        notes["displacement"] = moved**0.5
+        return Repair(model, history=history, notes=notes)
+
+    def plan(self, n_owned: int) -> Counters:
+        return training_work(self.schedule(n_owned).total_steps, self.batch_size, n_owned)
+
+
+class _BestOnValidation:
+    """Keeps the weights with the best validation accuracy among the ends of triangles and the last step."""
+
+    def __init__(self, model: Classifier, validation: ImageSet, schedule: CyclicSchedule, trainer: Trainer) -> None:
+        self.model, self.validation, self.schedule, self.trainer = model, validation, schedule, trainer
+        self.accuracy, self.state = -1.0, copy.deepcopy(model.state_dict())
+
+    def __call__(self, step: int) -> None:
+        ends = (step + 1) % self.schedule.period == 0 or step + 1 == self.schedule.total_steps
+        if not ends:
+            return
+        accuracy = self.trainer.accuracy(self.model, self.validation)
+        if accuracy >= self.accuracy:
+            self.accuracy, self.state = accuracy, copy.deepcopy(self.model.state_dict())
+
+
+READINGS = ("P1", "P2", "P3", "P4", "L", "T", "F", "one_cycle")
+
+
+def reading(name: str, *, steps_per_epoch: int = 196) -> SuperFineTuning:
+    """A published or public interpretation of the schedule, by the tag of the README's Deviations.
+
+    P1: 500 steps are one full triangle per phase (our default). P2: they are one ramp. P3: they are the whole defense.
+    P4: triangles of 500 until 3 epochs are over (``steps_per_epoch`` of the task). L: a third-party guide, triangle of
+    2 epochs, 3 + 3 epochs. T: backdoor-toolbox's CIFAR-10 values, plain SGD. F: a federated-learning code base,
+    constant within an epoch. one_cycle: Smith's super-convergence policy with the paper's peak.
+
+    Raises:
+        ValueError: no such reading.
+    """
+    match name:
+        case "P1":
+            return SuperFineTuning()
+        case "P2":
+            return SuperFineTuning(iterations=1000)
+        case "P3":
+            return SuperFineTuning(iterations=250)
+        case "P4":
+            cycles = 3 * steps_per_epoch / 500
+            return SuperFineTuning(cycles1=cycles, cycles2=cycles)
+        case "L":
+            return SuperFineTuning(length_unit="epoch", iterations=2, cycles1=1.5, cycles2=1.5)
+        case "T":
+            return SuperFineTuning(
+                lr_base=0.03,
+                lr_max1=2.5,
+                lr_max2=0.05,
+                iterations=20,
+                cycles1=32,
+                cycles2=48,
+                momentum=0.0,
+                weight_decay=0.0,
+                phase_reset=False,
+                batch_size=128,
+            )
+        case "F":
+            return SuperFineTuning(
+                length_unit="epoch", iterations=4, cycles1=2.5, cycles2=2.5, granularity="epoch", phase_reset=False
+            )
+        case "one_cycle":
+            return SuperFineTuning(phases=1, cooldown_steps=100, cooldown_lr=3e-6, momentum_mode="inverse")
+        case _:
+            raise ValueError(f"reading must be one of {', '.join(READINGS)}, got {name!r}")

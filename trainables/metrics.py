@@ -1,0 +1,158 @@
+"""What is measured on a model: clean accuracy, attack success, robust accuracy, and scores built on them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainables.data import ImageSet, to_float
+from trainables.seeding import generator_for
+from trainables.training import Counters, autocast, evaluating
+
+# One fixed split for the whole project: a search may read the first half of the test set, people read the second.
+HALVES_SEED = 221209067
+
+
+def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a proportion k/n (default 95 %); (0, 1) for n = 0."""
+    if n == 0:
+        return 0.0, 1.0
+    p = successes / n
+    centre = p + z * z / (2 * n)
+    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def der(asr_before: float, asr_after: float, ca_before: float, ca_after: float) -> float:
+    """Defense effectiveness rating in [0, 1]; 0.5 is "no change". A ruined model still scores above 0.5 (spec 18)."""
+    return (max(0.0, asr_before - asr_after) - max(0.0, ca_before - ca_after) + 1.0) / 2.0
+
+
+def rir(ra_before: float, ra_after: float, ca_before: float, ca_after: float) -> float:
+    """Robust-accuracy improvement rating in [0, 1]; 0.5 is "no change"."""
+    return (max(0.0, ra_after - ra_before) - max(0.0, ca_before - ca_after) + 1.0) / 2.0
+
+
+@dataclass(frozen=True)
+class TriggeredSet:
+    """Triggered test images, stored once per victim, with both labels.
+
+    Args:
+        images: uint8, (M, 3, H, W), already quantised.
+        labels: true labels, int64, (M,).
+        targets: labels the attacker wants, int64, (M,); differ from ``labels`` everywhere.
+        sources: positions in the clean test set, int64, (M,).
+    """
+
+    images: Tensor
+    labels: Tensor
+    targets: Tensor
+    sources: Tensor
+
+    def __post_init__(self) -> None:
+        if bool((self.labels == self.targets).any()):
+            raise ValueError("the triggered set must leave out images that already have the target label")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> TriggeredSet:
+        return TriggeredSet(
+            self.images.to(device), self.labels.to(device), self.targets.to(device), self.sources.to(device)
+        )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Fractions in [0, 1] with their sample counts, on one part of the test set."""
+
+    clean_accuracy: float
+    asr: float
+    robust_accuracy: float
+    n_clean: int
+    n_triggered: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's rates on the full test set, on the search half and on the report half.
+
+    ``false_target_rate`` is the share of *untriggered* non-target images sent to the target: the natural floor of ASR.
+    """
+
+    full: Rates
+    search: Rates
+    report: Rates
+    false_target_rate: float
+
+
+def report_half(n: int) -> Tensor:
+    """Boolean mask (n,) of the report half of a test set of ``n`` images; the same in every run."""
+    mask = torch.zeros(n, dtype=torch.bool)
+    mask[torch.randperm(n, generator=generator_for(HALVES_SEED, "halves"))[n // 2 :]] = True
+    return mask
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    batch_size: int = 1024,
+    precision: str = "auto",
+    counters: Counters | None = None,
+) -> Tensor:
+    """Predicted classes, int64 (N,), of uint8 images (N, 3, H, W), in eval mode (restored afterwards)."""
+    predictions = []
+    with evaluating(model), autocast(images.device, precision):
+        for batch in images.split(batch_size):
+            predictions.append(model(to_float(batch)).argmax(1))
+            if counters is not None:
+                counters.forward_samples += len(batch)
+    return torch.cat(predictions) if predictions else torch.zeros(0, dtype=torch.int64, device=images.device)
+
+
+def rates(clean: Tensor, clean_labels: Tensor, triggered: Tensor, labels: Tensor, targets: Tensor) -> Rates:
+    """Rates from predictions. ASR and robust accuracy share one denominator, so ASR + RA <= 1."""
+    if len(clean) == 0 or len(triggered) == 0:
+        raise ValueError("rates need at least one clean and one triggered test image")
+    return Rates(
+        clean_accuracy=int((clean == clean_labels).sum()) / len(clean),
+        asr=int((triggered == targets).sum()) / len(triggered),
+        robust_accuracy=int((triggered == labels).sum()) / len(triggered),
+        n_clean=len(clean),
+        n_triggered=len(triggered),
+    )
+
+
+def evaluate(
+    model: nn.Module,
+    test: ImageSet,
+    triggered: TriggeredSet,
+    *,
+    precision: str = "auto",
+    counters: Counters | None = None,
+) -> Evaluation:
+    """Everything that is measured on a model, from one pass over the clean and one over the triggered test set."""
+    clean_predictions = predict(model, test.images, precision=precision, counters=counters).cpu()
+    triggered_predictions = predict(model, triggered.images, precision=precision, counters=counters).cpu()
+    test_labels, labels = test.labels.cpu(), triggered.labels.cpu()
+    targets, sources = triggered.targets.cpu(), triggered.sources.cpu()
+    in_report = report_half(len(test))
+
+    def part(mask: Tensor) -> Rates:
+        chosen = mask[sources]
+        return rates(
+            clean_predictions[mask], test_labels[mask], triggered_predictions[chosen], labels[chosen], targets[chosen]
+        )
+
+    return Evaluation(
+        full=part(torch.ones_like(in_report)),
+        search=part(~in_report),
+        report=part(in_report),
+        false_target_rate=int((clean_predictions[sources] == targets).sum()) / len(sources),
+    )

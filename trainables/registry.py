@@ -1,0 +1,89 @@
+"""Names of attacks and defenses -> their classes, and settings checked against a class."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class SettingError(ValueError):
+    """A name or setting that does not exist or is out of range; the message is one clear line."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the nearest known one, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}? (known: {', '.join(known)})" if close else f"known: {', '.join(known)}"
+
+
+class Registry(Generic[T]):
+    """The classes of one kind, found by importing every module of a package once.
+
+    Args:
+        kind: what they are, for messages (``attack``).
+        package: where their modules lie; a new file there is enough to be found.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind, self.package = kind, package
+        self._classes: dict[str, type[T]] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Class decorator: make the class known as ``name``."""
+
+        def enter(cls: type[T]) -> type[T]:
+            if name in self._classes:
+                raise SettingError(f"{self.kind} {name!r} is registered twice")
+            self._classes[name] = cls
+            cls.name = name  # type: ignore[attr-defined]
+            return cls
+
+        return enter
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        self._load()
+        return sorted(self._classes)
+
+    def get(self, name: str) -> type[T]:
+        """The class called ``name``.
+
+        Raises:
+            SettingError: there is none; the message names the nearest.
+        """
+        self._load()
+        if name not in self._classes:
+            raise SettingError(f"unknown {self.kind} {name!r}: {nearest(name, self._classes)}")
+        return self._classes[name]
+
+    def create(self, name: str, settings: Mapping[str, Any] | None = None) -> T:
+        """An instance with ``settings`` over its defaults.
+
+        Raises:
+            SettingError: unknown name or key, or a value that the class refuses.
+        """
+        cls, settings = self.get(name), settings or {}
+        known = {f.name for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+        for key in settings:
+            if key not in known:
+                raise SettingError(f"unknown setting {self.kind}.{name}.{key}: {nearest(key, known)}")
+        try:
+            return cls(**settings)
+        except (ValueError, TypeError) as error:
+            raise SettingError(f"{self.kind}.{name}: {error}") from error
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self.package}.{module.name}")
+        self._loaded = True

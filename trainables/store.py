@@ -1,0 +1,134 @@
+"""Artifacts under a content key: written once, verified on every load, shared by all processes.
+
+An artifact is a folder of safetensors files and one JSON file with their checksums; loading it runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+log = logging.getLogger("superft.store")
+
+META = "artifact.json"
+
+
+class DamagedArtifactError(ValueError):
+    """A stored artifact that fails its checks; the message names the file."""
+
+
+def default_store() -> Path:
+    """SUPERFT_STORE, or `superft/store` in the user's cache folder."""
+    if given := os.environ.get("SUPERFT_STORE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "superft" / "store"
+
+
+def content_key(identity: Mapping[str, Any]) -> str:
+    """Hex digest of a JSON-able description; equal descriptions have equal keys whatever their order."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Named groups of tensors (one safetensors file each) and JSON-able facts about them."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Store:
+    """Artifacts under one folder, which several processes (and nodes) may share."""
+
+    root: Path
+
+    def path(self, name: str) -> Path:
+        """Folder of the artifact ``name`` (readable prefix and content key)."""
+        return self.root / name
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Held by one process at a time for one artifact; the kernel releases it when its holder dies."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / f".{name}.lock"):
+            yield
+
+    def save(self, name: str, artifact: Artifact) -> None:
+        """Write the artifact aside, then rename it into place; call it under the lock."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        for stale in self.root.glob(f".{name}.tmp-*"):  # of a process that was killed while writing
+            shutil.rmtree(stale)
+        temporary = self.root / f".{name}.tmp-{os.getpid()}"
+        temporary.mkdir()
+        checksums = {}
+        for group, tensors in artifact.tensors.items():
+            file = temporary / f"{group}.safetensors"
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, file)
+            checksums[file.name] = _sha256(file)
+        content = {"files": checksums, "facts": artifact.facts}
+        meta = {"content": content, "sha256": _digest(content)}
+        (temporary / META).write_text(json.dumps(meta, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        target = self.path(name)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+
+    def load(self, name: str) -> Artifact | None:
+        """The artifact, verified; None when there is none.
+
+        Raises:
+            DamagedArtifactError: a file is missing, truncated or altered; the message names it.
+        """
+        folder = self.path(name)
+        if not folder.is_dir():
+            return None
+        try:
+            meta = json.loads((folder / META).read_text())
+            content = meta["content"]
+            intact = meta["sha256"] == _digest(content)
+            files = dict(content["files"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedArtifactError(f"damaged file {folder / META}: {error}") from error
+        if not intact:
+            raise DamagedArtifactError(f"damaged file {folder / META}: its checksum does not match")
+        tensors = {}
+        for file, checksum in files.items():
+            path = folder / file
+            if not path.is_file():
+                raise DamagedArtifactError(f"missing file {path}")
+            if _sha256(path) != checksum:
+                raise DamagedArtifactError(f"damaged file {path}: its checksum does not match")
+            tensors[path.stem] = load_file(path)
+        return Artifact(tensors, content["facts"])
+
+    def load_or_discard(self, name: str) -> Artifact | None:
+        """Like `load`, but a damaged artifact is named in the log and removed, so that it can be rebuilt."""
+        try:
+            return self.load(name)
+        except DamagedArtifactError as error:
+            log.warning("%s; it will be rebuilt", error)
+            shutil.rmtree(self.path(name))
+            return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,265 @@
+"""The one training loop. Every attack and defense that trains, trains here; so every sample is counted here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainables.data import FeatureSet, ImageSet, augment, to_float
+
+Schedule = Callable[[int], float]
+LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
+OptimizerName = Literal["sgd", "nesterov", "adam", "adamw"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+# A finite check waits for the device; once in so many steps costs nothing and still ends a lost run early.
+CHECK_EVERY = 50
+
+
+class DivergedError(ArithmeticError):
+    """The training loss became NaN or infinite."""
+
+
+@dataclass
+class Counters:
+    """Exact work of a run, in samples. A training step of a batch of n is n forward and n backward samples.
+
+    ``input_backward_samples`` counts gradients with respect to the input alone (trigger reconstruction).
+    """
+
+    steps: int = 0
+    forward_samples: int = 0
+    backward_samples: int = 0
+    input_backward_samples: int = 0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random crop after zero padding, and horizontal flip; each sample draws its own."""
+
+    padding: int = 4
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise ValueError(f"padding must be >= 0, got {self.padding}")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What updates the weights; the learning rate is the schedule's business.
+
+    Args:
+        name: ``sgd`` (with momentum), ``nesterov``, ``adam``, ``adamw``.
+        momentum: of SGD, in [0, 1); first beta of Adam's.
+        weight_decay: >= 0.
+    """
+
+    name: OptimizerName = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        if self.weight_decay < 0.0:
+            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
+
+    def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimiser over ``parameters``; its learning rate is 0 until the schedule sets it."""
+        match self.name:
+            case "sgd" | "nesterov":
+                # Nesterov without momentum is plain SGD; torch refuses the combination.
+                nesterov = self.name == "nesterov" and self.momentum > 0
+                return torch.optim.SGD(
+                    parameters,
+                    lr=0.0,
+                    momentum=self.momentum,
+                    weight_decay=self.weight_decay,
+                    nesterov=nesterov,
+                    fused=True,
+                )
+            case "adam":
+                return torch.optim.Adam(
+                    parameters, lr=0.0, betas=(self.momentum, 0.999), weight_decay=self.weight_decay, fused=True
+                )
+            case "adamw":
+                return torch.optim.AdamW(
+                    parameters, lr=0.0, betas=(self.momentum, 0.999), weight_decay=self.weight_decay, fused=True
+                )
+
+
+@dataclass
+class History:
+    """Per step: the learning rate that was used and the batch's mean loss."""
+
+    lr: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+
+
+def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
+    """bfloat16 autocast where it pays (``auto``: where the device has it in hardware), float32 otherwise."""
+    if precision == "auto":
+        precision = "bfloat16" if _has_bfloat16(device) else "float32"
+    if precision == "float32":
+        return nullcontext()
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return False
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode within the block; afterwards every module is back in its own mode (a frozen layer stays frozen)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the model's logits."""
+    return functional.cross_entropy(model(images), labels)
+
+
+def batches(
+    data: ImageSet | FeatureSet,
+    *,
+    steps: int,
+    batch_size: int,
+    augmentation: Augmentation | None,
+    generator: torch.Generator,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """``steps`` batches of float inputs (images in [0, 1], or features) and labels, on the device of ``data``.
+
+    The samples come as one stream of freshly shuffled passes: every batch is full, one that runs over the end of a
+    pass takes the rest from the next. Full batches keep shapes constant and batch statistics sound; over any whole
+    number of passes every sample is used equally often. ``batch_size`` is cut to the size of the set.
+    """
+    size = min(batch_size, len(data))
+    if size == 0:
+        raise ValueError("cannot train on an empty set")
+    device, queue = data.inputs.device, torch.zeros(0, dtype=torch.int64)
+    for _ in range(steps):
+        if len(queue) < size:
+            queue = torch.cat([queue, torch.randperm(len(data), generator=generator)])
+        chosen, queue = queue[:size].to(device, non_blocking=True), queue[size:]
+        inputs = data.inputs[chosen]
+        if augmentation is not None:
+            offsets = torch.randint(0, 2 * augmentation.padding + 1, (size, 2), generator=generator)
+            flips = torch.rand(size, generator=generator) < 0.5 if augmentation.flip else None
+            inputs = augment(
+                inputs,
+                offsets.to(device, non_blocking=True),
+                None if flips is None else flips.to(device, non_blocking=True),
+                padding=augmentation.padding,
+            )
+        yield to_float(inputs) if inputs.dtype == torch.uint8 else inputs, data.labels[chosen]
+
+
+def fit(
+    model: nn.Module,
+    data: ImageSet | FeatureSet,
+    *,
+    steps: int,
+    lr_at: Schedule,
+    generator: torch.Generator,
+    batch_size: int = 256,
+    optimizer: Optimizer | None = None,
+    momentum_at: Schedule | None = None,
+    augmentation: Augmentation | None = None,
+    loss: LossFunction = cross_entropy,
+    trainable: Sequence[nn.Parameter] | None = None,
+    bn_mode: Literal["train", "eval"] = "train",
+    grad_clip: float | None = None,
+    precision: str = "auto",
+    counters: Counters | None = None,
+    after_step: Callable[[int], None] | None = None,
+) -> History:
+    """Train ``model`` in place for exactly ``steps`` optimiser steps; it is left in eval mode.
+
+    Args:
+        data: training images, on the device of the model.
+        lr_at: learning rate of step 0..steps-1, assigned before the step.
+        generator: order, crops and flips come from it (CPU).
+        momentum_at: momentum of each step, for schedules that move it; default constant.
+        loss: (model, float images in [0, 1], labels) -> scalar.
+        trainable: parameters to update, default all. Batch normalisation none of whose parameters is trained runs
+            in eval mode, so that a frozen layer stays bit-identical, running statistics included.
+        bn_mode: ``eval`` freezes the running statistics of all batch normalisation.
+        grad_clip: largest gradient norm, None for no clipping.
+        after_step: called with the step just made (pruning masks, anytime curves).
+
+    Raises:
+        DivergedError: the loss is NaN or infinite (looked at every 50 steps and at the end).
+    """
+    optimizer, counters = optimizer or Optimizer(), counters if counters is not None else Counters()
+    chosen = list(model.parameters()) if trainable is None else list(trainable)
+    chosen_ids = {id(parameter) for parameter in chosen}
+    asked_for_gradient = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    updater = optimizer.build(chosen)
+    history, losses = History(), list[Tensor]()
+
+    model.to(memory_format=torch.channels_last)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+            bn_mode == "eval" or not any(id(parameter) in chosen_ids for parameter in module.parameters())
+        ):
+            module.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in chosen_ids)
+    try:
+        stream = batches(data, steps=steps, batch_size=batch_size, augmentation=augmentation, generator=generator)
+        for step, (images, labels) in enumerate(stream):
+            for group in updater.param_groups:
+                group["lr"] = lr_at(step)
+                if momentum_at is not None:
+                    group["momentum"] = momentum_at(step)
+            with autocast(images.device, precision):
+                value = loss(model, images, labels)
+            updater.zero_grad(set_to_none=True)
+            value.backward()
+            if grad_clip is not None:
+                nn.utils.clip_grad_norm_(chosen, grad_clip)
+            updater.step()
+            counters.steps += 1
+            counters.forward_samples += len(labels)
+            counters.backward_samples += len(labels)
+            history.lr.append(updater.param_groups[0]["lr"])
+            losses.append(value.detach())
+            if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
+                _collect(losses, history, step)
+            if after_step is not None:
+                after_step(step)
+    finally:
+        for parameter, asked in asked_for_gradient.items():
+            parameter.requires_grad_(asked)
+            parameter.grad = None
+        model.eval()
+    return history
+
+
+def _collect(losses: list[Tensor], history: History, step: int) -> None:
+    values = torch.stack(losses).float().tolist()
+    losses.clear()
+    history.loss.extend(values)
+    if not torch.tensor(values).isfinite().all():
+        raise DivergedError(f"the training loss is not finite (noticed at step {step})")

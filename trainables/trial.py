@@ -1,0 +1,247 @@
+"""One trial as a plain call: take a victim, repair a copy, measure it, return one flat row. No Ray needed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.data import Dataset, load_dataset
+from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData
+from trainables.metrics import Evaluation, evaluate
+from trainables.provenance import describe_device, peak_memory_bytes, versions
+from trainables.store import Store
+from trainables.training import DivergedError
+from trainables.victims import Victim, VictimSpec, make_trainer, obtain_victim
+
+MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a trial's images come from; see `data.load_dataset`."""
+
+    name: str
+    image_size: int | None = None
+    root: Path | None = None
+    download: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An attack + defense combination on a data set, model and seed: a trial without the defense's settings.
+
+    Args:
+        data: the task.
+        victim: the backdoored model to repair; its seed is the cell's.
+        defense: registered name.
+        clean_fraction: share of every class that the defender holds, in (0, 1].
+        clean_source: ``overlap``, ``unpoisoned`` or ``heldout``, see `victims.Victim.clean_split`.
+    """
+
+    data: DataSource
+    victim: VictimSpec
+    defense: str
+    clean_fraction: float = 1.0
+    clean_source: str = "overlap"
+
+    @property
+    def seed(self) -> int:
+        return self.victim.seed
+
+
+@dataclass
+class TrialResult:
+    """What one trial found; `row` makes it one line of the ledger.
+
+    Metrics are fractions on the full test set (no suffix), its search half and its report half; ``*_before`` are the
+    victim's own. They are None only for a failed trial.
+    """
+
+    attack: str
+    defense: str
+    dataset: str
+    model: str
+    seed: int
+    settings: dict[str, Any]
+    status: str = "failed"
+    metrics: dict[str, float | int | None] = field(default_factory=dict)
+    steps: int = 0
+    forward_samples: int = 0
+    backward_samples: int = 0
+    input_backward_samples: int = 0
+    eval_forward_samples: int = 0
+    wall_seconds: float = 0.0
+    seconds_setup: float = 0.0
+    seconds_repair: float = 0.0
+    seconds_evaluate: float = 0.0
+    peak_memory_bytes: int = 0
+    train_size: int = 0
+    device: str = ""
+    versions: str = ""
+    victim: str = ""
+    started: str = ""
+    flags: list[str] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    def row(self, **extra: Any) -> dict[str, Any]:
+        """Flat and JSON-able; ``extra`` are columns that the caller knows (study, trial, role)."""
+        row: dict[str, Any] = {**extra}
+        for item in dataclasses.fields(self):
+            if item.name not in ("settings", "metrics", "notes"):
+                row[item.name] = getattr(self, item.name)
+        row.update(self.metrics)
+        row.update({f"param.{key}": value for key, value in self.settings.items()})
+        row.update({f"note.{key}": value for key, value in self.notes.items()})
+        return row
+
+
+@lru_cache(maxsize=2)
+def _load(data: DataSource) -> Dataset:
+    return load_dataset(data.name, image_size=data.image_size, root=data.root, download=data.download)
+
+
+class Workbench:
+    """What stays in a process over trials: data sets and victims are loaded once.
+
+    Args:
+        store: of victims.
+        device: trials run on.
+        keep: how many victims are kept; the oldest goes first.
+    """
+
+    def __init__(self, store: Store, device: torch.device, keep: int = 16) -> None:
+        self.store, self.device, self.keep = store, device, keep
+        self._victims: dict[str, Victim] = {}
+
+    def dataset(self, data: DataSource) -> Dataset:
+        """The data set, on the CPU, loaded once per process."""
+        return _load(data)
+
+    def victim(self, cell: Cell) -> Victim:
+        """The cell's victim: kept, from the store, or trained now."""
+        dataset = self.dataset(cell.data)
+        name = cell.victim.name(dataset)
+        if name not in self._victims:
+            victim = obtain_victim(cell.victim, dataset, self.store, self.device)
+            while len(self._victims) >= self.keep:
+                self._victims.pop(next(iter(self._victims)))
+            self._victims[name] = victim
+        return self._victims[name]
+
+    def run(self, cell: Cell, settings: Mapping[str, Any]) -> TrialResult:
+        """`run_trial` with this bench's data set, victim and device."""
+        started = time.perf_counter()
+        victim = self.victim(cell)
+        waited = time.perf_counter() - started
+        result = run_trial(cell, settings, dataset=self.dataset(cell.data), victim=victim, device=self.device)
+        result.seconds_setup += waited
+        result.wall_seconds += waited
+        return result
+
+
+def assets_for(defense: Defense, cell: Cell, dataset: Dataset, victim: Victim, device: torch.device) -> Assets:
+    """Exactly what this defender owns, and nothing else (the leak rule)."""
+    if defense.owns is CleanData:
+        split = victim.clean_split(dataset, cell.clean_fraction, cell.clean_source)
+        return CleanData(
+            dataset.train.subset(split.train).to(device), dataset.train.subset(split.validation).to(device)
+        )
+    if defense.owns is PoisonedData:
+        return PoisonedData(victim.poisoned_training_set(dataset).to(device))
+    return NoData()
+
+
+def run_trial(
+    cell: Cell, settings: Mapping[str, Any], *, dataset: Dataset, victim: Victim, device: torch.device
+) -> TrialResult:
+    """Repair a copy of the victim with the cell's defense under ``settings``, and measure it.
+
+    Divergence is a result: status ``diverged`` with the worst rates (ASR 1, accuracies 0).
+
+    Raises:
+        SettingError: the settings are not the defense's.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter
+    begin = clock()
+    defense = DEFENSES.create(cell.defense, settings)
+    result = TrialResult(
+        attack=cell.victim.attack,
+        defense=cell.defense,
+        dataset=cell.data.name,
+        model=cell.victim.model,
+        seed=cell.seed,
+        settings=dataclasses.asdict(defense),
+        train_size=len(victim.attacker_indices),
+        device=describe_device(device),
+        versions=versions(),
+        victim=victim.name,
+        started=started.isoformat(timespec="seconds"),
+    )
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    trainer = make_trainer(cell.victim, dataset, device, seed=cell.seed)
+    model = copy.deepcopy(victim.model).to(device)
+    assets = assets_for(defense, cell, dataset, victim, device)
+    ready = clock()
+    result.seconds_setup = ready - begin
+
+    evaluation: Evaluation | None = None
+    try:
+        repair = defense.repair(model, assets, trainer)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        result.status, result.notes = repair.status, repair.notes
+        result.seconds_repair = clock() - ready
+        evaluation_counters = type(trainer.counters)()
+        evaluation = evaluate(
+            repair.model,
+            dataset.test.to(device),
+            victim.triggered.to(device),
+            precision=cell.victim.precision,
+            counters=evaluation_counters,
+        )
+        result.eval_forward_samples = evaluation_counters.forward_samples
+    except DivergedError as error:
+        result.status, result.error, result.seconds_repair = "diverged", str(error), clock() - ready
+    result.seconds_evaluate = clock() - ready - result.seconds_repair
+    if result.status == "ok" and not victim.implanted:
+        result.status = "backdoor_not_implanted"
+    result.metrics = _metrics(evaluation, victim)
+    if evaluation is not None and evaluation.full.clean_accuracy <= 2.0 / dataset.num_classes:
+        result.flags.append("collapsed")  # a constant predictor's ASR is 0 or 1 by accident
+    counters = trainer.counters
+    result.steps, result.forward_samples = counters.steps, counters.forward_samples
+    result.backward_samples, result.input_backward_samples = counters.backward_samples, counters.input_backward_samples
+    result.peak_memory_bytes = peak_memory_bytes(device)
+    result.wall_seconds = clock() - begin
+    return result
+
+
+def _metrics(evaluation: Evaluation | None, victim: Victim) -> dict[str, float | int | None]:
+    """The rates of all parts, after and before; the worst point where there is no evaluation."""
+    before = victim.evaluation
+    worst = {"asr": 1.0, "clean_accuracy": 0.0, "robust_accuracy": 0.0}
+    found: dict[str, float | int | None] = {}
+    for suffix, part in (("", "full"), ("_search", "search"), ("_report", "report")):
+        for measure in MEASURES:
+            found[measure + suffix] = (
+                worst[measure] if evaluation is None else getattr(getattr(evaluation, part), measure)
+            )
+    for measure in MEASURES:
+        found[f"{measure}_before"] = getattr(before.full, measure)
+        found[f"{measure}_before_report"] = getattr(before.report, measure)
+    found["asr_base"] = victim.asr_base
+    found["false_target_rate"] = None if evaluation is None else evaluation.false_target_rate
+    found["n_clean"], found["n_triggered"] = before.full.n_clean, before.full.n_triggered
+    found["n_clean_report"], found["n_triggered_report"] = before.report.n_clean, before.report.n_triggered
+    return found
