@@ -25,8 +25,8 @@ def images(n: int, size: int = 32, seed: int = 1) -> Tensor:
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def seeded(name: str, seed: int, **arguments: int) -> Classifier:
-    return build_model(name, num_classes=3, generator=torch.Generator().manual_seed(seed), **arguments)
+def seeded(name: str, seed: int, width: int | None = None) -> Classifier:
+    return build_model(name, num_classes=3, width=width, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
