@@ -1,0 +1,355 @@
+"""Pareto front, hypervolume, knee and picks of a study: pure functions of ledger rows (``ledger.to_frame``).
+
+A point is (ASR, clean accuracy), both fractions in [0, 1]; ASR is minimised, clean accuracy maximised. A *setting* is what
+Optuna proposed once; it may have been scored on several cells (seeds, attacks), whose metrics are averaged. Leak rule: what
+is on the front, the knee and the picks are chosen on the search half of the test set; the values to read are those of the
+report half, which no choice has seen.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from study.ledger import PARAM
+from trainables.metrics import der
+
+Points = Sequence[tuple[float, float]] | NDArray[np.float64]
+
+GROUP = ("dataset", "model", "attack", "defense")
+ALL_ATTACKS = "all"
+DROPS = (0.005, 0.01, 0.02, 0.05)  # clean accuracy given up, fractions
+BOX_ASR, BOX_DROP = 0.2, 0.10  # second hypervolume box
+STATUSES = ("ok", "abstained", "diverged", "failed", "backdoor_not_implanted")  # from best to worst
+METRICS = tuple(
+    f"{metric}{half}" for half in ("", "_search", "_report") for metric in ("asr", "clean_accuracy", "robust_accuracy")
+) + ("asr_before", "clean_accuracy_before", "robust_accuracy_before", "asr_before_report", "clean_accuracy_before_report")
+_EXTRA_MEANS = ("asr_base", "false_target_rate", "asr_before_search", "clean_accuracy_before_search")
+_SPREAD = ("asr_report", "clean_accuracy_report")
+_COSTS = ("epochs_equivalent", "wall_seconds", "steps")
+_POOLED = ("n_clean", "n_triggered", "n_clean_report", "n_triggered_report")
+_FRONT_VALUES = (
+    *("asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report", "robust_accuracy_report"),
+    *("asr_before_report", "clean_accuracy_before_report", "epochs_equivalent", "wall_seconds", "cells", "published"),
+)
+FRONT_COLUMNS = (*GROUP, "rank", "trial", *_FRONT_VALUES, "der_report", "is_knee", "picks")
+
+
+def pick_label(drop: float) -> str:
+    """Name of the pick "least ASR among settings that give up at most ``drop`` (fraction) of clean accuracy"."""
+    return f"drop_{100 * drop:g}"
+
+
+PICKS = (*(pick_label(drop) for drop in DROPS), "max_der")
+
+
+# -- points ------------------------------------------------------------------------------------------------------------
+
+
+def non_dominated_indices(points: Points) -> list[int]:
+    """Indices of the front, ASR ascending (so clean accuracy ascending too); of equal points the first stays.
+
+    (a, c) dominates (a', c') if a <= a' and c >= c' and one of the two is strict.
+    """
+    values = _array(points)
+    best = -np.inf
+    front = []
+    for index in np.lexsort((np.arange(len(values)), -values[:, 1], values[:, 0])):
+        if values[index, 1] > best:
+            front.append(int(index))
+            best = values[index, 1]
+    return front
+
+
+def hypervolume(points: Points) -> float:
+    """Area dominated by the points within ASR <= 1 and clean accuracy >= 0, in [0, 1]; 1 is the perfect repair.
+
+    Over the front sorted by ASR: HV = sum_i (ASR_{i+1} - ASR_i) CA_i with ASR_{n+1} = 1. One point (a, c): (1 - a) c.
+    """
+    values = _array(points)
+    front = values[non_dominated_indices(values)]
+    return float(np.sum(np.diff(np.append(front[:, 0], 1.0)) * front[:, 1])) if len(front) else 0.0
+
+
+def hypervolume_box(points: Points, clean_accuracy_before: float) -> float:
+    """Hypervolume within the region that matters, in [0, 1]: reference ASR 0.2 and clean accuracy CA_before - 0.10.
+
+    The box ends at (ASR 0, CA_before) and is scaled to area 1: 1 means that the backdoor is gone at no price. Accuracy
+    gained beyond CA_before does not count, a point outside (ASR >= 0.2, or more than 10 points of accuracy lost) adds nothing.
+    """
+    values = _array(points)
+    floor = clean_accuracy_before - BOX_DROP
+    inside = np.column_stack([values[:, 0] / BOX_ASR, np.minimum((values[:, 1] - floor) / BOX_DROP, 1.0)])
+    return hypervolume(inside[(inside[:, 0] < 1.0) & (inside[:, 1] > 0.0)])
+
+
+def knee(points: Points) -> int:
+    """Index of the front's knee: after min-max scaling, the front point farthest from the chord of its two extremes.
+
+    Distance counts towards the lower right (less ASR, more accuracy): a dent on the bad side of the chord is no knee.
+    Ties, so also a front of two, go to the higher clean accuracy.
+
+    Raises:
+        ValueError: no points.
+    """
+    values = _array(points)
+    front = non_dominated_indices(values)
+    if not front:
+        raise ValueError("knee of no points; give at least one (ASR, clean accuracy)")
+    chosen = values[front]
+    span = np.ptp(chosen, axis=0)
+    scaled = (chosen - chosen.min(axis=0)) / np.where(span > 0, span, 1.0)
+    # The extremes scale to (0, 0) and (1, 1), so the chord is ASR = CA and the signed distance (CA - ASR) / sqrt(2).
+    distance = np.round((scaled[:, 1] - scaled[:, 0]) / np.sqrt(2.0), 12)
+    return front[max(range(len(front)), key=lambda i: (distance[i], chosen[i, 1]))]
+
+
+def picks(points: Points, asr_before: float, clean_accuracy_before: float) -> dict[str, int]:
+    """Indices of the settings that a user would choose; a pick that nothing satisfies is left out.
+
+    ``drop_0.5``, ``drop_1``, ``drop_2``, ``drop_5``: least ASR (then most accuracy) with CA >= CA_before - 0.5, 1, 2, 5
+    points. ``max_der``: greatest DER among points that lost at most 10 points of accuracy (DER alone prefers a ruined model
+    to no change).
+    """
+    values = _array(points)
+    front = non_dominated_indices(values)
+    chosen: dict[str, int] = {}
+    for drop in DROPS:
+        allowed = [i for i in front if values[i, 1] >= clean_accuracy_before - drop - 1e-12]
+        if allowed:
+            chosen[pick_label(drop)] = allowed[0]
+    allowed = [i for i in front if values[i, 1] >= clean_accuracy_before - BOX_DROP - 1e-12]
+    if allowed:
+        chosen["max_der"] = max(
+            allowed,
+            key=lambda i: (round(der(asr_before, values[i, 0], clean_accuracy_before, values[i, 1]), 12), values[i, 1]),
+        )
+    return chosen
+
+
+class RunningFront:
+    """The front while a study runs: each ``add`` costs O(front), however many points came before."""
+
+    def __init__(self) -> None:
+        self._asr: list[float] = []
+        self._accuracy: list[float] = []
+
+    def add(self, asr: float, clean_accuracy: float) -> bool:
+        """Offer a point (fractions); True if it joined the front."""
+        at = bisect.bisect_right(self._asr, asr)
+        if at and self._accuracy[at - 1] >= clean_accuracy:
+            return False
+        start = at - 1 if at and self._asr[at - 1] == asr else at
+        stop = start
+        while stop < len(self._asr) and self._accuracy[stop] <= clean_accuracy:
+            stop += 1
+        self._asr[start:stop] = [asr]
+        self._accuracy[start:stop] = [clean_accuracy]
+        return True
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """(ASR, clean accuracy) of the front, both ascending."""
+        return list(zip(self._asr, self._accuracy, strict=True))
+
+    @property
+    def hypervolume(self) -> float:
+        """As ``hypervolume(points)``."""
+        ends = [*self._asr[1:], 1.0]
+        return sum((end - asr) * ca for asr, end, ca in zip(self._asr, ends, self._accuracy, strict=True))
+
+    def __len__(self) -> int:
+        return len(self._asr)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def non_dominated(frame: pd.DataFrame, asr: str = "asr_search", ca: str = "clean_accuracy_search") -> pd.DataFrame:
+    """Rows on the front, ASR ascending; rows without both values are no candidates, of equal rows the first stays."""
+    candidates = frame.dropna(subset=[asr, ca])
+    return candidates.iloc[non_dominated_indices(candidates[[asr, ca]].to_numpy(dtype=float))]
+
+
+def epochs_equivalent(frame: pd.DataFrame) -> pd.Series[float]:
+    """Cost in E: (forward + 2 backward samples) / (3 N), N the attacker's training set; 1 E is one epoch over it."""
+    count = {name: frame[name].astype("float64") for name in ("forward_samples", "backward_samples", "train_size")}
+    size = count["train_size"].where(count["train_size"] > 0)
+    return (count["forward_samples"] + 2.0 * count["backward_samples"]) / (3.0 * size)
+
+
+def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame:
+    """One row per setting: means over its cells, in the order in which the settings were finished.
+
+    Cells are its seeds, or with ``across_attacks`` its (attack, seed) pairs under the attack name ``all``. Cells whose
+    backdoor was not implanted measure nothing and are left out. ``complete`` is true for a setting that has a result on
+    every cell that its rivals in the group were scored on: a mean over fewer is no fair rival, so a setting with a failed or
+    still missing cell never enters a front. ``status`` is the worst of those cells; ``cells`` counts those in the mean;
+    ``*_min`` and ``*_max`` span the cells; counts of test images are pooled; costs are means per cell.
+    """
+    params = [name for name in frame.columns if name.startswith(PARAM)]
+    rows = frame.reset_index(drop=True).copy()
+    rows["row"] = np.arange(len(rows))
+    rows["role"] = rows["role"].fillna("search")
+    rows["cell"] = rows["attack"].astype(str) + "/" + rows["seed"].astype(str)
+    rows["epochs_equivalent"] = epochs_equivalent(rows)
+    for metric, count in (("asr", "n_triggered"), ("clean_accuracy", "n_clean")):
+        rows[f"{metric}_before_search"] = _other_half(rows, f"{metric}_before", count)
+    means = [*METRICS, *_EXTRA_MEANS, *_COSTS]
+    rows[[*means, *_POOLED]] = rows[[*means, *_POOLED]].astype("float64")
+    scored = ~rows["status"].isin(["failed", "backdoor_not_implanted"])
+    rows.loc[~scored, [*means, *_POOLED]] = np.nan
+    if across_attacks:
+        baseline = rows["role"] == "baseline"  # one settings point per defense, but a trial of its own per attack
+        rows.loc[baseline, "trial"] = ALL_ATTACKS + "/" + rows.loc[baseline, "defense"] + "/baseline"
+        rows["attack"] = ALL_ATTACKS
+    rows["scored"] = scored
+    rows["severity"] = rows["status"].map({status: rank for rank, status in enumerate(STATUSES)}).fillna(0).astype(int)
+    rows.loc[rows["status"] == "backdoor_not_implanted", "severity"] = -1  # tells only if there is no other cell
+    rows["published"] = rows["published"].eq(True)
+
+    owner = [*GROUP, "role"]
+    grouped = rows.groupby([*owner, "trial"], sort=False, dropna=False)
+    table = grouped[means].mean()
+    for name in _SPREAD:
+        table[f"{name}_min"], table[f"{name}_max"] = grouped[name].min(), grouped[name].max()
+    table[list(_POOLED)] = grouped[list(_POOLED)].sum()
+    firsts = ["study", "device", "versions", "error", "flags", *params]
+    table[firsts] = rows.loc[grouped["row"].first(), firsts].to_numpy(dtype=object)
+    if len(table) < len(rows):  # the first cell may hold no error where a later one does
+        table[["error", "flags"]] = grouped[["error", "flags"]].first()
+    table["published"] = grouped["published"].all()
+    table["status"] = grouped["severity"].max().map({**dict(enumerate(STATUSES)), -1: "backdoor_not_implanted"})
+    table["cells"] = grouped["scored"].sum()
+    table["finished_row"] = grouped["row"].max()
+    table = table.reset_index()
+    implanted = rows[rows["status"] != "backdoor_not_implanted"]
+    expected = implanted.groupby(owner, dropna=False)["cell"].nunique().rename("expected_cells").reset_index()
+    table = table.merge(expected, on=owner, how="left")
+    table["complete"] = (table["cells"] > 0) & (table["cells"] == table["expected_cells"].fillna(0))
+    return table.sort_values("finished_row").reset_index(drop=True)
+
+
+def is_shared(frame: pd.DataFrame) -> bool:
+    """Whether settings were scored over several attacks at once (``search.per: all``)."""
+    searched = frame[frame["role"].fillna("search") == "search"]
+    return bool(len(searched)) and int(searched.groupby("trial")["attack"].nunique().max()) > 1
+
+
+def candidates(frame: pd.DataFrame) -> pd.DataFrame:
+    """Searched settings with a full result, per attack and, where settings were scored over several, for ``all`` of them."""
+    tables = [aggregate(frame)] + ([aggregate(frame, across_attacks=True)] if is_shared(frame) else [])
+    table = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
+    return table[(table["role"] == "search") & table["complete"]]
+
+
+def fronts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Front of the searched settings per (dataset, model, attack, defense), as in front.csv.
+
+    Members are chosen on the search half and ranked from least ASR; both halves' values, knee and picks are given, the
+    settings follow as ``param.*``. Failed trials and backdoors that were not implanted never enter; a diverged trial is an
+    ordinary, bad point.
+    """
+    table = candidates(frame)
+    parts = [_front_of(group) for _, group in table.groupby(list(GROUP), sort=True, dropna=False)]
+    params = [name for name in frame.columns if name.startswith(PARAM)]
+    if not parts:
+        return pd.DataFrame(columns=[*FRONT_COLUMNS, *params])
+    return pd.concat(parts, ignore_index=True)[[*FRONT_COLUMNS, *params]]
+
+
+def hypervolume_over_trials(frame: pd.DataFrame) -> pd.DataFrame:
+    """Hypervolume after each finished setting: GROUP columns, ``finished`` (1, 2, ...), ``search`` and ``report``.
+
+    ``search`` never falls. ``report`` is the hypervolume on the report half of the settings that are on the search-half
+    front at that time; it may fall, and the gap between the two is the luck in the selection.
+    """
+    records: list[dict[str, Any]] = []
+    for keys, group in candidates(frame).groupby(list(GROUP), sort=True, dropna=False):
+        running, members = RunningFront(), dict[tuple[float, float], tuple[float, float]]()
+        search = report = 0.0
+        names = ["asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report"]
+        for finished, (a, c, a_report, c_report) in enumerate(group[names].to_numpy(dtype=float), start=1):
+            if running.add(a, c):
+                members[a, c] = (a_report, c_report)
+                members = {point: members[point] for point in running.points}
+                search, report = running.hypervolume, hypervolume(list(members.values()))
+            records.append({**dict(zip(GROUP, keys, strict=True)), "finished": finished, "search": search, "report": report})
+    return pd.DataFrame(records, columns=[*GROUP, "finished", "search", "report"])
+
+
+def compare(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Studies side by side, for ``superft front A B``: one row per group and study (the key), groups together.
+
+    ``hypervolume_search``/``_report`` and ``box_search``/``_report`` (second box); the knee's and the picks' values on the
+    report half (``knee_*``, ``asr_drop_*``: report-half ASR of that pick); ``best_clean_accuracy``: report-half accuracy of
+    the most accurate setting with ASR <= 0.1 on the search half. Missing values: nothing satisfies the condition.
+    """
+    records = []
+    for name, frame in frames.items():
+        for keys, group in candidates(frame).groupby(list(GROUP), sort=True, dropna=False):
+            front = _front_of(group)
+            halves = {half: front[[f"asr_{half}", f"clean_accuracy_{half}"]].to_numpy(float) for half in ("search", "report")}
+            before = {half: float(group[f"clean_accuracy_before_{half}"].mean()) for half in ("search", "report")}
+            bend = front[front["is_knee"]].iloc[0]
+            record = {**dict(zip(GROUP, keys, strict=True)), "study": name, "trials": len(group), "front": len(front)}
+            record |= {f"hypervolume_{half}": hypervolume(points) for half, points in halves.items()}
+            record |= {f"box_{half}": hypervolume_box(points, before[half]) for half, points in halves.items()}
+            record |= {"knee_asr": bend["asr_report"], "knee_clean_accuracy": bend["clean_accuracy_report"]}
+            record |= {"knee_settings": settings_text(bend)}
+            for pick in PICKS:
+                chosen = front[front["picks"].str.split(";").map(lambda labels, pick=pick: pick in labels)]
+                record[f"asr_{pick}"] = float(chosen["asr_report"].iloc[0]) if len(chosen) else np.nan
+            removed = front[front["asr_search"] <= 0.1]
+            record["best_clean_accuracy"] = float(removed["clean_accuracy_report"].iloc[-1]) if len(removed) else np.nan
+            records.append(record)
+    columns = [*GROUP, "study", "trials", "front", "hypervolume_search", "hypervolume_report", "box_search", "box_report"]
+    columns += ["knee_asr", "knee_clean_accuracy", "knee_settings", *(f"asr_{pick}" for pick in PICKS), "best_clean_accuracy"]
+    return pd.DataFrame(records, columns=columns).sort_values([*GROUP], kind="stable").reset_index(drop=True)
+
+
+def settings_of(row: Mapping[str, Any] | pd.Series[Any]) -> dict[str, Any]:
+    """The settings of a row of any table here, without those that its defense does not have."""
+    return {str(name)[len(PARAM) :]: v for name, v in row.items() if str(name).startswith(PARAM) and not pd.isna(v)}
+
+
+def settings_text(row: Mapping[str, Any] | pd.Series[Any]) -> str:
+    """Settings as ``lr_base=0.0003, iterations=500``; floats to 3 digits."""
+    return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings_of(row).items())
+
+
+def _front_of(group: pd.DataFrame) -> pd.DataFrame:
+    front = non_dominated(group).copy()
+    points = front[["asr_search", "clean_accuracy_search"]].to_numpy(dtype=float)
+    labels: list[list[str]] = [[] for _ in range(len(front))]
+    before = (float(front[f"{metric}_before_search"].mean()) for metric in ("asr", "clean_accuracy"))
+    for label, index in picks(points, *before).items():
+        labels[index].append(label)
+    front["rank"] = np.arange(1, len(front) + 1)
+    front["is_knee"] = np.arange(len(front)) == (knee(points) if len(front) else -1)
+    front["picks"] = [";".join(names) for names in labels]
+    front["der_report"] = [
+        der(r.asr_before_report, r.asr_report, r.clean_accuracy_before_report, r.clean_accuracy_report)
+        for r in front.itertuples()
+    ]
+    return front
+
+
+def _other_half(rows: pd.DataFrame, metric: str, count: str) -> pd.Series[float]:
+    """Value of ``metric`` on the search half, from those of the full set and the report half; the full value if unknown."""
+    full, report = rows[metric].astype("float64"), rows[f"{metric}_report"].astype("float64")
+    n, n_report = rows[count].astype("float64"), rows[f"{count}_report"].astype("float64")
+    rest = ((full * n - report * n_report) / (n - n_report).where(n > n_report)).clip(0.0, 1.0)
+    return rest.fillna(full)
+
+
+def _array(points: Points) -> NDArray[np.float64]:
+    values = np.asarray(points, dtype=float).reshape(-1, 2)
+    if not np.isfinite(values).all():
+        raise ValueError("points must be finite pairs (ASR, clean accuracy); drop failed trials first")
+    return values
