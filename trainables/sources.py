@@ -162,20 +162,21 @@ def _unknown(name: str) -> str:
 def channel_statistics(images: Tensor) -> tuple[Channels, Channels]:
     """Mean and standard deviation per channel, in units of [0, 1], of uint8 images (N, 3, H, W).
 
-    Exact, from histograms: a float copy of a large set would not fit. A channel without any variation gets std 1.
+    In parts, because a float copy of a large set would not fit, and from exact sums: the squares of uint8 values are
+    whole numbers in float32, and their total in float64. A channel without any variation gets std 1.
     """
-    values = torch.arange(256, dtype=torch.float64) / 255
-    means, stds = [], []
-    for channel in range(3):
-        counts = torch.zeros(256, dtype=torch.float64)
-        for start in range(0, len(images), 4096):  # in parts: bincount works on a copy of 8 bytes per value
-            counts += torch.bincount(images[start : start + 4096, channel].flatten().long(), minlength=256)
-        share = counts / counts.sum()
-        mean = float((share * values).sum())
-        std = float((share * (values - mean) ** 2).sum().sqrt())
-        means.append(mean)
-        stds.append(std if std > 0 else 1.0)
-    return (means[0], means[1], means[2]), (stds[0], stds[1], stds[2])
+    total = torch.zeros(3, dtype=torch.float64)
+    squares = torch.zeros(3, dtype=torch.float64)
+    for start in range(0, len(images), 1024):
+        part = images[start : start + 1024].float()
+        total += part.sum((0, 2, 3), dtype=torch.float64)
+        squares += part.square().sum((0, 2, 3), dtype=torch.float64)
+    count = images.numel() / 3
+    mean = total / count
+    std = (squares / count - mean.square()).clamp_min(0).sqrt()
+    std[std < 1e-6] = 255.0
+    m, s = (mean / 255).tolist(), (std / 255).tolist()
+    return (m[0], m[1], m[2]), (s[0], s[1], s[2])
 
 
 # --- images of one size, already decoded ---------------------------------------------------------------------------
