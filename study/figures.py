@@ -1,7 +1,7 @@
 """Pictures of a study, each from one set of marks: interactive with Plotly for report.html, PNG with Matplotlib.
 
-Both draw exactly the same marks, so that the PNG in a paper and the page on a screen cannot disagree. Colours are those of
-Okabe and Ito (readable with colour-blindness); every kind of mark also has a shape of its own.
+Both draw exactly the same marks, so that the PNG in a paper and the page on a screen cannot disagree. Colours are
+those of Okabe and Ito (readable with colour-blindness); every kind of mark also has a shape of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from plotly.subplots import make_subplots
 
 from study.front import BOX_ASR, BOX_DROP, non_dominated_indices, settings_of
@@ -92,16 +92,22 @@ def front_picture(title: str, settings: pd.DataFrame, front: pd.DataFrame) -> Fr
         worst = group["status"] == "diverged"
         marks.append(_marks(f"{defense}: {_trials(int((~worst).sum()))}", "trials", colour, group[~worst]))
         if worst.any():
-            marks.append(_marks(f"{defense}: {int(worst.sum())} diverged", "diverged", colour, group[worst], ("x-thin", "x")))
+            marks.append(
+                _marks(f"{defense}: {int(worst.sum())} diverged", "diverged", colour, group[worst], ("x-thin", "x"))
+            )
         members = group.set_index("trial").loc[front.loc[front["defense"] == defense, "trial"]].reset_index()
         if len(members):
             # Chosen on the search half, some members turn out beaten by others on the report half: they are shown, and
             # the line joins the rest, so that the area behind it is the report-half hypervolume.
             kept = non_dominated_indices(members[["asr_report", "clean_accuracy_report"]].to_numpy(dtype=float))
             behind = members.drop(index=members.index[kept])
-            marks.append(_marks(f"{defense}: front as the search saw it", "front_search", colour, members, half="search"))
+            marks.append(
+                _marks(f"{defense}: front as the search saw it", "front_search", colour, members, half="search")
+            )
             if len(behind):
-                marks.append(_marks(f"{defense}: chosen, but beaten on the report half", "front_behind", colour, behind))
+                marks.append(
+                    _marks(f"{defense}: chosen, but beaten on the report half", "front_behind", colour, behind)
+                )
             marks.append(_marks(f"{defense}: front (report half)", "front", colour, members.iloc[kept]))
         published = group[group["published"]]
         if len(published):
@@ -112,7 +118,7 @@ def front_picture(title: str, settings: pd.DataFrame, front: pd.DataFrame) -> Fr
     others = iter(OTHER_SHAPES * 9)
     for defense, group in baselines.groupby("defense", sort=True):
         colour, *shape = BASELINE_STYLE.get(str(defense)) or ("#777777", *next(others))
-        name = f"{defense} (no repair)" if defense == "none" else f"{defense} (baseline)"
+        name = f"{defense!s} (no repair)" if defense == "none" else f"{defense!s} (baseline)"
         marks.append(_marks(name, "baseline", colour, group, (shape[0], shape[1])))
     overview = _overview(marks)
     outside = sum(x < overview[0][0] for m in marks if m.kind in ("trials", "diverged") for x in m.x)
@@ -124,7 +130,12 @@ def front_plotly(picture: FrontPicture) -> go.Figure:
     figure = go.Figure()
     for m in picture.marks:
         figure.add_scatter(
-            **{"x": m.x, "y": m.y, "name": m.name, "hovertext": m.hover, "hoverinfo": "text", "cliponaxis": m.kind != "baseline"},
+            x=m.x,
+            y=m.y,
+            name=html.escape(m.name),
+            hovertext=m.hover,
+            hoverinfo="text",
+            cliponaxis=m.kind != "baseline",
             **_plotly_style(m),
         )
     figure.update_layout(
@@ -134,12 +145,22 @@ def front_plotly(picture: FrontPicture) -> go.Figure:
         xaxis={"title": {"text": X_LABEL}, "tickformat": ".2~%", "range": picture.overview[0]},
         yaxis={"title": {"text": Y_LABEL}, "tickformat": ".2~%", "range": picture.overview[1]},
     )
-    views = {"Overview": picture.overview, "Useful corner": picture.corner, "Everything": ((-0.03, 1.03), (-0.03, 1.03))}
+    views = {
+        "Overview": picture.overview,
+        "Useful corner": picture.corner,
+        "Everything": ((-0.03, 1.03), (-0.03, 1.03)),
+    }
     figure.update_layout(
         updatemenus=[
             {
-                **{"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
-                **{"showactive": True, "pad": {"l": 0, "b": 4}},
+                "type": "buttons",
+                "direction": "right",
+                "x": 0,
+                "xanchor": "left",
+                "y": 1.02,
+                "yanchor": "bottom",
+                "showactive": True,
+                "pad": {"l": 0, "b": 4},
                 "buttons": [
                     {"label": name, "method": "relayout", "args": [{"xaxis.range": list(x), "yaxis.range": list(y)}]}
                     for name, (x, y) in views.items()
@@ -184,7 +205,15 @@ def hypervolume_series(history: pd.DataFrame, published: Mapping[str, float]) ->
     for index, (defense, group) in enumerate(history.groupby("defense", sort=True)):
         colour = SEARCHED_COLOURS[index % len(SEARCHED_COLOURS)]
         x = group["finished"].tolist()
-        lines.append({"name": f"{defense}: report half", "colour": colour, "style": "solid", "x": x, "y": group["report"].tolist()})
+        lines.append(
+            {
+                "name": f"{defense}: report half",
+                "colour": colour,
+                "style": "solid",
+                "x": x,
+                "y": group["report"].tolist(),
+            }
+        )
         name = f"{defense}: search half (optimistic)"
         lines.append({"name": name, "colour": colour, "style": "dashed", "x": x, "y": group["search"].tolist()})
         if defense in published:
@@ -198,11 +227,17 @@ def hypervolume_plotly(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
     figure = go.Figure()
     dashes = {"solid": "solid", "dashed": "dash", "dotted": "dot"}
     for line in lines:
-        shape = {"color": line["colour"], "dash": dashes[line["style"]], "width": 2.5 if line["style"] == "solid" else 1.5}
+        shape = {
+            "color": line["colour"],
+            "dash": dashes[line["style"]],
+            "width": 2.5 if line["style"] == "solid" else 1.5,
+        }
         shape["shape"] = "hv"
         points = {"mode": "lines+markers", "marker": {"size": 5}} if len(line["x"]) == 1 else {"mode": "lines"}
         hover = "trial %{x}: %{y:.4f}"
-        figure.add_scatter(x=line["x"], y=line["y"], name=line["name"], line=shape, hovertemplate=hover, **points)
+        figure.add_scatter(
+            x=line["x"], y=line["y"], name=html.escape(line["name"]), line=shape, hovertemplate=hover, **points
+        )
     figure.update_layout(
         **_PLOTLY_LAYOUT,
         height=360,
@@ -223,7 +258,7 @@ def hypervolume_png(title: str, lines: Sequence[Mapping[str, Any]]) -> Figure:
         axis.plot(line["x"], line["y"], drawstyle="steps-post", marker="o" if len(line["x"]) == 1 else "", **style)
     axis.set(xlabel="finished trials", ylabel="hypervolume (1 = perfect)")
     axis.set_title(title, fontsize=12, fontweight="bold")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.ticklabel_format(axis="y", useOffset=False)
     axis.grid(color="#DDDDDD", linewidth=0.6)
     figure.legend(loc="outside right upper", fontsize=9, frameon=False)
@@ -240,7 +275,11 @@ def importance_plotly(found: Mapping[str, Importance]) -> go.Figure:
         for target, label in TARGETS.items():
             if target in one.shares:
                 x = [one.shares[target].get(name, 0.0) for name in names]
-                style = {"marker": {"color": TARGET_COLOURS[target]}, "orientation": "h", "hovertemplate": "%{y}: %{x:.0%}"}
+                style = {
+                    "marker": {"color": TARGET_COLOURS[target]},
+                    "orientation": "h",
+                    "hovertemplate": "%{y}: %{x:.0%}",
+                }
                 legend = {"name": label, "legendgroup": target, "showlegend": column == 1}
                 figure.add_bar(x=x, y=names, **style, **legend, row=1, col=column)
     rows = max(len(_by_importance(one)) for one in panels.values())
@@ -327,10 +366,15 @@ def _hover(row: Mapping[str, Any]) -> str:
     lines = [f"<b>{html.escape(str(row['trial']))}</b>", f"{html.escape(str(row['defense']))}, status {row['status']}"]
     if row["published"]:
         lines[-1] += ", published settings"
-    for label, metric, count in (("ASR", "asr", "n_triggered_report"), ("clean accuracy", "clean_accuracy", "n_clean_report")):
+    for label, metric, count in (
+        ("ASR", "asr", "n_triggered_report"),
+        ("clean accuracy", "clean_accuracy", "n_clean_report"),
+    ):
         ends = interval(row[f"{metric}_report"], row[count])
         between = f" [{percent(ends[0])} – {percent(ends[1])}]" if ends else ""
-        lines.append(f"{label} {percent(row[f'{metric}_report'])}{between}; search half {percent(row[f'{metric}_search'])}")
+        lines.append(
+            f"{label} {percent(row[f'{metric}_report'])}{between}; search half {percent(row[f'{metric}_search'])}"
+        )
     lines.append(f"robust accuracy {percent(row['robust_accuracy_report'])}")
     for name, value in settings_of(row).items():
         lines.append(f"{html.escape(name)} = {html.escape(f'{value:.4g}' if isinstance(value, float) else str(value))}")
@@ -345,13 +389,22 @@ def _hover(row: Mapping[str, Any]) -> str:
 
 
 def _plotly_style(m: Marks) -> dict[str, Any]:
-    marker: dict[str, Any] = {"color": m.colour, "symbol": m.shape[0], "size": 7, "line": {"color": "white", "width": 0.5}}
+    marker: dict[str, Any] = {
+        "color": m.colour,
+        "symbol": m.shape[0],
+        "size": 7,
+        "line": {"color": "white", "width": 0.5},
+    }
     if m.kind == "trials":
         return {"mode": "markers", "marker": marker, "opacity": 0.45}
     if m.kind == "diverged":
         return {"mode": "markers", "marker": {**marker, "size": 9, "line": {"color": m.colour, "width": 2}}}
     if m.kind == "front_search":
-        return {"mode": "lines", "line": {"color": m.colour, "width": 1.3, "dash": "dash", "shape": "vh"}, "opacity": 0.8}
+        return {
+            "mode": "lines",
+            "line": {"color": m.colour, "width": 1.3, "dash": "dash", "shape": "vh"},
+            "opacity": 0.8,
+        }
     if m.kind == "front_behind":
         line = {"color": m.colour, "width": 2}
         return {"mode": "markers", "marker": {**marker, "size": 10, "color": "white", "line": line}}
@@ -359,7 +412,9 @@ def _plotly_style(m: Marks) -> dict[str, Any]:
         bars = {"type": "data", "symmetric": False, "thickness": 0.8, "width": 0, "color": _faint(m.colour)}
         line = {"color": m.colour, "width": 3, "shape": "vh"}
         return {
-            **{"mode": "lines+markers", "line": line, "marker": {**marker, "size": 11}},
+            "mode": "lines+markers",
+            "line": line,
+            "marker": {**marker, "size": 11},
             "error_x": {**bars, "arrayminus": [w[0] for w in m.half_widths], "array": [w[1] for w in m.half_widths]},
             "error_y": {**bars, "arrayminus": [w[2] for w in m.half_widths], "array": [w[3] for w in m.half_widths]},
         }
@@ -368,13 +423,14 @@ def _plotly_style(m: Marks) -> dict[str, Any]:
 
 
 def _draw(axis: Axes, m: Marks) -> None:
-    shape, edge = m.shape[1], {"markeredgecolor": "black", "markeredgewidth": 0.9}
+    shape = m.shape[1]
+    edge: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.9}
     if m.kind == "trials":
         axis.plot(m.x, m.y, shape, color=m.colour, alpha=0.4, markersize=4.5, label=m.name, markeredgewidth=0)
     elif m.kind == "diverged":
         axis.plot(m.x, m.y, shape, color=m.colour, markersize=7, label=m.name, markeredgewidth=1.8)
     elif m.kind == "front_search":
-        look = {"linestyle": "dashed", "linewidth": 1.1, "drawstyle": "steps-pre", "alpha": 0.8}
+        look: dict[str, Any] = {"linestyle": "dashed", "linewidth": 1.1, "drawstyle": "steps-pre", "alpha": 0.8}
         axis.plot(m.x, m.y, color=m.colour, label=m.name, **look)
     elif m.kind == "front_behind":
         look = {"markersize": 6.5, "markerfacecolor": "white", "markeredgewidth": 1.4, "zorder": 4}

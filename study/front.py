@@ -1,9 +1,9 @@
 """Pareto front, hypervolume, knee and picks of a study: pure functions of ledger rows (``ledger.to_frame``).
 
-A point is (ASR, clean accuracy), both fractions in [0, 1]; ASR is minimised, clean accuracy maximised. A *setting* is what
-Optuna proposed once; it may have been scored on several cells (seeds, attacks), whose metrics are averaged. Leak rule: what
-is on the front, the knee and the picks are chosen on the search half of the test set; the values to read are those of the
-report half, which no choice has seen.
+A point is (ASR, clean accuracy), both fractions in [0, 1]; ASR is minimised, clean accuracy maximised. A *setting* is
+what Optuna proposed once; it may have been scored on several cells (seeds, attacks), whose metrics are averaged. Leak
+rule: what is on the front, the knee and the picks are chosen on the search half of the test set; the values to read
+are those of the report half, which no choice has seen.
 """
 
 from __future__ import annotations
@@ -26,9 +26,18 @@ ALL_ATTACKS = "all"
 DROPS = (0.005, 0.01, 0.02, 0.05)  # clean accuracy given up, fractions
 BOX_ASR, BOX_DROP = 0.2, 0.10  # second hypervolume box
 STATUSES = ("ok", "abstained", "diverged", "failed", "backdoor_not_implanted")  # from best to worst
-METRICS = tuple(
-    f"{metric}{half}" for half in ("", "_search", "_report") for metric in ("asr", "clean_accuracy", "robust_accuracy")
-) + ("asr_before", "clean_accuracy_before", "robust_accuracy_before", "asr_before_report", "clean_accuracy_before_report")
+METRICS = (
+    *tuple(
+        f"{metric}{half}"
+        for half in ("", "_search", "_report")
+        for metric in ("asr", "clean_accuracy", "robust_accuracy")
+    ),
+    "asr_before",
+    "clean_accuracy_before",
+    "robust_accuracy_before",
+    "asr_before_report",
+    "clean_accuracy_before_report",
+)
 _EXTRA_MEANS = ("asr_base", "false_target_rate", "asr_before_search", "clean_accuracy_before_search")
 _SPREAD = ("asr_report", "clean_accuracy_report")
 _COSTS = ("epochs_equivalent", "wall_seconds", "steps")
@@ -79,8 +88,9 @@ def hypervolume(points: Points) -> float:
 def hypervolume_box(points: Points, clean_accuracy_before: float) -> float:
     """Hypervolume within the region that matters, in [0, 1]: reference ASR 0.2 and clean accuracy CA_before - 0.10.
 
-    The box ends at (ASR 0, CA_before) and is scaled to area 1: 1 means that the backdoor is gone at no price. Accuracy
-    gained beyond CA_before does not count, a point outside (ASR >= 0.2, or more than 10 points of accuracy lost) adds nothing.
+    The box ends at (ASR 0, CA_before) and is scaled to area 1: 1 means that the backdoor is gone at no price.
+    Accuracy gained beyond CA_before does not count, a point outside (ASR >= 0.2, or more than 10 points of accuracy
+    lost) adds nothing.
     """
     values = _array(points)
     floor = clean_accuracy_before - BOX_DROP
@@ -112,9 +122,9 @@ def knee(points: Points) -> int:
 def picks(points: Points, asr_before: float, clean_accuracy_before: float) -> dict[str, int]:
     """Indices of the settings that a user would choose; a pick that nothing satisfies is left out.
 
-    ``drop_0.5``, ``drop_1``, ``drop_2``, ``drop_5``: least ASR (then most accuracy) with CA >= CA_before - 0.5, 1, 2, 5
-    points. ``max_der``: greatest DER among points that lost at most 10 points of accuracy (DER alone prefers a ruined model
-    to no change).
+    ``drop_0.5``, ``drop_1``, ``drop_2``, ``drop_5``: least ASR (then most accuracy) with CA >= CA_before - 0.5, 1, 2,
+    5 points. ``max_der``: greatest DER among points that lost at most 10 points of accuracy (DER alone prefers a
+    ruined model to no change).
     """
     values = _array(points)
     front = non_dominated_indices(values)
@@ -186,11 +196,12 @@ def epochs_equivalent(frame: pd.DataFrame) -> pd.Series[float]:
 def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame:
     """One row per setting: means over its cells, in the order in which the settings were finished.
 
-    Cells are its seeds, or with ``across_attacks`` its (attack, seed) pairs under the attack name ``all``. Cells whose
-    backdoor was not implanted measure nothing and are left out. ``complete`` is true for a setting that has a result on
-    every cell that its rivals in the group were scored on: a mean over fewer is no fair rival, so a setting with a failed or
-    still missing cell never enters a front. ``status`` is the worst of those cells; ``cells`` counts those in the mean;
-    ``*_min`` and ``*_max`` span the cells; counts of test images are pooled; costs are means per cell.
+    Cells are its seeds, or with ``across_attacks`` its (attack, seed) pairs under the attack name ``all``. Cells
+    whose backdoor was not implanted measure nothing and are left out. ``complete`` is true for a setting that has a
+    result on every cell that its rivals in the group were scored on: a mean over fewer is no fair rival, so a setting
+    with a failed or still missing cell never enters a front. ``status`` is the worst of those cells; ``cells`` counts
+    those in the mean; ``*_min`` and ``*_max`` span the cells; counts of test images are pooled; costs are means per
+    cell.
     """
     params = [name for name in frame.columns if name.startswith(PARAM)]
     rows = frame.reset_index(drop=True).copy()
@@ -242,7 +253,7 @@ def is_shared(frame: pd.DataFrame) -> bool:
 
 
 def candidates(frame: pd.DataFrame) -> pd.DataFrame:
-    """Searched settings with a full result, per attack and, where settings were scored over several, for ``all`` of them."""
+    """Searched settings with a full result, per attack and, where they were scored over several, for ``all``."""
     tables = [aggregate(frame)] + ([aggregate(frame, across_attacks=True)] if is_shared(frame) else [])
     table = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
     return table[(table["role"] == "search") & table["complete"]]
@@ -251,9 +262,9 @@ def candidates(frame: pd.DataFrame) -> pd.DataFrame:
 def fronts(frame: pd.DataFrame) -> pd.DataFrame:
     """Front of the searched settings per (dataset, model, attack, defense), as in front.csv.
 
-    Members are chosen on the search half and ranked from least ASR; both halves' values, knee and picks are given, the
-    settings follow as ``param.*``. Failed trials and backdoors that were not implanted never enter; a diverged trial is an
-    ordinary, bad point.
+    Members are chosen on the search half and ranked from least ASR; both halves' values, knee and picks are given,
+    the settings follow as ``param.*``. Failed trials and backdoors that were not implanted never enter; a diverged
+    trial is an ordinary, bad point.
     """
     table = candidates(frame)
     parts = [_front_of(group) for _, group in table.groupby(list(GROUP), sort=True, dropna=False)]
@@ -279,22 +290,27 @@ def hypervolume_over_trials(frame: pd.DataFrame) -> pd.DataFrame:
                 members[a, c] = (a_report, c_report)
                 members = {point: members[point] for point in running.points}
                 search, report = running.hypervolume, hypervolume(list(members.values()))
-            records.append({**dict(zip(GROUP, keys, strict=True)), "finished": finished, "search": search, "report": report})
+            records.append(
+                {**dict(zip(GROUP, keys, strict=True)), "finished": finished, "search": search, "report": report}
+            )
     return pd.DataFrame(records, columns=[*GROUP, "finished", "search", "report"])
 
 
 def compare(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Studies side by side, for ``superft front A B``: one row per group and study (the key), groups together.
 
-    ``hypervolume_search``/``_report`` and ``box_search``/``_report`` (second box); the knee's and the picks' values on the
-    report half (``knee_*``, ``asr_drop_*``: report-half ASR of that pick); ``best_clean_accuracy``: report-half accuracy of
-    the most accurate setting with ASR <= 0.1 on the search half. Missing values: nothing satisfies the condition.
+    ``hypervolume_search``/``_report`` and ``box_search``/``_report`` (second box); the knee's and the picks' values
+    on the report half (``knee_*``, ``asr_drop_*``: report-half ASR of that pick); ``best_clean_accuracy``:
+    report-half accuracy of the most accurate setting with ASR <= 0.1 on the search half. Missing values: nothing
+    satisfies the condition.
     """
     records = []
     for name, frame in frames.items():
         for keys, group in candidates(frame).groupby(list(GROUP), sort=True, dropna=False):
             front = _front_of(group)
-            halves = {half: front[[f"asr_{half}", f"clean_accuracy_{half}"]].to_numpy(float) for half in ("search", "report")}
+            halves = {
+                half: front[[f"asr_{half}", f"clean_accuracy_{half}"]].to_numpy(float) for half in ("search", "report")
+            }
             before = {half: float(group[f"clean_accuracy_before_{half}"].mean()) for half in ("search", "report")}
             bend = front[front["is_knee"]].iloc[0]
             record = {**dict(zip(GROUP, keys, strict=True)), "study": name, "trials": len(group), "front": len(front)}
@@ -308,17 +324,32 @@ def compare(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             removed = front[front["asr_search"] <= 0.1]
             record["best_clean_accuracy"] = float(removed["clean_accuracy_report"].iloc[-1]) if len(removed) else np.nan
             records.append(record)
-    columns = [*GROUP, "study", "trials", "front", "hypervolume_search", "hypervolume_report", "box_search", "box_report"]
-    columns += ["knee_asr", "knee_clean_accuracy", "knee_settings", *(f"asr_{pick}" for pick in PICKS), "best_clean_accuracy"]
+    columns = [
+        *GROUP,
+        "study",
+        "trials",
+        "front",
+        "hypervolume_search",
+        "hypervolume_report",
+        "box_search",
+        "box_report",
+    ]
+    columns += [
+        "knee_asr",
+        "knee_clean_accuracy",
+        "knee_settings",
+        *(f"asr_{pick}" for pick in PICKS),
+        "best_clean_accuracy",
+    ]
     return pd.DataFrame(records, columns=columns).sort_values([*GROUP], kind="stable").reset_index(drop=True)
 
 
-def settings_of(row: Mapping[str, Any] | pd.Series[Any]) -> dict[str, Any]:
+def settings_of(row: Mapping[Any, Any] | pd.Series[Any]) -> dict[str, Any]:
     """The settings of a row of any table here, without those that its defense does not have."""
     return {str(name)[len(PARAM) :]: v for name, v in row.items() if str(name).startswith(PARAM) and not pd.isna(v)}
 
 
-def settings_text(row: Mapping[str, Any] | pd.Series[Any]) -> str:
+def settings_text(row: Mapping[Any, Any] | pd.Series[Any]) -> str:
     """Settings as ``lr_base=0.0003, iterations=500``; floats to 3 digits."""
     return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings_of(row).items())
 
@@ -334,14 +365,18 @@ def _front_of(group: pd.DataFrame) -> pd.DataFrame:
     front["is_knee"] = np.arange(len(front)) == (knee(points) if len(front) else -1)
     front["picks"] = [";".join(names) for names in labels]
     front["der_report"] = [
-        der(r.asr_before_report, r.asr_report, r.clean_accuracy_before_report, r.clean_accuracy_report)
-        for r in front.itertuples()
+        der(*values)
+        for values in front[
+            ["asr_before_report", "asr_report", "clean_accuracy_before_report", "clean_accuracy_report"]
+        ]
+        .to_numpy(dtype=float)
+        .tolist()
     ]
     return front
 
 
 def _other_half(rows: pd.DataFrame, metric: str, count: str) -> pd.Series[float]:
-    """Value of ``metric`` on the search half, from those of the full set and the report half; the full value if unknown."""
+    """``metric`` on the search half, from its values on the full set and the report half; else the full value."""
     full, report = rows[metric].astype("float64"), rows[f"{metric}_report"].astype("float64")
     n, n_report = rows[count].astype("float64"), rows[f"{count}_report"].astype("float64")
     rest = ((full * n - report * n_report) / (n - n_report).where(n > n_report)).clip(0.0, 1.0)

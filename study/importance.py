@@ -1,8 +1,8 @@
 """Which settings mattered: parameter importance of finished trials, computed by Optuna.
 
-fANOVA (Hutter et al. 2014) answers for ASR and for clean accuracy: which share of the variation over all trials does a
-setting explain? PED-ANOVA (Watanabe et al. 2023) answers for the front: by how much do the values of the settings differ
-between the trials on the front (at least the best 10 % by non-domination rank) and all others?
+fANOVA (Hutter et al. 2014) answers for ASR and for clean accuracy: which share of the variation over all trials does
+a setting explain? PED-ANOVA (Watanabe et al. 2023) answers for the front: by how much do the values of the settings
+differ between the trials on the front (at least the best 10 % by non-domination rank) and all others?
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def importance(settings: pd.DataFrame) -> Importance:
     if not varied:
         return Importance(n, {}, (*notes, "No setting took more than one value, so none can explain a difference."))
     if n < TRUSTED_TRIALS:
-        notes.append(f"Only {n} trials: fewer than {TRUSTED_TRIALS}, so take the order of the bars as a hint, not as a result.")
+        notes.append(
+            f"Only {n} trials: fewer than {TRUSTED_TRIALS}, so take the order of the bars as a hint, not as a result."
+        )
     targets = {
         "asr": settings["asr_report"].to_numpy(dtype=float),
         "clean_accuracy": settings["clean_accuracy_report"].to_numpy(dtype=float),
@@ -81,7 +83,9 @@ def _evaluate(params: pd.DataFrame, values: np.ndarray[Any, Any], by_rank: bool)
         study = optuna.create_study()
         study.add_trials(
             [
-                optuna.trial.create_trial(params=dict(zip(spaces, row, strict=True)), distributions=spaces, value=float(value))
+                optuna.trial.create_trial(
+                    params=dict(zip(spaces, row, strict=True)), distributions=spaces, value=float(value)
+                )
                 for row, value in zip(params.itertuples(index=False, name=None), values, strict=True)
             ]
         )
@@ -89,7 +93,7 @@ def _evaluate(params: pd.DataFrame, values: np.ndarray[Any, Any], by_rank: bool)
         if by_rank:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         else:
-            # Shallower trees than Optuna's default 64 levels: at 1,000 trials 0.7 s instead of 10 s a target, same order.
+            # Shallower trees than Optuna's 64 levels: at 1,000 trials 0.7 s instead of 10 s a target, same order.
             evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, max_depth=8, seed=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # few trials per region: said in our own notes

@@ -1,4 +1,4 @@
-"""The ledger of a study: ``trials.jsonl``, append-only, one flat JSON object per finished trial; the truth behind every table."""
+"""The ledger of a study, ``trials.jsonl``: append-only, one flat JSON object per finished trial."""
 
 from __future__ import annotations
 
@@ -29,12 +29,36 @@ COLUMNS: tuple[str, ...] = (
     *("seconds_setup", "seconds_repair", "seconds_evaluate", "started", "flags", "published"),
 )
 COUNTS = frozenset(
-    ("seed", "steps", "forward_samples", "backward_samples", "peak_memory_bytes", "train_size")
-    + ("n_clean", "n_triggered", "n_clean_report", "n_triggered_report")
+    (
+        "seed",
+        "steps",
+        "forward_samples",
+        "backward_samples",
+        "peak_memory_bytes",
+        "train_size",
+        "n_clean",
+        "n_triggered",
+        "n_clean_report",
+        "n_triggered_report",
+    )
 )
 TEXTS = frozenset(
-    ("study", "trial", "attack", "defense", "dataset", "model", "status", "device", "versions", "error", "role")
-    + ("started", "flags", "published")
+    (
+        "study",
+        "trial",
+        "attack",
+        "defense",
+        "dataset",
+        "model",
+        "status",
+        "device",
+        "versions",
+        "error",
+        "role",
+        "started",
+        "flags",
+        "published",
+    )
 )
 PARAM = "param."
 
@@ -42,9 +66,10 @@ PARAM = "param."
 class Ledger:
     """Rows of one study, held in memory and on disk; each ``append`` is on the disk before it returns.
 
-    Opening repairs: lines that a crash cut off, or that are no row, go to ``<name>.damaged`` and out of the ledger, so the
-    study simply goes on; so do repeated rows of the same (trial, attack, seed), of which the first counts. ``damaged`` says
-    in words what was set aside. One process may write at a time; any number may look with ``Ledger.read``.
+    Opening repairs: lines that a crash cut off, or that are no row, go to ``<name>.damaged`` and out of the ledger,
+    so the study simply goes on; so do repeated rows of the same (trial, attack, seed), of which the first counts.
+    ``damaged`` says in words what was set aside. One process may write at a time; any number may look with
+    ``Ledger.read``.
 
     Args:
         path: the file ``trials.jsonl``; made, with its folder, if missing.
@@ -58,7 +83,7 @@ class Ledger:
 
     @classmethod
     def read(cls, path: Path | str) -> Ledger:
-        """The rows so far, for looking only: changes nothing on disk, tolerates a line that is being written just now."""
+        """The rows so far, for looking only: changes nothing on disk, tolerates a line that is just being written."""
         ledger = cls.__new__(cls)
         ledger.path = Path(path)
         ledger._file = None
@@ -78,12 +103,16 @@ class Ledger:
         row = dict(row)
         line = (_encode(row) + "\n").encode()
         if (key := _key(row)) in self._keys:
-            raise ValueError(f"trial {key[0]!r}, attack {key[1]!r}, seed {key[2]} is already in {self.path}; ask has() first")
+            raise ValueError(
+                f"trial {key[0]!r}, attack {key[1]!r}, seed {key[2]} is already in {self.path}; ask has() first"
+            )
         size = os.fstat(self._file).st_size
         try:
             written = os.write(self._file, line)
             if written < len(line):
-                raise OSError(f"only {written} of {len(line)} bytes of a row fit into {self.path}; free some disk space")
+                raise OSError(
+                    f"only {written} of {len(line)} bytes of a row fit into {self.path}; free some disk space"
+                )
             os.fsync(self._file)
         except OSError:
             # Half a line left behind would glue itself to the next row.
@@ -137,7 +166,9 @@ class Ledger:
             try:
                 row = _decode(line)
                 if (key := _key(row)) in self._keys:
-                    raise ValueError(f"repeats trial {key[0]!r}, attack {key[1]!r}, seed {key[2]}; the first one counts")
+                    raise ValueError(
+                        f"repeats trial {key[0]!r}, attack {key[1]!r}, seed {key[2]}; the first one counts"
+                    )
             except ValueError as error:
                 bad.append(line)
                 cut = "is cut off" if number == len(lines) else "is no row"
@@ -157,15 +188,16 @@ class Ledger:
 
     def _remedy(self, repair: bool) -> str:
         if repair:
-            return f"kept aside in {_beside(self.path).name}; the study goes on, and a trial that was lost there runs again"
+            return f"kept aside in {_beside(self.path).name}; the study goes on, a trial that was lost there runs again"
         return "left out here; if no study is running, continuing it repairs the file"
 
 
 def to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows as a table with the fixed columns, in their order, whatever the rows hold.
 
-    Metrics and seconds are float64 (missing: NaN), counts Int64 (missing: NA), texts and settings objects (missing: None),
-    so that a setting keeps its own type. ``param.*`` columns are sorted and stand where COLUMNS says ``param.NAME``.
+    Metrics and seconds are float64 (missing: NaN), counts Int64 (missing: NA), texts and settings objects (missing:
+    None), so that a setting keeps its own type. ``param.*`` columns are sorted and stand where COLUMNS says
+    ``param.NAME``.
     """
     rows = list(rows)
     names = {name for row in rows for name in row}
@@ -178,7 +210,7 @@ def to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` in one step: whoever reads it, or is interrupted, sees the old file or the new one, never half."""
+    """Replace ``path`` in one step: readers, and whoever comes after a crash, see the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -212,11 +244,15 @@ def _key(row: Mapping[str, Any]) -> Key:
 def _encode(row: Mapping[str, Any]) -> str:
     for name, value in row.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} is {value}; a row holds finite numbers only (a diverged trial is asr 1, clean_accuracy 0)")
+            raise ValueError(
+                f"{name} is {value}; a row holds finite numbers only (a diverged trial is asr 1, clean_accuracy 0)"
+            )
     try:
         return json.dumps(row, allow_nan=False, ensure_ascii=False)
     except TypeError as error:
-        raise TypeError(f"row of trial {row.get('trial')!r}: {error}; convert it to a plain Python value first") from error
+        raise TypeError(
+            f"row of trial {row.get('trial')!r}: {error}; convert it to a plain Python value first"
+        ) from error
 
 
 def _decode(line: bytes) -> Row:

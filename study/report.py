@@ -1,4 +1,4 @@
-"""``superft report DIR``: report.html, figures, trials.csv and front.csv, all computed from study.yaml and the ledger."""
+"""``superft report DIR``: report.html, figures, trials.csv and front.csv, computed from study.yaml and the ledger."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ import plotly.offline
 import yaml
 from matplotlib.figure import Figure
 
-from study import figures, front
+from study import figures, front, page
 from study.figures import interval, percent
-from study.importance import TRUSTED_TRIALS, importance
+from study.importance import importance
 from study.ledger import Ledger, write_atomically
 from trainables.metrics import der, rir
 
-PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
+# Plotly's tool bar offers to upload a chart to its maker's server unless told not to.
+PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False, "plotlyServerURL": ""}
 OWN_FIGURES = ("front_", "hypervolume_", "importance_")
 
 Table = list[dict[str, str]]
+_WORDY = ("model", "settings", "chosen as", "cause", "runs")  # columns that need room for words
 
 
 def write_report(directory: Path | str) -> Path:
@@ -46,14 +48,16 @@ def write_report(directory: Path | str) -> Path:
     members = front.fronts(frame)
     write_atomically(directory / "front.csv", members.to_csv(index=False).encode())
 
-    settings = [front.aggregate(frame)] + ([front.aggregate(frame, across_attacks=True)] if front.is_shared(frame) else [])
+    settings = [front.aggregate(frame)] + (
+        [front.aggregate(frame, across_attacks=True)] if front.is_shared(frame) else []
+    )
     table = pd.concat(settings, ignore_index=True) if len(settings) > 1 else settings[0]
     searched = front.candidates(frame)
     history = front.hypervolume_over_trials(frame)
     drawn: dict[str, Figure] = {}
     sections = []
-    places = list(table.groupby(["dataset", "model", "attack"], sort=True, dropna=False).groups)
-    for dataset, model, attack in sorted(places, key=lambda p: (p[0], p[1], p[2] != front.ALL_ATTACKS, p[2])):
+    places = sorted(set(table[["dataset", "model", "attack"]].itertuples(index=False, name=None)), key=_place_order)
+    for dataset, model, attack in places:
         parts = [_at(t, dataset, model, attack) for t in (table, members, searched, history)]
         alone = len({place[:2] for place in places}) == 1
         title = attack if alone else f"{attack}, {dataset}, {model}"
@@ -66,8 +70,8 @@ def write_report(directory: Path | str) -> Path:
     if (aside := directory / "trials.jsonl.damaged").exists():
         lines = aside.read_bytes().count(b"\n")
         notes.append(f"{lines} damaged or repeated {_plural('line', lines)} kept aside in {aside.name}")
-    page = _page(spec, directory, frame, table, sections, notes)
-    write_atomically(directory / "report.html", page.encode())
+    content = _page(spec, directory, frame, table, sections, notes)
+    write_atomically(directory / "report.html", content.encode())
     return directory / "report.html"
 
 
@@ -86,7 +90,7 @@ def before_after(settings: pd.DataFrame, members: pd.DataFrame) -> Table:
         before["ASR"] = _rate(first["asr_before_report"], first["n_triggered_report"])
         before["clean accuracy"] = _rate(first["clean_accuracy_before_report"], first["n_clean_report"])
         before["RA"] = percent(first["robust_accuracy_before"])
-        rows.append(before | {"ASR-base": percent(first["asr_base"]), "DER": "0.500", "RIR": "0.500"})
+        rows.append(before | {"DER": "0.500", "RIR": "0.500", "ASR-base": percent(first["asr_base"])})
     for _, one in settings[settings["role"] == "baseline"].sort_values("defense").iterrows():
         rows.append({"model": f"{one['defense']} (baseline)", **_measured(one)})
     for defense, group in settings[settings["role"] == "search"].groupby("defense", sort=True):
@@ -112,26 +116,30 @@ def _attack_section(
     if picture.marks:
         drawn[f"front_{slug}"] = figures.front_png(picture)
         out.append("<h3>What each repair costs</h3>" + _plot(figures.front_plotly(picture), f"front-{slug}"))
-        out.append(f'<p class="note">{_OUTSIDE.format(n=picture.outside)}</p>' if picture.outside else "")
-        out.append(_CAPTION_FRONT)
+        out.append(f'<p class="note">{_outside(picture.outside)}</p>' if picture.outside else "")
+        out.append(page.CAPTION_FRONT)
     else:
-        out.append("<p>No trial of this attack has a result yet.</p>")
-    if table:
-        out.append("<h3>Before and after repair</h3>" + _table(table) + _CAPTION_TABLE)
+        absent = len(settings) and (settings["status"] == "backdoor_not_implanted").all()
+        why = "The backdoor was not implanted, so there is nothing to repair" if absent else "No trial has a result yet"
+        out.append(f"<p>{why}; see <i>What went wrong</i> below.</p>")
+    if picture.marks and table:
+        out.append("<h3>Before and after repair</h3>" + _table(table) + page.CAPTION_TABLE)
     if len(members):
         out.append(f"<h3>The front: {len(members)} {_plural('setting', len(members))}</h3>")
-        out.append(_table(_front_table(members, settings)) + _CAPTION_MEMBERS)
+        out.append(_table(_front_table(members, settings)) + page.CAPTION_MEMBERS)
     if len(history):
         lines = figures.hypervolume_series(history, _published_hypervolume(searched))
         drawn[f"hypervolume_{slug}"] = figures.hypervolume_png(f"Hypervolume over trials: {heading}", lines)
         out.append("<h3>Was the search long enough?</h3>")
-        out.append(_plot(figures.hypervolume_plotly(lines), f"hypervolume-{slug}") + _CAPTION_HYPERVOLUME)
+        out.append(_plot(figures.hypervolume_plotly(lines), f"hypervolume-{slug}") + page.CAPTION_HYPERVOLUME)
         found = {str(defense): importance(group) for defense, group in searched.groupby("defense", sort=True)}
         out.append("<h3>Which settings mattered?</h3>")
         if any(one.shares for one in found.values()):
             drawn[f"importance_{slug}"] = figures.importance_png(f"Importance of settings: {heading}", found)
-            out.append(_plot(figures.importance_plotly(found), f"importance-{slug}") + _CAPTION_IMPORTANCE)
-        out += [f'<p class="note">{_e(name)}: {_e(" ".join(one.notes))}</p>' for name, one in found.items() if one.notes]
+            out.append(_plot(figures.importance_plotly(found), f"importance-{slug}") + page.CAPTION_IMPORTANCE)
+        out += [
+            f'<p class="note">{_e(name)}: {_e(" ".join(one.notes))}</p>' for name, one in found.items() if one.notes
+        ]
     return "\n".join([*out, "</section>"]), drawn
 
 
@@ -142,8 +150,8 @@ def _in_short(settings: pd.DataFrame, members: pd.DataFrame) -> str:
         return ""
     first = measured.iloc[0]
     says = [
-        f"<b>Before repair</b> {percent(first['asr_before_report'])} of triggered images go to the attacker's class, and "
-        f"{percent(first['clean_accuracy_before_report'])} of clean images are classified right."
+        f"<b>Before repair</b> {percent(first['asr_before_report'])} of triggered images go to the attacker's class, "
+        f"and {percent(first['clean_accuracy_before_report'])} of clean images are classified right."
     ]
     for _, one in measured[(measured["role"] == "baseline") & (measured["defense"] != "none")].iterrows():
         says.append(f"<b>{_e(one['defense'])}</b> (baseline): {_outcome(one)}.")
@@ -155,11 +163,11 @@ def _in_short(settings: pd.DataFrame, members: pd.DataFrame) -> str:
         if len(chosen):
             best = chosen.iloc[0]
             says.append(
-                f"<b>{_e(defense)}, best found giving up at most 1 point of accuracy</b>: {_outcome(best)} "
+                f"<b>{_e(defense)}, what the search picks if it may lose 1 point of accuracy</b>: {_outcome(best)} "
                 f"({_e(front.settings_text(best))})."
             )
         elif len(own):
-            says.append(f"<b>{_e(defense)}</b>: no setting kept clean accuracy within 1 point of before.")
+            says.append(f"<b>{_e(defense)}</b>: no setting lost at most 1 point of accuracy in the search.")
     return "<ul>" + "".join(f"<li>{sentence}</li>" for sentence in says) + "</ul>"
 
 
@@ -199,6 +207,7 @@ def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
     for _, one in members.iterrows():
         n = counts.loc[(one["defense"], one["trial"])]
         row = {"defense": str(one["defense"]), "rank": str(one["rank"]), "trial": str(one["trial"])}
+        row["chosen as"] = (_honours(one) + (", published" if one["published"] else "")).removeprefix(", ")
         row["ASR"] = _rate(one["asr_report"], n["n_triggered_report"])
         row["clean accuracy"] = _rate(one["clean_accuracy_report"], n["n_clean_report"])
         row["search half: ASR"] = percent(one["asr_search"])
@@ -207,9 +216,7 @@ def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
         row["seconds"] = _number(one["wall_seconds"], 1)
         values = front.settings_of(one)
         row |= {name: _plain(values[name]) if name in values else "" for name in names}
-        rows.append(row | {"chosen as": _honours(one) + (", published" if one["published"] else "")})
-    for row in rows:
-        row["chosen as"] = row["chosen as"].removeprefix(", ")
+        rows.append(row)
     return rows
 
 
@@ -242,14 +249,16 @@ def _page(
     sections: Sequence[str],
     notes: Sequence[str],
 ) -> str:
-    name = str(spec.get("name") or (frame["study"].dropna().iloc[0] if frame["study"].notna().any() else directory.name))
+    name = str(
+        spec.get("name") or (frame["study"].dropna().iloc[0] if frame["study"].notna().any() else directory.name)
+    )
     body = [f"<h1>{_e(name)}: what does removing the backdoor cost?</h1>", _progress(spec, frame, table)]
     links = re.findall(r'<section id="([^"]+)"><h2>(.*?)</h2>', "".join(sections))
     if links:
         body.append("<nav>" + " · ".join(f'<a href="#{slug}">{title}</a>' for slug, title in links) + "</nav>")
-    body += [_READING_AID, *sections, _troubles(frame, notes), _what_was_run(spec, directory, frame)]
-    return _TEMPLATE.format(
-        title=_e(name), style=_STYLE, plotly=plotly.offline.get_plotlyjs() if sections else "", body="\n".join(body)
+    body += [page.READING_AID, *sections, _troubles(frame, notes), _what_was_run(spec, directory, frame)]
+    return page.TEMPLATE.format(
+        title=_e(name), style=page.STYLE, plotly=plotly.offline.get_plotlyjs() if sections else "", body="\n".join(body)
     )
 
 
@@ -264,9 +273,10 @@ def _progress(spec: Mapping[str, Any], frame: pd.DataFrame, table: pd.DataFrame)
     asked = search.get("trials") if isinstance(search, dict) else None
     own = table[table["role"] == "search"]
     if isinstance(asked, int) and len(own):
-        # With one search over all attacks the per-attack groups hold the same settings once more.
-        done = own.groupby(list(front.GROUP), dropna=False)["trial"].nunique()
-        short = [f"{keys[2]} / {keys[3]}: {n} of {asked}" for keys, n in done.items() if n < asked]
+        if (own["attack"] == front.ALL_ATTACKS).any():  # one search over all attacks: the rest are its parts
+            own = own[own["attack"] == front.ALL_ATTACKS]
+        done = {keys: group["trial"].nunique() for keys, group in own.groupby(list(front.GROUP), dropna=False)}
+        short = [f"{attack} / {defense}: {n} of {asked}" for (*_, attack, defense), n in done.items() if n < asked]
         if short:
             text += f" <b>The study is not finished</b> ({_e('; '.join(short))} settings)."
     return f'<p class="lead">{text}</p>'
@@ -277,11 +287,17 @@ def _troubles(frame: pd.DataFrame, notes: Sequence[str]) -> str:
     bad = frame[frame["status"].isin(["failed", "diverged", "abstained"])]
     absent = frame[frame["status"] == "backdoor_not_implanted"]
     if len(bad):
-        out.append("<p>A failed trial is in no figure; a diverged one counts as the worst point (ASR 100 %, accuracy 0 %).</p>")
+        out.append(
+            "<p>A failed trial is in no figure; a diverged one counts as the worst point (ASR 100 %, accuracy 0 %).</p>"
+        )
         rows = [
             {
-                **{"status": str(row["status"]), "trial": str(row["trial"]), "attack": str(row["attack"])},
-                **{"defense": str(row["defense"]), "seed": str(row["seed"]), "settings": front.settings_text(row)},
+                "status": str(row["status"]),
+                "trial": str(row["trial"]),
+                "attack": str(row["attack"]),
+                "defense": str(row["defense"]),
+                "seed": str(row["seed"]),
+                "settings": front.settings_text(row),
                 "cause": str(row["error"] or row["flags"] or "not recorded"),
             }
             for row in bad.sort_values("status", kind="stable").to_dict("records")
@@ -292,8 +308,11 @@ def _troubles(frame: pd.DataFrame, notes: Sequence[str]) -> str:
         out.append("<p>In these models no backdoor took hold, so nothing can be said about removing it:</p>")
         rows = [
             {
-                **{"attack": str(row["attack"]), "seed": str(row["seed"]), "ASR before": percent(row["asr_before"])},
-                **{"clean accuracy before": percent(row["clean_accuracy_before"]), "cause": str(row["error"] or "")},
+                "attack": str(row["attack"]),
+                "seed": str(row["seed"]),
+                "ASR before": percent(row["asr_before"]),
+                "clean accuracy before": percent(row["clean_accuracy_before"]),
+                "cause": str(row["error"] or ""),
             }
             for row in victims
         ]
@@ -327,9 +346,10 @@ def _what_was_run(spec: Mapping[str, Any], directory: Path, frame: pd.DataFrame)
     dump = yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True) if spec else "(no study.yaml)"
     return (
         f'<section><h2>What was run</h2><div class="wide"><table class="facts">{rows}</table></div>'
-        f"<p>In this folder, <code>{command}</code> continues the study; with another <code>--out</code> it runs it again. "
-        f"<code>superft report {_e(directory.resolve().name)}</code> in the folder above writes this page again. All numbers "
-        "come from <code>trials.jsonl</code> (<code>trials.csv</code> is the same as a table), the front from "
+        f"<p>In this folder, <code>{command}</code> continues the study; with another <code>--out</code> it runs it "
+        "again. "
+        f"<code>superft report {_e(directory.resolve().name)}</code> in the folder above writes this page again. All "
+        "numbers come from <code>trials.jsonl</code> (<code>trials.csv</code> is the same as a table), the front from "
         "<code>front.csv</code>; PNGs of the figures are in <code>figures/</code>.</p>"
         f"<details><summary>The full study.yaml</summary><pre>{_e(dump)}</pre></details></section>"
     )
@@ -373,8 +393,12 @@ def _table(rows: Table) -> str:
     head = "".join(f"<th>{_e(name)}</th>" for name in columns)
     lines = []
     for row in rows:
-        cells = (_e(row.get(name, "")).replace("[", '<span class="ci">[').replace("]", "]</span>") for name in columns)
-        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        cells = []
+        for name in columns:
+            wide = ' class="words"' if name in _WORDY else ""
+            text = re.sub(r"(\[[\d., ]+\])", r'<span class="ci">\1</span>', _e(row.get(name, "")))
+            cells.append(f"<td{wide}>{text}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
@@ -395,89 +419,19 @@ def _at(table: pd.DataFrame, dataset: str, model: str, attack: str) -> pd.DataFr
     return table[(table["dataset"] == dataset) & (table["model"] == model) & (table["attack"] == attack)]
 
 
+def _place_order(place: tuple[str, str, str]) -> tuple[str, str, bool, str]:
+    dataset, model, attack = place
+    return dataset, model, attack != front.ALL_ATTACKS, attack
+
+
+def _outside(n: int) -> str:
+    lie = "trial, ruined or diverged, lies" if n == 1 else "trials, ruined or diverged, lie"
+    return f"{n} {lie} left of the overview: the button <i>Everything</i> shows the whole plane."
+
+
 def _plural(word: str, n: int) -> str:
     return word if n == 1 else word + "s"
 
 
 def _e(text: Any) -> str:
     return html.escape(str(text))
-
-
-_TEMPLATE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}: superft report</title>
-<style>{style}</style>
-<script>{plotly}</script>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; color: #222; max-width: 1240px;
-  margin: 0 auto; padding: 1.5em; }
-h1 { font-size: 1.7em; line-height: 1.25; } h2 { margin-top: 2.2em; border-bottom: 2px solid #0072B2; }
-h3 { margin-bottom: .3em; margin-top: 1.8em; }
-.lead { font-size: 1.1em; } .note, .caption { color: #555; font-size: .92em; max-width: 62em; }
-.aid { background: #f3f7fa; border-left: 4px solid #0072B2; padding: .4em 1.2em; } .aid dt { font-weight: 600; margin-top: .5em; }
-.aid dd { margin-left: 0; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .88em; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .3em .7em; border-bottom: 1px solid #ddd; vertical-align: top; }
-thead th { border-bottom: 2px solid #999; vertical-align: bottom; } tbody tr:hover { background: #f6f6f6; }
-.facts th { white-space: nowrap; } .ci { color: #666; white-space: nowrap; font-size: .92em; }
-code, pre { background: #f3f3f3; padding: .1em .3em; } pre { padding: 1em; overflow-x: auto; }
-nav { margin: 1em 0; }
-"""
-
-_READING_AID = """<section class="aid"><h3>How to read this</h3><dl>
-<dt>The question</dt><dd>A backdoored model classifies clean images well, but sends every image with a hidden <i>trigger</i> to
-the class that the attacker chose. A <i>defense</i> retrains or prunes it. Each <i>trial</i> is one defense with one choice of
-settings, measured on test images.</dd>
-<dt>Attack success rate (ASR) and clean accuracy</dt><dd>ASR: share of triggered images sent to the attacker's class; less is
-better. Clean accuracy: share of clean images classified right; more is better. So in the scatter plots, lower right is better:
-backdoor gone, nothing lost.</dd>
-<dt>Front, knee</dt><dd>The <i>front</i> holds the trials that no other trial beats in both. Its <i>knee</i> is where giving up
-more accuracy starts to buy little.</dd>
-<dt>Search half and report half</dt><dd>The test set is cut in two. The search only ever sees the first half, and the front, knee
-and picks are chosen there; every number and point to be read here is from the second, so that lucky choices do not look better
-than they are. Dashed lines show what the search saw.</dd>
-<dt>Intervals</dt><dd>[a, b] is the 95 % Wilson interval in percent: how far the finite number of test images lets the value be
-off. Another seed can differ by more.</dd>
-</dl></section>"""
-
-_OUTSIDE = (
-    "{n} ruined or diverged trials lie left of the overview; the button <i>Everything</i> shows them, <i>Useful corner</i> "
-    "enlarges the part with little ASR and little accuracy lost."
-)
-_CAPTION_FRONT = (
-    '<p class="caption">One dot is one trial; hover for its settings, status and cost. Thick: the front on the report half, with '
-    "95 % intervals; dashed: the same front as the search saw it. Rings were on that front, but others beat them on the report "
-    "half. Stars: published settings. Click a name in the legend to hide it, double-click to see it alone; drag to zoom.</p>"
-)
-_CAPTION_TABLE = (
-    '<p class="caption">All on the report half, except RA before repair and ASR-base (full test set). RA: triggered images given '
-    "their true class. DER, RIR: reward for ASR lost and RA won, less the accuracy lost; 0.5 is no change, and a ruined model can "
-    "score more, so never read them without clean accuracy. ASR-base: what the trigger does to a clean model. False target rate: "
-    "untriggered images of other classes sent to the attacker's class after repair. 1 E is the compute of one training epoch over "
-    "the attacker's full training set.</p>"
-)
-_CAPTION_MEMBERS = (
-    '<p class="caption">From least ASR to most accuracy, as chosen on the search half. Points lost are points of clean accuracy '
-    "below the model before repair, on the search half.</p>"
-)
-_CAPTION_HYPERVOLUME = (
-    '<p class="caption">Hypervolume: the area that the front dominates, between 0 and 1; 1 would be ASR 0 % at accuracy 100 %. A '
-    "curve that still climbs at its end asks for more trials. The report-half curve may fall, because it follows choices made on "
-    "the other half. Dotted: the published settings alone, so what lies above it is what the search gained.</p>"
-)
-_CAPTION_IMPORTANCE = (
-    '<p class="caption">Share of importance per setting; bars of one colour add up to 100 %. ASR and clean accuracy: share of the '
-    "variation over all trials that the setting explains (fANOVA). Reaching the front: how much its values differ between the "
-    "best trials (the front, or at least the best 10 % by rank) and all (PED-ANOVA). The sampler tries good regions more "
-    f"often, which colours these numbers; with fewer than {TRUSTED_TRIALS} trials they are hints.</p>"
-)
