@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,7 +170,7 @@ def split_clean(
     generator = generator_for(seed, "clean-split")
     pool = torch.arange(len(labels)) if pool is None else pool.cpu()
     labels = labels.cpu()
-    train, validation, empty = [], [], []
+    train, validation, empty = list[Tensor](), list[Tensor](), list[int]()
     for label in range(num_classes):
         members = pool[labels[pool] == label]
         # Counted on the whole class, so that `unpoisoned` pools draw as many images as the full one.
@@ -182,10 +183,17 @@ def split_clean(
         validation.append(drawn[:held_out])
         train.append(drawn[held_out:])
     if empty:
-        needed = 1.0 / min(max(1, int((labels == label).sum())) for label in empty)
+        sizes = {label: int((labels[pool] == label).sum()) for label in empty}
+        if barren := [label for label in empty if sizes[label] == 0]:
+            raise DataError(
+                f"no clean image of class {barren[0]} can be drawn at any clean_fraction ({len(barren)} of "
+                f"{num_classes} classes have none); use other data, or with clean_source unpoisoned a lower poison rate"
+            )
+        # Rounded up in the last printed digit: rounded down it could fail by a hair.
+        needed = math.ceil(1e4 / min(int((labels == label).sum()) for label in empty)) / 1e4
         raise DataError(
             f"clean_fraction {fraction} leaves {len(empty)} of {num_classes} classes without a clean image "
-            f"(class {empty[0]} first); use at least {needed:.4g}"
+            f"(class {empty[0]} first); use at least {needed:g}"
         )
     return CleanSplit(torch.cat(train).sort().values, torch.cat(validation).sort().values)
 

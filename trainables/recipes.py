@@ -36,6 +36,9 @@ class TrainingRecipe:
             raise ValueError(f"batch_size must be >= 2 (batch normalisation), got {self.batch_size}")
         if self.lr <= 0:
             raise ValueError(f"lr must be > 0, got {self.lr}")
+        if self.schedule not in ("cosine", "constant", "one_cycle"):
+            raise ValueError(f"schedule must be cosine, constant or one_cycle, got {self.schedule!r}")
+        self.updater()
 
     def steps(self, n: int) -> int:
         """Optimiser steps on ``n`` training images: epochs * ceil(n / batch), at least 1."""

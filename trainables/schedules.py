@@ -88,19 +88,28 @@ class CyclicSchedule:
 
     def height_at(self, step: int) -> float:
         """Position in the triangle: 0 at its feet, 1 at its peak; 0 in the cooldown."""
-        phase, within, clock = self._locate(step)
+        phase, _, clock = self._locate(step)
         if phase is None:
             return 0.0
-        del within
         x = (clock % self.period) / self.period
         return x / self.up_fraction if x < self.up_fraction else (1.0 - x) / (1.0 - self.up_fraction)
+
+    def ends_triangle(self, step: int) -> bool:
+        """Whether a triangle is complete after ``step``; False throughout the cooldown."""
+        offset = 0
+        for length in self.phase_steps:
+            if step < offset + length:
+                return (step + 1 - (offset if self.phase_reset else 0)) % self.period == 0
+            offset += length
+        return False
 
     def __call__(self, step: int) -> float:
         """Learning rate of ``step``."""
         phase, within, clock = self._locate(step)
         if phase is None:
             return self.base + (self.cooldown_lr - self.base) * within / max(1, self.cooldown_steps)
-        peak = phase.peak * self.peak_decay ** (clock // self.period)
+        cycle = clock // self.period - (clock - within) // self.period  # of this phase, also on a common clock
+        peak = phase.peak * self.peak_decay**cycle
         height = self.height_at(step)
         match self.shape:
             case "linear":
@@ -123,6 +132,6 @@ class CyclicSchedule:
         return None, step - offset, step
 
 
-def lr_mass(schedule: Schedule, first: int, last: int, momentum: float) -> float:
-    """Sum of the rates of steps first..last-1 over (1 - momentum): how far the phase can move the weights."""
-    return sum(schedule(step) for step in range(first, last)) / (1.0 - momentum)
+def lr_mass(schedule: Schedule, first: int, last: int, momentum_at: Schedule) -> float:
+    """Sum of rate / (1 - momentum) over steps first..last-1: how far the phase can move the weights."""
+    return math.fsum(schedule(step) / (1.0 - momentum_at(step)) for step in range(first, last))

@@ -110,13 +110,21 @@ class Store:
             path = folder / file
             if not path.is_file():
                 raise DamagedArtifactError(f"missing file {path}")
-            if _sha256(path) != checksum:
+            try:
+                intact = _sha256(path) == checksum
+                if intact:
+                    tensors[path.stem] = load_file(path)
+            except OSError as error:
+                raise DamagedArtifactError(f"damaged file {path}: {error}") from error
+            if not intact:
                 raise DamagedArtifactError(f"damaged file {path}: its checksum does not match")
-            tensors[path.stem] = load_file(path)
         return Artifact(tensors, content["facts"])
 
     def load_or_discard(self, name: str) -> Artifact | None:
-        """Like `load`, but a damaged artifact is named in the log and removed, so that it can be rebuilt."""
+        """Like `load`, but a damaged artifact is named in the log and removed, so that it can be rebuilt.
+
+        Call it under the lock: another process may be rebuilding what this one found damaged.
+        """
         try:
             return self.load(name)
         except DamagedArtifactError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,8 @@ class Optimizer:
     weight_decay: float = 5e-4
 
     def __post_init__(self) -> None:
+        if self.name not in get_args(OptimizerName):
+            raise ValueError(f"optimizer must be one of {', '.join(get_args(OptimizerName))}, got {self.name!r}")
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
         if self.weight_decay < 0.0:
@@ -208,7 +210,8 @@ def fit(
         after_step: called with the step just made (pruning masks, anytime curves).
 
     Raises:
-        DivergedError: the loss is NaN or infinite (looked at every 50 steps and at the end).
+        DivergedError: the loss is NaN or infinite (looked at every 50 steps and at the end), or the last step left a
+            weight or running statistic that is.
     """
     optimizer, counters = optimizer or Optimizer(), counters if counters is not None else Counters()
     chosen = list(model.parameters()) if trainable is None else list(trainable)
@@ -249,12 +252,20 @@ def fit(
                 _collect(losses, history, step)
             if after_step is not None:
                 after_step(step)
+        _check_finite(model)
     finally:
         for parameter, asked in asked_for_gradient.items():
             parameter.requires_grad_(asked)
             parameter.grad = None
         model.eval()
     return history
+
+
+def _check_finite(model: nn.Module) -> None:
+    # The last step moves the weights after its loss was taken, so a finite loss alone does not vouch for them.
+    state = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    if state and not torch.stack([tensor.isfinite().all() for tensor in state]).all():
+        raise DivergedError("the training left weights that are not finite")
 
 
 def _collect(losses: list[Tensor], history: History, step: int) -> None:

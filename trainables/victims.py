@@ -6,7 +6,9 @@ import dataclasses
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,12 +16,12 @@ from torch import Tensor
 
 from trainables.attacks.base import ATTACKS, Attack, PoisonedSamples, Trigger, rebuild_trigger
 from trainables.data import CleanSplit, DataError, Dataset, ImageSet, split_clean
-from trainables.metrics import Evaluation, Rates, TriggeredSet, evaluate
+from trainables.metrics import Evaluation, Rates, TriggeredSet, evaluate, report_half
 from trainables.models import build_model
 from trainables.models.classifier import Classifier
 from trainables.provenance import describe_device, versions
 from trainables.recipes import TrainingRecipe
-from trainables.store import Artifact, Store, content_key
+from trainables.store import Artifact, DamagedArtifactError, Store, content_key
 from trainables.trainer import Trainer
 
 log = logging.getLogger("superft.victims")
@@ -135,10 +137,16 @@ class Victim:
                 (only images the attacker left alone), ``heldout`` (images the attacker never had).
 
         Raises:
-            DataError: unknown source, or a class is left empty.
+            DataError: unknown source, ``heldout`` beyond what the attacker was denied, or a class is left empty.
         """
         if source not in CLEAN_SOURCES:
             raise DataError(f"clean_source must be one of {', '.join(CLEAN_SOURCES)}, got {source!r}")
+        # Smaller draws of one seed lie within larger ones, so any fraction up to the reserved one is held out.
+        if source == "heldout" and fraction > (self.spec.reserved_fraction or 0.0):
+            raise DataError(
+                f"clean_source heldout with clean_fraction {fraction} needs a victim with a reserved_fraction of at "
+                f"least that, got {self.spec.reserved_fraction}"
+            )
         pool = None
         if source == "unpoisoned":
             untouched = torch.ones(len(dataset.train), dtype=torch.bool)
@@ -152,17 +160,6 @@ class Victim:
 def make_trainer(spec: VictimSpec, dataset: Dataset, device: torch.device, *, seed: int) -> Trainer:
     """The bench for a task: fresh models of the victim's architecture, nothing of the test set."""
 
-    def new_model(generator: torch.Generator) -> Classifier:
-        return build_model(
-            spec.model,
-            num_classes=dataset.num_classes,
-            width=spec.width,
-            image_size=dataset.image_size,
-            mean=dataset.mean,
-            std=dataset.std,
-            generator=generator,
-        )
-
     return Trainer(
         device=device,
         seed=seed,
@@ -170,9 +167,22 @@ def make_trainer(spec: VictimSpec, dataset: Dataset, device: torch.device, *, se
         flip=dataset.flip,
         # The field's 4 pixels at 32; a small picture would lose too much of itself to them.
         padding=min(4, dataset.image_size // 8),
-        new_model=new_model,
+        # Bound to plain values: a function that held spec and data set would carry them into every defense.
+        new_model=partial(
+            _new_model,
+            spec.model,
+            num_classes=dataset.num_classes,
+            width=spec.width,
+            image_size=dataset.image_size,
+            mean=dataset.mean,
+            std=dataset.std,
+        ),
         precision=spec.precision,
     )
+
+
+def _new_model(name: str, generator: torch.Generator, **task: Any) -> Classifier:
+    return build_model(name, generator=generator, **task)
 
 
 def attacker_indices(spec: VictimSpec, dataset: Dataset) -> Tensor:
@@ -195,14 +205,21 @@ def attacker_indices(spec: VictimSpec, dataset: Dataset) -> Tensor:
 
 def check_victim(spec: VictimSpec, dataset: Dataset) -> None:
     """Refuse a victim that cannot be made of this data set, before any work (SettingError, DataError)."""
-    indices = attacker_indices(spec, dataset)
-    spec.make_attack().check(dataset.train.labels[indices], dataset.num_classes, dataset.image_size)
+    indices, attack = attacker_indices(spec, dataset), spec.make_attack()
+    attack.check(dataset.train.labels[indices], dataset.num_classes, dataset.image_size)
+    in_report = report_half(len(dataset.test))
+    measured = attack.targets(dataset.test.labels, dataset.num_classes) != dataset.test.labels
+    if not (measured & in_report).any() or not (measured & ~in_report).any():
+        raise DataError(
+            f"data set {dataset.name}: {len(dataset.test)} test images leave half of the test set without an image to "
+            "trigger; use a larger test set"
+        )
 
 
 def obtain_victim(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device) -> Victim:
     """The victim from the store, or trained now and stored; concurrent callers train it once.
 
-    The control (clean model) is obtained first, for ASR-base.
+    The control (clean model) is obtained too, for ASR-base: after the training, so that both may be trained at once.
 
     Raises:
         SettingError, DataError: the settings do not fit the data set.
@@ -210,19 +227,19 @@ def obtain_victim(spec: VictimSpec, dataset: Dataset, store: Store, device: torc
     """
     check_victim(spec, dataset)
     name = spec.name(dataset)
-    if (artifact := store.load_or_discard(name)) is not None:
-        return _unpack(name, spec, dataset, artifact)
-    control = obtain_victim(spec.control(), dataset, store, device) if spec.attack != "clean" else None
+    with suppress(DamagedArtifactError):  # dealt with under the lock, where nobody else is rebuilding it
+        if (artifact := store.load(name)) is not None:
+            return _unpack(name, spec, dataset, artifact)
     with store.lock(name):
         artifact = store.load_or_discard(name)
         if artifact is None:
             log.info("training victim %s", name)
-            artifact = _make(spec, dataset, device, control)
+            artifact = _make(spec, dataset, store, device)
             store.save(name, artifact)
     return _unpack(name, spec, dataset, artifact)
 
 
-def _make(spec: VictimSpec, dataset: Dataset, device: torch.device, control: Victim | None) -> Artifact:
+def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device) -> Artifact:
     started = time.perf_counter()
     attack, trainer = spec.make_attack(), make_trainer(spec, dataset, device, seed=spec.seed)
     indices = attacker_indices(spec, dataset)
@@ -230,8 +247,10 @@ def _make(spec: VictimSpec, dataset: Dataset, device: torch.device, control: Vic
     test = dataset.test.to(device)
     triggered = attack.triggered_test(implanted.trigger, test, dataset.num_classes)
     evaluation = evaluate(implanted.model, test, triggered, precision=spec.precision)
+    seconds = time.perf_counter() - started
     asr_base = accuracy = None
-    if control is not None:
+    if spec.control() != spec:
+        control = obtain_victim(spec.control(), dataset, store, device)
         clean = evaluate(control.model.to(device), test, triggered, precision=spec.precision)
         asr_base, accuracy = clean.full.asr, clean.full.clean_accuracy
     facts = {
@@ -245,7 +264,7 @@ def _make(spec: VictimSpec, dataset: Dataset, device: torch.device, control: Vic
         "asr_base": asr_base,
         "clean_model_accuracy": accuracy,
         "counters": dataclasses.asdict(trainer.counters),
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds,
         "device": describe_device(device),
         "versions": versions(),
     }

@@ -167,7 +167,7 @@ class Attack(ABC):
             recipe: how a victim is trained.
         """
 
-    def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
+    def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:  # noqa: ARG002 - for subclasses
         """Refuse settings that do not fit the task, before any work.
 
         Raises:
@@ -180,7 +180,8 @@ class Attack(ABC):
             )
         if self.label_mode == "all_to_all" and self.label_shift % num_classes == 0:
             raise SettingError(
-                f"attack.{self.name}.label_shift must not be a multiple of {num_classes} classes, got {self.label_shift}"
+                f"attack.{self.name}.label_shift must not be a multiple of the number of classes ({num_classes}), "
+                f"got {self.label_shift}"
             )
 
     def identity(self) -> dict[str, Any]:

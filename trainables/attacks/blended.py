@@ -48,14 +48,18 @@ class Blended(DataPoisoning):
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)
-        if self.pattern.startswith("file:") and not self._file().is_file():
-            raise SettingError(f"attack.{self.name}.pattern: no such file: {self._file()}")
+        if self.pattern.startswith("file:"):
+            _from_file(self._file(), max(1, image_size))
 
     def identity(self) -> dict[str, Any]:
         """The settings, with a picture file named by its content rather than its path."""
         settings = super().identity()
         if self.pattern.startswith("file:"):
-            settings["pattern"] = "file:" + hashlib.blake2b(self._file().read_bytes(), digest_size=16).hexdigest()
+            try:
+                content = self._file().read_bytes()
+            except OSError as error:
+                raise SettingError(f"attack.{self.name}.pattern: cannot read {self._file()}: {error}") from error
+            settings["pattern"] = "file:" + hashlib.blake2b(content, digest_size=16).hexdigest()
         return settings
 
     def make_trigger(self, image_size: int, seed: int) -> OverlayTrigger:

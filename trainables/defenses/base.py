@@ -85,8 +85,13 @@ class Defense(ABC):
         """
 
     @abstractmethod
-    def plan(self, n_owned: int) -> Counters:
-        """The work `repair` will do with ``n_owned`` training samples, before it does it (cost estimates)."""
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
+        """The work `repair` will do, before it does it (cost estimates).
+
+        Args:
+            n_owned: training samples among the assets.
+            n_validation: validation samples among them.
+        """
 
 
 DEFENSES: Registry[Defense] = Registry("defense", "trainables.defenses")

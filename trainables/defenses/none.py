@@ -21,5 +21,5 @@ class NoDefense(Defense):
     def repair(self, model: Classifier, assets: NoData, trainer: Trainer) -> Repair:  # noqa: ARG002 - the contract
         return Repair(model)
 
-    def plan(self, n_owned: int) -> Counters:  # noqa: ARG002 - the contract
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:  # noqa: ARG002 - the contract
         return Counters()

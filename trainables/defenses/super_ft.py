@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 
 import torch
 
-from trainables.data import ImageSet
+from trainables.data import DataError, ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.defenses.ft import SCOPES, in_scope
 from trainables.models.classifier import Classifier
-from trainables.schedules import CyclicSchedule, Phase, Shape, lr_mass
+from trainables.schedules import CyclicSchedule, Phase, Shape, constant, lr_mass
 from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer, OptimizerName
+from trainables.training import Counters, Optimizer, OptimizerName, Schedule
 
 
 @register("super_ft")
@@ -114,7 +114,7 @@ class SuperFineTuning(Defense):
             raise ValueError(f"grad_clip must be > 0, got {self.grad_clip}")
         if self.cooldown_lr is not None and self.cooldown_lr <= 0:
             raise ValueError(f"cooldown_lr must be > 0, got {self.cooldown_lr}")
-        if self.momentum_mode == "inverse" and self.optimizer == "adamw":
+        if self.momentum_mode == "inverse" and self.optimizer not in ("sgd", "nesterov"):
             raise ValueError("momentum_mode inverse needs optimizer sgd or nesterov")
         Optimizer(self.optimizer, self.momentum, self.weight_decay)
 
@@ -135,6 +135,12 @@ class SuperFineTuning(Defense):
             cooldown_lr=self.lr_base if self.cooldown_lr is None else self.cooldown_lr,
         )
 
+    def momentum_at(self, schedule: CyclicSchedule) -> Schedule:
+        """Momentum of every step: constant, or falling from 0.95 to 0.85 while the rate climbs."""
+        if self.momentum_mode == "constant":
+            return constant(self.momentum)
+        return lambda step: 0.95 - 0.10 * schedule.height_at(step)
+
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         schedule = self.schedule(len(assets.train))
         if schedule.total_steps == 0:
@@ -146,9 +152,7 @@ class SuperFineTuning(Defense):
             assets.train,
             steps=schedule.total_steps,
             lr_at=schedule,
-            momentum_at=(lambda step: 0.95 - 0.10 * schedule.height_at(step))
-            if self.momentum_mode == "inverse"
-            else None,
+            momentum_at=self.momentum_at(schedule) if self.momentum_mode == "inverse" else None,
             batch_size=self.batch_size,
             optimizer=Optimizer(self.optimizer, self.momentum, self.weight_decay),
             augmentation=trainer.augmentation() if self.augment else None,
@@ -162,7 +166,7 @@ class SuperFineTuning(Defense):
         notes: dict[str, float] = {}
         start = 0
         for number, length in enumerate(schedule.phase_steps, start=1):
-            notes[f"lr_mass_{number}"] = lr_mass(schedule, start, start + length, self.momentum)
+            notes[f"lr_mass_{number}"] = lr_mass(schedule, start, start + length, self.momentum_at(schedule))
             start += length
         with torch.no_grad():
             moved = sum(
@@ -172,20 +176,31 @@ class SuperFineTuning(Defense):
         notes["displacement"] = moved**0.5
         return Repair(model, history=history, notes=notes)
 
-    def plan(self, n_owned: int) -> Counters:
-        return training_work(self.schedule(n_owned).total_steps, self.batch_size, n_owned)
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
+        schedule = self.schedule(n_owned)
+        work = training_work(schedule.total_steps, self.batch_size, n_owned)
+        if self.select == "val":
+            looks = sum(_is_candidate(schedule, step) for step in range(schedule.total_steps))
+            work.forward_samples += looks * n_validation
+        return work
+
+
+def _is_candidate(schedule: CyclicSchedule, step: int) -> bool:
+    """Whether ``select="val"`` looks at the weights after ``step``."""
+    return schedule.ends_triangle(step) or step + 1 == schedule.total_steps
 
 
 class _BestOnValidation:
     """Keeps the weights with the best validation accuracy among the ends of triangles and the last step."""
 
     def __init__(self, model: Classifier, validation: ImageSet, schedule: CyclicSchedule, trainer: Trainer) -> None:
+        if len(validation) == 0:
+            raise DataError("defense.super_ft.select val needs validation images; use a larger clean_fraction")
         self.model, self.validation, self.schedule, self.trainer = model, validation, schedule, trainer
         self.accuracy, self.state = -1.0, copy.deepcopy(model.state_dict())
 
     def __call__(self, step: int) -> None:
-        ends = (step + 1) % self.schedule.period == 0 or step + 1 == self.schedule.total_steps
-        if not ends:
+        if not _is_candidate(self.schedule, step):
             return
         accuracy = self.trainer.accuracy(self.model, self.validation)
         if accuracy >= self.accuracy:
