@@ -1,0 +1,45 @@
+"""What every test shares: one thread (so that results do not depend on the machine's cores) and small tasks."""
+
+import pytest
+import torch
+
+from trainables.data import Dataset
+from trainables.store import Store
+from trainables.trainer import Trainer
+from trainables.victims import Victim, make_trainer, obtain_victim
+
+# The suites are imported, not collected: without this their assertions would fail without showing values.
+pytest.register_assert_rewrite("tests.contracts.attack_contract", "tests.contracts.defense_contract")
+
+from tests.toy import toy_dataset, toy_spec  # noqa: E402 - after the line above, as everything of ours
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def toy() -> Dataset:
+    """200 + 100 images of 10 shapes, 16 pixels. Shared: do not modify."""
+    return toy_dataset()
+
+
+@pytest.fixture
+def trainer(toy: Dataset) -> Trainer:
+    """A bench on the CPU with seed 0 and models of width 2."""
+    return make_trainer(toy_spec("clean"), toy, CPU, seed=0)
+
+
+@pytest.fixture(scope="session")
+def toy_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store that all tests of a session may read victims from."""
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def toy_victim(toy: Dataset, toy_store: Store) -> Victim:
+    """A BadNets victim after one epoch: enough for everything but rates. Shared: do not modify."""
+    return obtain_victim(toy_spec("badnets"), toy, toy_store, CPU)
