@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from plotly.subplots import make_subplots
 
 from study.front import BOX_ASR, BOX_DROP, non_dominated_indices, settings_of
-from study.importance import TARGETS, Importance
+from study.importance import TARGETS, TRUSTED_TRIALS, Importance
 from trainables.metrics import wilson
 
 SEARCHED_COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#009E73", "#E69F00")
@@ -268,7 +268,7 @@ def hypervolume_png(title: str, lines: Sequence[Mapping[str, Any]]) -> Figure:
 def importance_plotly(found: Mapping[str, Importance]) -> go.Figure:
     """Bars of importance, one panel per defense; only for those where it could be computed."""
     panels = {defense: one for defense, one in found.items() if one.shares}
-    titles = [f"{html.escape(defense)} ({one.trials} trials)" for defense, one in panels.items()]
+    titles = [html.escape(_panel_title(defense, one)) for defense, one in panels.items()]
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.12)
     for column, one in enumerate(panels.values(), start=1):
         names = _by_importance(one)
@@ -305,7 +305,7 @@ def importance_png(title: str, found: Mapping[str, Importance]) -> Figure:
         axis.set_yticks(range(len(names)), names)
         axis.invert_yaxis()
         axis.set(xlim=(0, 1), xlabel="share of importance")
-        axis.set_title(f"{defense} ({one.trials} trials)", fontsize=10)
+        axis.set_title(_panel_title(defense, one), fontsize=10)
         axis.xaxis.set_major_formatter(FuncFormatter(_tick))
         axis.grid(axis="x", color="#DDDDDD", linewidth=0.6)
         axis.set_axisbelow(True)
@@ -477,6 +477,10 @@ def _tick(value: float, _: object) -> str:
 def _faint(colour: str) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.4)"
+
+
+def _panel_title(defense: str, one: Importance) -> str:
+    return f"{defense} ({one.trials} trials{': a hint only' if one.trials < TRUSTED_TRIALS else ''})"
 
 
 def _by_importance(one: Importance) -> list[str]:

@@ -26,8 +26,8 @@ h1 { font-size: 1.7em; line-height: 1.25; } h2 { margin-top: 2.2em; border-botto
 margin-bottom: .3em; margin-top: 1.8em; } .lead { font-size: 1.1em; } .note, .caption { color: #555; font-size: .92em;
 max-width: 62em; } .aid { background: #f3f7fa; border-left: 4px solid #0072B2; padding: .4em 1.2em; } .aid dt {
 font-weight: 600; margin-top: .5em; } .aid dd { margin-left: 0; } .wide { overflow-x: auto; } table { border-collapse:
-collapse; font-size: .88em; font-variant-numeric: tabular-nums; } .words { min-width: 11em; } th, td { text-align:
-left; padding: .3em .7em; border-bottom: 1px solid #ddd; vertical-align: top; } thead th { border-bottom: 2px solid
+collapse; font-size: .85em; font-variant-numeric: tabular-nums; } td { white-space: nowrap; } td.words { min-width: 10em; white-space: normal; } .facts td { white-space: normal; } th, td { text-align:
+left; padding: .3em .5em; border-bottom: 1px solid #ddd; vertical-align: top; } thead th { border-bottom: 2px solid
 #999; vertical-align: bottom; } tbody tr:hover { background: #f6f6f6; } .facts th { white-space: nowrap; } .ci {
 color: #666; white-space: nowrap; font-size: .92em; } code, pre { background: #f3f3f3; padding: .1em .3em; } pre {
 padding: 1em; overflow-x: auto; } nav { margin: 1em 0; }

@@ -1,0 +1,70 @@
+"""What may be tuned, one file per defense: SPACE (Optuna distributions) and PAPER (the published point, trial 0).
+
+A file may also hold ``to_settings(params)`` and ``to_params(settings)`` where the searched parameters are not the
+settings themselves, and ``VARIANTS``: further spaces by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+
+from trainables.registry import SettingError, nearest
+
+Settings = dict[str, Any]
+
+
+def _same(values: Mapping[str, Any]) -> Settings:
+    return dict(values)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The searched parameters of one defense.
+
+    Args:
+        distributions: name -> Optuna distribution.
+        paper: the published point, as settings of the defense.
+        to_settings: parameters -> settings of the defense.
+        to_params: settings -> parameters, its inverse on the space.
+    """
+
+    distributions: Mapping[str, BaseDistribution]
+    paper: Mapping[str, Any]
+    to_settings: Callable[[Mapping[str, Any]], Settings] = _same
+    to_params: Callable[[Mapping[str, Any]], Settings] = _same
+
+
+def names() -> list[str]:
+    """Defenses that have a search space, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def paper_point(defense: str) -> Mapping[str, Any]:
+    """The published settings of a defense; empty for one without a search space."""
+    if defense not in names():
+        return MappingProxyType({})
+    return MappingProxyType(dict(importlib.import_module(f"search_spaces.{defense}").PAPER))
+
+
+def get_space(defense: str, variant: str = "default") -> Space:
+    """The search space of a defense.
+
+    Raises:
+        SettingError: the defense has none, or none of that name.
+    """
+    if defense not in names():
+        raise SettingError(
+            f"defense {defense!r} has no search space, so it cannot be searched: {nearest(defense, names())}"
+        )
+    module = importlib.import_module(f"search_spaces.{defense}")
+    variants: dict[str, Space] = {"default": Space(module.SPACE, module.PAPER), **getattr(module, "VARIANTS", {})}
+    if variant not in variants:
+        raise SettingError(f"unknown search.space.{defense} {variant!r}: {nearest(variant, variants)}")
+    return variants[variant]

@@ -1,0 +1,48 @@
+"""Schedule of Super-Fine-Tuning. The ranges hold the sweeps of Figures 14 and 15 of the paper (arXiv:2212.09067)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import FloatDistribution, IntDistribution
+
+from search_spaces import Space
+
+SPACE = {
+    "lr_base": FloatDistribution(1e-5, 1e-2, log=True),
+    "lr_max1": FloatDistribution(1e-2, 2.0, log=True),
+    "lr_max2": FloatDistribution(1e-4, 1e-1, log=True),
+    "iterations": IntDistribution(20, 4000, log=True),
+}
+PAPER = {"lr_base": 3e-4, "lr_max1": 0.1, "lr_max2": 1e-3, "iterations": 500}
+
+# Keeps lr_base <= lr_max2 <= lr_max1 by searching ratios instead of rejecting points.
+ORDERED_SPACE = {
+    "lr_max1": FloatDistribution(1e-2, 2.0, log=True),
+    "max1_over_max2": FloatDistribution(1.0, 1e3, log=True),
+    "max2_over_base": FloatDistribution(1.0, 1e3, log=True),
+    "iterations": SPACE["iterations"],
+}
+
+
+def _from_ratios(params: Mapping[str, Any]) -> dict[str, Any]:
+    lr_max2 = params["lr_max1"] / params["max1_over_max2"]
+    return {
+        "lr_base": lr_max2 / params["max2_over_base"],
+        "lr_max1": params["lr_max1"],
+        "lr_max2": lr_max2,
+        "iterations": params["iterations"],
+    }
+
+
+def _to_ratios(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "lr_max1": settings["lr_max1"],
+        "max1_over_max2": settings["lr_max1"] / settings["lr_max2"],
+        "max2_over_base": settings["lr_max2"] / settings["lr_base"],
+        "iterations": settings["iterations"],
+    }
+
+
+VARIANTS = {"ordered": Space(ORDERED_SPACE, PAPER, _from_ratios, _to_ratios)}

@@ -1,0 +1,245 @@
+"""The `superft` command. Heavy modules are imported by the commands that need them, so that --help is instant."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
+    """Bad input ends the command with one line on standard error and exit code 2."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        from study.settings import SpecError
+        from trainables.data import DataError
+        from trainables.models import ModelError
+        from trainables.registry import SettingError
+
+        try:
+            return command(*args, **kwargs)
+        except (SpecError, SettingError, DataError, ModelError) as error:
+            click.echo(f"superft: {' '.join(str(error).split())}", err=True)
+            sys.exit(BAD_INPUT)
+
+    return wrapped
+
+
+SET = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the spec, e.g. search.trials=64, attack.badnets.size=4, defense.super_ft.lr_max1=0.3.",
+)
+STORE = click.option(
+    "--store",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="SUPERFT_STORE",
+    help="Where trained victims are kept and shared. Default: SUPERFT_STORE, else the user's cache folder.",
+)
+DOWNLOAD = click.option("--download", is_flag=True, help="Fetch the data set if its files are missing.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="superft")
+@click.option("-v", "--verbose", is_flag=True, help="Say more of what is going on.")
+def main(verbose: bool) -> None:
+    """Study which fine-tuning schedule (and which defense) removes a backdoor, and at what price.
+
+    \b
+    superft run                        the quickstart study, on this machine, in minutes
+    superft run my.yaml --out DIR      your own; the same command again continues it
+    superft trial --attack badnets --defense super_ft --dataset digits
+    superft list attacks               what there is
+    """
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("superft").setLevel(logging.INFO if verbose else logging.WARNING)
+    # The libraries' own loggers: INFO of ours is asked for with -v, theirs is noise in both cases.
+    logging.getLogger("trainables").setLevel(logging.INFO)
+
+
+@main.command()
+@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
+@SET
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the study. Default: runs/NAME.")
+@STORE
+@DOWNLOAD
+@click.option("--address", help="Address of a Ray cluster, or auto. Default: start Ray on this machine.")
+@_bad_input_is_one_line
+def run(
+    spec: str, assignments: Sequence[str], out: Path | None, store: Path | None, download: bool, address: str | None
+) -> None:
+    """Run a study, or continue it: train its victims, search, and write the report.
+
+    Give the name of a recipe (superft list recipes) or a YAML file. Ctrl-C stops in order; the same command goes on.
+    """
+    import optuna
+
+    from study.engine import run_study
+    from study.report import front_summary
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    resolved = _load(spec, assignments, store, download)
+    directory = out or Path("runs") / resolved.name
+    outcome = run_study(resolved, directory, address=address)
+    if outcome.state == "interrupted":
+        click.echo(
+            f"stopped after {outcome.done} of {outcome.total} trials; the same command continues the study", err=True
+        )
+        sys.exit(INTERRUPTED)
+    click.echo(front_summary(directory))
+    if outcome.state == "already_finished":
+        click.echo(f"the study in {directory} is finished: {outcome.done} trials; nothing was run")
+    click.echo(f"report: {outcome.report}")
+
+
+@main.command()
+@click.option("--attack", required=True, help="See superft list attacks.")
+@click.option("--defense", required=True, help="See superft list defenses.")
+@click.option("--dataset", required=True, help="See superft list datasets; folder:PATH for your own images.")
+@click.option("--model", help="See superft list models.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@SET
+@STORE
+@DOWNLOAD
+@click.option("--device", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+@click.option("--json", "as_json", is_flag=True, help="Print the row as one line of JSON, and nothing else.")
+@_bad_input_is_one_line
+def trial(
+    attack: str,
+    defense: str,
+    dataset: str,
+    model: str | None,
+    seed: int,
+    assignments: Sequence[str],
+    store: Path | None,
+    download: bool,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Run one attack + defense combination in this process, without Ray.
+
+    --set also takes a bare setting of the defense: --set lr_max1=0.3.
+    """
+    from study.single import run_single
+
+    row = run_single(
+        attack=attack,
+        defense=defense,
+        dataset=dataset,
+        model=model,
+        seed=seed,
+        assignments=assignments,
+        store=store,
+        download=download,
+        device=device,
+    )
+    if as_json:
+        click.echo(json.dumps(row, allow_nan=False))
+        return
+    click.echo(_trial_table(row))
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@_bad_input_is_one_line
+def report(directory: Path) -> None:
+    """Write report.html, the figures and the tables of a study again, from its ledger."""
+    from study.folder import stored_spec
+    from study.report import write_report
+
+    stored_spec(directory)
+    click.echo(write_report(directory))
+
+
+@main.command()
+@click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_bad_input_is_one_line
+def front(directories: tuple[Path, ...]) -> None:
+    """Print the Pareto front of a study, or compare the fronts of several."""
+    from study.report import compare_summary, front_summary
+
+    if len(directories) == 1:
+        click.echo(front_summary(directories[0]))
+    else:
+        click.echo(compare_summary(directories))
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@_bad_input_is_one_line
+def show(directory: Path) -> None:
+    """Say how far a study is (also while it runs): trials, failures, fronts, hypervolume."""
+    from study.overview import overview
+
+    click.echo(overview(directory))
+
+
+@main.command()
+@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
+@SET
+@DOWNLOAD
+@_bad_input_is_one_line
+def plan(spec: str, assignments: Sequence[str], download: bool) -> None:
+    """Print what a study would do and what it would cost, without starting it."""
+    from study.overview import plan_summary
+
+    click.echo(plan_summary(_load(spec, assignments, None, download)))
+
+
+@main.command("list")
+@click.argument("what", type=click.Choice(["attacks", "defenses", "datasets", "models", "recipes", "spaces"]))
+@_bad_input_is_one_line
+def list_names(what: str) -> None:
+    """List what there is, one per line, the name first."""
+    from study.overview import listing
+
+    rows = listing(what)
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        click.echo(f"{name:<{width}}  {text}".rstrip())
+
+
+def _load(spec: str, assignments: Sequence[str], store: Path | None, download: bool) -> Any:
+    from study.spec import load_spec
+
+    given = list(assignments)
+    if store is not None and not any(item.startswith("store=") for item in given):
+        given.append(f"store={store.expanduser().resolve()}")
+    if download:
+        given.append("download=true")
+    return load_spec(spec, given)
+
+
+def _trial_table(row: dict[str, Any]) -> str:
+    lines = [
+        f"{row['attack']} + {row['defense']} on {row['dataset']}, {row['model']}, seed {row['seed']}: {row['status']}"
+    ]
+    if row["error"]:
+        lines.append(f"  {row['error']}")
+    for name, label in (
+        ("asr", "attack success rate"),
+        ("clean_accuracy", "clean accuracy"),
+        ("robust_accuracy", "robust accuracy"),
+    ):
+        lines.append(f"  {label:<20} {row[f'{name}_before']:.4f} -> {row[name]:.4f}")
+    lines.append(f"  {row['steps']} steps in {row['seconds_repair']:.1f} s on {row['device']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The study's own loop without Ray: which job is next, and what a finished one means for ledger and searches."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from study.front import RunningFront
+from study.ledger import Ledger
+from study.plan import Job, Plan, is_published
+from study.search import OptunaSearch, Values
+
+# Trials in these states were measured; a failed one was not.
+MEASURED = ("ok", "diverged", "abstained", "backdoor_not_implanted")
+
+
+class Driver:
+    """Hands out jobs, takes results: one row to the ledger, then `tell`.
+
+    The ledger is the truth. A driver made over the ledger and storage of an interrupted study hands out exactly the
+    jobs that have no row, the interrupted settings first and under their old ids.
+
+    Args:
+        plan: the work.
+        ledger: opened for appending.
+        searches: one per search of the plan, in its order.
+    """
+
+    def __init__(self, plan: Plan, ledger: Ledger, searches: Sequence[OptunaSearch]) -> None:
+        self.plan, self.ledger, self.searches = plan, ledger, list(searches)
+        self.fronts: dict[str, RunningFront] = {search.search.label: RunningFront() for search in searches}
+        self.broken: dict[int, str] = {}
+        self._queue: deque[Job] = deque()
+        self._by_label = {search.search.label: search for search in searches}
+        self._rows: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
+        for row in ledger.rows():
+            self._rows.setdefault(row["trial"], {})[row["attack"], row["seed"]] = row
+        for job in plan.baselines:
+            self._enqueue(job)
+        for search in searches:
+            self._resume(search)
+
+    @property
+    def done(self) -> int:
+        """Rows in the ledger."""
+        return len(self.ledger)
+
+    @property
+    def total(self) -> int:
+        """Rows of the finished study; less than planned where a search ran out of new settings."""
+        total = len(self.plan.baselines)
+        for search in self.searches:
+            settings = search.asked if search.exhausted else search.target
+            total += len(search.search.cells) * settings
+        return total
+
+    @property
+    def finished(self) -> bool:
+        return self.done >= self.total
+
+    def has_work(self) -> bool:
+        """Whether `next_job` has a job to hand out now (asks the searches for one if need be)."""
+        if not self._queue:
+            self._ask()
+        return bool(self._queue)
+
+    def next_job(self) -> Job | None:
+        """The next job, or None when all are handed out."""
+        while True:
+            if not self.has_work():
+                return None
+            job = self._queue.popleft()
+            if job.cell not in self.broken:
+                return job
+            self.fail(job, self.broken[job.cell])
+
+    def finish(self, job: Job, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Record a measured job and tell its search once the setting is measured on all its cells."""
+        full = {
+            "study": self.plan.spec.name,
+            "trial": job.trial,
+            **row,
+            "role": job.role,
+            "published": job.published,
+        }
+        self.ledger.append(full)
+        self._rows.setdefault(job.trial, {})[row["attack"], row["seed"]] = full
+        search = self._by_label.get(job.trial.rpartition("/")[0]) if job.role == "search" else None
+        if search is not None:
+            self._tell_if_complete(search, job.trial)
+        return full
+
+    def fail(self, job: Job, error: str) -> dict[str, Any]:
+        """Record a job that could not be measured, with its cause."""
+        cell = self.plan.cells[job.cell]
+        row: dict[str, Any] = {
+            "attack": cell.victim.attack,
+            "defense": cell.defense,
+            "dataset": cell.data.name,
+            "model": cell.victim.model,
+            "seed": cell.seed,
+            "status": "failed",
+            "error": error,
+            **{f"param.{key}": value for key, value in job.settings.items()},
+        }
+        return self.finish(job, row)
+
+    def break_cells(self, cells: Mapping[int, str]) -> None:
+        """Cells whose victim could not be made, with the cause: their jobs fail without being run.
+
+        A search all of whose cells are broken ends after its first setting.
+        """
+        self.broken.update(cells)
+
+    def _ask(self) -> None:
+        """One more setting of the search that is furthest behind, as one job per cell."""
+        for search in sorted(self.searches, key=lambda search: search.asked / search.target):
+            if search.asked and all(cell in self.broken for cell in search.search.cells):
+                search.exhausted = True
+            if (asked := search.ask()) is not None:
+                self._enqueue_setting(search, *asked)
+                return
+
+    def _resume(self, search: OptunaSearch) -> None:
+        label, cells = search.search.label, search.search.cells
+        mine = {trial: rows for trial, rows in self._rows.items() if trial.rpartition("/")[0] == label}
+        mine = {trial: rows for trial, rows in mine.items() if next(iter(rows.values()))["role"] == "search"}
+        complete = {trial: _values(rows) for trial, rows in mine.items() if len(rows) >= len(cells)}
+        started = {trial: _settings(next(iter(rows.values()))) for trial, rows in mine.items()}
+        for trial_id, settings in search.resume(complete, started):
+            self._enqueue_setting(search, trial_id, settings)
+        for values in complete.values():
+            if values is not None:
+                self.fronts[label].add(*values)
+
+    def _enqueue_setting(self, search: OptunaSearch, trial_id: str, settings: dict[str, Any]) -> None:
+        published = is_published(search.search.defense, settings)
+        for cell in search.search.cells:
+            self._enqueue(Job(trial_id, "search", cell, settings, published))
+
+    def _enqueue(self, job: Job) -> None:
+        cell = self.plan.cells[job.cell]
+        if not self.ledger.has(job.trial, cell.victim.attack, cell.seed):
+            self._queue.append(job)
+
+    def _tell_if_complete(self, search: OptunaSearch, trial_id: str) -> None:
+        rows = self._rows[trial_id]
+        if len(rows) < len(search.search.cells):
+            return
+        values = _values(rows)
+        search.tell(trial_id, values)
+        if values is not None:
+            self.fronts[search.search.label].add(*values)
+
+
+def _values(rows: Mapping[Any, Mapping[str, Any]]) -> Values | None:
+    """(ASR, clean accuracy) on the search half, the mean over the measured cells; None if there is none."""
+    measured = [row for row in rows.values() if row["status"] in MEASURED]
+    if not measured:
+        return None
+    asr, accuracy = (
+        math.fsum(row[name] for row in measured) / len(measured) for name in ("asr_search", "clean_accuracy_search")
+    )
+    return asr, accuracy
+
+
+def _settings(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix("param."): value for key, value in row.items() if key.startswith("param.")}

@@ -1,0 +1,272 @@
+"""Runs a study on Ray Tune: victims first, then all trials over reused actors; continues after any crash."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from study.driver import Driver
+from study.folder import LEDGER_FILE, check_folder, driving
+from study.ledger import Ledger
+from study.plan import Job, Plan, Slots, check_plan, count_slots, make_plan
+from study.progress import Progress
+from study.report import write_report
+from study.search import OptunaSearch, open_storage
+from study.settings import SpecError
+from study.spec import StudySpec
+from trainables.data import load_dataset
+from trainables.store import default_store
+
+log = logging.getLogger("superft.engine")
+
+# A trial that raises is tried again this often (a lost node, a full card), then recorded with its cause.
+MAX_FAILURES = 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: ``finished``, ``already_finished`` or ``interrupted``."""
+
+    state: str
+    directory: Path
+    report: Path | None
+    done: int
+    total: int
+
+
+def run_study(spec: StudySpec, directory: Path, *, address: str | None = None) -> Outcome:
+    """Run or continue the study in ``directory``.
+
+    Args:
+        spec: what to run; an existing folder must hold the same.
+        directory: of the study.
+        address: of a Ray cluster; None starts Ray on this machine for the time of the study.
+
+    Raises:
+        SpecError, SettingError, DataError: bad input, before anything is written.
+    """
+    plan = make_plan(spec)
+    dataset = load_dataset(spec.dataset, image_size=spec.image_size, root=spec.data_root, download=spec.download)
+    check_plan(plan, dataset)
+    check_folder(directory, spec)
+    store = (spec.store or default_store()).expanduser().resolve()
+    with driving(directory, spec), Ledger(directory / LEDGER_FILE) as ledger:
+        for note in ledger.damaged:
+            log.warning("%s", note)
+        driver = Driver(plan, ledger, _open_searches(plan, directory))
+        progress = Progress(driver)
+        report: Path | None = None
+        if not driver.has_work():
+            state = "already_finished"
+        else:
+            if driver.done:
+                progress.say(f"continuing: {driver.done} of {driver.total} trials are done")
+            with _ray(address), _sigterm_as_sigint():
+                state = _run_on_ray(plan, driver, progress, store)
+        if driver.done:
+            report = write_report(directory)
+    return Outcome(state, directory, report, driver.done, driver.total)
+
+
+def _open_searches(plan: Plan, directory: Path) -> list[OptunaSearch]:
+    spec = plan.spec
+    storage = open_storage(spec.search.storage, directory)
+    return [
+        OptunaSearch(
+            search,
+            storage,
+            study_name=spec.name,
+            sampler=spec.search.sampler,
+            seed=spec.seeds[0],
+            startup_trials=spec.search.startup_trials,
+            target=spec.search.trials,
+        )
+        for search in plan.searches
+    ]
+
+
+def _run_on_ray(plan: Plan, driver: Driver, progress: Progress, store: Path) -> str:
+    import ray
+
+    slots = count_slots([node["Resources"] for node in ray.nodes() if node["Alive"]], plan.spec)
+    progress.say(
+        f"{driver.total - driver.done} trials on {slots.count} slots of {slots.cpus} CPU"
+        + (f" and {slots.gpus:g} GPU" if slots.gpus else "")
+    )
+    try:
+        driver.break_cells(_make_victims(plan, driver, progress, slots, store))
+        _run_trials(plan, driver, progress, slots, store)
+    except KeyboardInterrupt:
+        log.debug("interrupted")
+    return "finished" if not driver.has_work() and driver.finished else "interrupted"
+
+
+def _make_victims(plan: Plan, driver: Driver, progress: Progress, slots: Slots, store: Path) -> dict[int, str]:
+    """Train the victims that are missing, side by side; the cells of those that failed, with the cause."""
+    import ray
+
+    from trainables.tune import train_victim
+
+    task = ray.remote(num_cpus=slots.cpus, num_gpus=slots.gpus, max_retries=MAX_FAILURES)(train_victim)
+    waiting = {task.remote(cell, str(store), slots.cpus): cell for cell in plan.victims()}
+    failed: dict[str, str] = {}
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=1)
+        cell = waiting.pop(ready[0])
+        try:
+            progress.victim(ray.get(ready[0]))
+        except ray.exceptions.RayError as error:
+            failed[repr(cell.victim)] = f"victim: {_cause(error)}"
+            progress.say(f"victim {cell.victim.attack} (seed {cell.seed}) FAILED: {_cause(error)}")
+    return {number: failed[repr(cell.victim)] for number, cell in enumerate(plan.cells) if repr(cell.victim) in failed}
+
+
+def _run_trials(plan: Plan, driver: Driver, progress: Progress, slots: Slots, store: Path) -> None:
+    from ray import tune
+
+    from trainables.tune import TrialTrainable
+
+    feeder, recorder = make_feeder(driver, progress)
+    trainable = tune.with_parameters(TrialTrainable, cells=plan.cells, store=str(store), cpus=slots.cpus)
+    with _scratch_folder() as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": slots.cpus, "gpu": slots.gpus}),
+            tune_config=tune.TuneConfig(
+                search_alg=feeder,
+                num_samples=-1,
+                # Exactly the slots: unset starves the cluster with a searcher, more makes suggestions staler.
+                max_concurrent_trials=slots.count,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=str(scratch),
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=[recorder],
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+
+
+def make_feeder(driver: Driver, progress: Progress) -> tuple[Any, Any]:
+    """The Tune searcher that hands out the driver's jobs, and the callback that records those that failed."""
+    from ray import tune
+    from ray.tune.experiment import Trial
+    from ray.tune.search import Searcher
+
+    running: dict[str, Job] = {}
+
+    class Feeder(Searcher):
+        """Suggests the driver's next job and hands its result back. Optuna's storage is the record, not Tune's."""
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | str:
+            job = driver.next_job()
+            if job is None:
+                return Searcher.FINISHED
+            running[trial_id] = job
+            return {"cell": job.cell, "settings": job.settings}
+
+        def on_trial_complete(
+            self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
+        ) -> None:
+            # An errored trial is recorded by the callback, which knows the cause; one stopped by Ctrl-C has no row
+            # and stays RUNNING in Optuna, to be taken up again.
+            if not error and result and "row" in result and trial_id in running:
+                progress.trial(driver.finish(running.pop(trial_id), json.loads(result["row"])))
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: a study continues from its ledger, never from Tune's snapshots."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing, see `save`."""
+
+    class Recorder(tune.Callback):
+        def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+            if trial.trial_id in running:
+                progress.trial(driver.fail(running.pop(trial.trial_id), _cause(trial.get_error())))
+
+    return Feeder(), Recorder()
+
+
+def _cause(error: BaseException | None) -> str:
+    """The root of an error in one line: Ray wraps what the trial raised, sometimes more than once."""
+    while error is not None and getattr(error, "cause", None) is not None:
+        error = error.cause  # type: ignore[attr-defined]
+    if error is None:
+        return "unknown error"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else ""
+    name = type(error).__name__
+    return text if text.startswith(name) else f"{name}: {text}"
+
+
+@contextlib.contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    """Ray for the time of the study: the given cluster, or one on this machine that is gone afterwards."""
+    # Ray reads these at its import or start; a user's own setting wins.
+    for key, value in {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our ledger is the record
+        "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # Tune's snapshots are never restored
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    }.items():
+        os.environ.setdefault(key, value)
+    import ray
+
+    with contextlib.ExitStack() as stack:
+        try:
+            if address is None and "RAY_ADDRESS" not in os.environ:
+                temporary = stack.enter_context(_scratch_folder())
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(temporary),
+                )
+            else:
+                ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise SpecError(f"--address {address}: cannot reach a Ray cluster: {str(error).splitlines()[0]}") from error
+        stack.callback(ray.shutdown)
+        yield
+
+
+@contextlib.contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """A temporary folder with a short path (Ray's sockets have a length limit), removed afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="sft-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """SIGTERM (a job being stopped) ends the study as Ctrl-C does: in order, ready to be continued."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
+        os.kill(os.getpid(), signal.SIGINT)
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

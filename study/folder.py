@@ -1,0 +1,68 @@
+"""A study's folder: one spec, one driver at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from study.ledger import write_atomically
+from study.settings import SpecError, read_yaml_mapping
+from study.spec import StudySpec, differences, make_spec
+
+SPEC_FILE = "study.yaml"
+LEDGER_FILE = "trials.jsonl"
+
+
+def check_folder(directory: Path, spec: StudySpec) -> None:
+    """Refuse a folder that holds something else, before anything is written.
+
+    Raises:
+        SpecError: a study made by another spec (the differing keys are named), a file, or a folder of other things.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise SpecError(f"--out {directory} is a file; name a folder")
+    if not directory.exists() or not any(item.name != ".lock" for item in directory.iterdir()):
+        return
+    if not (directory / SPEC_FILE).is_file():
+        raise SpecError(f"--out {directory} is not empty and holds no {SPEC_FILE}; name a new folder")
+    changed = differences(stored_spec(directory), spec)
+    if changed:
+        raise SpecError(
+            f"{directory} holds a study made by another spec ({'; '.join(changed[:3])}"
+            f"{f'; and {len(changed) - 3} more' if len(changed) > 3 else ''}); name another --out, or give the same spec"
+        )
+
+
+def stored_spec(directory: Path) -> StudySpec:
+    """The spec in a study's folder (SpecError if it is none)."""
+    path = directory / SPEC_FILE
+    if not path.is_file():
+        raise SpecError(f"{directory} is no study folder: it has no {SPEC_FILE}")
+    return make_spec(read_yaml_mapping(path))
+
+
+@contextmanager
+def driving(directory: Path, spec: StudySpec) -> Iterator[None]:
+    """Own the folder while the study runs; writes the spec.
+
+    Raises:
+        SpecError: another process runs this study, or the folder cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SpecError(
+            f"another process is running the study in {directory}; wait for it or name another --out"
+        ) from None
+    except OSError as error:
+        raise SpecError(f"cannot write to --out {directory}: {error.strerror or error}") from error
+    try:
+        write_atomically(directory / SPEC_FILE, spec.to_yaml().encode())
+        yield
+    finally:
+        lock.release()

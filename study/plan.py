@@ -1,0 +1,234 @@
+"""Spec -> the work: victims, baselines, searches, their cost; and how many trials run side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import search_spaces
+from search_spaces import Space
+from study.settings import SpecError
+from study.spec import StudySpec
+from trainables.data import Dataset, split_clean
+from trainables.defenses.base import DEFENSES, CleanData, PoisonedData
+from trainables.training import Counters
+from trainables.trial import Cell, DataSource
+from trainables.victims import VictimSpec, attacker_indices, check_victim
+
+# Until fractions are measured per study: four small-image trials share a card well below its memory.
+AUTO_GPU_FRACTION = 0.25
+
+
+@dataclass(frozen=True)
+class Job:
+    """One Ray trial: a setting on a cell.
+
+    Args:
+        trial: id of the setting within the study (``badnets/super_ft/0007``); several cells may share it.
+        role: ``search`` or ``baseline``.
+        cell: position in the plan's cells.
+        settings: of the defense, complete enough to rebuild it.
+        published: whether they are exactly the published point.
+    """
+
+    trial: str
+    role: str
+    cell: int
+    settings: dict[str, Any]
+    published: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """One Optuna study: settings of one defense, each scored on every one of ``cells``."""
+
+    label: str
+    defense: str
+    cells: tuple[int, ...]
+    space: Space
+    fixed: Mapping[str, Any]
+
+    def trial_id(self, number: int) -> str:
+        """Id of the setting that Optuna counts as ``number``."""
+        return f"{self.label}/{number:04d}"
+
+    def settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The defense's settings for searched parameters."""
+        return {**self.fixed, **self.space.to_settings(params)}
+
+    def paper_params(self) -> dict[str, Any]:
+        """The published point as searched parameters (trial 0)."""
+        return self.space.to_params(self.space.paper)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All the work of a study."""
+
+    spec: StudySpec
+    cells: tuple[Cell, ...]
+    baselines: tuple[Job, ...]
+    searches: tuple[Search, ...]
+
+    @property
+    def total_jobs(self) -> int:
+        """Ray trials of the finished study, i.e. rows of its ledger."""
+        return len(self.baselines) + sum(len(search.cells) for search in self.searches) * self.spec.search.trials
+
+    def victims(self) -> list[Cell]:
+        """One cell per distinct victim, controls first (the others need them for ASR-base)."""
+        found: dict[str, Cell] = {}
+        for cell in self.cells:
+            for spec in (cell.victim.control(), cell.victim):
+                found.setdefault(repr(spec), dataclasses.replace(cell, victim=spec))
+        return sorted(found.values(), key=lambda cell: cell.victim != cell.victim.control())
+
+
+def make_plan(spec: StudySpec) -> Plan:
+    """The cells, baselines and searches of a spec. Reads no data."""
+    cells: list[Cell] = []
+
+    def cell_of(attack: str, defense: str, seed: int) -> int:
+        victim = VictimSpec(
+            attack=attack,
+            attack_settings=spec.attack_settings(attack),
+            model=spec.model,
+            width=spec.width,
+            recipe=spec.recipe(),
+            seed=seed,
+            precision=spec.precision,
+            reserved_fraction=spec.clean_fraction if spec.clean_source == "heldout" else None,
+        )
+        data = DataSource(spec.dataset, spec.image_size, spec.data_root, spec.download)
+        cells.append(Cell(data, victim, defense, spec.clean_fraction, spec.clean_source))
+        return len(cells) - 1
+
+    baselines = []
+    for attack in spec.attacks:
+        for defense in spec.baselines:
+            settings = {**search_spaces.paper_point(defense), **spec.defense_settings(defense)}
+            for seed in spec.seeds:
+                cell = cell_of(attack, defense, seed)
+                published = is_published(defense, settings)
+                baselines.append(Job(f"{attack}/{defense}/baseline", "baseline", cell, settings, published))
+    searches = []
+    groups: list[tuple[str, list[str]]] = [(attack, [attack]) for attack in spec.attacks]
+    if spec.search.per == "all":
+        groups = [("all", list(spec.attacks))]
+    for label, attacks in groups:
+        for defense in spec.defenses:
+            space = search_spaces.get_space(defense, spec.search.space.get(defense, "default"))
+            fixed = spec.defense_settings(defense)
+            searched = [key for key in space.to_settings(space.to_params(space.paper)) if key in fixed]
+            if searched:
+                raise SpecError(
+                    f"defense.{defense}.{searched[0]} is fixed by the spec but searched by its space; "
+                    f"drop it, or list {defense} under baselines instead"
+                )
+            members = tuple(cell_of(attack, defense, seed) for attack in attacks for seed in spec.seeds)
+            searches.append(Search(f"{label}/{defense}", defense, members, space, fixed))
+    return Plan(spec, tuple(cells), tuple(baselines), tuple(searches))
+
+
+def is_published(defense: str, settings: Mapping[str, Any]) -> bool:
+    """Whether settings agree with the published point in everything that it states."""
+    paper = search_spaces.paper_point(defense)
+    return bool(paper) and all(_equal(settings.get(key), value) for key, value in paper.items())
+
+
+def _equal(value: Any, published: Any) -> bool:
+    if isinstance(published, float) and isinstance(value, int | float):
+        return math.isclose(value, published, rel_tol=1e-9)
+    return bool(value == published)
+
+
+def check_plan(plan: Plan, dataset: Dataset) -> None:
+    """Refuse, before any work, what does not fit the data (SettingError, DataError)."""
+    for cell in plan.victims():
+        check_victim(cell.victim, dataset)
+    for cell in plan.cells:
+        if DEFENSES.get(cell.defense).owns is CleanData:
+            split_clean(dataset.train.labels, cell.clean_fraction, num_classes=dataset.num_classes, seed=cell.seed)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Planned work: E is one full training epoch's compute, 3 forward-equivalents per training image."""
+
+    victims: float
+    baselines: float
+    search_per_setting: float
+    searches: float
+
+    @property
+    def total(self) -> float:
+        return self.victims + self.baselines + self.searches
+
+
+def estimate_cost(plan: Plan, dataset: Dataset) -> Cost:
+    """Work in E; searched settings are taken to cost what the published point costs."""
+    n = len(dataset.train)
+
+    def in_epochs(work: Counters, n_train: int) -> float:
+        return (work.forward_samples + 2 * work.backward_samples) / (3 * n_train)
+
+    def cell_cost(cell: Cell, settings: Mapping[str, Any]) -> float:
+        defense = DEFENSES.create(cell.defense, settings)
+        n_train = len(attacker_indices(cell.victim, dataset))
+        owned = n_train if defense.owns is PoisonedData else 0
+        if defense.owns is CleanData:
+            owned = len(
+                split_clean(
+                    dataset.train.labels, cell.clean_fraction, num_classes=dataset.num_classes, seed=cell.seed
+                ).train
+            )
+        return in_epochs(defense.plan(owned), n_train)
+
+    recipe = plan.spec.recipe()
+    per_victim = recipe.steps(n) * min(recipe.batch_size, n) / n
+    baselines = sum(cell_cost(plan.cells[job.cell], job.settings) for job in plan.baselines)
+    per_setting = sum(
+        cell_cost(plan.cells[cell], search.settings(search.paper_params()))
+        for search in plan.searches
+        for cell in search.cells
+    )
+    return Cost(per_victim * len(plan.victims()), baselines, per_setting, per_setting * plan.spec.search.trials)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What one trial takes and how many fit."""
+
+    count: int
+    cpus: int
+    gpus: float
+
+
+def count_slots(nodes: Iterable[Mapping[str, float]], spec: StudySpec) -> Slots:
+    """Slots over the nodes' resources (``CPU``, ``GPU``), never across a node's border.
+
+    Raises:
+        SpecError: the spec asks for GPUs and there are none, or nothing fits.
+    """
+    nodes = list(nodes)
+    has_gpu = any(node.get("GPU", 0) > 0 for node in nodes)
+    wanted = spec.resources.gpus_per_trial
+    gpus = (AUTO_GPU_FRACTION if has_gpu else 0.0) if wanted == "auto" else float(wanted)
+    cpus = spec.resources.cpus_per_trial
+    if gpus > 0 and not has_gpu:
+        raise SpecError(f"resources.gpus_per_trial is {gpus:g} but no node has a GPU; use 0 or auto")
+    count = 0
+    for node in nodes:
+        fit = int(node.get("CPU", 0) // cpus)
+        if gpus > 0:
+            on_gpus = int(node.get("GPU", 0)) * round(1 / gpus) if gpus < 1 else int(node.get("GPU", 0) // gpus)
+            fit = min(fit, on_gpus)
+        count += fit
+    if count == 0:
+        raise SpecError(
+            f"no node fits one trial of {cpus} CPUs and {gpus:g} GPUs; lower resources.cpus_per_trial or gpus_per_trial"
+        )
+    return Slots(count, cpus, gpus)

@@ -1,0 +1,75 @@
+"""Reading settings: YAML with plain floats, ``--set key=value``, nearest names, and one-line errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class SpecError(ValueError):
+    """Bad input; the message is one clear line naming key, value and remedy. The command exits with code 2."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 3e-4 is a number (YAML 1.1 wants 3.0e-4 and otherwise reads a string)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?(?:[eE][-+]?\d+)$|^[-+]?\.\d+(?:[eE][-+]?\d+)?$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """The value that YAML ``text`` holds.
+
+    Raises:
+        SpecError: the text is no YAML; names ``origin``, line and column.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise SpecError(f"{origin}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file (SpecError if it is none, or cannot be read)."""
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: a study is a mapping of keys, got {type(content).__name__}")
+    return content
+
+
+def merge_assignments(settings: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """``settings`` with ``key.sub=value`` assignments over it; values are read as YAML.
+
+    Raises:
+        SpecError: an assignment without "=", with an empty key, or into something that is no mapping.
+    """
+    merged = {key: dict(value) if isinstance(value, dict) else value for key, value in settings.items()}
+    for assignment in assignments:
+        key, sign, text = assignment.partition("=")
+        parts = key.strip().split(".")
+        if not sign or not all(parts):
+            raise SpecError(f"--set {assignment!r}: write key=value, e.g. --set search.trials=64")
+        target = merged
+        for part in parts[:-1]:
+            inner = target.get(part)
+            if inner is None:
+                inner = {}
+            elif not isinstance(inner, dict):
+                raise SpecError(f"--set {assignment!r}: {part} is {inner!r}, it has no keys below it")
+            target[part] = dict(inner)
+            target = target[part]
+        target[parts[-1]] = parse_yaml(text, f"--set {key}") if text else None
+    return merged

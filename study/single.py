@@ -1,0 +1,81 @@
+"""One combination in this process: the spec's checks without a study, and without Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from study.plan import check_plan, is_published, make_plan
+from study.settings import SpecError, merge_assignments
+from study.spec import StudySpec, make_spec
+from trainables.data import load_dataset
+from trainables.defenses.base import DEFENSES
+from trainables.store import Store, default_store
+from trainables.trial import Workbench
+
+
+def run_single(
+    *,
+    attack: str,
+    defense: str,
+    dataset: str,
+    model: str | None = None,
+    seed: int = 0,
+    assignments: Sequence[str] = (),
+    store: Path | None = None,
+    download: bool = False,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """The ledger row of one trial at the published settings with ``assignments`` over them.
+
+    Raises:
+        SpecError, SettingError, DataError: bad input, before any work.
+    """
+    settings: dict[str, Any] = {
+        "name": "trial",
+        "attacks": [attack],
+        "baselines": [defense],
+        "dataset": dataset,
+        "seeds": [seed],
+        "download": download,
+        "store": None if store is None else str(store),
+    }
+    if model is not None:
+        settings["model"] = model
+    own = {field.name for field in dataclasses.fields(DEFENSES.get(defense))}
+    merged = merge_assignments(settings, [_qualify(item, defense, own) for item in assignments])
+    fixed = ("attacks", "baselines", "dataset", "seeds")
+    for key in fixed:
+        if merged[key] != settings[key]:
+            raise SpecError(f"--set {key}: a trial is one combination; use --attack, --defense, --dataset and --seed")
+    spec = make_spec(merged)
+    plan = make_plan(spec)
+    data = load_dataset(spec.dataset, image_size=spec.image_size, root=spec.data_root, download=spec.download)
+    check_plan(plan, data)
+    job = plan.baselines[0]
+    bench = Workbench(Store((spec.store or default_store()).expanduser()), _device(device))
+    result = bench.run(plan.cells[job.cell], job.settings)
+    return result.row(study=spec.name, trial=job.trial, role="baseline", published=is_published(defense, job.settings))
+
+
+def _qualify(assignment: str, defense: str, own: set[str]) -> str:
+    """``lr_max1=0.3`` means the defense's setting, unless the spec has a key of that name."""
+    key = assignment.partition("=")[0]
+    if key in own and key not in StudySpec.model_fields:
+        return f"defense.{defense}.{assignment}"
+    return assignment
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SpecError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return device

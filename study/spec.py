@@ -1,0 +1,311 @@
+"""StudySpec: what a study is, read from YAML and --set; unknown keys refused, errors name key, value and remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+import search_spaces
+from study.settings import SpecError, merge_assignments, read_yaml_mapping
+from trainables.attacks.base import ATTACKS
+from trainables.defenses.base import DEFENSES
+from trainables.models import MODELS
+from trainables.recipes import RECIPES, TrainingRecipe
+from trainables.registry import Registry, SettingError, nearest
+from trainables.training import Precision
+from trainables.victims import CLEAN_SOURCES
+
+# What a data set gets where the spec says nothing: small pictures a small model and a quick recipe.
+SMALL = {"digits": {"width": 8, "recipe": "quick"}}
+DEFAULT_RECIPE = "bb"
+
+SAMPLERS = ("tpe", "nsga2", "gp", "random")
+
+# A study folder may be continued under other values of these.
+MAY_CHANGE = ("download", "data_root", "store", "resources", "search.trials", "search.storage")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class SearchSpec(_Part):
+    """How settings are searched: ``trials`` settings per search, the published point first."""
+
+    trials: Annotated[int, Field(ge=1)] = 32
+    sampler: str = "tpe"
+    per: Literal["attack", "all"] = "attack"
+    startup_trials: Annotated[int, Field(ge=1)] = 10
+    storage: str = "journal"
+    space: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, value: str) -> str:
+        if value not in SAMPLERS:
+            raise ValueError(f"unknown sampler {value!r}: {nearest(value, SAMPLERS)}")
+        return value
+
+    @field_validator("storage")
+    @classmethod
+    def _journal_or_url(cls, value: str) -> str:
+        if value != "journal" and "://" not in value:
+            raise ValueError(f"must be journal or a database URL such as postgresql://..., got {value!r}")
+        return value
+
+
+class VictimPart(_Part):
+    """How victims are made; keys given here go over the recipe's own."""
+
+    recipe: str | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    lr: Annotated[float, Field(gt=0)] | None = None
+    poison_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @field_validator("recipe")
+    @classmethod
+    def _known_recipe(cls, value: str | None) -> str | None:
+        if value is not None and value not in RECIPES:
+            raise ValueError(f"unknown recipe {value!r}: {nearest(value, RECIPES)}")
+        return value
+
+
+class Resources(_Part):
+    """What one trial takes. ``gpus_per_trial``: ``auto`` or a fraction 1/k (or a whole number)."""
+
+    gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    cpus_per_trial: Annotated[int, Field(ge=1)] = 1
+
+    @field_validator("gpus_per_trial", mode="before")
+    @classmethod
+    def _one_over_k(cls, value: Any) -> Any:
+        fits = value == "auto"
+        if isinstance(value, int | float) and value >= 0:
+            fits = float(value).is_integer() or abs(1 / value - round(1 / value)) < 1e-3
+        if not fits:
+            raise ValueError(f"must be auto, 0, a whole number or 1/k (0.5, 0.25, ...), got {value!r}")
+        return value
+
+
+class StudySpec(_Part):
+    """A study. Settings of a method: ``attack.NAME.key``, ``defense.NAME.key``."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)] = "study"
+    dataset: str = "digits"
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    data_root: Path | None = None
+    download: bool = False
+    model: str = "preact_resnet18"
+    width: Annotated[int, Field(ge=1)] | None = None
+    attacks: Annotated[list[str], Field(min_length=1)]
+    defenses: list[str] = Field(default_factory=list)
+    baselines: list[str] = Field(default_factory=list)
+    attack: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    defense: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    search: SearchSpec = SearchSpec()
+    victim: VictimPart = VictimPart()
+    clean_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    clean_source: str = "overlap"
+    precision: Precision = "auto"
+    store: Path | None = None
+    resources: Resources = Resources()
+
+    @field_validator("attacks", "defenses", "baselines", "seeds")
+    @classmethod
+    def _no_repeats(cls, value: list[Any]) -> list[Any]:
+        repeated = sorted({item for item in value if value.count(item) > 1})
+        if repeated:
+            raise ValueError(f"names {repeated[0]!r} more than once")
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        if value not in MODELS:
+            raise ValueError(f"unknown model {value!r}: {nearest(value, MODELS)}")
+        return value
+
+    @field_validator("clean_source")
+    @classmethod
+    def _known_source(cls, value: str) -> str:
+        if value not in CLEAN_SOURCES:
+            raise ValueError(f"unknown clean_source {value!r}: {nearest(value, CLEAN_SOURCES)}")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: Any) -> Any:
+        """Defaults that depend on the data set, written out so that the stored spec is complete."""
+        if not isinstance(data, dict):
+            return data
+        filled, small = dict(data), SMALL.get(str(data.get("dataset", "digits")), {})
+        if filled.get("width") is None and filled.get("model", "preact_resnet18") == "preact_resnet18":
+            filled["width"] = small.get("width", 64)
+        victim = filled.get("victim")
+        if victim is None or isinstance(victim, dict):
+            filled["victim"] = {"recipe": small.get("recipe", DEFAULT_RECIPE)} | {
+                key: value for key, value in (victim or {}).items() if key != "recipe" or value is not None
+            }
+        return filled
+
+    @model_validator(mode="after")
+    def _methods_exist(self) -> StudySpec:
+        if not self.defenses and not self.baselines:
+            raise ValueError("name at least one defense (searched) or baseline")
+        for registry, names in ((ATTACKS, self.attacks), (DEFENSES, [*self.defenses, *self.baselines])):
+            for name in names:
+                registry.get(name)
+        for name in self.defenses:
+            search_spaces.get_space(name, self.search.space.get(name, "default"))
+        for name in self.search.space:
+            search_spaces.get_space(name, self.search.space[name])
+        for name in self.attack:
+            self.attack_settings(name)
+        for name in self.attacks:
+            self.attack_settings(name)
+        for name in {*self.defense, *self.defenses, *self.baselines}:
+            self.defense_settings(name)
+        return self
+
+    def recipe(self) -> TrainingRecipe:
+        """How victims are trained: the named recipe with the spec's changes."""
+        changes = {
+            key: getattr(self.victim, key) for key in ("epochs", "batch_size", "lr") if getattr(self.victim, key)
+        }
+        return dataclasses.replace(RECIPES[self.victim.recipe or DEFAULT_RECIPE], **changes)
+
+    def attack_settings(self, name: str) -> dict[str, Any]:
+        """Settings of an attack over its defaults, coerced to their types (SettingError)."""
+        given = dict(self.attack.get(name, {}))
+        fields = {field.name for field in dataclasses.fields(ATTACKS.get(name))}
+        if self.victim.poison_rate is not None and "poison_rate" in fields:
+            given.setdefault("poison_rate", self.victim.poison_rate)
+        return typed_settings(ATTACKS, name, given)
+
+    def defense_settings(self, name: str) -> dict[str, Any]:
+        """Settings that the spec fixes for a defense, coerced to their types (SettingError)."""
+        return typed_settings(DEFENSES, name, self.defense.get(name, {}))
+
+    def to_yaml(self) -> str:
+        """The resolved spec, complete and readable again."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def typed_settings(registry: Registry[Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` settings of a method, each coerced to its field's type.
+
+    Raises:
+        SettingError: unknown key, wrong type, or a value the method refuses.
+    """
+    cls = registry.get(name)
+    known = [field.name for field in dataclasses.fields(cls)]
+    if not isinstance(given, Mapping):
+        raise SettingError(f"{registry.kind}.{name} must be a mapping of settings, got {given!r}")
+    for key in given:
+        if key not in known:
+            raise SettingError(f"unknown setting {registry.kind}.{name}.{key}: {nearest(str(key), known)}")
+    try:
+        instance = TypeAdapter(cls).validate_python(dict(given))
+    except ValidationError as error:
+        raise SettingError(f"{registry.kind}.{name}{_one_line(error, known)}") from error
+    return {key: getattr(instance, key) for key in given}
+
+
+def load_spec(source: str | None, assignments: Iterable[str] = ()) -> StudySpec:
+    """The spec of a recipe's name or a YAML file, with ``--set`` assignments over it.
+
+    Raises:
+        SpecError: one clear line.
+    """
+    name = source or "quickstart"
+    if name in recipe_names():
+        settings = read_yaml_mapping(recipe_path(name))
+    elif Path(name).is_file():
+        settings = read_yaml_mapping(Path(name))
+    elif Path(name).suffix in (".yaml", ".yml") or "/" in name:
+        raise SpecError(f"no such file: {name}")
+    else:
+        raise SpecError(f"unknown recipe {name!r}: {nearest(name, recipe_names())}; a file must end in .yaml")
+    return make_spec(merge_assignments(settings, assignments))
+
+
+def make_spec(settings: Mapping[str, Any]) -> StudySpec:
+    """The validated spec of a mapping (SpecError)."""
+    try:
+        return StudySpec.model_validate(dict(settings))
+    except ValidationError as error:
+        raise SpecError(_one_line(error, _known_keys()).lstrip(".: ")) from error
+    except SettingError as error:
+        raise SpecError(str(error)) from error
+
+
+def recipe_path(name: str) -> Path:
+    """The YAML file of a recipe that ships."""
+    return Path(str(resources.files("study") / "recipes" / f"{name}.yaml"))
+
+
+def recipe_names() -> list[str]:
+    """Recipes that ship, sorted."""
+    return sorted(
+        Path(str(item)).stem for item in (resources.files("study") / "recipes").iterdir() if item.name.endswith(".yaml")
+    )
+
+
+def differences(old: StudySpec, new: StudySpec) -> list[str]:
+    """Keys under which two specs make different studies, each as ``key: old -> new``; those that may change left out.
+
+    ``search.trials`` may grow (the study is extended) but not shrink below what is planned.
+    """
+    left, right = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    changed = []
+    for key in sorted({*left, *right}):
+        if left.get(key) == right.get(key) or any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE):
+            continue
+        changed.append(f"{key}: {left.get(key)!r} -> {right.get(key)!r}")
+    if new.search.trials < old.search.trials:
+        changed.append(f"search.trials: {old.search.trials} -> {new.search.trials} (may only grow)")
+    return changed
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            flat.update(_flatten(item, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def _known_keys() -> list[str]:
+    keys = []
+    for key, field in StudySpec.model_fields.items():
+        keys.append(key)
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                keys.extend(f"{key}.{inner}" for inner in part.model_fields)
+    return keys
+
+
+def _one_line(error: ValidationError, known: Iterable[str]) -> str:
+    """The first complaint of pydantic as ``.key: what, got value``."""
+    first = error.errors()[0]
+    # Type tags of unions are no keys of ours.
+    path = ".".join(
+        str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "float", "int"))
+    )
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {path!r}: {nearest(path, known)}"
+    if first["type"] == "missing":
+        return f"missing key {path!r}"
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if "got " in message or first["type"] == "value_error" else f", got {first['input']!r}"
+    return (f".{path}" if path else "") + f": {message[0].lower()}{message[1:]}{got}"
