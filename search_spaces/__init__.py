@@ -6,14 +6,15 @@ settings themselves, and ``VARIANTS``: further spaces by name.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from trainables.registry import SettingError, nearest
 
@@ -39,6 +40,42 @@ class Space:
     paper: Mapping[str, Any]
     to_settings: Callable[[Mapping[str, Any]], Settings] = _same
     to_params: Callable[[Mapping[str, Any]], Settings] = _same
+
+    def with_ranges(self, ranges: Mapping[str, Sequence[Any]], key: str) -> Space:
+        """The space with other bounds (``[low, high]``) or choices for some parameters.
+
+        Args:
+            ranges: by parameter.
+            key: where they were given, for messages.
+
+        Raises:
+            SettingError: unknown parameter, no such range, or one that leaves out the published point (trial 0).
+        """
+        changed = dict(self.distributions)
+        for name, given in ranges.items():
+            if name not in changed:
+                raise SettingError(f"unknown parameter {key}.{name}: {nearest(name, changed)}")
+            try:
+                changed[name] = _other_range(changed[name], given)
+            except (TypeError, ValueError) as error:
+                raise SettingError(f"{key}.{name}: {error}") from error
+            published = self.to_params(self.paper)[name]
+            if not changed[name]._contains(changed[name].to_internal_repr(published)):
+                raise SettingError(
+                    f"{key}.{name}: {list(given)} leaves out the published {published}, which is trial 0"
+                )
+        return dataclasses.replace(self, distributions=changed)
+
+
+def _other_range(distribution: BaseDistribution, given: Sequence[Any]) -> BaseDistribution:
+    if isinstance(distribution, CategoricalDistribution):
+        return CategoricalDistribution(list(given))
+    if not isinstance(distribution, FloatDistribution | IntDistribution) or len(given) != 2:
+        raise ValueError(f"must be [low, high], got {list(given)}")
+    low, high = given
+    if isinstance(distribution, IntDistribution):
+        return IntDistribution(int(low), int(high), log=distribution.log)
+    return FloatDistribution(float(low), float(high), log=distribution.log)
 
 
 def names() -> list[str]:

@@ -90,7 +90,7 @@ def run(
     import optuna
 
     from study.engine import run_study
-    from study.report import front_summary
+    from study.tables import front_summary
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     resolved = _load(spec, assignments, store, download)
@@ -171,7 +171,7 @@ def report(directory: Path) -> None:
 @_bad_input_is_one_line
 def front(directories: tuple[Path, ...]) -> None:
     """Print the Pareto front of a study, or compare the fronts of several."""
-    from study.report import compare_summary, front_summary
+    from study.tables import compare_summary, front_summary
 
     if len(directories) == 1:
         click.echo(front_summary(directories[0]))

@@ -354,6 +354,20 @@ def settings_text(row: Mapping[Any, Any] | pd.Series[Any]) -> str:
     return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings_of(row).items())
 
 
+def varying_settings(rivals: pd.DataFrame) -> list[str]:
+    """Names of the settings in which trials differ; the others say nothing about them."""
+    names = [name for name in rivals.columns if name.startswith(PARAM)]
+    return [name.removeprefix(PARAM) for name in names if rivals[name].astype(str).nunique() > 1]
+
+
+def varying_settings_text(row: Mapping[Any, Any] | pd.Series[Any], rivals: pd.DataFrame) -> str:
+    """Like `settings_text`, of those settings alone that differ among ``rivals``; all of them for a single trial."""
+    if len(rivals) < 2:
+        return ""
+    chosen = set(varying_settings(rivals))
+    return settings_text({name: row[name] for name in row.keys() if str(name).removeprefix(PARAM) in chosen})
+
+
 def _front_of(group: pd.DataFrame) -> pd.DataFrame:
     front = non_dominated(group).copy()
     points = front[["asr_search", "clean_accuracy_search"]].to_numpy(dtype=float)

@@ -11,7 +11,7 @@ from study.folder import LEDGER_FILE, stored_spec
 from study.ledger import Ledger
 from study.plan import check_plan, estimate_cost, make_plan
 from study.progress import describe, duration
-from study.report import front_summary
+from study.tables import front_summary
 from study.settings import read_yaml_mapping
 from study.spec import StudySpec, recipe_names, recipe_path
 from trainables.attacks.base import ATTACKS

@@ -120,7 +120,7 @@ def make_plan(spec: StudySpec) -> Plan:
         groups = [("all", list(spec.attacks))]
     for label, attacks in groups:
         for defense in spec.defenses:
-            space = search_spaces.get_space(defense, spec.search.space.get(defense, "default"))
+            space = spec.space(defense)
             fixed = spec.defense_settings(defense)
             searched = [key for key in space.to_settings(space.to_params(space.paper)) if key in fixed]
             if searched:

@@ -212,10 +212,10 @@ def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
         row["clean accuracy"] = _rate(one["clean_accuracy_report"], n["n_clean_report"])
         row["search half: ASR"] = percent(one["asr_search"])
         row["search half: accuracy"] = percent(one["clean_accuracy_search"])
-        row["E"] = _number(one["epochs_equivalent"], 2)
-        row["seconds"] = _number(one["wall_seconds"], 1)
         values = front.settings_of(one)
         row |= {name: _plain(values[name]) if name in values else "" for name in names}
+        row["E"] = _number(one["epochs_equivalent"], 2)
+        row["seconds"] = _number(one["wall_seconds"], 1)
         rows.append(row)
     return rows
 

@@ -36,7 +36,11 @@ class _Part(BaseModel):
 
 
 class SearchSpec(_Part):
-    """How settings are searched: ``trials`` settings per search, the published point first."""
+    """How settings are searched: ``trials`` settings per search, the published point first.
+
+    ``space`` names a variant of a defense's search space; ``ranges`` narrows or widens single parameters of it,
+    ``ranges.DEFENSE.PARAMETER: [low, high]``, or a list of choices for a categorical one.
+    """
 
     trials: Annotated[int, Field(ge=1)] = 32
     sampler: str = "tpe"
@@ -44,6 +48,7 @@ class SearchSpec(_Part):
     startup_trials: Annotated[int, Field(ge=1)] = 10
     storage: str = "journal"
     space: dict[str, str] = Field(default_factory=dict)
+    ranges: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
 
     @field_validator("sampler")
     @classmethod
@@ -163,10 +168,8 @@ class StudySpec(_Part):
         for registry, names in ((ATTACKS, self.attacks), (DEFENSES, [*self.defenses, *self.baselines])):
             for name in names:
                 registry.get(name)
-        for name in self.defenses:
-            search_spaces.get_space(name, self.search.space.get(name, "default"))
-        for name in self.search.space:
-            search_spaces.get_space(name, self.search.space[name])
+        for name in (*self.defenses, *self.search.space, *self.search.ranges):
+            self.space(name)
         for name in self.attack:
             self.attack_settings(name)
         for name in self.attacks:
@@ -193,6 +196,11 @@ class StudySpec(_Part):
     def defense_settings(self, name: str) -> dict[str, Any]:
         """Settings that the spec fixes for a defense, coerced to their types (SettingError)."""
         return typed_settings(DEFENSES, name, self.defense.get(name, {}))
+
+    def space(self, name: str) -> search_spaces.Space:
+        """The search space of a defense in this study (SettingError)."""
+        space = search_spaces.get_space(name, self.search.space.get(name, "default"))
+        return space.with_ranges(self.search.ranges.get(name, {}), f"search.ranges.{name}")
 
     def to_yaml(self) -> str:
         """The resolved spec, complete and readable again."""
