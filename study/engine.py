@@ -104,14 +104,14 @@ def _run_on_ray(plan: Plan, driver: Driver, progress: Progress, store: Path) -> 
         + (f" and {slots.gpus:g} GPU" if slots.gpus else "")
     )
     try:
-        driver.break_cells(_make_victims(plan, driver, progress, slots, store))
+        driver.break_cells(_make_victims(plan, progress, slots, store))
         _run_trials(plan, driver, progress, slots, store)
     except KeyboardInterrupt:
         log.debug("interrupted")
     return "finished" if not driver.has_work() and driver.finished else "interrupted"
 
 
-def _make_victims(plan: Plan, driver: Driver, progress: Progress, slots: Slots, store: Path) -> dict[int, str]:
+def _make_victims(plan: Plan, progress: Progress, slots: Slots, store: Path) -> dict[int, str]:
     """Train the victims that are missing, side by side; the cells of those that failed, with the cause."""
     import ray
 
@@ -172,7 +172,7 @@ def make_feeder(driver: Driver, progress: Progress) -> tuple[Any, Any]:
     class Feeder(Searcher):
         """Suggests the driver's next job and hands its result back. Optuna's storage is the record, not Tune's."""
 
-        def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        def suggest(self, trial_id: str) -> Any:
             job = driver.next_job()
             if job is None:
                 return Searcher.FINISHED
@@ -262,7 +262,7 @@ def _scratch_folder() -> Iterator[Path]:
 def _sigterm_as_sigint() -> Iterator[None]:
     """SIGTERM (a job being stopped) ends the study as Ctrl-C does: in order, ready to be continued."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
+    def interrupt(number: int, frame: FrameType | None) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     previous = signal.signal(signal.SIGTERM, interrupt)

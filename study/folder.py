@@ -56,9 +56,7 @@ def driving(directory: Path, spec: StudySpec) -> Iterator[None]:
         lock = FileLock(directory / ".lock")
         lock.acquire(timeout=0)
     except Timeout:
-        raise SpecError(
-            f"another process is running the study in {directory}; wait for it or name another --out"
-        ) from None
+        raise SpecError(f"another process runs the study in {directory}; wait or name another --out") from None
     except OSError as error:
         raise SpecError(f"cannot write to --out {directory}: {error.strerror or error}") from error
     try:

@@ -365,7 +365,7 @@ def varying_settings_text(row: Mapping[Any, Any] | pd.Series[Any], rivals: pd.Da
     if len(rivals) < 2:
         return ""
     chosen = set(varying_settings(rivals))
-    return settings_text({name: row[name] for name in row.keys() if str(name).removeprefix(PARAM) in chosen})
+    return settings_text({name: value for name, value in row.items() if str(name).removeprefix(PARAM) in chosen})
 
 
 def _front_of(group: pd.DataFrame) -> pd.DataFrame:

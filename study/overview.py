@@ -11,9 +11,9 @@ from study.folder import LEDGER_FILE, stored_spec
 from study.ledger import Ledger
 from study.plan import check_plan, estimate_cost, make_plan
 from study.progress import describe, duration
-from study.tables import front_summary
 from study.settings import read_yaml_mapping
 from study.spec import StudySpec, recipe_names, recipe_path
+from study.tables import front_summary
 from trainables.attacks.base import ATTACKS
 from trainables.data import load_dataset
 from trainables.defenses.base import DEFENSES
@@ -58,12 +58,12 @@ def plan_summary(spec: StudySpec) -> str:
     searched = sum(len(search.cells) for search in plan.searches) * spec.search.trials
     lines = [
         f"study {spec.name}: {spec.dataset} ({len(dataset.train)} training and {len(dataset.test)} test images of "
-        f"{dataset.image_size} pixels, {dataset.num_classes} classes), {spec.model}"
-        + (f" of width {spec.width}" if spec.width else ""),
-        f"victims:   {len(plan.victims())} (clean controls included), {cost.victims:.1f} E unless they are in the store",
+        f"{dataset.image_size} pixels, {dataset.num_classes} classes), "
+        f"{spec.model}{f' of width {spec.width}' if spec.width else ''}",
+        f"victims:   {len(plan.victims())} (clean controls included), {cost.victims:.1f} E unless the store has them",
         f"baselines: {len(plan.baselines)} trials, {cost.baselines:.1f} E",
-        f"searches:  {len(plan.searches)} of {spec.search.trials} settings each ({spec.search.sampler}), {searched} trials, "
-        f"{cost.searches:.1f} E if a setting costs what the published one does",
+        f"searches:  {len(plan.searches)} of {spec.search.trials} settings each ({spec.search.sampler}), {searched} "
+        f"trials, {cost.searches:.1f} E if a setting costs what the published one does",
         f"total:     {plan.total_jobs} trials, {cost.total:.1f} E (1 E = training once on all {len(dataset.train)} images)",
         f"this machine has {os.cpu_count()} CPUs: {max(1, (os.cpu_count() or 1) // spec.resources.cpus_per_trial)} trials "
         "side by side if it runs here",

@@ -28,7 +28,7 @@ def front_summary(directory: Path) -> str:
     for (dataset, model, attack), group in settings.groupby(["dataset", "model", "attack"], sort=False):
         table = Table(title=f"{attack} on {dataset}, {model}: front and baselines (report half)", title_justify="left")
         for name, justify in (("defense", "left"), ("ASR", "right"), ("clean accuracy", "right"), ("E", "right")):
-            table.add_column(name, justify=justify)  # type: ignore[arg-type]
+            table.add_column(name, justify=justify)
         table.add_column("settings")
         for _, row in group[group["role"] == "baseline"].iterrows():
             table.add_row(row["defense"], *_measured(row), row["status"] if row["status"] != "ok" else "baseline")

@@ -108,6 +108,8 @@ class Store:
         tensors = {}
         for file, checksum in files.items():
             path = folder / file
+            if path.parent != folder:
+                raise DamagedArtifactError(f"damaged file {folder / META}: it names a file elsewhere: {file}")
             if not path.is_file():
                 raise DamagedArtifactError(f"missing file {path}")
             try:

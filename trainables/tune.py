@@ -44,7 +44,7 @@ class TrialTrainable(tune.Trainable):
         self.job = new_config
         return True
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:  # noqa: ARG002 - nothing to keep: a trial restarts from its victim
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
         return None
 
     def load_checkpoint(self, checkpoint: Any) -> None:

@@ -167,7 +167,7 @@ class Attack(ABC):
             recipe: how a victim is trained.
         """
 
-    def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:  # noqa: ARG002 - for subclasses
+    def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         """Refuse settings that do not fit the task, before any work.
 
         Raises:

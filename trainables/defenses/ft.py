@@ -105,7 +105,7 @@ class FineTuning(Defense):
         )
         return Repair(model, history=history)
 
-    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:  # noqa: ARG002 - validates nothing
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
         steps = self.total_steps(n_owned)
         if self.scope == "classifier":
             return Counters(steps=steps, forward_samples=n_owned if steps else 0)

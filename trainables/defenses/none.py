@@ -18,8 +18,8 @@ class NoDefense(Defense):
 
     owns: ClassVar[type[NoData]] = NoData
 
-    def repair(self, model: Classifier, assets: NoData, trainer: Trainer) -> Repair:  # noqa: ARG002 - the contract
+    def repair(self, model: Classifier, assets: NoData, trainer: Trainer) -> Repair:
         return Repair(model)
 
-    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:  # noqa: ARG002 - the contract
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
         return Counters()

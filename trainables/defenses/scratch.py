@@ -98,7 +98,7 @@ class Scratch(Defense):
         )
         return Repair(fresh, history=history)
 
-    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:  # noqa: ARG002 - validates nothing
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
         return training_work(self.total_steps(n_owned), self.batch_size, n_owned)
 
     def _cyclic(self) -> SuperFineTuning:
