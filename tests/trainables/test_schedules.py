@@ -1,5 +1,6 @@
 """Claims of trainables.schedules: the paper's check values, every published reading, and the shapes in between."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -25,7 +26,7 @@ def triangle(period: int, base: float, peak: float, steps: int) -> list[float]:
 
 
 def strictly_rising(values: Sequence[float]) -> bool:
-    return all(a < b for a, b in zip(values, values[1:], strict=False))
+    return all(a < b for a, b in itertools.pairwise(values))
 
 
 # Check values of the specification, with the digits printed there.
