@@ -71,7 +71,7 @@ def run_study(spec: StudySpec, directory: Path, *, address: str | None = None) -
         else:
             if driver.done:
                 progress.say(f"continuing: {driver.done} of {driver.total} trials are done")
-            with _ray(address), _sigterm_as_sigint():
+            with ray_cluster(address), _sigterm_as_sigint():
                 state = _run_on_ray(plan, driver, progress, store)
         if driver.done:
             report = write_report(directory)
@@ -97,6 +97,9 @@ def _open_searches(plan: Plan, directory: Path) -> list[OptunaSearch]:
 
 def _run_on_ray(plan: Plan, driver: Driver, progress: Progress, store: Path) -> str:
     import ray
+    from ray import tune
+
+    from trainables.tune import TrialTrainable
 
     slots = count_slots([node["Resources"] for node in ray.nodes() if node["Alive"]], plan.spec)
     progress.say(
@@ -105,7 +108,8 @@ def _run_on_ray(plan: Plan, driver: Driver, progress: Progress, store: Path) -> 
     )
     try:
         driver.break_cells(_make_victims(plan, progress, slots, store))
-        _run_trials(plan, driver, progress, slots, store)
+        trainable = tune.with_parameters(TrialTrainable, cells=plan.cells, store=str(store), cpus=slots.cpus)
+        run_trials(driver, progress, slots, trainable)
     except KeyboardInterrupt:
         log.debug("interrupted")
     return "finished" if not driver.has_work() and driver.finished else "interrupted"
@@ -131,13 +135,11 @@ def _make_victims(plan: Plan, progress: Progress, slots: Slots, store: Path) -> 
     return {number: failed[repr(cell.victim)] for number, cell in enumerate(plan.cells) if repr(cell.victim) in failed}
 
 
-def _run_trials(plan: Plan, driver: Driver, progress: Progress, slots: Slots, store: Path) -> None:
+def run_trials(driver: Driver, progress: Progress, slots: Slots, trainable: Any) -> None:
+    """All jobs of the driver over reused actors of ``trainable`` on a running Ray; returns early on Ctrl-C."""
     from ray import tune
 
-    from trainables.tune import TrialTrainable
-
-    feeder, recorder = make_feeder(driver, progress)
-    trainable = tune.with_parameters(TrialTrainable, cells=plan.cells, store=str(store), cpus=slots.cpus)
+    feeder, recorder = _make_feeder(driver, progress)
     with _scratch_folder() as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": slots.cpus, "gpu": slots.gpus}),
@@ -153,6 +155,7 @@ def _run_trials(plan: Plan, driver: Driver, progress: Progress, slots: Slots, st
             run_config=tune.RunConfig(
                 name="trials",
                 storage_path=str(scratch),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a class trainable's default is True
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 callbacks=[recorder],
                 verbose=0,
@@ -161,7 +164,7 @@ def _run_trials(plan: Plan, driver: Driver, progress: Progress, slots: Slots, st
         tuner.fit()
 
 
-def make_feeder(driver: Driver, progress: Progress) -> tuple[Any, Any]:
+def _make_feeder(driver: Driver, progress: Progress) -> tuple[Any, Any]:
     """The Tune searcher that hands out the driver's jobs, and the callback that records those that failed."""
     from ray import tune
     from ray.tune.experiment import Trial
@@ -214,7 +217,7 @@ def _cause(error: BaseException | None) -> str:
 
 
 @contextlib.contextmanager
-def _ray(address: str | None) -> Iterator[None]:
+def ray_cluster(address: str | None) -> Iterator[None]:
     """Ray for the time of the study: the given cluster, or one on this machine that is gone afterwards."""
     # Ray reads these at its import or start; a user's own setting wins.
     for key, value in {
@@ -228,6 +231,8 @@ def _ray(address: str | None) -> Iterator[None]:
         os.environ.setdefault(key, value)
     import ray
 
+    # Tune logs each failed attempt with its traceback; the ledger and our own line keep the cause.
+    logging.getLogger("ray.tune").setLevel(logging.DEBUG if log.isEnabledFor(logging.INFO) else logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         try:
             if address is None and "RAY_ADDRESS" not in os.environ:

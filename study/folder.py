@@ -32,7 +32,7 @@ def check_folder(directory: Path, spec: StudySpec) -> None:
     if changed:
         raise SpecError(
             f"{directory} holds a study made by another spec ({'; '.join(changed[:3])}"
-            f"{f'; and {len(changed) - 3} more' if len(changed) > 3 else ''}); name another --out, or give the same spec"
+            f"{f'; and {len(changed) - 3} more' if len(changed) > 3 else ''}); name another --out"
         )
 
 

@@ -170,7 +170,7 @@ class RunningFront:
     @property
     def hypervolume(self) -> float:
         """As ``hypervolume(points)``."""
-        ends = [*self._asr[1:], 1.0]
+        ends = [*self._asr, 1.0][1:]
         return sum((end - asr) * ca for asr, end, ca in zip(self._asr, ends, self._accuracy, strict=True))
 
     def __len__(self) -> int:
@@ -312,12 +312,13 @@ def compare(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                 half: front[[f"asr_{half}", f"clean_accuracy_{half}"]].to_numpy(float) for half in ("search", "report")
             }
             before = {half: float(group[f"clean_accuracy_before_{half}"].mean()) for half in ("search", "report")}
-            bend = front[front["is_knee"]].iloc[0]
+            bends = front[front["is_knee"]]
             record = {**dict(zip(GROUP, keys, strict=True)), "study": name, "trials": len(group), "front": len(front)}
             record |= {f"hypervolume_{half}": hypervolume(points) for half, points in halves.items()}
             record |= {f"box_{half}": hypervolume_box(points, before[half]) for half, points in halves.items()}
-            record |= {"knee_asr": bend["asr_report"], "knee_clean_accuracy": bend["clean_accuracy_report"]}
-            record |= {"knee_settings": settings_text(bend)}
+            for metric in ("asr", "clean_accuracy"):
+                record[f"knee_{metric}"] = float(bends[f"{metric}_report"].iloc[0]) if len(bends) else np.nan
+            record["knee_settings"] = settings_text(bends.iloc[0]) if len(bends) else ""
             for pick in PICKS:
                 chosen = front[front["picks"].str.split(";").map(lambda labels, pick=pick: pick in labels)]
                 record[f"asr_{pick}"] = float(chosen["asr_report"].iloc[0]) if len(chosen) else np.nan
@@ -354,20 +355,6 @@ def settings_text(row: Mapping[Any, Any] | pd.Series[Any]) -> str:
     return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings_of(row).items())
 
 
-def varying_settings(rivals: pd.DataFrame) -> list[str]:
-    """Names of the settings in which trials differ; the others say nothing about them."""
-    names = [name for name in rivals.columns if name.startswith(PARAM)]
-    return [name.removeprefix(PARAM) for name in names if rivals[name].astype(str).nunique() > 1]
-
-
-def varying_settings_text(row: Mapping[Any, Any] | pd.Series[Any], rivals: pd.DataFrame) -> str:
-    """Like `settings_text`, of those settings alone that differ among ``rivals``; all of them for a single trial."""
-    if len(rivals) < 2:
-        return ""
-    chosen = set(varying_settings(rivals))
-    return settings_text({name: value for name, value in row.items() if str(name).removeprefix(PARAM) in chosen})
-
-
 def _front_of(group: pd.DataFrame) -> pd.DataFrame:
     front = non_dominated(group).copy()
     points = front[["asr_search", "clean_accuracy_search"]].to_numpy(dtype=float)
@@ -376,7 +363,8 @@ def _front_of(group: pd.DataFrame) -> pd.DataFrame:
     for label, index in picks(points, *before).items():
         labels[index].append(label)
     front["rank"] = np.arange(1, len(front) + 1)
-    front["is_knee"] = np.arange(len(front)) == (knee(points) if len(front) else -1)
+    # Two points are a straight line: calling its accurate end the knee would praise a setting that repairs nothing.
+    front["is_knee"] = np.arange(len(front)) == (knee(points) if len(front) not in (0, 2) else -1)
     front["picks"] = [";".join(names) for names in labels]
     front["der_report"] = [
         der(*values)

@@ -56,6 +56,7 @@ def plan_summary(spec: StudySpec) -> str:
     check_plan(plan, dataset)
     cost = estimate_cost(plan, dataset)
     searched = sum(len(search.cells) for search in plan.searches) * spec.search.trials
+    cpus = os.cpu_count() or 1
     lines = [
         f"study {spec.name}: {spec.dataset} ({len(dataset.train)} training and {len(dataset.test)} test images of "
         f"{dataset.image_size} pixels, {dataset.num_classes} classes), "
@@ -64,9 +65,8 @@ def plan_summary(spec: StudySpec) -> str:
         f"baselines: {len(plan.baselines)} trials, {cost.baselines:.1f} E",
         f"searches:  {len(plan.searches)} of {spec.search.trials} settings each ({spec.search.sampler}), {searched} "
         f"trials, {cost.searches:.1f} E if a setting costs what the published one does",
-        f"total:     {plan.total_jobs} trials, {cost.total:.1f} E (1 E = training once on all {len(dataset.train)} images)",
-        f"this machine has {os.cpu_count()} CPUs: {max(1, (os.cpu_count() or 1) // spec.resources.cpus_per_trial)} trials "
-        "side by side if it runs here",
+        f"total:     {plan.total_jobs} trials, {cost.total:.1f} E; 1 E is one epoch on all {len(dataset.train)} images",
+        f"here:      {max(1, cpus // spec.resources.cpus_per_trial)} trials side by side on {cpus} CPUs",
     ]
     return "\n".join(lines)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from study.folder import LEDGER_FILE, stored_spec
-from study.front import GROUP, aggregate, compare, fronts, varying_settings_text
+from study.front import GROUP, aggregate, compare, fronts, settings_text
 from study.ledger import Ledger
 
 WIDTH = 130
@@ -27,8 +28,9 @@ def front_summary(directory: Path) -> str:
     texts = []
     for (dataset, model, attack), group in settings.groupby(["dataset", "model", "attack"], sort=False):
         table = Table(title=f"{attack} on {dataset}, {model}: front and baselines (report half)", title_justify="left")
-        for name, justify in (("defense", "left"), ("ASR", "right"), ("clean accuracy", "right"), ("E", "right")):
-            table.add_column(name, justify=justify)
+        table.add_column("defense")
+        for name in ("ASR", "clean accuracy", "E"):
+            table.add_column(name, justify="right")
         table.add_column("settings")
         for _, row in group[group["role"] == "baseline"].iterrows():
             table.add_row(row["defense"], *_measured(row), row["status"] if row["status"] != "ok" else "baseline")
@@ -37,7 +39,7 @@ def front_summary(directory: Path) -> str:
         for _, member in members.iterrows():
             rivals = searched[searched["defense"] == member["defense"]]
             row = rivals[rivals["trial"] == member["trial"]].iloc[0]
-            remarks = [varying_settings_text(row, rivals)]
+            remarks = [settings_text(row)]
             remarks += ["published point"] if row["published"] else []
             remarks += ["knee"] if member["is_knee"] else []
             table.add_row(row["defense"], *_measured(row), "; ".join(filter(None, remarks)))
@@ -71,7 +73,7 @@ def compare_summary(directories: Sequence[Path]) -> str:
     return _text(table)
 
 
-def _measured(row: pd.Series) -> tuple[str, str, str]:  # type: ignore[type-arg]
+def _measured(row: pd.Series[Any]) -> tuple[str, str, str]:
     return _cell(row["asr_report"]), _cell(row["clean_accuracy_report"]), _cell(row["epochs_equivalent"], 1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -62,8 +63,9 @@ class Cell:
 class TrialResult:
     """What one trial found; `row` makes it one line of the ledger.
 
-    Metrics are fractions on the full test set (no suffix), its search half and its report half; ``*_before`` are the
-    victim's own. They are None only for a failed trial.
+    ``settings`` are those that were given (searched, published or fixed by a spec), ``resolved_settings`` all of them,
+    defaults included, as JSON. Metrics are fractions on the full test set (no suffix), its search half and its report
+    half; ``*_before`` are the victim's own. They are None only for a failed trial.
     """
 
     attack: str
@@ -72,6 +74,7 @@ class TrialResult:
     model: str
     seed: int
     settings: dict[str, Any]
+    resolved_settings: str = "{}"
     status: str = "failed"
     metrics: dict[str, float | int | None] = field(default_factory=dict)
     steps: int = 0
@@ -180,7 +183,8 @@ def run_trial(
         dataset=cell.data.name,
         model=cell.victim.model,
         seed=cell.seed,
-        settings=dataclasses.asdict(defense),
+        settings=dict(settings),
+        resolved_settings=json.dumps(dataclasses.asdict(defense), sort_keys=True),
         train_size=len(victim.attacker_indices),
         device=describe_device(device),
         versions=versions(),

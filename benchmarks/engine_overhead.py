@@ -1,0 +1,111 @@
+"""What the engine adds to a trial: no-op trials of a fixed length through the real driver, searcher, ledger and Tune.
+
+    python -m benchmarks.engine_overhead [--trials 300] [--seconds 2] [--slots 2]
+
+Overhead per trial = slot seconds per finished trial at steady state (after the first tenth) minus the trial's length.
+The search is the default one (TPE on the journal file), the trainable sleeps and returns a row of the usual size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from benchmarks.common import machine, record
+from study.driver import Driver
+from study.engine import ray_cluster, run_trials
+from study.ledger import Ledger
+from study.plan import Slots, make_plan
+from study.progress import Progress
+from study.search import OptunaSearch, open_storage
+from study.spec import load_spec
+
+
+class Sleeper(tune.Trainable):
+    """A trial of known length that measures nothing."""
+
+    def setup(self, config: dict[str, Any], seconds: float = 2.0) -> None:
+        self.seconds = seconds
+        self.reset_config(config)
+
+    def step(self) -> dict[str, Any]:
+        time.sleep(self.seconds)
+        rate = self.settings["lr_max1"] % 1.0
+        row = {"attack": "badnets", "defense": "super_ft", "dataset": "digits", "model": "none", "seed": 0}
+        row |= {"status": "ok", "wall_seconds": self.seconds, "asr_search": rate, "clean_accuracy_search": rate**0.5}
+        row |= {f"filler_{number}": number / 7 for number in range(60)}
+        row |= {f"param.{key}": value for key, value in self.settings.items()}
+        return {"row": json.dumps(row), "done": True}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.settings = new_config["settings"]
+        return True
+
+
+class Timed(Progress):
+    """Keeps the time at which each trial was recorded."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__(driver, io.StringIO())
+        self.finished: list[float] = []
+
+    def trial(self, row: Any) -> None:
+        self.finished.append(time.perf_counter())
+        super().trial(row)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--slots", type=int, default=2)
+    arguments = parser.parse_args()
+    spec = load_spec("quickstart", ["attacks=[badnets]", "baselines=[]", f"search.trials={arguments.trials}"])
+    plan = make_plan(spec)
+    with tempfile.TemporaryDirectory() as folder, ray_cluster(None), Ledger(Path(folder) / "trials.jsonl") as ledger:
+        search = OptunaSearch(
+            plan.searches[0],
+            open_storage("journal", Path(folder)),
+            study_name="overhead",
+            sampler=spec.search.sampler,
+            seed=0,
+            startup_trials=10,
+            target=arguments.trials,
+        )
+        driver = Driver(plan, ledger, [search])
+        progress = Timed(driver)
+        started = time.perf_counter()
+        trainable = tune.with_parameters(Sleeper, seconds=arguments.seconds)
+        run_trials(driver, progress, Slots(arguments.slots, 1, 0.0), trainable)
+        wall = time.perf_counter() - started
+    skipped = max(1, arguments.trials // 10)
+    steady, last_tenth = progress.finished[skipped:], progress.finished[-skipped:]
+    record(
+        "engine_overhead",
+        {
+            "trials": len(progress.finished),
+            "trial_seconds": arguments.seconds,
+            "slots": arguments.slots,
+            "overhead_seconds_per_trial": _slot_seconds(steady, arguments.slots) - arguments.seconds,
+            "overhead_seconds_last_tenth": _slot_seconds(last_tenth, arguments.slots) - arguments.seconds,
+            "first_trial_after_seconds": progress.finished[0] - started,
+            "wall_seconds": wall,
+            **machine(torch.device("cpu")),
+        },
+    )
+
+
+def _slot_seconds(finished: list[float], slots: int) -> float:
+    return (finished[-1] - finished[0]) * slots / (len(finished) - 1)
+
+
+if __name__ == "__main__":
+    main()
