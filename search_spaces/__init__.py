@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,12 +70,20 @@ class Space:
 
 def _other_range(distribution: BaseDistribution, given: Sequence[Any]) -> BaseDistribution:
     if isinstance(distribution, CategoricalDistribution):
+        if not given:
+            raise ValueError("must name at least one choice, got []")
         return CategoricalDistribution(list(given))
     if not isinstance(distribution, FloatDistribution | IntDistribution) or len(given) != 2:
         raise ValueError(f"must be [low, high], got {list(given)}")
     low, high = given
-    if isinstance(distribution, IntDistribution):
-        return IntDistribution(int(low), int(high), log=distribution.log)
+    whole = isinstance(distribution, IntDistribution)
+    for bound in given:
+        if isinstance(bound, bool) or not isinstance(bound, int if whole else int | float) or not math.isfinite(bound):
+            raise ValueError(f"must be two {'whole ' if whole else ''}numbers [low, high], got {list(given)}")
+    if low > high or (distribution.log and low <= 0):
+        raise ValueError(f"must be [low, high] with {'0 < ' if distribution.log else ''}low <= high, got {list(given)}")
+    if whole:
+        return IntDistribution(low, high, log=distribution.log)
     return FloatDistribution(float(low), float(high), log=distribution.log)
 
 

@@ -18,11 +18,16 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which 3e-4 is a number (YAML 1.1 wants 3.0e-4 and otherwise reads a string)."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?(?:[eE][-+]?\d+)$|^[-+]?\.\d+(?:[eE][-+]?\d+)?$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that `_Loader` would read as a number (a study called 1e5)."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?(?:[eE][-+]?\d+)$|^[-+]?\.\d+(?:[eE][-+]?\d+)?$"),
+        list("-+0123456789."),
+    )
 
 
 def parse_yaml(text: str, origin: str) -> Any:
@@ -37,6 +42,11 @@ def parse_yaml(text: str, origin: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise SpecError(f"{origin}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+
+
+def dump_yaml(value: Any) -> str:
+    """YAML text that `parse_yaml` reads back as ``value``; keys stay in their order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 import search_spaces
-from study.settings import SpecError, merge_assignments, read_yaml_mapping
+from study.settings import SpecError, dump_yaml, merge_assignments, read_yaml_mapping
 from trainables.attacks.base import ATTACKS
 from trainables.defenses.base import DEFENSES
 from trainables.models import MODELS
@@ -32,7 +33,17 @@ MAY_CHANGE = ("download", "data_root", "store", "resources", "search.trials", "s
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would read true as 1."""
+        field = cls.model_fields[info.field_name or ""]
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, bool) and field.annotation is not bool:
+                raise ValueError(f"must not be true or false, got {value!r}")
+        return value
 
 
 class SearchSpec(_Part):
@@ -92,7 +103,7 @@ class Resources(_Part):
     @classmethod
     def _one_over_k(cls, value: Any) -> Any:
         fits = value == "auto"
-        if isinstance(value, int | float) and value >= 0:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
             fits = float(value).is_integer() or abs(1 / value - round(1 / value)) < 1e-3
         if not fits:
             raise ValueError(f"must be auto, 0, a whole number or 1/k (0.5, 0.25, ...), got {value!r}")
@@ -176,6 +187,8 @@ class StudySpec(_Part):
             self.attack_settings(name)
         for name in {*self.defense, *self.defenses, *self.baselines}:
             self.defense_settings(name)
+        for name in self.search.ranges:
+            self._try_ranges(name)
         return self
 
     def recipe(self) -> TrainingRecipe:
@@ -202,9 +215,21 @@ class StudySpec(_Part):
         space = search_spaces.get_space(name, self.search.space.get(name, "default"))
         return space.with_ranges(self.search.ranges.get(name, {}), f"search.ranges.{name}")
 
+    def _try_ranges(self, name: str) -> None:
+        """Refuse bounds and choices that the defense would refuse in a trial (SettingError)."""
+        space, fixed = self.space(name), self.defense_settings(name)
+        published = space.to_params(space.paper)
+        for parameter, given in self.search.ranges[name].items():
+            for value in given:
+                settings = {**fixed, **space.to_settings({**published, parameter: value})}
+                try:
+                    DEFENSES.create(name, settings)
+                except SettingError as error:
+                    raise SettingError(f"search.ranges.{name}.{parameter}: {value!r} does not work: {error}") from error
+
     def to_yaml(self) -> str:
         """The resolved spec, complete and readable again."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.model_dump(mode="json"))
 
 
 def typed_settings(registry: Registry[Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,10 +245,7 @@ def typed_settings(registry: Registry[Any], name: str, given: Mapping[str, Any])
     for key in given:
         if key not in known:
             raise SettingError(f"unknown setting {registry.kind}.{name}.{key}: {nearest(str(key), known)}")
-    try:
-        instance = TypeAdapter(cls).validate_python(dict(given))
-    except ValidationError as error:
-        raise SettingError(f"{registry.kind}.{name}{_one_line(error, known)}") from error
+    instance = registry.create(name, given)
     return {key: getattr(instance, key) for key in given}
 
 
@@ -250,7 +272,7 @@ def make_spec(settings: Mapping[str, Any]) -> StudySpec:
     try:
         return StudySpec.model_validate(dict(settings))
     except ValidationError as error:
-        raise SpecError(_one_line(error, _known_keys()).lstrip(".: ")) from error
+        raise SpecError(_one_line(error)) from error
     except SettingError as error:
         raise SpecError(str(error)) from error
 
@@ -303,17 +325,42 @@ def _known_keys() -> list[str]:
     return keys
 
 
-def _one_line(error: ValidationError, known: Iterable[str]) -> str:
-    """The first complaint of pydantic as ``.key: what, got value``."""
+def _one_line(error: ValidationError) -> str:
+    """The first complaint of pydantic as ``key: what, got value``."""
     first = error.errors()[0]
     # Type tags of unions are no keys of ours.
     path = ".".join(
         str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "float", "int"))
     )
     if first["type"] == "extra_forbidden":
-        return f"unknown key {path!r}: {nearest(path, known)}"
+        return f"unknown key {path!r}: {_nearest_key(path)}"
     if first["type"] == "missing":
         return f"missing key {path!r}"
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if "got " in message or first["type"] == "value_error" else f", got {first['input']!r}"
-    return (f".{path}" if path else "") + f": {message[0].lower()}{message[1:]}{got}"
+    prefix = f"{path}: " if path else ""
+    if first["type"] == "value_error":  # our own words
+        return prefix + first["msg"].removeprefix("Value error, ")
+    message = first["msg"].replace("Input should", "must").replace("must be a valid", "must be a")
+    for theirs, ours in _PLAIN_WORDS.items():
+        message = re.sub(theirs, ours, message)
+    return f"{prefix}{message[0].lower()}{message[1:]}, got {first['input']!r}"
+
+
+def _nearest_key(path: str) -> str:
+    """A hint among the keys beside an unknown one."""
+    above = path.rpartition(".")[0]
+    beside = [key for key in _known_keys() if key.rpartition(".")[0] == above]
+    return nearest(path, beside)
+
+
+# pydantic's words -> ours.
+_PLAIN_WORDS = {
+    r"must be a dictionary( or instance of \w+)?": "must be a mapping of keys",
+    r"must be a list": "must be a list such as [a, b]",
+    r"must be a integer, .*": "must be a whole number",
+    r"must be a (number|boolean), .*": r"must be a \1",
+    r"must be a boolean": "must be true or false",
+    r"must be a string": "must be text",
+    r"must be a integer": "must be a whole number",
+    r"list should have at least 1 item after validation, not 0": "must name at least one",
+    r"string should match pattern .*": "must be letters, digits, dot, dash and underscore",
+}
