@@ -29,7 +29,10 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 
 
 def der(asr_before: float, asr_after: float, ca_before: float, ca_after: float) -> float:
-    """Defense effectiveness rating in [0, 1]; 0.5 is "no change". A ruined model still scores above 0.5 (spec 18)."""
+    """Defense effectiveness rating (Zhu et al. 2023, arXiv:2304.11823) in [0, 1]; 0.5 is "no change".
+
+    It does not ask whether the model is still of use: one that lost ASR 1 and accuracy 0.8 together scores 0.6.
+    """
     return (max(0.0, asr_before - asr_after) - max(0.0, ca_before - ca_after) + 1.0) / 2.0
 
 

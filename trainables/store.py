@@ -10,15 +10,16 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from trainables.files import cache_folder, locked, save_tensors
 
 log = logging.getLogger("superft.store")
 
@@ -31,9 +32,7 @@ class DamagedArtifactError(ValueError):
 
 def default_store() -> Path:
     """SUPERFT_STORE, or `superft/store` in the user's cache folder."""
-    if given := os.environ.get("SUPERFT_STORE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "superft" / "store"
+    return cache_folder("SUPERFT_STORE", "store")
 
 
 def content_key(identity: Mapping[str, Any]) -> str:
@@ -60,12 +59,9 @@ class Store:
         """Folder of the artifact ``name`` (readable prefix and content key)."""
         return self.root / name
 
-    @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> AbstractContextManager[None]:
         """Held by one process at a time for one artifact; the kernel releases it when its holder dies."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / f".{name}.lock"):
-            yield
+        return locked(self.root / f".{name}")
 
     def save(self, name: str, artifact: Artifact) -> None:
         """Write the artifact aside, then rename it into place; call it under the lock."""
@@ -77,7 +73,7 @@ class Store:
         checksums = {}
         for group, tensors in artifact.tensors.items():
             file = temporary / f"{group}.safetensors"
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, file)
+            save_tensors({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, file)
             checksums[file.name] = _sha256(file)
         content = {"files": checksums, "facts": artifact.facts}
         meta = {"content": content, "sha256": _digest(content)}

@@ -16,9 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from trainables import sources
 from trainables.data import DataError, Dataset
-from trainables.sources import SOURCES, channel_statistics, load
+from trainables.sources import SOURCES, channel_statistics, decoding, default_root, load
 
 Pixels = np.ndarray[Any, Any]
 
@@ -87,20 +86,23 @@ def test_images_below_8_pixels_are_refused(root: Path, size: int) -> None:
 
 def test_root_is_superft_data_unless_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SUPERFT_DATA", str(tmp_path / "elsewhere"))
-    assert sources.default_root() == tmp_path / "elsewhere"
+    assert default_root() == tmp_path / "elsewhere"
     with pytest.raises(DataError, match="elsewhere"):
         load("cifar10")
     monkeypatch.delenv("SUPERFT_DATA")
-    assert sources.default_root() == Path.home() / ".cache/superft/data"
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert default_root() == Path.home() / ".cache/superft/data"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_root() == tmp_path / "superft/data"
 
 
 def test_only_sets_of_natural_photographs_are_mirrored() -> None:
     assert {name for name, source in SOURCES.items() if source.flip} == {"cifar10", "stl10", "tiny_imagenet"}
 
 
-DIGITS_FIRST_TEST_LABELS = [9, 1, 3, 5, 7, 0, 2, 9, 5, 8, 1, 0, 7, 2, 6, 3, 3, 6, 1, 9]
-
 # --- digits --------------------------------------------------------------------------------------------------------
+
+DIGITS_FIRST_TEST_LABELS = [9, 1, 3, 5, 7, 0, 2, 9, 5, 8, 1, 0, 7, 2, 6, 3, 3, 6, 1, 9]
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])
@@ -303,13 +305,13 @@ def test_real_images_load_with_plausible_statistics(root: Path) -> None:
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the number of images each time files are decoded."""
     calls: list[int] = []
-    original = sources._decode
+    original = decoding._decode
 
     def counting(name: str, tree: Any, paths: Any, size: int, crop: bool) -> torch.Tensor:
         calls.append(len(paths))
         return original(name, tree, paths, size, crop)
 
-    monkeypatch.setattr(sources, "_decode", counting)
+    monkeypatch.setattr(decoding, "_decode", counting)
     return calls
 
 
@@ -371,14 +373,14 @@ def test_damaged_cache_is_named_and_made_again(
 
 def test_two_that_ask_at_once_decode_once(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    original = sources._decode
+    original = decoding._decode
 
     def slow(*arguments: Any) -> torch.Tensor:
         calls.append(1)
         time.sleep(0.2)  # the second arrives while the first is at work
         return original(*arguments)
 
-    monkeypatch.setattr(sources, "_decode", slow)
+    monkeypatch.setattr(decoding, "_decode", slow)
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(lambda _: load(f"folder:{folder}", root=root), range(2))
     assert same(one, two)
@@ -403,7 +405,7 @@ def test_folder_that_cannot_be_written_only_costs_the_cache(
     assert "decoded images were not kept in" in caplog.text
 
 
-# --- sets that torchvision knows -----------------------------------------------------------------------------------
+# --- sets with a name ----------------------------------------------------------------------------------------------
 
 MISSING = {
     "cifar10": "cifar-10-batches-py/",

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -64,6 +65,19 @@ def test_files_are_safetensors_and_json_alone(store: Store) -> None:
         "images.safetensors",
         "model.safetensors",
     ]
+
+
+def test_stored_files_have_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    """Whoever may read the folder may read the victims: safetensors alone would write 0600."""
+    before = os.umask(0o027)
+    try:
+        store = Store(tmp_path / "shared")
+        store.save(NAME, artifact())
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in store.path(NAME).iterdir()}
+    assert modes == dict.fromkeys([META, "images.safetensors", "model.safetensors"], 0o640)
+    assert store.path(NAME).stat().st_mode & 0o777 == 0o750
 
 
 def truncate(path: Path) -> None:
@@ -156,6 +170,8 @@ def test_default_store_follows_the_environment(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.delenv("SUPERFT_STORE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_store() == tmp_path / "superft" / "store"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert default_store() == Path.home() / ".cache" / "superft" / "store"
 
 
 HOLDER = """
