@@ -14,6 +14,7 @@ from study.settings import SpecError
 from study.spec import StudySpec
 from trainables.data import Dataset, split_clean
 from trainables.defenses.base import DEFENSES, CleanData, PoisonedData
+from trainables.models import build_model
 from trainables.training import Counters
 from trainables.trial import Cell, DataSource
 from trainables.victims import VictimSpec, attacker_indices, check_victim
@@ -146,7 +147,8 @@ def _equal(value: Any, published: Any) -> bool:
 
 
 def check_plan(plan: Plan, dataset: Dataset) -> None:
-    """Refuse, before any work, what does not fit the data (SettingError, DataError)."""
+    """Refuse, before any work, what does not fit the data (SettingError, DataError, ModelError)."""
+    build_model(plan.spec.model, num_classes=dataset.num_classes, width=plan.spec.width, image_size=dataset.image_size)
     for cell in plan.victims():
         check_victim(cell.victim, dataset)
     for cell in plan.cells:
@@ -178,14 +180,13 @@ def estimate_cost(plan: Plan, dataset: Dataset) -> Cost:
     def cell_cost(cell: Cell, settings: Mapping[str, Any]) -> float:
         defense = DEFENSES.create(cell.defense, settings)
         n_train = len(attacker_indices(cell.victim, dataset))
-        owned = n_train if defense.owns is PoisonedData else 0
+        owned, validation = (n_train if defense.owns is PoisonedData else 0), 0
         if defense.owns is CleanData:
-            owned = len(
-                split_clean(
-                    dataset.train.labels, cell.clean_fraction, num_classes=dataset.num_classes, seed=cell.seed
-                ).train
+            split = split_clean(
+                dataset.train.labels, cell.clean_fraction, num_classes=dataset.num_classes, seed=cell.seed
             )
-        return in_epochs(defense.plan(owned), n_train)
+            owned, validation = len(split.train), len(split.validation)
+        return in_epochs(defense.plan(owned, validation), n_train)
 
     recipe = plan.spec.recipe()
     per_victim = recipe.steps(n) * min(recipe.batch_size, n) / n

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
+import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -23,13 +29,18 @@ from study.plan import Search
 from study.settings import SpecError
 from trainables.seeding import derive_seed
 
+log = logging.getLogger("superft.search")
+
 Values = tuple[float, float]
 
 METRICS = ("asr", "clean_accuracy")
 DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
 WORST = (1.0, 0.0)
-# Consecutive suggestions of settings that are already known after which the space counts as searched through.
-MOST_REPEATS = 50
+# Consecutive suggestions of known settings after which one that is new is looked for. Samplers that exploit repeat
+# themselves long before a small space is searched through.
+MOST_REPEATS = 20
+# Points of a space without continuous parameters up to which they are looked through one by one.
+LARGEST_GRID = 10_000
 
 
 def make_sampler(name: str, *, seed: int, startup_trials: int) -> BaseSampler:
@@ -51,16 +62,42 @@ def make_sampler(name: str, *, seed: int, startup_trials: int) -> BaseSampler:
 def open_storage(storage: str, directory: Path) -> BaseStorage:
     """The journal file in ``directory``, or the database behind a URL.
 
+    Call it as the only driver of ``directory``: what a killed one left in the journal is cleared away.
+
     Raises:
         SpecError: the database cannot be reached.
     """
     if storage == "journal":
-        return JournalStorage(JournalFileBackend(str(directory / "optuna.journal")))
+        return _open_journal(directory.resolve() / "optuna.journal")
     try:
         return RDBStorage(storage)
     except Exception as error:  # whatever the database's driver raises, it means the same here
-        first = str(error).strip().splitlines()[0]
-        raise SpecError(f"search.storage: cannot open {_without_password(storage)}: {first}") from error
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        safe, secret = _without_password(storage)
+        text = first.replace(secret, "***") if secret else first
+        raise SpecError(f"search.storage: cannot open {safe}: {text}") from error
+
+
+def _open_journal(path: Path) -> BaseStorage:
+    """The journal; a lock and half a line that a killed driver left are removed, a damaged file is put aside.
+
+    Optuna would wait 30 s for the lock, glue the next entry to the half line, and then read neither.
+    """
+    path.with_name(path.name + ".lock").unlink(missing_ok=True)
+    if path.exists():
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            with path.open("rb+") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+        try:
+            for line in content[: content.rfind(b"\n") + 1].splitlines():
+                json.loads(line)
+            return JournalStorage(JournalFileBackend(str(path)))
+        except (ValueError, KeyError, TypeError) as error:
+            aside = path.with_name(path.name + ".damaged")
+            path.replace(aside)
+            log.warning("damaged %s (%s): kept aside as %s, rebuilt from the ledger", path, error, aside.name)
+    return JournalStorage(JournalFileBackend(str(path)))
 
 
 def space_hash(distributions: Mapping[str, BaseDistribution]) -> str:
@@ -100,6 +137,7 @@ class OptunaSearch:
         self._used: set[str] = set()
         self._open: dict[str, int] = {}
         self._told: dict[str, Values | None] = {}
+        self._next = 0
         self._by_settings: dict[str, str] = {}
         name = f"{study_name}/{search.label}"
         known = optuna.study.get_all_study_names(storage)
@@ -107,7 +145,9 @@ class OptunaSearch:
             study_name=name, storage=storage, directions=list(DIRECTIONS), load_if_exists=True
         )
         fingerprint = space_hash(search.space.distributions)
-        if name not in known:
+        existing = len(self.study.get_trials(deepcopy=False))
+        # Without trials and space: new, or left by a driver that was killed right here.
+        if name not in known or (existing == 0 and "space" not in self.study.user_attrs):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.study.set_metric_names(list(METRICS))  # labels in optuna-dashboard
@@ -118,7 +158,6 @@ class OptunaSearch:
             raise SpecError(
                 f"search.storage holds a study {name!r} with another search space; choose another study name"
             )
-        existing = len(self.study.get_trials(deepcopy=False))
         self.study.sampler = make_sampler(
             sampler, seed=derive_seed(seed, "sampler", search.label, existing), startup_trials=startup_trials
         )
@@ -139,9 +178,12 @@ class OptunaSearch:
         present = {trial.user_attrs["id"] for trial in trials if "id" in trial.user_attrs}
         unfinished: dict[str, dict[str, Any]] = {}
         for trial in trials:
+            trial_id = trial.user_attrs.get("id")
+            if trial.state.is_finished() and trial_id is not None and trial_id not in finished:
+                # Its row was lost with a damaged line: measured again, though Optuna keeps what it was told.
+                unfinished[trial_id] = self.search.settings(trial.params)
             if trial.state != TrialState.RUNNING:
                 continue
-            trial_id = trial.user_attrs.get("id")
             if trial_id is None or set(trial.params) != set(self.search.space.distributions):
                 self.study.tell(trial.number, state=TrialState.FAIL)  # the driver was killed while asking it
                 continue
@@ -157,7 +199,7 @@ class OptunaSearch:
             if trial_id in finished:
                 self._restore(trial_id, finished[trial_id], started[trial_id])
             else:
-                self.study.enqueue_trial(self.search.space.to_params(started[trial_id]))
+                self.study.enqueue_trial(self._params(started[trial_id]))
                 trial_again = self.study.ask(dict(self.search.space.distributions))
                 trial_again.set_user_attr("id", trial_id)
                 self._open[trial_id] = trial_again.number
@@ -189,7 +231,7 @@ class OptunaSearch:
             settings = self.search.settings(trial.params)
             known = self._by_settings.get(_fingerprint(settings))
             if known is None:
-                trial_id = next(name for name in map(self.search.trial_id, itertools.count()) if name not in self._used)
+                trial_id = self._new_id()
                 trial.set_user_attr("id", trial_id)
                 self._open[trial_id] = trial.number
                 self._by_settings[_fingerprint(settings)] = trial_id
@@ -198,7 +240,11 @@ class OptunaSearch:
             trial.set_user_attr("repeats", known)
             self._finish(trial.number, self._told.get(known))
             repeats += 1
-            self.exhausted = repeats >= MOST_REPEATS
+            if repeats >= MOST_REPEATS:
+                unseen = self._unseen()
+                self.exhausted = unseen is None
+                if unseen is not None:
+                    self.study.enqueue_trial(unseen)
         return None
 
     def tell(self, trial_id: str, values: Values | None) -> None:
@@ -209,7 +255,8 @@ class OptunaSearch:
         if values is not None and not all(map(math.isfinite, values)):
             values = WORST
         self._told[trial_id] = values
-        self._finish(self._open.pop(trial_id), values)
+        if trial_id in self._open:
+            self._finish(self._open.pop(trial_id), values)
 
     def _finish(self, number: int, values: Values | None) -> None:
         if values is None:
@@ -218,17 +265,43 @@ class OptunaSearch:
             self.study.tell(number, values)
 
     def _restore(self, trial_id: str, values: Values | None, settings: Mapping[str, Any]) -> None:
-        params = self.search.space.to_params(settings)
         distributions = dict(self.search.space.distributions)
         self.study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.FAIL if values is None else TrialState.COMPLETE,
-                params={name: params[name] for name in distributions},
+                params=self._params(settings),
                 distributions=distributions,
                 values=None if values is None else list(values),
                 user_attrs={"id": trial_id},
             )
         )
+
+    def _params(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The searched parameters of settings, put back into their ranges where rounding left them just outside."""
+        params = self.search.space.to_params(settings)
+        return {name: _within(params[name], item) for name, item in self.search.space.distributions.items()}
+
+    def _new_id(self) -> str:
+        while (trial_id := self.search.trial_id(self._next)) in self._used:
+            self._next += 1
+        return trial_id
+
+    def _unseen(self) -> dict[str, Any] | None:
+        """Parameters that were not asked yet, in a space of few points; None when there are none."""
+        choices = [_points(item) for item in self.search.space.distributions.values()]
+        size = math.prod(map(len, choices))
+        if not 0 < size <= LARGEST_GRID:
+            return None
+        # Not in order: the first points of a grid all lie at one border.
+        first = derive_seed(len(self._used), "unseen") % size
+        for number in (*range(first, size), *range(first)):
+            params = {}
+            for name, points in zip(self.search.space.distributions, choices, strict=True):
+                number, index = divmod(number, len(points))
+                params[name] = points[index]
+            if _fingerprint(self.search.settings(params)) not in self._by_settings:
+                return params
+        return None
 
     def _paper_settings(self) -> dict[str, Any]:
         return self.search.settings(self.search.paper_params())
@@ -238,10 +311,35 @@ class OptunaSearch:
         return {key: settings[key] for key in self._paper_settings() if key in settings}
 
 
+def _within(value: Any, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, FloatDistribution):
+        return min(max(value, distribution.low), distribution.high)
+    return value
+
+
+def _points(distribution: BaseDistribution) -> Sequence[Any]:
+    """All values of a distribution; none for a continuous one."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    if isinstance(distribution, IntDistribution):
+        return range(distribution.low, distribution.high + 1, distribution.step)
+    return [distribution.low] if isinstance(distribution, FloatDistribution) and distribution.single() else []
+
+
 def _fingerprint(settings: Mapping[str, Any]) -> str:
-    return json.dumps(settings, sort_keys=True, default=str)
+    """Equal for equal settings, also when one was written as 1 and read as 1.0."""
+    plain = {
+        key: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        for key, value in settings.items()
+    }
+    return json.dumps(plain, sort_keys=True, default=str)
 
 
-def _without_password(url: str) -> str:
+def _without_password(url: str) -> tuple[str, str]:
+    """A database URL to be shown, and the secret that was taken out of it."""
     scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+    account, at, place = rest.rpartition("@")
+    if not at:
+        return url, ""
+    user, _, password = account.partition(":")
+    return f"{scheme}://{user}:***@{place}", password
