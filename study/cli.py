@@ -95,7 +95,11 @@ def run(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     resolved = _load(spec, assignments, store, download)
     directory = out or Path("runs") / resolved.name
-    outcome = run_study(resolved, directory, address=address)
+    try:
+        outcome = run_study(resolved, directory, address=address)
+    except KeyboardInterrupt:  # before the first trial, or while the report was written
+        click.echo("stopped; the same command continues the study", err=True)
+        sys.exit(INTERRUPTED)
     if outcome.state == "interrupted":
         click.echo(
             f"stopped after {outcome.done} of {outcome.total} trials; the same command continues the study", err=True

@@ -6,26 +6,29 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from study.driver import Driver
-from study.folder import LEDGER_FILE, check_folder, driving
+from study.folder import LEDGER_FILE, REPORT_FILE, check_folder, driving
 from study.ledger import Ledger
 from study.plan import Job, Plan, Slots, check_plan, count_slots, make_plan
 from study.progress import Progress
 from study.report import write_report
+from study.scratch import scratch_folder
 from study.search import OptunaSearch, open_storage
 from study.settings import SpecError
 from study.spec import StudySpec
 from trainables.data import load_dataset
 from trainables.store import default_store
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
 
 log = logging.getLogger("superft.engine")
 
@@ -60,27 +63,65 @@ def run_study(spec: StudySpec, directory: Path, *, address: str | None = None) -
     check_plan(plan, dataset)
     check_folder(directory, spec)
     store = (spec.store or default_store()).expanduser().resolve()
-    with driving(directory, spec), Ledger(directory / LEDGER_FILE) as ledger:
+    _check_writable(store)
+    # A database that does not answer is found out before the folder is made; the journal lies within it.
+    database = None if spec.search.storage == "journal" else open_storage(spec.search.storage, directory)
+    with _sigterm_as_sigint(), driving(directory, spec), Ledger(directory / LEDGER_FILE) as ledger:
         for note in ledger.damaged:
             log.warning("%s", note)
-        driver = Driver(plan, ledger, _open_searches(plan, directory))
+        searches = _open_searches(plan, database or open_storage("journal", directory))
+        if database is not None and not len(ledger):
+            _check_unused(searches)
+        driver = Driver(plan, ledger, searches)
         progress = Progress(driver)
-        report: Path | None = None
-        if not driver.has_work():
-            state = "already_finished"
-        else:
+        state = "already_finished"
+        if driver.has_work():
             if driver.done:
                 progress.say(f"continuing: {driver.done} of {driver.total} trials are done")
-            with ray_cluster(address), _sigterm_as_sigint():
-                state = _run_on_ray(plan, driver, progress, store)
-        if driver.done:
+            try:
+                with ray_cluster(address):
+                    _run_on_ray(plan, driver, progress, store)
+            except KeyboardInterrupt:
+                log.debug("interrupted")
+            state = "finished" if driver.finished else "interrupted"
+        report: Path | None = directory / REPORT_FILE
+        if driver.done == 0:
+            report = None
+        elif state != "already_finished" or not _is_current(directory):
             report = write_report(directory)
     return Outcome(state, directory, report, driver.done, driver.total)
 
 
-def _open_searches(plan: Plan, directory: Path) -> list[OptunaSearch]:
+def _check_writable(store: Path) -> None:
+    """Refuse a store that victims cannot be written to: every trial would fail for it (SpecError)."""
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=store):
+            pass
+    except OSError as error:
+        raise SpecError(
+            f"--store {store}: cannot be written ({error.strerror}); name another, or set SUPERFT_STORE"
+        ) from error
+
+
+def _check_unused(searches: list[OptunaSearch]) -> None:
+    """Refuse a database that holds results of this study while its folder holds none: they are another folder's."""
+    for search in searches:
+        if search.told:
+            raise SpecError(
+                f"search.storage holds a study {search.study.study_name!r} of another folder; "
+                "choose another name, another database, or that folder as --out"
+            )
+
+
+def _is_current(directory: Path) -> bool:
+    """Whether the report is there and not older than the ledger."""
+    report = directory / REPORT_FILE
+    return report.is_file() and report.stat().st_mtime_ns >= (directory / LEDGER_FILE).stat().st_mtime_ns
+
+
+def _open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
     spec = plan.spec
-    storage = open_storage(spec.search.storage, directory)
     return [
         OptunaSearch(
             search,
@@ -95,7 +136,7 @@ def _open_searches(plan: Plan, directory: Path) -> list[OptunaSearch]:
     ]
 
 
-def _run_on_ray(plan: Plan, driver: Driver, progress: Progress, store: Path) -> str:
+def _run_on_ray(plan: Plan, driver: Driver, progress: Progress, store: Path) -> None:
     import ray
     from ray import tune
 
@@ -106,13 +147,9 @@ def _run_on_ray(plan: Plan, driver: Driver, progress: Progress, store: Path) -> 
         f"{driver.total - driver.done} trials on {slots.count} slots of {slots.cpus} CPU"
         + (f" and {slots.gpus:g} GPU" if slots.gpus else "")
     )
-    try:
-        driver.break_cells(_make_victims(plan, progress, slots, store))
-        trainable = tune.with_parameters(TrialTrainable, cells=plan.cells, store=str(store), cpus=slots.cpus)
-        run_trials(driver, progress, slots, trainable)
-    except KeyboardInterrupt:
-        log.debug("interrupted")
-    return "finished" if not driver.has_work() and driver.finished else "interrupted"
+    driver.break_cells(_make_victims(plan, progress, slots, store))
+    trainable = tune.with_parameters(TrialTrainable, cells=plan.cells, store=str(store), cpus=slots.cpus)
+    run_trials(driver, progress, slots, trainable)
 
 
 def _make_victims(plan: Plan, progress: Progress, slots: Slots, store: Path) -> dict[int, str]:
@@ -140,7 +177,7 @@ def run_trials(driver: Driver, progress: Progress, slots: Slots, trainable: Any)
     from ray import tune
 
     feeder, recorder = _make_feeder(driver, progress)
-    with _scratch_folder() as scratch:
+    with scratch_folder() as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": slots.cpus, "gpu": slots.gpus}),
             tune_config=tune.TuneConfig(
@@ -225,6 +262,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our ledger is the record
         "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # Tune's snapshots are never restored
         "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a spec may name its data by a relative path
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     }.items():
@@ -236,7 +274,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             if address is None and "RAY_ADDRESS" not in os.environ:
-                temporary = stack.enter_context(_scratch_folder())
+                temporary = stack.enter_context(scratch_folder())
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -251,16 +289,6 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             raise SpecError(f"--address {address}: cannot reach a Ray cluster: {str(error).splitlines()[0]}") from error
         stack.callback(ray.shutdown)
         yield
-
-
-@contextlib.contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    """A temporary folder with a short path (Ray's sockets have a length limit), removed afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="sft-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from study.spec import StudySpec, differences, make_spec
 
 SPEC_FILE = "study.yaml"
 LEDGER_FILE = "trials.jsonl"
+REPORT_FILE = "report.html"
 
 
 def check_folder(directory: Path, spec: StudySpec) -> None:
@@ -24,7 +25,8 @@ def check_folder(directory: Path, spec: StudySpec) -> None:
     """
     if directory.exists() and not directory.is_dir():
         raise SpecError(f"--out {directory} is a file; name a folder")
-    if not directory.exists() or not any(item.name != ".lock" for item in directory.iterdir()):
+    # Hidden files may be all that a driver killed at its very start left: its lock, half a spec.
+    if not directory.exists() or all(item.name.startswith(".") for item in directory.iterdir()):
         return
     if not (directory / SPEC_FILE).is_file():
         raise SpecError(f"--out {directory} is not empty and holds no {SPEC_FILE}; name a new folder")
@@ -60,7 +62,9 @@ def driving(directory: Path, spec: StudySpec) -> Iterator[None]:
     except OSError as error:
         raise SpecError(f"cannot write to --out {directory}: {error.strerror or error}") from error
     try:
-        write_atomically(directory / SPEC_FILE, spec.to_yaml().encode())
+        content = spec.to_yaml().encode()
+        if not (directory / SPEC_FILE).is_file() or (directory / SPEC_FILE).read_bytes() != content:
+            write_atomically(directory / SPEC_FILE, content)
         yield
     finally:
         lock.release()

@@ -40,11 +40,14 @@ class Progress:
 
     def victim(self, facts: Mapping[str, Any]) -> None:
         """A victim is ready."""
+        for note in facts["notes"]:
+            self.say(f"WARNING: {note}")
+        made = "from the store" if facts["found"] else f"trained in {facts['seconds']:.0f} s"
         base = "" if facts["asr_base"] is None else f", ASR of the trigger on a clean model {facts['asr_base']:.3f}"
         warning = "" if facts["implanted"] else "  WARNING: the backdoor is not implanted, its trials count in no front"
         self.say(
             f"victim {facts['attack']} (seed {facts['seed']}): clean accuracy {facts['clean_accuracy']:.3f}, "
-            f"ASR {facts['asr']:.3f}{base}; trained in {facts['seconds']:.0f} s{warning}"
+            f"ASR {facts['asr']:.3f}{base}; {made}{warning}"
         )
 
     def trial(self, row: Mapping[str, Any]) -> None:

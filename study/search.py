@@ -220,6 +220,11 @@ class OptunaSearch:
         """Settings asked so far, finished or not."""
         return len(self._used)
 
+    @property
+    def told(self) -> int:
+        """Trials with values that Optuna's storage holds."""
+        return len(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
     def ask(self) -> tuple[str, dict[str, Any]] | None:
         """The next setting and its id; None when enough were asked, or the space holds no new one.
 

@@ -341,7 +341,7 @@ def _one_line(error: ValidationError) -> str:
         return prefix + first["msg"].removeprefix("Value error, ")
     message = first["msg"].replace("Input should", "must").replace("must be a valid", "must be a")
     for theirs, ours in _PLAIN_WORDS.items():
-        message = re.sub(theirs, ours, message)
+        message = re.sub(theirs, ours, message, flags=re.IGNORECASE)
     return f"{prefix}{message[0].lower()}{message[1:]}, got {first['input']!r}"
 
 

@@ -53,8 +53,14 @@ class TrialTrainable(tune.Trainable):
 
 def train_victim(cell: Cell, store: str, cpus: int) -> dict[str, Any]:
     """Ray task: obtain the cell's victim; what people want to know of it, JSON-able."""
-    place = bench(store, cpus)
-    victim = place.victim(cell)
+    place, notes = bench(store, cpus), _Notes()
+    logger = logging.getLogger("superft.store")
+    logger.addHandler(notes)
+    found = place.store.path(cell.victim.name(place.dataset(cell.data))).is_dir()
+    try:
+        victim = place.victim(cell)
+    finally:
+        logger.removeHandler(notes)
     return {
         "name": victim.name,
         "attack": cell.victim.attack,
@@ -62,5 +68,18 @@ def train_victim(cell: Cell, store: str, cpus: int) -> dict[str, Any]:
         "implanted": victim.implanted,
         "asr_base": victim.asr_base,
         "seconds": victim.facts["seconds"],
+        "found": found and not notes.lines,
+        "notes": notes.lines,
         **dataclasses.asdict(victim.evaluation.full),
     }
+
+
+class _Notes(logging.Handler):
+    """Keeps what the store warns of (a damaged file), since nobody reads the log of a Ray worker."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())

@@ -1,0 +1,81 @@
+"""Studies small enough for tests: specs, and rows made up from the settings instead of measured."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage, InMemoryStorage
+
+from study.driver import Driver
+from study.ledger import Ledger
+from study.plan import Job, Plan, make_plan
+from study.search import OptunaSearch
+from study.settings import merge_assignments
+from study.spec import StudySpec, make_spec
+
+# Runs for real in seconds: models of width 2 on 8-pixel digits, 100 short steps at the published point.
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "dataset": "digits",
+    "image_size": 8,
+    "width": 2,
+    "precision": "float32",
+    "attacks": ["badnets"],
+    "defenses": ["super_ft"],
+    "baselines": ["none"],
+    "victim": {"epochs": 1, "batch_size": 128, "lr": 0.05},
+    "clean_fraction": 0.1,
+    "defense": {"super_ft": {"batch_size": 16, "cycles1": 0.1, "cycles2": 0.1}},
+    "search": {"trials": 4, "startup_trials": 2, "ranges": {"super_ft": {"iterations": [20, 500]}}},
+}
+
+
+def tiny_spec(*assignments: str) -> StudySpec:
+    """TINY with ``key=value`` assignments over it."""
+    return make_spec(merge_assignments(TINY, assignments))
+
+
+def made_up_row(job: Job, plan: Plan, **changes: Any) -> dict[str, Any]:
+    """What a trial of ``job`` could have found: the same for the same settings and cell."""
+    cell = plan.cells[job.cell]
+    push = math.log10(job.settings.get("lr_max1", 0.01)) + math.log10(job.settings.get("iterations", 100) / 100)
+    asr = 1 / (1 + math.exp(4 * push + len(cell.victim.attack) - 7 + 0.1 * cell.seed))
+    accuracy = 0.95 - 0.1 / (1 + math.exp(-3 * push))
+    row: dict[str, Any] = {
+        "attack": cell.victim.attack,
+        "defense": cell.defense,
+        "dataset": cell.data.name,
+        "model": cell.victim.model,
+        "seed": cell.seed,
+        "status": "ok",
+        "error": None,
+        "wall_seconds": 1.0,
+    }
+    for half in ("", "_search", "_report"):
+        row |= {f"asr{half}": asr, f"clean_accuracy{half}": accuracy, f"robust_accuracy{half}": accuracy * (1 - asr)}
+    return row | {f"param.{key}": value for key, value in job.settings.items()} | changes
+
+
+def make_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
+    """The plan's searches in one storage, as the engine makes them."""
+    spec = plan.spec
+    return [
+        OptunaSearch(
+            search,
+            storage,
+            study_name=spec.name,
+            sampler=spec.search.sampler,
+            seed=spec.seeds[0],
+            startup_trials=spec.search.startup_trials,
+            target=spec.search.trials,
+        )
+        for search in plan.searches
+    ]
+
+
+def make_driver(spec: StudySpec, path: Path, storage: BaseStorage | None = None) -> Driver:
+    """A driver over the ledger at ``path``; without a storage over one that holds nothing."""
+    plan = make_plan(spec)
+    return Driver(plan, Ledger(path), make_searches(plan, storage or InMemoryStorage()))
