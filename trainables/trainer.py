@@ -60,18 +60,24 @@ class Trainer:
             model, data, generator=self.generator("batches", purpose), precision=self.precision, **settings
         )
 
-    def train_from_scratch(self, train: ImageSet, recipe: TrainingRecipe) -> Classifier:
-        """A new model trained by ``recipe``."""
-        model = self.fresh_model()
-        self.fit(
-            model,
-            train,
-            steps=recipe.steps(len(train)),
-            lr_at=recipe.lr_at(len(train)),
-            batch_size=recipe.batch_size,
-            optimizer=recipe.updater(),
-            augmentation=self.augmentation(),
-        )
+    def train_from_scratch(
+        self, train: ImageSet, recipe: TrainingRecipe, *, purpose: str | None = None, **changes: Any
+    ) -> Classifier:
+        """A new model trained by ``recipe``.
+
+        Args:
+            purpose: of a second model beside the run's own (a surrogate): other initial weights, other batches.
+            changes: settings of `training.fit` that replace the recipe's or the task's.
+        """
+        model = self.fresh_model() if purpose is None else self.fresh_model(purpose)
+        settings: dict[str, Any] = {
+            "steps": recipe.steps(len(train)),
+            "lr_at": recipe.lr_at(len(train)),
+            "batch_size": recipe.batch_size,
+            "optimizer": recipe.updater(),
+            "augmentation": self.augmentation(),
+        }
+        self.fit(model, train, purpose=purpose or "fit", **(settings | changes))
         return model
 
     def accuracy(self, model: Classifier, data: ImageSet) -> float:

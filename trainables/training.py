@@ -15,6 +15,8 @@ from trainables.data import FeatureSet, ImageSet, augment, to_float
 
 Schedule = Callable[[int], float]
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Perturbation = Callable[[Sequence[nn.Parameter]], None]
+BatchTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 OptimizerName = Literal["sgd", "nesterov", "adam", "adamw"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -187,7 +189,9 @@ def fit(
     optimizer: Optimizer | None = None,
     momentum_at: Schedule | None = None,
     augmentation: Augmentation | None = None,
+    transform: BatchTransform | None = None,
     loss: LossFunction = cross_entropy,
+    perturb: Perturbation | None = None,
     trainable: Sequence[nn.Parameter] | None = None,
     bn_mode: Literal["train", "eval"] = "train",
     grad_clip: float | None = None,
@@ -202,7 +206,13 @@ def fit(
         lr_at: learning rate of step 0..steps-1, assigned before the step.
         generator: order, crops and flips come from it (CPU).
         momentum_at: momentum of each step, for schedules that move it; default constant.
+        transform: (float images in [0, 1], labels) -> the batch to train on, after the augmentation (attacks that
+            build their batches in the loop); None: the batch as it is.
         loss: (model, float images in [0, 1], labels) -> scalar.
+        perturb: moves the trained parameters in place, given those with their gradients (sharpness-aware training). The
+            gradients are then taken again on the same batch, and the step is made with them from where the weights
+            were. Running statistics advance in the first pass alone; both passes are counted; the history shows the
+            loss before the move.
         trainable: parameters to update, default all. Batch normalisation none of whose parameters is trained runs
             in eval mode, so that a frozen layer stays bit-identical, running statistics included.
         bn_mode: ``eval`` freezes the running statistics of all batch normalisation.
@@ -220,6 +230,15 @@ def fit(
     updater = optimizer.build(chosen)
     history, losses = History(), list[Tensor]()
 
+    def differentiate(images: Tensor, labels: Tensor) -> Tensor:
+        with autocast(images.device, precision):
+            value = loss(model, images, labels)
+        updater.zero_grad(set_to_none=True)
+        value.backward()
+        counters.forward_samples += len(labels)
+        counters.backward_samples += len(labels)
+        return value
+
     model.to(memory_format=torch.channels_last)
     model.train()
     for module in model.modules():
@@ -236,16 +255,16 @@ def fit(
                 group["lr"] = lr_at(step)
                 if momentum_at is not None:
                     group["momentum"] = momentum_at(step)
-            with autocast(images.device, precision):
-                value = loss(model, images, labels)
-            updater.zero_grad(set_to_none=True)
-            value.backward()
+            if transform is not None:
+                images, labels = transform(images, labels)
+            value = differentiate(images, labels)
+            if perturb is not None:
+                with _moved(chosen, perturb), _frozen_statistics(model):
+                    differentiate(images, labels)
             if grad_clip is not None:
                 nn.utils.clip_grad_norm_(chosen, grad_clip)
             updater.step()
             counters.steps += 1
-            counters.forward_samples += len(labels)
-            counters.backward_samples += len(labels)
             history.lr.append(updater.param_groups[0]["lr"])
             losses.append(value.detach())
             if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
@@ -259,6 +278,39 @@ def fit(
             parameter.grad = None
         model.eval()
     return history
+
+
+@contextmanager
+def _moved(parameters: Sequence[nn.Parameter], perturb: Perturbation) -> Iterator[None]:
+    """The parameters after ``perturb`` within the block; afterwards, bit by bit, what they were."""
+    before = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        perturb(parameters)
+    try:
+        yield
+    finally:
+        # Copied back: subtracting the move again would leave its rounding.
+        with torch.no_grad():
+            for parameter, old in zip(parameters, before, strict=True):
+                parameter.copy_(old)
+
+
+@contextmanager
+def _frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation uses the batch as before within the block, and its running statistics stay as they are."""
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats
+    ]
+    # Not momentum 0: that still counts the batch, and 0 * inf of a lost run would be NaN.
+    for module in norms:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in norms:
+            module.track_running_stats = True
 
 
 def _check_finite(model: nn.Module) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import ATTACKS, Attack, PoisonedSamples, Trigger, rebuild_trigger
+from trainables.attacks.base import ATTACKS, Attack, Kind, PoisonedSamples, Trigger, rebuild_trigger
 from trainables.data import CleanSplit, DataError, Dataset, ImageSet, split_clean
 from trainables.metrics import Evaluation, Rates, TriggeredSet, evaluate, report_half
 from trainables.models import build_model
@@ -247,20 +247,25 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
     test = dataset.test.to(device)
     triggered = attack.triggered_test(implanted.trigger, test, dataset.num_classes)
     evaluation = evaluate(implanted.model, test, triggered, precision=spec.precision)
+    extra = attack.extra_metrics(implanted.model, implanted.trigger, test, trainer)
     seconds = time.perf_counter() - started
     asr_base = accuracy = None
     if spec.control() != spec:
         control = obtain_victim(spec.control(), dataset, store, device)
         clean = evaluate(control.model.to(device), test, triggered, precision=spec.precision)
         asr_base, accuracy = clean.full.asr, clean.full.clean_accuracy
+    # Cross and cover samples carry a trigger under their own label: they are no part of the poison rate.
+    poison = int((implanted.poisoned.kinds == Kind.POISON).sum())
     facts = {
         "identity": attack.identity(),
         "spec": dataclasses.asdict(spec),
         "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "train_size": len(indices)},
         "trigger": {"kind": implanted.trigger.kind, "settings": implanted.trigger.settings()},
-        "poisoned": len(implanted.poisoned),
-        "realised_poison_rate": len(implanted.poisoned) / len(indices),
+        "poisoned": poison,
+        "cross": len(implanted.poisoned) - poison,
+        "realised_poison_rate": poison / len(indices),
         "evaluation": dataclasses.asdict(evaluation),
+        "extra_metrics": extra,
         "asr_base": asr_base,
         "clean_model_accuracy": accuracy,
         "counters": dataclasses.asdict(trainer.counters),

@@ -138,7 +138,7 @@ def selection_is_what_was_planned(subject: Subject) -> None:
     assert indices.unique().numel() == len(indices)
     assert not len(indices) or (int(indices.min()) >= 0 and int(indices.max()) < n)
     if isinstance(subject.made.attack, DataPoisoning):
-        assert int((poisoned.kinds == Kind.POISON).sum()) == subject.made.attack.count(n)
+        assert int((poisoned.kinds == Kind.POISON).sum()) == subject.made.attack.planned(subject.made.data.train.labels)
         for count in (1, 17):
             fewer = subject.variant(poison_count=count)
             assert fewer is not None

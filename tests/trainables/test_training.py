@@ -320,6 +320,36 @@ def test_training_does_not_touch_the_images(toy: Dataset) -> None:
     assert torch.equal(toy.train.images, before)
 
 
+def test_transform_replaces_the_batch_that_is_trained_on() -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def halve(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return images / 2, 1 - labels
+
+    def watch(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        seen.append((images, labels))
+        return fixed_pull(model, images, labels)
+
+    settings = {"steps": 3, "lr_at": constant(), "batch_size": 4, "loss": watch}
+    fit(Linear(), linear_task(), generator=generator(), transform=halve, **settings)  # type: ignore[arg-type]
+    halved = seen.copy()
+    seen.clear()
+    fit(Linear(), linear_task(), generator=generator(), **settings)  # type: ignore[arg-type]
+    for (images, labels), (plain, plain_labels) in zip(halved, seen, strict=True):
+        assert torch.equal(images, plain / 2)
+        assert torch.equal(labels, 1 - plain_labels)
+
+
+def test_a_second_model_of_a_bench_has_its_own_weights_and_batches(toy: Dataset, trainer: Trainer) -> None:
+    recipe = TrainingRecipe(epochs=0.2, batch_size=32, lr=0.05)
+    own, again = (trainer.train_from_scratch(toy.train, recipe) for _ in range(2))
+    second = trainer.train_from_scratch(toy.train, recipe, purpose="surrogate")
+    first = trainer.fresh_model().classifier.weight
+    assert torch.equal(own.classifier.weight, again.classifier.weight)
+    assert not torch.equal(first, trainer.fresh_model("surrogate").classifier.weight)
+    assert not torch.equal(own.classifier.weight, second.classifier.weight)
+
+
 def test_scratch_training_follows_its_recipe(toy: Dataset, trainer: Trainer) -> None:
     recipe = TrainingRecipe(epochs=2, batch_size=64, lr=0.01)
     trainer.train_from_scratch(toy.train, recipe)

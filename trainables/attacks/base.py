@@ -194,6 +194,18 @@ class Attack(ABC):
             return (labels + self.label_shift) % num_classes
         return torch.full_like(labels, self.target_label)
 
+    def preview_trigger(self, image_size: int, seed: int) -> Trigger | None:
+        """The trigger where it is known before any training; None where it comes out of the attack."""
+        return None
+
+    def extra_metrics(self, model: Classifier, trigger: Trigger, test: ImageSet, trainer: Trainer) -> dict[str, float]:
+        """What else the literature reports of a victim of this attack (cross accuracy); default nothing.
+
+        Args:
+            model: the victim, on the trainer's device, as is ``test``, the clean test set.
+        """
+        return {}
+
     def triggered_test(self, trigger: Trigger, test: ImageSet, num_classes: int) -> TriggeredSet:
         """The stored triggered test set: every test image whose label the attack would change, stamped once."""
         targets = self.targets(test.labels, num_classes)
@@ -240,13 +252,20 @@ class DataPoisoning(Attack):
         """The trigger stamped on training images; the test trigger unless an attack says otherwise."""
         return self.make_trigger(image_size, seed)
 
+    def preview_trigger(self, image_size: int, seed: int) -> Trigger | None:
+        return self.make_trigger(image_size, seed)
+
+    def planned(self, labels: Tensor) -> int:
+        """Number of poisoned samples of a training set with ``labels``."""
+        return self.count(len(labels))
+
     def count(self, n: int) -> int:
         """Number of poisoned samples of ``n`` (banker's rounding, as in the field's reference code)."""
         return self.poison_count if self.poison_count is not None else round(self.poison_rate * n)
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)
-        count, allowed = self.count(len(labels)), int(self._allowed(labels, num_classes).sum())
+        count, allowed = self.planned(labels), int(self._allowed(labels, num_classes).sum())
         given = (
             f"poison_count {self.poison_count}" if self.poison_count is not None else f"poison_rate {self.poison_rate}"
         )
@@ -267,14 +286,14 @@ class DataPoisoning(Attack):
         self.check(labels, num_classes, image_size=0)
         allowed = self._allowed(labels.cpu(), num_classes).nonzero()[:, 0]
         order = torch.randperm(len(allowed), generator=generator_for(seed, "poison-index"))
-        return allowed[order[: self.count(len(labels))]].sort().values
+        return allowed[order[: self.planned(labels)]].sort().values
 
-    def poison(self, train: ImageSet, num_classes: int, seed: int) -> PoisonedSamples:
-        """The poisoned samples of ``train``, stamped, quantised and relabelled."""
+    def poison(self, train: ImageSet, num_classes: int, seed: int, trigger: Trigger | None = None) -> PoisonedSamples:
+        """The poisoned samples of ``train``, stamped with ``trigger`` (default: the training trigger), relabelled."""
         indices = self.choose(train.labels, num_classes, seed)
         chosen = train.subset(indices)
         labels = chosen.labels if self.clean_label else self.targets(chosen.labels, num_classes)
-        images = stamp(self.make_training_trigger(train.image_size, seed), chosen.images)
+        images = stamp(trigger or self.make_training_trigger(train.image_size, seed), chosen.images)
         kinds = torch.full((len(indices),), Kind.POISON, dtype=torch.uint8)
         return PoisonedSamples(indices, images.cpu(), labels.cpu(), kinds)
 
