@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -159,6 +160,41 @@ def test_gradients_are_clipped_to_the_norm() -> None:
     fit(model, linear_task(), steps=1, lr_at=constant(1.0), generator=generator(), loss=fixed_pull,
         optimizer=Optimizer("sgd", 0.0, 0.0), grad_clip=0.3)  # fmt: skip
     assert float(model.weight.data.norm()) == pytest.approx(0.3, rel=1e-4)
+
+
+def double_the_weights(parameters: Sequence[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.mul_(2.0)
+
+
+def test_perturbed_step_takes_its_gradient_there_and_starts_here() -> None:
+    model = Linear()
+    nn.init.ones_(model.weight)
+    half_square = lambda model, _images, _labels: 0.5 * model.weight.square().sum()  # noqa: E731
+    counters = Counters()
+    history = fit(model, linear_task(), steps=1, lr_at=constant(0.25), generator=generator(), loss=half_square,
+                  optimizer=Optimizer("sgd", 0.0, 0.0), perturb=double_the_weights, counters=counters)  # fmt: skip
+    torch.testing.assert_close(model.weight.data, torch.full((2, 3), 1.0 - 0.25 * 2.0))
+    assert history.loss == [pytest.approx(3.0)]
+    assert counters == Counters(steps=1, forward_samples=8, backward_samples=8)
+
+
+def test_weights_are_restored_exactly_and_statistics_advance_once_in_a_perturbed_step(toy: Dataset) -> None:
+    plain, perturbed = small_model(), small_model()
+    for model, perturb in ((plain, None), (perturbed, double_the_weights)):
+        fit(model, toy.train, steps=1, lr_at=constant(0.0), generator=generator(), batch_size=32, perturb=perturb)
+    assert all(torch.equal(tensor, plain.state_dict()[key]) for key, tensor in perturbed.state_dict().items())
+    assert all(module.track_running_stats for module in perturbed.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("scope", ["all", "last_block+classifier"])
+def test_a_move_of_nothing_is_plain_training(scope: str, precision: str, toy: Dataset) -> None:
+    plain, perturbed = small_model(), small_model()
+    for model, perturb in ((plain, None), (perturbed, lambda _parameters: None)):
+        fit(model, toy.train, steps=3, lr_at=constant(), generator=generator(), batch_size=32, perturb=perturb,
+            precision=precision, trainable=in_scope(model, scope))  # fmt: skip
+    assert all(torch.equal(tensor, plain.state_dict()[key]) for key, tensor in perturbed.state_dict().items())
 
 
 @pytest.mark.parametrize(("name", "lr"), [("sgd", 0.05), ("nesterov", 0.05), ("adam", 0.01), ("adamw", 0.01)])
