@@ -13,7 +13,7 @@ from search_spaces import Space
 from study.settings import SpecError
 from study.spec import StudySpec
 from trainables.data import Dataset, split_clean
-from trainables.defenses.base import DEFENSES, CleanData, PoisonedData
+from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
 from trainables.models import build_model
 from trainables.training import Counters
 from trainables.trial import Cell, DataSource
@@ -148,12 +148,26 @@ def _equal(value: Any, published: Any) -> bool:
 
 def check_plan(plan: Plan, dataset: Dataset) -> None:
     """Refuse, before any work, what does not fit the data (SettingError, DataError, ModelError)."""
-    build_model(plan.spec.model, num_classes=dataset.num_classes, width=plan.spec.width, image_size=dataset.image_size)
+    model = build_model(
+        plan.spec.model, num_classes=dataset.num_classes, width=plan.spec.width, image_size=dataset.image_size
+    )
     for cell in plan.victims():
         check_victim(cell.victim, dataset)
-    for cell in plan.cells:
-        if DEFENSES.get(cell.defense).owns is CleanData:
-            split_clean(dataset.train.labels, cell.clean_fraction, num_classes=dataset.num_classes, seed=cell.seed)
+    trials = [(job.cell, job.settings) for job in plan.baselines]
+    trials += [(cell, search.settings(search.paper_params())) for search in plan.searches for cell in search.cells]
+    for index, settings in trials:
+        defense = DEFENSES.create(plan.cells[index].defense, settings)
+        defense.check(model, *_held(defense, plan.cells[index], dataset))
+
+
+def _held(defense: Defense, cell: Cell, dataset: Dataset) -> tuple[int, int]:
+    """How many training and validation samples this defender will hold (DataError)."""
+    if defense.owns is PoisonedData:
+        return len(attacker_indices(cell.victim, dataset)), 0
+    if defense.owns is CleanData:
+        split = split_clean(dataset.train.labels, cell.clean_fraction, num_classes=dataset.num_classes, seed=cell.seed)
+        return len(split.train), len(split.validation)
+    return 0, 0
 
 
 @dataclass(frozen=True)
@@ -180,13 +194,7 @@ def estimate_cost(plan: Plan, dataset: Dataset) -> Cost:
     def cell_cost(cell: Cell, settings: Mapping[str, Any]) -> float:
         defense = DEFENSES.create(cell.defense, settings)
         n_train = len(attacker_indices(cell.victim, dataset))
-        owned, validation = (n_train if defense.owns is PoisonedData else 0), 0
-        if defense.owns is CleanData:
-            split = split_clean(
-                dataset.train.labels, cell.clean_fraction, num_classes=dataset.num_classes, seed=cell.seed
-            )
-            owned, validation = len(split.train), len(split.validation)
-        return in_epochs(defense.plan(owned, validation), n_train)
+        return in_epochs(defense.plan(*_held(defense, cell, dataset)), n_train)
 
     recipe = plan.spec.recipe()
     per_victim = recipe.steps(n) * min(recipe.batch_size, n) / n

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables import metrics, training
 from trainables.data import ImageSet, to_float
@@ -53,7 +53,7 @@ class Trainer:
         """The task's random crop, and a flip where the data set allows it; attacker and defender use the same."""
         return Augmentation(self.padding, self.flip)
 
-    def fit(self, model: Classifier, data: ImageSet, *, purpose: str = "fit", **settings: Any) -> History:
+    def fit(self, model: nn.Module, data: ImageSet, *, purpose: str = "fit", **settings: Any) -> History:
         """`training.fit` with this bench's random stream, precision and counters."""
         settings.setdefault("counters", self.counters)
         return training.fit(

@@ -198,6 +198,7 @@ def fit(
     precision: str = "auto",
     counters: Counters | None = None,
     after_step: Callable[[int], None] | None = None,
+    until: Callable[[int], bool] | None = None,
 ) -> History:
     """Train ``model`` in place for exactly ``steps`` optimiser steps; it is left in eval mode.
 
@@ -218,6 +219,7 @@ def fit(
         bn_mode: ``eval`` freezes the running statistics of all batch normalisation.
         grad_clip: largest gradient norm, None for no clipping.
         after_step: called with the step just made (pruning masks, anytime curves).
+        until: asked after each step; True ends the training there (goals, early stopping).
 
     Raises:
         DivergedError: the loss is NaN or infinite (looked at every 50 steps and at the end), or the last step left a
@@ -267,10 +269,13 @@ def fit(
             counters.steps += 1
             history.lr.append(updater.param_groups[0]["lr"])
             losses.append(value.detach())
-            if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
+            ended = step + 1 == steps or (until is not None and until(step))
+            if ended or (step + 1) % CHECK_EVERY == 0:
                 _collect(losses, history, step)
             if after_step is not None:
                 after_step(step)
+            if ended:
+                break
         _check_finite(model)
     finally:
         for parameter, asked in asked_for_gradient.items():

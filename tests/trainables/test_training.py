@@ -326,6 +326,15 @@ def test_diverged_run_ends_early(toy: Dataset) -> None:
     assert counters.steps <= 200
 
 
+def test_goal_ends_the_training_after_the_step_that_reached_it(toy: Dataset) -> None:
+    counters, seen = Counters(), list[int]()
+    history = fit(small_model(), toy.train, steps=9, lr_at=constant(), generator=generator(), batch_size=16,
+                  counters=counters, after_step=seen.append, until=lambda step: step == 2)  # fmt: skip
+    assert seen == [0, 1, 2]
+    assert counters == Counters(steps=3, forward_samples=48, backward_samples=48)
+    assert len(history.loss) == len(history.lr) == 3
+
+
 def test_weights_ruined_by_the_last_step_count_as_diverged() -> None:
     # The loss of that step was taken before it and is fine.
     model = Linear()

@@ -71,6 +71,19 @@ class Defense(ABC):
 
     name: ClassVar[str]
     owns: ClassVar[type[NoData] | type[CleanData] | type[PoisonedData]]
+    # False where the method may stop early: `plan` then tells the most it can cost.
+    plan_is_exact: ClassVar[bool] = True
+
+    def check(self, model: Classifier, n_owned: int, n_validation: int = 0) -> None:  # noqa: B027 - most need nothing
+        """Refuse, before any work, a model or an amount of data that this defense cannot work with.
+
+        Args:
+            model: of the victim's architecture; its weights mean nothing.
+            n_owned, n_validation: as in `plan`.
+
+        Raises:
+            DataError, ModelError: one line that names what is missing.
+        """
 
     @abstractmethod
     def repair(self, model: Classifier, assets: Any, trainer: Trainer) -> Repair:
@@ -86,7 +99,7 @@ class Defense(ABC):
 
     @abstractmethod
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        """The work `repair` will do, before it does it (cost estimates).
+        """The work `repair` will do, before it does it (cost estimates); see `plan_is_exact`.
 
         Args:
             n_owned: training samples among the assets.
