@@ -61,11 +61,17 @@ class Space:
             except (TypeError, ValueError) as error:
                 raise SettingError(f"{key}.{name}: {error}") from error
             published = self.to_params(self.paper)[name]
-            if not changed[name]._contains(changed[name].to_internal_repr(published)):
+            if not _holds(changed[name], published):
                 raise SettingError(
                     f"{key}.{name}: {list(given)} leaves out the published {published}, which is trial 0"
                 )
         return dataclasses.replace(self, distributions=changed)
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    return distribution._contains(distribution.to_internal_repr(value))
 
 
 def _other_range(distribution: BaseDistribution, given: Sequence[Any]) -> BaseDistribution:

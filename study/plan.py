@@ -186,7 +186,6 @@ class Cost:
 
 def estimate_cost(plan: Plan, dataset: Dataset) -> Cost:
     """Work in E; searched settings are taken to cost what the published point costs."""
-    n = len(dataset.train)
 
     def in_epochs(work: Counters, n_train: int) -> float:
         return (work.forward_samples + 2 * work.backward_samples) / (3 * n_train)
@@ -196,15 +195,19 @@ def estimate_cost(plan: Plan, dataset: Dataset) -> Cost:
         n_train = len(attacker_indices(cell.victim, dataset))
         return in_epochs(defense.plan(*_held(defense, cell, dataset)), n_train)
 
-    recipe = plan.spec.recipe()
-    per_victim = recipe.steps(n) * min(recipe.batch_size, n) / n
+    def victim_cost(victim: VictimSpec) -> float:
+        n_train = len(attacker_indices(victim, dataset))
+        steps = victim.recipe.steps(n_train)
+        return steps * min(victim.recipe.batch_size, n_train) / n_train
+
     baselines = sum(cell_cost(plan.cells[job.cell], job.settings) for job in plan.baselines)
     per_setting = sum(
         cell_cost(plan.cells[cell], search.settings(search.paper_params()))
         for search in plan.searches
         for cell in search.cells
     )
-    return Cost(per_victim * len(plan.victims()), baselines, per_setting, per_setting * plan.spec.search.trials)
+    victims = math.fsum(victim_cost(cell.victim) for cell in plan.victims())
+    return Cost(victims, baselines, per_setting, per_setting * plan.spec.search.trials)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,175 @@
+"""Every search space holds its published point, speaks the defense's own settings, and can be narrowed around it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
+import search_spaces
+from search_spaces import Space, get_space, names, paper_point
+from trainables.defenses.base import DEFENSES
+from trainables.registry import SettingError
+
+
+def variants_of(defense: str) -> list[str]:
+    module = __import__(f"search_spaces.{defense}", fromlist=["VARIANTS"])
+    return ["default", *getattr(module, "VARIANTS", {})]
+
+
+SPACES = [(defense, variant) for defense in names() for variant in variants_of(defense)]
+
+
+@pytest.fixture(params=SPACES, ids=["/".join(space) for space in SPACES])
+def named(request: pytest.FixtureRequest) -> tuple[str, Space]:
+    defense, variant = request.param
+    return defense, get_space(defense, variant)
+
+
+def holds(distribution: BaseDistribution, value: Any) -> bool:
+    return distribution._contains(distribution.to_internal_repr(value))
+
+
+def draws(space: Space, count: int) -> list[dict[str, Any]]:
+    """Parameters drawn at random, the corners of the space among them where they are few."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [study.ask(dict(space.distributions)).params for _ in range(count)]
+    ends = [
+        item.choices if isinstance(item, CategoricalDistribution) else (item.low, item.high)
+        for item in space.distributions.values()
+    ]
+    corners = itertools.islice(itertools.product(*ends), 256)
+    return drawn + [dict(zip(space.distributions, corner, strict=True)) for corner in corners]
+
+
+def test_there_are_spaces_and_each_belongs_to_a_defense() -> None:
+    assert set(names()) <= set(DEFENSES.names())
+    assert "super_ft" in names()
+
+
+def test_published_point_lies_inside(named: tuple[str, Space]) -> None:
+    _, space = named
+    params = space.to_params(space.paper)
+    for name, distribution in space.distributions.items():
+        assert holds(distribution, params[name]), name
+
+
+def test_published_point_builds_the_defense(named: tuple[str, Space]) -> None:
+    defense, space = named
+    built = DEFENSES.create(defense, space.paper)
+    for key, value in space.paper.items():
+        assert getattr(built, key) == value
+        assert isinstance(value, bool) == isinstance(getattr(built, key), bool), key
+
+
+def test_published_point_survives_the_way_to_parameters_and_back(named: tuple[str, Space]) -> None:
+    _, space = named
+    again = space.to_settings({key: space.to_params(space.paper)[key] for key in space.distributions})
+    for key, value in again.items():
+        assert value == (pytest.approx(space.paper[key], rel=1e-12) if isinstance(value, float) else space.paper[key])
+    assert again.keys() <= space.paper.keys()
+
+
+def test_published_point_of_the_default_space_is_trial_0_to_the_last_bit() -> None:
+    for defense in names():
+        space = get_space(defense)
+        searched = space.to_settings({key: space.to_params(space.paper)[key] for key in space.distributions})
+        assert searched == {key: space.paper[key] for key in searched}
+        assert dict(paper_point(defense)) == dict(space.paper)
+
+
+def test_every_parameter_becomes_a_field_of_the_defense(named: tuple[str, Space]) -> None:
+    defense, space = named
+    fields = {field.name for field in dataclasses.fields(DEFENSES.get(defense))}
+    assert set(space.to_settings(space.to_params(space.paper))) <= fields
+    assert set(space.paper) <= fields
+
+
+def test_every_point_builds_the_defense(named: tuple[str, Space]) -> None:
+    defense, space = named
+    for params in draws(space, 50):
+        DEFENSES.create(defense, space.to_settings(params))
+
+
+def test_settings_of_any_point_give_its_parameters_back(named: tuple[str, Space]) -> None:
+    _, space = named
+    for params in draws(space, 50):
+        again = space.to_params(space.to_settings(params))
+        for name, value in params.items():
+            assert again[name] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value)
+
+
+def test_ordered_rates_never_cross() -> None:
+    space = get_space("super_ft", "ordered")
+    for params in draws(space, 200):
+        settings = space.to_settings(params)
+        assert settings["lr_base"] <= settings["lr_max2"] * (1 + 1e-12)
+        assert settings["lr_max2"] <= settings["lr_max1"] * (1 + 1e-12)
+
+
+def test_super_ft_covers_the_sweeps_of_figures_14_and_15() -> None:
+    space = get_space("super_ft").distributions
+    for low, high, name in ((1e-2, 1.0, "lr_max1"), (3e-4, 1e-2, "lr_base")):
+        assert holds(space[name], low)
+        assert holds(space[name], high)
+
+
+def test_other_ranges_change_only_what_they_name() -> None:
+    space = get_space("super_ft")
+    narrow = space.with_ranges({"iterations": [20, 500], "lr_max1": [0.1, 0.1]}, "search.ranges.super_ft")
+    assert (narrow.distributions["iterations"].low, narrow.distributions["iterations"].high) == (20, 500)
+    assert narrow.distributions["iterations"].log
+    assert narrow.distributions["lr_max1"].single()
+    assert narrow.distributions["lr_base"] == space.distributions["lr_base"]
+    assert get_space("super_ft").distributions["iterations"].high == 4000
+
+
+def test_a_categorical_parameter_takes_a_list_of_choices() -> None:
+    narrow = get_space("ft").with_ranges({"scope": ["all", "bn_only"]}, "search.ranges.ft")
+    assert narrow.distributions["scope"].choices == ("all", "bn_only")
+
+
+@pytest.mark.parametrize(
+    ("defense", "ranges", "message"),
+    [
+        ("super_ft", {"iterations": [20, 499]}, r"k\.iterations: \[20, 499\] leaves out the published 500"),
+        ("super_ft", {"lr_base": [1e-3, 1e-2]}, r"k\.lr_base: .* leaves out the published 0\.0003"),
+        ("ft", {"scope": ["bn_only"]}, r"k\.scope: \['bn_only'\] leaves out the published all"),
+        ("super_ft", {"iteration": [1, 9]}, r"unknown parameter k\.iteration: did you mean 'iterations'"),
+        ("super_ft", {"iterations": [500]}, r"k\.iterations: must be \[low, high\]"),
+        ("super_ft", {"iterations": [1, 2, 3]}, r"k\.iterations: must be \[low, high\]"),
+        ("super_ft", {"iterations": [1000, 20]}, r"k\.iterations: .*low <= high"),
+        ("super_ft", {"iterations": ["a", "b"]}, r"k\.iterations: must be two whole numbers"),
+        ("super_ft", {"iterations": [True, 900]}, r"k\.iterations: must be two whole numbers"),
+        ("super_ft", {"lr_max1": [0.0, 1.0]}, r"k\.lr_max1: .*0 < low"),
+        ("super_ft", {"lr_max1": [0.01, math.inf]}, r"k\.lr_max1: must be two numbers"),
+        ("ft", {"scope": []}, r"k\.scope: must name at least one choice"),
+    ],
+)
+def test_ranges_that_make_no_search_are_refused(defense: str, ranges: dict[str, list[Any]], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        get_space(defense).with_ranges(ranges, "k")
+
+
+def test_a_defense_without_a_space_cannot_be_searched_and_has_no_published_point() -> None:
+    with pytest.raises(SettingError, match="'none' has no search space"):
+        get_space("none")
+    assert dict(paper_point("none")) == {}
+
+
+def test_an_unknown_variant_names_the_nearest() -> None:
+    with pytest.raises(SettingError, match="did you mean 'ordered'"):
+        get_space("super_ft", "order")
+
+
+def test_spaces_are_data_and_import_nothing_above_them() -> None:
+    for defense in names():
+        module = __import__(f"search_spaces.{defense}", fromlist=["SPACE"])
+        assert all(isinstance(item, BaseDistribution) for item in module.SPACE.values())
+        assert isinstance(module.PAPER, dict)
+    assert search_spaces.__doc__

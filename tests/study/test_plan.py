@@ -1,0 +1,234 @@
+"""A plan lists exactly the work of a study, what it costs, and how much of it runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_spec
+
+from study.plan import Plan, check_plan, count_slots, estimate_cost, is_published, make_plan
+from study.settings import SpecError
+from study.spec import load_spec, make_spec
+from trainables.data import DataError, Dataset, load_dataset
+from trainables.models import ModelError
+from trainables.registry import SettingError
+from trainables.store import Store
+from trainables.trial import Workbench
+
+TWO = ("attacks=[badnets, blended]", "seeds=[0, 7]", "baselines=[none, ft]", "defenses=[super_ft, scratch]")
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset("digits", image_size=8)
+
+
+def cells_of(plan: Plan, numbers: tuple[int, ...]) -> list[tuple[str, str, int]]:
+    return [(plan.cells[n].victim.attack, plan.cells[n].defense, plan.cells[n].seed) for n in numbers]
+
+
+def test_per_attack_makes_one_search_for_each_attack_and_defense() -> None:
+    plan = make_plan(tiny_spec(*TWO))
+    assert [search.label for search in plan.searches] == [
+        "badnets/super_ft",
+        "badnets/scratch",
+        "blended/super_ft",
+        "blended/scratch",
+    ]
+    assert cells_of(plan, plan.searches[2].cells) == [("blended", "super_ft", 0), ("blended", "super_ft", 7)]
+
+
+def test_per_all_scores_each_setting_on_every_attack_and_seed() -> None:
+    plan = make_plan(tiny_spec(*TWO, "search.per=all"))
+    assert [search.label for search in plan.searches] == ["all/super_ft", "all/scratch"]
+    assert cells_of(plan, plan.searches[1].cells) == [
+        ("badnets", "scratch", 0),
+        ("badnets", "scratch", 7),
+        ("blended", "scratch", 0),
+        ("blended", "scratch", 7),
+    ]
+
+
+@pytest.mark.parametrize("per", ["attack", "all"])
+def test_total_counts_baselines_and_settings_on_all_their_cells(per: str) -> None:
+    plan = make_plan(tiny_spec(*TWO, f"search.per={per}", "search.trials=5"))
+    assert len(plan.baselines) == 2 * 2 * 2
+    assert plan.total_jobs == 8 + 2 * 2 * 2 * 5
+
+
+def test_baselines_run_once_per_attack_and_seed_at_the_published_point_with_the_specs_settings_over_it() -> None:
+    plan = make_plan(tiny_spec(*TWO, "defense.ft.lr=3e-4"))
+    assert [(job.trial, plan.cells[job.cell].seed) for job in plan.baselines] == [
+        ("badnets/none/baseline", 0),
+        ("badnets/none/baseline", 7),
+        ("badnets/ft/baseline", 0),
+        ("badnets/ft/baseline", 7),
+        ("blended/none/baseline", 0),
+        ("blended/none/baseline", 7),
+        ("blended/ft/baseline", 0),
+        ("blended/ft/baseline", 7),
+    ]
+    ft = next(job for job in plan.baselines if job.trial == "badnets/ft/baseline")
+    assert (ft.settings["lr"], ft.settings["epochs"], ft.role, ft.published) == (3e-4, 100, "baseline", False)
+
+
+def test_ids_are_unique_over_trial_attack_and_seed() -> None:
+    for per in ("attack", "all"):
+        plan = make_plan(tiny_spec(*TWO, f"search.per={per}", "baselines=[none, super_ft]"))
+        jobs = [(job.trial, plan.cells[job.cell].victim.attack, plan.cells[job.cell].seed) for job in plan.baselines]
+        for search in plan.searches:
+            for number in range(3):
+                for cell in search.cells:
+                    jobs.append((search.trial_id(number), plan.cells[cell].victim.attack, plan.cells[cell].seed))
+        assert len(set(jobs)) == len(jobs)
+
+
+def test_settings_of_a_search_are_the_fixed_ones_and_the_searched() -> None:
+    search = make_plan(tiny_spec()).searches[0]
+    settings = search.settings(search.paper_params())
+    assert settings["batch_size"] == 16
+    assert settings["lr_max1"] == 0.1
+    assert is_published("super_ft", settings)
+    assert not is_published("super_ft", {**settings, "lr_max1": 0.2})
+
+
+def test_a_point_is_published_whatever_the_rounding_and_never_without_a_published_point() -> None:
+    paper = {"lr_base": 3e-4 * (1 + 1e-12), "lr_max1": 0.1, "lr_max2": 1e-3, "iterations": 500}
+    assert is_published("super_ft", paper)
+    assert not is_published("super_ft", {})
+    assert not is_published("none", {})
+
+
+def test_victims_are_one_per_attack_and_seed_with_their_controls_first() -> None:
+    victims = make_plan(tiny_spec(*TWO)).victims()
+    assert [(cell.victim.attack, cell.seed) for cell in victims] == [
+        ("clean", 0),
+        ("clean", 7),
+        ("badnets", 0),
+        ("badnets", 7),
+        ("blended", 0),
+        ("blended", 7),
+    ]
+
+
+def test_held_out_clean_data_is_kept_from_the_attacker() -> None:
+    plan = make_plan(tiny_spec("clean_source=heldout", "clean_fraction=0.3"))
+    assert {cell.victim.reserved_fraction for cell in plan.cells} == {0.3}
+    assert {cell.victim.reserved_fraction for cell in make_plan(tiny_spec()).cells} == {None}
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        (),
+        ("clean_source=unpoisoned",),
+        ("clean_source=heldout",),
+        ("defense.super_ft.select=val",),
+        ("defense.super_ft.batch_size=1000",),
+        ("baselines=[none, ft]", "defense.ft.epochs=2", "defense.ft.scope=classifier"),
+    ],
+    ids=lambda value: " ".join(value) or "tiny",
+)
+def test_the_planned_cost_is_what_a_real_run_counts(assignments: tuple[str, ...], tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    spec = tiny_spec("search.trials=3", *assignments)
+    plan = make_plan(spec)
+    bench = Workbench(Store(tmp_path), torch.device("cpu"))
+    dataset = bench.dataset(plan.cells[0].data)
+    check_plan(plan, dataset)
+    cost = estimate_cost(plan, dataset)
+
+    def in_epochs(row: dict[str, Any]) -> float:
+        return (row["forward_samples"] + 2 * row["backward_samples"]) / (3 * row["train_size"])
+
+    baselines = sum(in_epochs(bench.run(plan.cells[job.cell], job.settings).row()) for job in plan.baselines)
+    search = plan.searches[0]
+    published = in_epochs(bench.run(plan.cells[search.cells[0]], search.settings(search.paper_params())).row())
+    assert cost.baselines == pytest.approx(baselines)
+    assert cost.search_per_setting == pytest.approx(published)
+    assert cost.searches == pytest.approx(3 * published)
+    trained = 0.0
+    for cell in plan.victims():
+        facts = bench.victim(cell).facts
+        work = facts["counters"]
+        trained += (work["forward_samples"] + 2 * work["backward_samples"]) / (3 * facts["dataset"]["train_size"])
+    assert cost.victims == pytest.approx(trained)
+    assert cost.total == pytest.approx(cost.victims + cost.baselines + cost.searches)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "error", "message"),
+    [
+        (("clean_fraction=1e-3",), DataError, "clean_fraction 0.001 leaves 10 of 10 classes"),
+        (("attack.badnets.size=9",), SettingError, "size 9 .* does not fit an image of 8 pixels"),
+        (("attack.badnets.target_label=10",), SettingError, "target_label"),
+        (("clean_source=heldout", "clean_fraction=1"), DataError, "smaller clean_fraction"),
+        (("model=resnet18",), ModelError, "width: resnet18 has a fixed width, got 2"),
+        (("model=vgg19_bn", "width="), ModelError, "image_size: vgg19_bn needs 16 pixels"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_refused_before_any_work(
+    assignments: tuple[str, ...], error: type[Exception], message: str, digits: Dataset
+) -> None:
+    with pytest.raises(error, match=message):
+        check_plan(make_plan(tiny_spec(*assignments)), digits)
+
+
+def test_the_quickstart_plan_fits_its_data() -> None:
+    spec = load_spec("quickstart")
+    check_plan(make_plan(spec), load_dataset(spec.dataset, image_size=spec.image_size))
+
+
+DGX = {"CPU": 128.0, "GPU": 8.0, "memory": 1e12}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "assignments", "count", "gpus"),
+    [
+        ([{"CPU": 2.0}], (), 2, 0.0),
+        ([{"CPU": 2.0}], ("resources.cpus_per_trial=2",), 1, 0.0),
+        ([{"CPU": 3.0}, {"CPU": 3.0}], ("resources.cpus_per_trial=2",), 2, 0.0),
+        ([DGX], (), 32, 0.25),
+        ([DGX], ("resources.gpus_per_trial=0.125",), 64, 0.125),
+        ([DGX], ("resources.gpus_per_trial=0.3333",), 24, 0.3333),
+        ([DGX], ("resources.gpus_per_trial=1",), 8, 1.0),
+        ([DGX], ("resources.gpus_per_trial=3",), 2, 3.0),
+        ([DGX, DGX], ("resources.gpus_per_trial=3",), 4, 3.0),
+        ([DGX], ("resources.gpus_per_trial=0",), 128, 0.0),
+        ([DGX], ("resources.gpus_per_trial=0.125", "resources.cpus_per_trial=4"), 32, 0.125),
+        ([{"CPU": 4.0, "GPU": 8.0}], (), 4, 0.25),
+        ([DGX, {"CPU": 64.0}], (), 32, 0.25),
+        ([{"CPU": 0.0}, {"CPU": 2.0}], (), 2, 0.0),
+        ([{}, {"CPU": 2.0}], (), 2, 0.0),
+    ],
+)
+def test_slots_are_counted_node_by_node(
+    nodes: list[dict[str, float]], assignments: tuple[str, ...], count: int, gpus: float
+) -> None:
+    slots = count_slots(nodes, tiny_spec(*assignments))
+    assert (slots.count, slots.gpus) == (count, gpus)
+    assert slots.count * slots.gpus <= sum(node.get("GPU", 0) for node in nodes) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("nodes", "assignments", "message"),
+    [
+        ([{"CPU": 2.0}], ("resources.gpus_per_trial=0.25",), r"gpus_per_trial is 0\.25 but no node has a GPU; use 0"),
+        ([{"CPU": 2.0}, {"CPU": 2.0}], ("resources.cpus_per_trial=3",), "no node fits one trial of 3 CPUs"),
+        ([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}], ("resources.gpus_per_trial=2",), "no node fits"),
+        ([], (), "no node fits"),
+    ],
+)
+def test_what_fits_no_node_is_refused(
+    nodes: list[dict[str, float]], assignments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        count_slots(nodes, tiny_spec(*assignments))
+
+
+def test_a_plan_reads_no_data() -> None:
+    spec = make_spec({"attacks": ["badnets"], "baselines": ["none"], "dataset": "folder:/nowhere"})
+    assert make_plan(spec).total_jobs == 1
