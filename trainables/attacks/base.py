@@ -235,7 +235,8 @@ class DataPoisoning(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.poison_rate <= 1.0:
+        # None is for attacks that plan their number otherwise (sig).
+        if self.poison_rate is not None and not 0.0 < self.poison_rate <= 1.0:
             raise ValueError(f"poison_rate must be in (0, 1], got {self.poison_rate}")
         if self.poison_count is not None and self.poison_count < 1:
             raise ValueError(f"poison_count must be >= 1, got {self.poison_count}")
@@ -332,3 +333,26 @@ class OverlayTrigger(Trigger):
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.lerp(images, self.pattern.expand_as(images), self.weight.expand_as(images))
+
+
+@trigger_kind("additive")
+class AdditiveTrigger(Trigger):
+    """x' = clip(x + s) with one fixed signal s for all images.
+
+    Args:
+        image_size: pixels; the buffer is ``signal``, (3, H, W), in units of the pixel range [0, 1].
+        origin: JSON-able facts about where the signal comes from, kept with it.
+    """
+
+    signal: Tensor
+
+    def __init__(self, image_size: int, signal: Tensor | None = None, **origin: Any) -> None:
+        super().__init__()
+        self.image_size, self.origin = image_size, origin
+        self.register_buffer("signal", torch.zeros(3, image_size, image_size) if signal is None else signal)
+
+    def settings(self) -> dict[str, Any]:
+        return {"image_size": self.image_size, **self.origin}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images + self.signal).clamp(0.0, 1.0)
