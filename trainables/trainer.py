@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +12,15 @@ from torch import Tensor, nn
 
 from trainables import metrics, training
 from trainables.data import ImageSet, to_float
+from trainables.memo import Memo
 from trainables.models.classifier import Classifier
 from trainables.recipes import TrainingRecipe
 from trainables.seeding import generator_for
+from trainables.store import Artifact, content_key
 from trainables.training import Augmentation, Counters, History
+
+# Part of every key of the memo: raise it when a change makes what is kept wrong.
+MEMO_SCHEMA = 1
 
 
 @dataclass
@@ -29,7 +35,10 @@ class Trainer:
         padding: pixels of the random crop.
         new_model: a freshly initialised model (on the CPU) from a generator.
         precision: ``auto``, ``float32`` or ``bfloat16``.
-        counters: exact work done so far.
+        counters: exact work done so far, by this run; what it found ready made is not in it.
+        memo: keeps what `remember` was told to remember; by default nothing outlives this bench.
+        task: key of everything a run is given but its settings (victim, data, seed); part of every key of the memo.
+        reused: what `remember` found ready made, by its name in the memo, with the work that making it had cost.
     """
 
     device: torch.device
@@ -40,6 +49,9 @@ class Trainer:
     new_model: Callable[[torch.Generator], Classifier]
     precision: str = "auto"
     counters: Counters = field(default_factory=Counters)
+    memo: Memo = field(default_factory=Memo)
+    task: str = ""
+    reused: dict[str, Counters] = field(default_factory=dict)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A private random stream (CPU); the same seed and purpose give the same one."""
@@ -95,3 +107,37 @@ class Trainer:
                 parts.append(model.features(to_float(batch)).float())
                 self.counters.forward_samples += len(batch)
         return torch.cat(parts)
+
+    def remember(
+        self, what: str, identity: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """``build()``, or the same tensors from an earlier trial of this task; on the device, not to be modified.
+
+        Its random numbers must come from `generator` with purposes of its own, so that it does not matter who builds.
+
+        Args:
+            what: kind of result, a word for file names and for the flag ``WHAT_reused`` of the trial's row.
+            identity: JSON-able, all that decides the result apart from the task: settings, chosen samples.
+        """
+
+        def make() -> Artifact:
+            before = dataclasses.replace(self.counters)
+            tensors = {name: tensor.detach().cpu() for name, tensor in build().items()}
+            work = {
+                item.name: getattr(self.counters, item.name) - getattr(before, item.name)
+                for item in dataclasses.fields(Counters)
+            }
+            return Artifact({"tensors": tensors}, {"what": what, "identity": dict(identity), "work": work})
+
+        name = f"{what}-{content_key({'schema': MEMO_SCHEMA, 'task': self.task, 'identity': dict(identity)})}"
+        artifact, built = self.memo.obtain(name, make)
+        if not built:
+            self.reused[name] = Counters(**artifact.facts["work"])
+        return {name: tensor.to(self.device) for name, tensor in artifact.tensors["tensors"].items()}
+
+    def remember_model(self, what: str, identity: Mapping[str, Any], build: Callable[[], Classifier]) -> Classifier:
+        """Like `remember`, for a model: a copy of its own, in eval mode."""
+        state = self.remember(what, identity, lambda: dict(build().state_dict()))
+        model = self.fresh_model("remembered")
+        model.load_state_dict(state)
+        return model.to(memory_format=torch.channels_last).eval()

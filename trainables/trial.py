@@ -15,15 +15,20 @@ from typing import Any
 
 import torch
 
-from trainables.data import Dataset, load_dataset
+from trainables.attacks.base import ATTACKS
+from trainables.data import DataError, Dataset, load_dataset
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData
+from trainables.detection import detection_columns
+from trainables.memo import Memo
 from trainables.metrics import Evaluation, evaluate
 from trainables.provenance import describe_device, peak_memory_bytes, versions
-from trainables.store import Store
+from trainables.store import Store, content_key
 from trainables.training import DivergedError
 from trainables.victims import Victim, VictimSpec, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
+# Of the victim store: what can be computed again from the victims.
+MEMO_FOLDER = "derived"
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,11 @@ class TrialResult:
 
     ``settings`` are those that were given (searched, published or fixed by a spec), ``resolved_settings`` all of them,
     defaults included, as JSON. Metrics are fractions on the full test set (no suffix), its search half and its report
-    half; ``*_before`` are the victim's own. They are None only for a failed trial.
+    half; ``*_before`` are the victim's own. They are None only for a failed trial. ``detection`` holds the columns of
+    `detection.detection_columns`, for defenses that detect.
+
+    ``*_samples`` is the work of this trial. What it found ready made by an earlier trial (flag ``WHAT_reused``) costs
+    nothing again; the work it once took is in ``reused_*_samples``, so that the cost of a setting alone is their sum.
     """
 
     attack: str
@@ -81,6 +90,9 @@ class TrialResult:
     forward_samples: int = 0
     backward_samples: int = 0
     input_backward_samples: int = 0
+    reused_forward_samples: int = 0
+    reused_backward_samples: int = 0
+    reused_input_backward_samples: int = 0
     eval_forward_samples: int = 0
     wall_seconds: float = 0.0
     seconds_setup: float = 0.0
@@ -94,15 +106,17 @@ class TrialResult:
     started: str = ""
     flags: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    detection: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 
     def row(self, **extra: Any) -> dict[str, Any]:
         """Flat and JSON-able; ``extra`` are columns that the caller knows (study, trial, role)."""
         row: dict[str, Any] = {**extra}
         for item in dataclasses.fields(self):
-            if item.name not in ("settings", "metrics", "notes"):
+            if item.name not in ("settings", "metrics", "notes", "detection"):
                 row[item.name] = getattr(self, item.name)
         row.update(self.metrics)
+        row.update(self.detection)
         row.update({f"param.{key}": value for key, value in self.settings.items()})
         row.update({f"note.{key}": value for key, value in self.notes.items()})
         return row
@@ -117,7 +131,7 @@ class Workbench:
     """What stays in a process over trials: data sets and victims are loaded once.
 
     Args:
-        store: of victims.
+        store: of victims; what trials share (features, retrained models) lies in its folder ``derived``.
         device: trials run on.
         keep: how many victims are kept; the oldest goes first.
     """
@@ -125,6 +139,7 @@ class Workbench:
     def __init__(self, store: Store, device: torch.device, keep: int = 16) -> None:
         self.store, self.device, self.keep = store, device, keep
         self._victims: dict[str, Victim] = {}
+        self.memo = Memo(Store(store.root / MEMO_FOLDER))
 
     def dataset(self, data: DataSource) -> Dataset:
         """The data set, on the CPU, loaded once per process."""
@@ -146,33 +161,54 @@ class Workbench:
         started = time.perf_counter()
         victim = self.victim(cell)
         waited = time.perf_counter() - started
-        result = run_trial(cell, settings, dataset=self.dataset(cell.data), victim=victim, device=self.device)
+        result = run_trial(
+            cell, settings, dataset=self.dataset(cell.data), victim=victim, device=self.device, memo=self.memo
+        )
         result.seconds_setup += waited
         result.wall_seconds += waited
         return result
 
 
 def assets_for(defense: Defense, cell: Cell, dataset: Dataset, victim: Victim, device: torch.device) -> Assets:
-    """Exactly what this defender owns, and nothing else (the leak rule)."""
+    """Exactly what this defender owns, and nothing else (the leak rule).
+
+    Raises:
+        DataError: the defender needs what this victim does not come with.
+    """
     if defense.owns is CleanData:
         split = victim.clean_split(dataset, cell.clean_fraction, cell.clean_source)
         return CleanData(
             dataset.train.subset(split.train).to(device), dataset.train.subset(split.validation).to(device)
         )
     if defense.owns is PoisonedData:
+        if len(victim.poisoned) == 0 and ATTACKS.get(victim.spec.attack).implants_backdoor:
+            raise DataError(
+                f"defense {defense.name} needs the poisoned training set, and victim {victim.name} comes without one "
+                "(its backdoor was not planted by poisoned data)"
+            )
         return PoisonedData(victim.poisoned_training_set(dataset).to(device))
     return NoData()
 
 
 def run_trial(
-    cell: Cell, settings: Mapping[str, Any], *, dataset: Dataset, victim: Victim, device: torch.device
+    cell: Cell,
+    settings: Mapping[str, Any],
+    *,
+    dataset: Dataset,
+    victim: Victim,
+    device: torch.device,
+    memo: Memo | None = None,
 ) -> TrialResult:
     """Repair a copy of the victim with the cell's defense under ``settings``, and measure it.
 
     Divergence is a result: status ``diverged`` with the worst rates (ASR 1, accuracies 0).
 
+    Args:
+        memo: of what trials of one victim share; None: nothing is taken from other trials or kept for them.
+
     Raises:
         SettingError: the settings are not the defense's.
+        DataError: the victim comes without something that the defense needs.
     """
     started, clock = datetime.now(UTC), time.perf_counter
     begin = clock()
@@ -194,6 +230,8 @@ def run_trial(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     trainer = make_trainer(cell.victim, dataset, device, seed=cell.seed)
+    if memo is not None:
+        trainer.memo, trainer.task = memo, _task(cell, defense, victim)
     model = copy.deepcopy(victim.model).to(device)
     assets = assets_for(defense, cell, dataset, victim, device)
     ready = clock()
@@ -205,6 +243,12 @@ def run_trial(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         result.status, result.notes = repair.status, repair.notes
+        targets = victim.triggered.targets
+        result.detection = detection_columns(
+            repair,
+            victim.poisoned.kinds_of(len(victim.attacker_indices)),
+            targets if ATTACKS.get(cell.victim.attack).implants_backdoor else targets[:0],
+        )
         result.seconds_repair = clock() - ready
         evaluation_counters = type(trainer.counters)()
         evaluation = evaluate(
@@ -223,12 +267,26 @@ def run_trial(
     result.metrics = _metrics(evaluation, victim)
     if evaluation is not None and evaluation.full.clean_accuracy <= 2.0 / dataset.num_classes:
         result.flags.append("collapsed")  # a constant predictor's ASR is 0 or 1 by accident
+    result.flags += sorted({f"{name.rpartition('-')[0]}_reused" for name in trainer.reused})
+    for counted in trainer.reused.values():
+        result.reused_forward_samples += counted.forward_samples
+        result.reused_backward_samples += counted.backward_samples
+        result.reused_input_backward_samples += counted.input_backward_samples
     counters = trainer.counters
     result.steps, result.forward_samples = counters.steps, counters.forward_samples
     result.backward_samples, result.input_backward_samples = counters.backward_samples, counters.input_backward_samples
     result.peak_memory_bytes = peak_memory_bytes(device)
     result.wall_seconds = clock() - begin
     return result
+
+
+def _task(cell: Cell, defense: Defense, victim: Victim) -> str:
+    """Key of all that a defense is given beside its settings: trials that share it may share results.
+
+    The victim's facts are in it because a victim that was trained again, after damage, may differ in its last bits.
+    """
+    held = [cell.clean_fraction, cell.clean_source] if defense.owns is CleanData else []
+    return content_key({"victim": victim.name, "facts": victim.facts, "seed": cell.seed, "held": held})
 
 
 def _metrics(evaluation: Evaluation | None, victim: Victim) -> dict[str, float | int | None]:
