@@ -61,17 +61,21 @@ class Optimizer:
         name: ``sgd`` (with momentum), ``nesterov``, ``adam``, ``adamw``.
         momentum: of SGD, in [0, 1); first beta of Adam's.
         weight_decay: >= 0.
+        beta2: second beta of Adam's, in [0, 1).
     """
 
     name: OptimizerName = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    beta2: float = 0.999
 
     def __post_init__(self) -> None:
         if self.name not in get_args(OptimizerName):
             raise ValueError(f"optimizer must be one of {', '.join(get_args(OptimizerName))}, got {self.name!r}")
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        if not 0.0 <= self.beta2 < 1.0:
+            raise ValueError(f"beta2 must be in [0, 1), got {self.beta2}")
         if self.weight_decay < 0.0:
             raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
 
@@ -91,11 +95,11 @@ class Optimizer:
                 )
             case "adam":
                 return torch.optim.Adam(
-                    parameters, lr=0.0, betas=(self.momentum, 0.999), weight_decay=self.weight_decay, fused=True
+                    parameters, lr=0.0, betas=(self.momentum, self.beta2), weight_decay=self.weight_decay, fused=True
                 )
             case "adamw":
                 return torch.optim.AdamW(
-                    parameters, lr=0.0, betas=(self.momentum, 0.999), weight_decay=self.weight_decay, fused=True
+                    parameters, lr=0.0, betas=(self.momentum, self.beta2), weight_decay=self.weight_decay, fused=True
                 )
 
 

@@ -119,7 +119,8 @@ class Victim:
     @property
     def implanted(self) -> bool:
         """Whether there is a backdoor to remove: it works, and the model is about as good as a clean one."""
-        if not ATTACKS.get(self.spec.attack).implants_backdoor:
+        attack = ATTACKS.get(self.spec.attack)
+        if not (attack.implants_backdoor and attack.must_work):
             return True
         reference = self.clean_model_accuracy if self.clean_model_accuracy is not None else 0.0
         rates = self.evaluation.full
@@ -150,7 +151,7 @@ class Victim:
         pool = None
         if source == "unpoisoned":
             untouched = torch.ones(len(dataset.train), dtype=torch.bool)
-            untouched[self.attacker_indices[self.poisoned.indices]] = False
+            untouched[self.attacker_indices[self.poisoned.indices[self.poisoned.in_place]]] = False
             pool = untouched.nonzero()[:, 0]
         return split_clean(
             dataset.train.labels, fraction, num_classes=dataset.num_classes, seed=self.spec.seed, pool=pool
@@ -263,7 +264,7 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
         "trigger": {"kind": implanted.trigger.kind, "settings": implanted.trigger.settings()},
         "poisoned": poison,
         "cross": len(implanted.poisoned) - poison,
-        "realised_poison_rate": poison / len(indices),
+        "realised_poison_rate": poison / (len(indices) + int((~implanted.poisoned.in_place).sum())),
         "evaluation": dataclasses.asdict(evaluation),
         "extra_metrics": extra,
         "asr_base": asr_base,
@@ -283,6 +284,7 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
                 "images": poisoned.images,
                 "labels": poisoned.labels,
                 "kinds": poisoned.kinds,
+                "appended": ~poisoned.in_place,
             },
             "triggered_test": {
                 "images": triggered.images,

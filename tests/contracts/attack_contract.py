@@ -64,8 +64,8 @@ class Made:
         """Over everything that must be the same for the same seed: selection, samples, trigger, test set, weights."""
         state = hashlib.blake2b(digest_size=16)
         poisoned, triggered = self.implanted.poisoned, self.triggered
-        tensors = [poisoned.indices, poisoned.images, poisoned.labels, poisoned.kinds, triggered.images]
-        tensors += [triggered.labels, triggered.targets, triggered.sources]
+        tensors = [poisoned.indices, poisoned.images, poisoned.labels, poisoned.kinds, poisoned.in_place]
+        tensors += [triggered.images, triggered.labels, triggered.targets, triggered.sources]
         for module in (self.implanted.trigger, self.implanted.model):
             tensors += module.state_dict().values()
         for tensor in tensors:
@@ -148,7 +148,7 @@ def selection_is_what_was_planned(subject: Subject) -> None:
 def kinds_are_counted_over_the_whole_training_set(subject: Subject) -> None:
     poisoned, n = subject.made.implanted.poisoned, len(subject.made.data.train)
     kinds = poisoned.kinds_of(n)
-    assert kinds.shape == (n,)
+    assert kinds.shape == subject.made.released.labels.shape == (n + int((~poisoned.in_place).sum()),)
     assert set(poisoned.kinds.tolist()) <= {Kind.POISON, Kind.CROSS}
     assert int((kinds != Kind.CLEAN).sum()) == len(poisoned)
     for kind in (Kind.POISON, Kind.CROSS):
@@ -159,10 +159,11 @@ def kinds_are_counted_over_the_whole_training_set(subject: Subject) -> None:
 
 def images_and_labels_outside_the_plan_are_untouched(subject: Subject) -> None:
     made = subject.made
-    outside = torch.ones(len(made.data.train), dtype=torch.bool)
-    outside[made.implanted.poisoned.indices] = False
-    assert torch.equal(made.released.images[outside], made.data.train.images[outside])
-    assert torch.equal(made.released.labels[outside], made.data.train.labels[outside])
+    n, poisoned = len(made.data.train), made.implanted.poisoned
+    outside = torch.ones(n, dtype=torch.bool)
+    outside[poisoned.indices[poisoned.in_place]] = False
+    assert torch.equal(made.released.images[:n][outside], made.data.train.images[outside])
+    assert torch.equal(made.released.labels[:n][outside], made.data.train.labels[outside])
 
 
 def labels_of_poison_are_the_targets_and_those_of_cross_samples_their_own(subject: Subject) -> None:
@@ -305,7 +306,7 @@ def any_image_size_and_number_of_classes_works(subject: Subject) -> None:
         data = toy_dataset(train=200, test=100, num_classes=num_classes, image_size=image_size)
         made = carry_out(toy_spec(subject.name, recipe=recipe), data)
         assert made.triggered.images.shape[-2:] == (image_size, image_size)
-        assert made.released.images.shape == data.train.images.shape
+        assert made.released.images.shape[1:] == data.train.images.shape[1:]
         assert int(made.triggered.targets.max()) < num_classes
         assert made.implanted.model.num_classes == num_classes
 

@@ -359,6 +359,15 @@ def test_bfloat16_is_used_on_request_and_refused_by_a_wrong_name(toy: Dataset) -
         autocast(torch.device("cpu"), "half")
 
 
+def test_both_betas_of_adam_are_used() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    for name in ("adam", "adamw"):
+        updater = Optimizer(name, momentum=0.5, beta2=0.9).build([parameter])  # type: ignore[arg-type]
+        assert updater.param_groups[0]["betas"] == (0.5, 0.9)
+    with pytest.raises(ValueError, match="beta2"):
+        Optimizer("adam", beta2=1.0)
+
+
 def test_training_does_not_touch_the_images(toy: Dataset) -> None:
     before = toy.train.images.clone()
     fit(small_model(), toy.train, steps=2, lr_at=constant(), generator=generator(), augmentation=Augmentation(2, True))

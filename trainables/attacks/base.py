@@ -95,12 +95,15 @@ class PoisonedSamples:
         images: uint8, (M, 3, H, W), as stored for training.
         labels: int64, (M,), as released.
         kinds: uint8, (M,), values of `Kind`.
+        appended: bool, (M,): the sample is a copy put behind the training set, and the one at its index stays as it
+            was; None: all samples are in place of theirs.
     """
 
     indices: Tensor
     images: Tensor
     labels: Tensor
     kinds: Tensor
+    appended: Tensor | None = None
 
     @classmethod
     def none(cls, like: ImageSet) -> PoisonedSamples:
@@ -111,18 +114,29 @@ class PoisonedSamples:
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def in_place(self) -> Tensor:
+        """Mask of the samples that replace the one at their index: bool, (M,)."""
+        return torch.ones(len(self), dtype=torch.bool) if self.appended is None else ~self.appended
+
     def apply(self, train: ImageSet) -> ImageSet:
-        """The poisoned training set as the attacker releases it: a copy of ``train`` with these samples in place."""
-        images, labels = train.images.clone(), train.labels.clone()
-        at = self.indices.to(images.device)
-        images[at], labels[at] = self.images.to(images.device), self.labels.to(labels.device)
-        return ImageSet(images, labels)
+        """The poisoned training set as the attacker releases it.
+
+        A copy of ``train`` with these samples in place, and then the appended ones in their order.
+        """
+        images, labels, here = train.images.clone(), train.labels.clone(), self.in_place
+        new_images, new_labels = self.images.to(images.device), self.labels.to(labels.device)
+        at, here = self.indices[here].to(images.device), here.to(images.device)
+        images[at], labels[at] = new_images[here], new_labels[here]
+        if bool(here.all()):
+            return ImageSet(images, labels)
+        return ImageSet(torch.cat([images, new_images[~here]]), torch.cat([labels, new_labels[~here]]))
 
     def kinds_of(self, n: int) -> Tensor:
-        """Kind of every sample of a training set of ``n``: uint8, (n,)."""
-        kinds = torch.zeros(n, dtype=torch.uint8)
-        kinds[self.indices] = self.kinds
-        return kinds
+        """Kind of every sample that `apply` makes of a training set of ``n``: uint8, (n + number appended,)."""
+        kinds, here = torch.zeros(n, dtype=torch.uint8), self.in_place
+        kinds[self.indices[here]] = self.kinds[here]
+        return torch.cat([kinds, self.kinds[~here]])
 
 
 @dataclass(frozen=True)
@@ -146,6 +160,8 @@ class Attack(ABC):
 
     name: ClassVar[str]
     implants_backdoor: ClassVar[bool] = True
+    # Whether a victim that hardly obeys is refused as a failed implant; False where the literature reports such.
+    must_work: ClassVar[bool] = True
 
     target_label: int = 0
     label_mode: Literal["all_to_one", "all_to_all"] = "all_to_one"
