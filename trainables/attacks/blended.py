@@ -49,7 +49,7 @@ class Blended(DataPoisoning):
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)
         if self.pattern.startswith("file:"):
-            _from_file(self._file(), max(1, image_size))
+            _from_file(self._file(), max(1, image_size), self.name)
 
     def identity(self) -> dict[str, Any]:
         """The settings, with a picture file named by its content rather than its path."""
@@ -76,7 +76,7 @@ class Blended(DataPoisoning):
         elif self.pattern == "procedural":
             levels = _procedural(image_size, generator).mul(255.0).round()
         else:
-            levels = _from_file(self._file(), image_size)
+            levels = _from_file(self._file(), image_size, self.name)
         return levels / 255.0
 
     def _overlay(self, image_size: int, seed: int, alpha: float) -> OverlayTrigger:
@@ -115,7 +115,7 @@ def _procedural(image_size: int, generator: torch.Generator) -> Tensor:
     return picture
 
 
-def _from_file(path: Path, image_size: int) -> Tensor:
+def _from_file(path: Path, image_size: int, attack: str) -> Tensor:
     import numpy
     from PIL import Image, UnidentifiedImageError
 
@@ -123,5 +123,5 @@ def _from_file(path: Path, image_size: int) -> Tensor:
         with Image.open(path) as picture:
             resized = picture.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
     except (OSError, UnidentifiedImageError) as error:
-        raise SettingError(f"attack.blended.pattern: cannot read {path} as a picture: {error}") from error
+        raise SettingError(f"attack.{attack}.pattern: cannot read {path} as a picture: {error}") from error
     return torch.from_numpy(numpy.array(resized)).permute(2, 0, 1).float()

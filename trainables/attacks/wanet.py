@@ -1,0 +1,197 @@
+"""WaNet (Nguyen & Tran 2021, arXiv:2102.10369): a smooth warp as trigger, learned with a noise mode."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainables.attacks.base import STAMP_BATCH, Implanted, Kind, PoisonedSamples, Trigger, register, trigger_kind
+from trainables.attacks.in_loop import InLoop
+from trainables.data import ImageSet, quantise, to_float
+from trainables.metrics import predict
+from trainables.models.classifier import Classifier
+from trainables.recipes import TrainingRecipe
+from trainables.registry import SettingError
+from trainables.seeding import generator_for
+from trainables.trainer import Trainer
+
+# The paper's augmentation of assembled batches; its 5 pixels are of images of 32.
+CROP_PROBABILITY, CROP_SHARE = 0.8, 5 / 32
+ROTATION_PROBABILITY, ROTATION_DEGREES = 0.5, 10.0
+
+
+@trigger_kind("warp")
+class WarpTrigger(Trigger):
+    """Bilinear resampling at fixed places.
+
+    Args:
+        image_size: pixels; the buffer is ``grid``, (H, W, 2): where each pixel is read, (x, y) in [-1, 1] with -1 and 1
+            at the centres of the outermost pixels (``align_corners``).
+    """
+
+    grid: Tensor
+
+    def __init__(self, image_size: int, grid: Tensor | None = None) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.register_buffer("grid", identity_grid(image_size) if grid is None else grid)
+
+    def settings(self) -> dict[str, Any]:
+        return {"image_size": self.image_size}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return resample(images, self.grid.expand(len(images), -1, -1, -1))
+
+    def noisy(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Warped by the grid plus up to half a pixel of independent noise per pixel and image: no trigger any more."""
+        noise = torch.rand(len(images), *self.grid.shape, generator=generator) * 2.0 - 1.0
+        return resample(images, (self.grid + noise.to(images.device) / self.image_size).clamp(-1.0, 1.0))
+
+
+@register("wanet")
+@dataclass(frozen=True)
+class WaNet(InLoop):
+    """Displace every pixel by a fraction of a pixel along one smooth field.
+
+    Unlike additive triggers nothing is put into the image: it is bent. A model trained on warped images alone would
+    take any distortion for the trigger; noise samples, warped with random noise on top under their true labels, teach
+    it the one field. It learns slowly: on few images expect many epochs, or ask for a larger ``strength``.
+
+    The recipe of the study trains it; the paper's own is SGD at 0.01 with steps far beyond BackdoorBench's 100 epochs.
+
+    Args:
+        grid_size: control points per side, >= 2.
+        strength: mean displacement of the control points in half pixels, >= 0.
+        grid_rescale: factor on the whole grid, in (0, 1]: below 1 it also zooms in.
+        cross_ratio: noise samples per poisoned sample.
+        batchwise_aug: one crop, rotation and flip for a whole batch, as in the reference code, instead of one each.
+    """
+
+    cross_ratio: float = 2.0
+    grid_size: int = 4
+    strength: float = 0.5
+    grid_rescale: float = 1.0
+    batchwise_aug: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grid_size < 2:
+            raise ValueError(f"grid_size must be >= 2, got {self.grid_size}")
+        if not 0.0 <= self.strength < math.inf:
+            raise ValueError(f"strength must be >= 0, got {self.strength}")
+        if not 0.0 < self.grid_rescale <= 1.0:
+            raise ValueError(f"grid_rescale must be in (0, 1], got {self.grid_rescale}")
+
+    def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
+        super().check(labels, num_classes, image_size)
+        if image_size and self.grid_size > image_size:
+            raise SettingError(
+                f"attack.{self.name}.grid_size must be at most the image size ({image_size}), got {self.grid_size}"
+            )
+
+    def make_trigger(self, image_size: int, seed: int) -> WarpTrigger:
+        """The warp, drawn once per seed."""
+        shape = (1, 2, self.grid_size, self.grid_size)
+        points = torch.rand(shape, generator=generator_for(seed, "warp")) * 2.0 - 1.0
+        points = points / points.abs().mean()
+        field = functional.interpolate(points, size=(image_size, image_size), mode="bicubic", align_corners=True)
+        grid = identity_grid(image_size) + self.strength * field[0].permute(1, 2, 0) / image_size
+        return WarpTrigger(image_size, (grid * self.grid_rescale).clamp(-1.0, 1.0))
+
+    def preview_trigger(self, image_size: int, seed: int) -> WarpTrigger:
+        return self.make_trigger(image_size, seed)
+
+    def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
+        trigger = self.make_trigger(train.image_size, trainer.seed).to(trainer.device)
+        batch_stream, noise_stream, augmentation_stream = (
+            trainer.generator("wanet", purpose) for purpose in ("batch", "noise", "augmentation")
+        )
+
+        @torch.no_grad()
+        def transform(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            images, labels = self.assemble(trigger, images, labels, trainer.num_classes, batch_stream, noise_stream)
+            return self.augment(images, trainer.flip, augmentation_stream), labels
+
+        model = trainer.train_from_scratch(train, recipe, augmentation=None, transform=transform)
+        return Implanted(model, trigger, self.release(trigger, train, trainer.num_classes, trainer.seed))
+
+    def assemble(
+        self,
+        trigger: WarpTrigger,
+        images: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        batch_stream: torch.Generator,
+        noise_stream: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """A shuffled clean batch -> warped and relabelled samples, then noise samples, then clean ones."""
+        poisoned, noisy = self.batch_counts(len(labels), batch_stream)
+        parts = images.split([poisoned, noisy, len(labels) - poisoned - noisy])
+        targets = self.targets(labels[:poisoned], num_classes)
+        return (
+            torch.cat([trigger(parts[0]), trigger.noisy(parts[1], noise_stream), parts[2]]),
+            torch.cat([targets, labels[poisoned:]]),
+        )
+
+    def augment(self, images: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
+        """Crop (black outside), rotation and flip as one resampling of float images (N, 3, H, W)."""
+        count, size = 1 if self.batchwise_aug else len(images), images.shape[-1]
+
+        def draw() -> Tensor:
+            return torch.rand(count, generator=generator)
+
+        padding = round(CROP_SHARE * size)
+        shifts = torch.randint(-padding, padding + 1, (count, 2), generator=generator)
+        shifts = shifts * (draw() < CROP_PROBABILITY)[:, None] * 2.0 / size
+        angles = (draw() * 2.0 - 1.0) * math.radians(ROTATION_DEGREES) * (draw() < ROTATION_PROBABILITY)
+        mirror = torch.where((draw() < 0.5) & torch.tensor(flip), -1.0, 1.0)
+        rows = (
+            torch.stack([mirror * angles.cos(), -angles.sin(), shifts[:, 0]], 1),
+            torch.stack([mirror * angles.sin(), angles.cos(), shifts[:, 1]], 1),
+        )
+        transforms = torch.stack(rows, 1).to(images.device).expand(len(images), -1, -1)
+        grid = functional.affine_grid(transforms, list(images.shape), align_corners=False)
+        return functional.grid_sample(images, grid, align_corners=False)
+
+    def release(self, trigger: WarpTrigger, train: ImageSet, num_classes: int, seed: int) -> PoisonedSamples:
+        """The training set as released: poison under the warp, noise samples (kind CROSS) under warp and noise."""
+        poison, cross = self.released_indices(len(train), seed)
+        stream = generator_for(seed, "released-noise")
+        chosen, noisy = train.subset(poison), train.subset(cross)
+        with torch.no_grad():
+            images = [quantise(trigger(to_float(part))) for part in chosen.images.split(STAMP_BATCH)]
+            images += [quantise(trigger.noisy(to_float(part), stream)) for part in noisy.images.split(STAMP_BATCH)]
+        kinds = torch.tensor([Kind.POISON] * len(poison) + [Kind.CROSS] * len(cross), dtype=torch.uint8)
+        labels = torch.cat([self.targets(chosen.labels, num_classes), noisy.labels])
+        return PoisonedSamples(torch.cat([poison, cross]), torch.cat(images).contiguous().cpu(), labels.cpu(), kinds)
+
+    @torch.no_grad()
+    def extra_metrics(self, model: Classifier, trigger: Trigger, test: ImageSet, trainer: Trainer) -> dict[str, float]:
+        """``cross_accuracy``: test images under warp and noise that get their true label (all test images)."""
+        assert isinstance(trigger, WarpTrigger)
+        trigger.to(test.images.device)
+        stream, right = trainer.generator("wanet", "test-noise"), 0
+        for images, labels in zip(test.images.split(STAMP_BATCH), test.labels.split(STAMP_BATCH), strict=True):
+            noisy = quantise(trigger.noisy(to_float(images), stream))
+            right += int((predict(model, noisy, precision=trainer.precision) == labels).sum())
+        return {"cross_accuracy": right / len(test)}
+
+
+def identity_grid(image_size: int) -> Tensor:
+    """Where every pixel is, (H, W, 2), as (x, y) in [-1, 1]."""
+    axis = torch.linspace(-1.0, 1.0, image_size)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([x, y], 2)
+
+
+def resample(images: Tensor, grid: Tensor) -> Tensor:
+    """``images`` (N, 3, H, W) read at ``grid`` (N, H, W, 2), bilinearly; float in [0, 1]."""
+    if len(images) == 0:
+        return images
+    # Rounding of the four weights may leave 1 by 1e-7.
+    return functional.grid_sample(images, grid, align_corners=True).clamp(0.0, 1.0)
