@@ -1,0 +1,91 @@
+"""Channel Lipschitz pruning (Zheng et al. 2022, arXiv:2208.03111)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from trainables.defenses.base import Defense, NoData, Repair, register
+from trainables.defenses.pruning import batch_norms, require_batch_norm, trace_convolutions
+from trainables.models.classifier import Classifier
+from trainables.trainer import Trainer
+from trainables.training import Counters
+
+
+@register("clp")
+@dataclass(frozen=True)
+class ChannelLipschitzPruning(Defense):
+    """Prune the channels that can amplify their input far more than the others of their layer. Needs no data.
+
+    For output channel k of a convolution with BatchNorm behind it the bound is |gamma_k| / sqrt(var_k + eps) times the
+    largest singular value of the kernel W_k as a C_in x k^2 matrix. A channel goes (gamma = beta = 0) where that is
+    more than mean + u std of its layer (sample standard deviation, as in the public code).
+
+    A layer of n channels never has one beyond (n - 1) / sqrt(n) standard deviations: at u = 3 only layers of 11
+    channels or more can lose any.
+
+    Args:
+        u: standard deviations above the mean, >= 0; infinity prunes nothing. The paper has 3, and 5 for Tiny ImageNet.
+        pair_mode: BNs whose input is a sum (pre-activation nets) have no convolution of their own: ``skip`` them, or
+            take the ``last_conv`` that went into the sum.
+    """
+
+    owns: ClassVar[type[NoData]] = NoData
+
+    u: float = 3.0
+    pair_mode: Literal["skip", "last_conv"] = "skip"
+
+    def __post_init__(self) -> None:
+        if not self.u >= 0.0:
+            raise ValueError(f"u must be >= 0, got {self.u}")
+        if self.pair_mode not in ("skip", "last_conv"):
+            raise ValueError(f"pair_mode must be skip or last_conv, got {self.pair_mode!r}")
+
+    def check(self, model: Classifier, n_owned: int, n_validation: int = 0) -> None:
+        require_batch_norm(model, self.name)
+
+    @torch.no_grad()
+    def repair(self, model: Classifier, assets: NoData, trainer: Trainer) -> Repair:
+        self.check(model, 0)
+        pairs, _ = trace_convolutions(model)
+        trainer.counters.forward_samples += 1
+        norms, pruned, looked_at = batch_norms(model), 0, 0
+        for pair in pairs:
+            if not pair.direct and self.pair_mode == "skip":
+                continue
+            norm = norms[pair.norm]
+            assert norm.running_var is not None, f"{pair.norm} has no running variance"
+            gain = norm.weight.abs() / (norm.running_var + norm.eps).sqrt()
+            kernels = model.get_parameter(f"{pair.conv}.weight")
+            chosen = outliers(spectral_norms(kernels) * gain, self.u)
+            norm.weight.masked_fill_(chosen, 0.0)
+            norm.bias.masked_fill_(chosen, 0.0)
+            pruned, looked_at = pruned + int(chosen.sum()), looked_at + len(chosen)
+        notes = {"pruned": pruned, "channels": looked_at}
+        return Repair(model.eval(), status="ok" if pruned else "abstained", notes=notes)
+
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
+        return Counters(forward_samples=1)  # which convolution feeds which BatchNorm
+
+
+def spectral_norms(kernels: Tensor) -> Tensor:
+    """Largest singular value of every output channel's kernel, float64 (C_out,), of (C_out, C_in, k, k).
+
+    From the eigenvalues of the smaller Gram matrix, k^2 x k^2 or C_in x C_in, of all channels at once: a batched SVD of
+    the kernels themselves takes many times as long, and the largest value is accurate either way.
+    """
+    matrices = kernels.double().flatten(2)
+    transposed = matrices.transpose(1, 2)
+    gram = transposed @ matrices if matrices.shape[2] <= matrices.shape[1] else matrices @ transposed
+    largest: Tensor = torch.linalg.eigvalsh(gram)[:, -1]
+    return largest.clamp(min=0.0).sqrt()
+
+
+def outliers(bounds: Tensor, u: float) -> Tensor:
+    """Bool (C,): which of a layer's bounds exceed their mean by more than ``u`` standard deviations."""
+    if len(bounds) < 2:
+        return torch.zeros_like(bounds, dtype=torch.bool)
+    return bounds > bounds.mean() + u * bounds.std()

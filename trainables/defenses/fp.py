@@ -1,0 +1,214 @@
+"""Fine-pruning (Liu, Dolan-Gavitt & Garg 2018, arXiv:1805.12185)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainables import schedules, training
+from trainables.data import ImageSet, to_float
+from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.pruning import (
+    Tolerance,
+    ToleranceUnit,
+    batch_norms,
+    mean_magnitude,
+    require_validation,
+    trace_convolutions,
+)
+from trainables.models.classifier import Classifier
+from trainables.trainer import Trainer
+from trainables.training import Counters, Optimizer
+
+BATCH = 1024
+
+
+@register("fp")
+@dataclass(frozen=True)
+class FinePruning(Defense):
+    """Prune the units that clean images leave most silent, as far as accuracy allows, then fine-tune around the holes.
+
+    Unlike `ft` some units are gone for good; unlike `anp`, `rnp` and `clp` they are chosen by activation alone.
+
+    Args:
+        acc_tol: pruning ends before validation accuracy has dropped by more than this, in [0, 1).
+        tolerance: that drop is ``relative`` to the accuracy before (BackdoorBench), or in ``points`` (the paper).
+        layer: ``classifier_in``, the features that enter the classifier (BackdoorBench), or ``last_conv``, the output
+            channels of the last convolution (the paper), with the BatchNorm of that convolution where it has one.
+        prune_step: share of the units pruned between two looks at the validation set, in (0, 1]; at least one unit.
+        lr: peak of the fine-tuning's rate (cosine to 0 over its actual length), > 0.
+        epochs: of fine-tuning, >= 0; with 0 the model is only pruned.
+        momentum, weight_decay, batch_size: of the updates.
+        augment: random crop (and flip where the data set allows it).
+    """
+
+    owns: ClassVar[type[CleanData]] = CleanData
+    plan_is_exact: ClassVar[bool] = False
+
+    acc_tol: float = 0.1
+    tolerance: ToleranceUnit = "relative"
+    layer: Literal["classifier_in", "last_conv"] = "classifier_in"
+    prune_step: float = 0.01
+    lr: float = 0.01
+    epochs: float = 100
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 256
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        Tolerance(self.acc_tol, self.tolerance)
+        if self.layer not in ("classifier_in", "last_conv"):
+            raise ValueError(f"layer must be classifier_in or last_conv, got {self.layer!r}")
+        if not 0.0 < self.prune_step <= 1.0:
+            raise ValueError(f"prune_step must be in (0, 1], got {self.prune_step}")
+        if not self.lr > 0.0:
+            raise ValueError(f"lr must be > 0, got {self.lr}")
+        if not self.epochs >= 0.0:
+            raise ValueError(f"epochs must be >= 0, got {self.epochs}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
+        Optimizer("sgd", self.momentum, self.weight_decay)
+
+    def check(self, model: Classifier, n_owned: int, n_validation: int = 0) -> None:
+        require_validation(n_validation, self.name)
+
+    def total_steps(self, n: int) -> int:
+        """Optimiser steps of the fine-tuning on a clean set of ``n``."""
+        return round(self.epochs * -(-n // self.batch_size))
+
+    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        self.check(model, len(assets.train), len(assets.validation))
+        layer = (_Features if self.layer == "classifier_in" else _LastConvolution)(model, trainer)
+        order = layer.magnitude(assets.train).argsort(stable=True)
+        count, before, after = self.admissible(order, layer.accuracy_on(assets.validation))
+        pruned = order[:count]
+        layer.silence(pruned)
+        notes = {
+            "validation_before": before,
+            "validation_after": after,
+            "pruned": count,
+            "channels": len(order),
+            "pruned_units": " ".join(map(str, sorted(pruned.tolist()))),
+        }
+        steps = self.total_steps(len(assets.train))
+        if steps == 0:
+            return Repair(model.eval(), status="ok" if count else "abstained", notes=notes)
+        history = trainer.fit(
+            model,
+            assets.train,
+            steps=steps,
+            lr_at=schedules.cosine(self.lr, steps),
+            batch_size=self.batch_size,
+            optimizer=Optimizer("sgd", self.momentum, self.weight_decay),
+            augmentation=trainer.augmentation() if self.augment else None,
+            after_step=lambda _step: layer.silence(pruned),
+        )
+        return Repair(model, history=history, notes=notes)
+
+    def admissible(self, order: Tensor, accuracy_without: Callable[[Tensor], float]) -> tuple[int, float, float]:
+        """How many units go: (their number, validation accuracy before, and after pruning that many).
+
+        They go cumulatively in ``order``; the first step that breaks the tolerance ends it and is taken back whole.
+        """
+        size = math.ceil(self.prune_step * len(order))
+        tolerance, before = Tolerance(self.acc_tol, self.tolerance), accuracy_without(order[:0])
+        count, after = 0, before
+        while count < len(order):
+            candidate = min(count + size, len(order))
+            accuracy = accuracy_without(order[:candidate])
+            if not tolerance.allows(accuracy, before):
+                break
+            count, after = candidate, accuracy
+        return count, before, after
+
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
+        work = training_work(self.total_steps(n_owned), self.batch_size, n_owned)
+        work.forward_samples += n_owned + n_validation
+        if self.layer == "last_conv":  # every step of the pruning is a pass; it may end before the last
+            work.forward_samples += 1 + math.ceil(1.0 / self.prune_step) * n_validation
+        return work
+
+
+class _Features:
+    """The units that enter the classifier. Their columns in its weight are what is pruned."""
+
+    def __init__(self, model: Classifier, trainer: Trainer) -> None:
+        self.model, self.trainer = model, trainer
+
+    def magnitude(self, train: ImageSet) -> Tensor:
+        return mean_magnitude([self.trainer.features(self.model, train.images)])
+
+    def accuracy_on(self, validation: ImageSet) -> Callable[[Tensor], float]:
+        """Accuracy without some units; features are computed once, so a look costs one small product."""
+        features, head = self.trainer.features(self.model, validation.images), self.model.classifier
+
+        @torch.no_grad()
+        def accuracy_without(units: Tensor) -> float:
+            weight = head.weight.clone()
+            weight[:, units] = 0.0
+            with training.autocast(features.device, self.trainer.precision):  # as the whole model computes it
+                logits = functional.linear(features, weight, head.bias)
+            return float((logits.argmax(1) == validation.labels).double().mean())
+
+        return accuracy_without
+
+    @torch.no_grad()
+    def silence(self, units: Tensor) -> None:
+        self.model.classifier.weight[:, units] = 0.0
+
+
+class _LastConvolution:
+    """The output channels of the last convolution that runs: its filters, and the BatchNorm channels behind them."""
+
+    def __init__(self, model: Classifier, trainer: Trainer) -> None:
+        self.model, self.trainer = model, trainer
+        pairs, order = trace_convolutions(model)
+        trainer.counters.forward_samples += 1
+        conv = model.get_submodule(order[-1])
+        assert isinstance(conv, nn.Conv2d)
+        norms = [batch_norms(model)[pair.norm] for pair in pairs if pair.direct and pair.conv == order[-1]]
+        self.output: nn.Module = norms[-1] if norms else conv
+        self.pruned_parameters = [parameter for module in (conv, *norms) for parameter in module.parameters()]
+
+    @torch.no_grad()
+    def magnitude(self, train: ImageSet) -> Tensor:
+        parts = list[Tensor]()
+        # Reduced to (N, C) in the hook: the maps of a whole data set need not fit into memory.
+        hook = self.output.register_forward_hook(
+            lambda _module, _inputs, output: parts.append(output.double().abs().flatten(2).mean(2))
+        )
+        try:
+            self.model.eval()
+            with training.autocast(train.images.device, self.trainer.precision):
+                for batch in train.images.split(BATCH):
+                    self.model(to_float(batch))
+                    self.trainer.counters.forward_samples += len(batch)
+        finally:
+            hook.remove()
+        return mean_magnitude(parts)
+
+    def accuracy_on(self, validation: ImageSet) -> Callable[[Tensor], float]:
+        """Accuracy without some units; the parameters are put back after every look."""
+
+        def accuracy_without(units: Tensor) -> float:
+            kept = [parameter.detach().clone() for parameter in self.pruned_parameters]
+            self.silence(units)
+            accuracy = self.trainer.accuracy(self.model, validation)
+            with torch.no_grad():
+                for parameter, value in zip(self.pruned_parameters, kept, strict=True):
+                    parameter.copy_(value)
+            return accuracy
+
+        return accuracy_without
+
+    @torch.no_grad()
+    def silence(self, units: Tensor) -> None:
+        for parameter in self.pruned_parameters:
+            parameter[units] = 0.0

@@ -1,0 +1,261 @@
+"""What pruning defenses share: masks on BatchNorm channels, conv -> BatchNorm pairs, limits set on validation data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from trainables.data import DataError, ImageSet
+from trainables.defenses.base import Repair
+from trainables.models import ModelError
+from trainables.models.classifier import Classifier
+from trainables.trainer import Trainer
+from trainables.training import History
+
+ToleranceUnit = Literal["relative", "points"]
+
+# Mask values at or below a threshold are pruned; the public code of ANP and RNP tries these.
+THRESHOLD_STEP = 0.05
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How much validation accuracy pruning may cost.
+
+    Args:
+        acc_tol: largest drop, in [0, 1).
+        unit: ``relative`` to the accuracy before (BackdoorBench), or ``points`` of accuracy (as a fraction).
+    """
+
+    acc_tol: float
+    unit: ToleranceUnit = "relative"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.acc_tol < 1.0:
+            raise ValueError(f"acc_tol must be in [0, 1), got {self.acc_tol}")
+        if self.unit not in ("relative", "points"):
+            raise ValueError(f"tolerance must be relative or points, got {self.unit!r}")
+
+    def allows(self, accuracy: float, before: float) -> bool:
+        """Whether ``accuracy`` is within the tolerance below ``before``."""
+        largest_drop = self.acc_tol * (before if self.unit == "relative" else 1.0)
+        return before - accuracy <= largest_drop + 1e-9  # 0.9 - 0.8 is more than 0.1 in floating point
+
+
+def batch_norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    """The batch normalisations with a scale and a shift, by module name, in module order."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
+    }
+
+
+def require_batch_norm(model: nn.Module, defense: str) -> None:
+    """Refuse a model without batch normalisation.
+
+    Raises:
+        ModelError: it has none.
+    """
+    if not batch_norms(model):
+        raise ModelError(
+            f"defense {defense} prunes channels of BatchNorm layers and this model has none; use a model with "
+            "BatchNorm (preact_resnet18, for one) or another defense (fp prunes without it)"
+        )
+
+
+def require_validation(n_validation: int, defense: str) -> None:
+    """Refuse a clean set that leaves no validation images.
+
+    Raises:
+        DataError: there are none.
+    """
+    if n_validation == 0:
+        raise DataError(
+            f"defense {defense} decides on validation images how much it prunes, and a clean set of one image per "
+            "class has none; use a larger clean_fraction"
+        )
+
+
+class MaskedModel(nn.Module):
+    """A model with one factor m on every batch-normalisation channel: y = m gamma x_hat + beta.
+
+    With noise, y = (m + delta) gamma x_hat + (1 + xi) beta (Wu & Wang 2021, arXiv:2110.14430, eq. 3). The model inside
+    keeps its own gamma and beta; only running statistics move, and only where the batch's are used.
+
+    Args:
+        model: with batch normalisation; its gamma and beta are read now.
+        batch_statistics: while training, normalise with the batch's statistics (public code) or the running ones.
+    """
+
+    def __init__(self, model: Classifier, *, batch_statistics: bool) -> None:
+        super().__init__()
+        self.model, self.batch_statistics = model, batch_statistics
+        self.norms = batch_norms(model)
+        self.sizes = [norm.num_features for norm in self.norms.values()]
+        # One flat tensor for all layers: a few large operations per step instead of some per layer.
+        self.scale = torch.cat([norm.weight.detach() for norm in self.norms.values()])
+        self.shift = torch.cat([norm.bias.detach() for norm in self.norms.values()])
+        self.mask = nn.Parameter(torch.ones_like(self.scale))
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Logits (N, K) of float images; ``noise`` is (2, C): delta, then xi, for all C channels of the model."""
+        for norm in self.norms.values():
+            norm.training = self.training and self.batch_statistics
+        scale, shift = self.mask * self.scale, self.shift
+        if noise is not None:
+            scale, shift = (self.mask + noise[0]) * self.scale, (1.0 + noise[1]) * self.shift
+        replaced = dict[str, Tensor]()
+        for name, gamma, beta in zip(self.norms, scale.split(self.sizes), shift.split(self.sizes), strict=True):
+            replaced[f"{name}.weight"], replaced[f"{name}.bias"] = gamma, beta
+        logits: Tensor = functional_call(self.model, replaced, (images,))
+        return logits
+
+    @torch.no_grad()
+    def clip(self, _step: int = 0) -> None:
+        """Masks back into [0, 1]."""
+        self.mask.clamp_(0.0, 1.0)
+
+
+@torch.no_grad()
+def prune_channels(model: nn.Module, pruned: Tensor) -> None:
+    """Set the scale of batch-normalisation channels to 0, in place; everything else stays.
+
+    Args:
+        pruned: bool (C,), over all channels of the model in the order of `batch_norms`.
+    """
+    norms = batch_norms(model)
+    for norm, chosen in zip(norms.values(), pruned.split([norm.num_features for norm in norms.values()]), strict=True):
+        norm.weight.masked_fill_(chosen, 0.0)
+
+
+def thresholds(largest: float) -> list[float]:
+    """0, 0.05, ... up to ``largest``."""
+    return [round(THRESHOLD_STEP * i, 2) for i in range(int(largest / THRESHOLD_STEP + 1e-9) + 1)]
+
+
+def check_thresholds(threshold: float | None, max_threshold: float) -> None:
+    """Refuse thresholds that no mask in [0, 1] could make sense of (ValueError)."""
+    if threshold is not None and not 0.0 <= threshold < 1.0:
+        raise ValueError(f"threshold must be in [0, 1), got {threshold}")
+    if not 0.0 <= max_threshold < 1.0:  # an untouched channel has mask 1
+        raise ValueError(f"max_threshold must be in [0, 1), got {max_threshold}")
+
+
+def validation_passes(threshold: float | None, max_threshold: float) -> int:
+    """How often `prune_by_masks` looks at the validation set."""
+    return 0 if threshold is not None else 1 + len(thresholds(max_threshold))
+
+
+def prune_by_masks(
+    model: Classifier,
+    masks: Tensor,
+    validation: ImageSet,
+    trainer: Trainer,
+    *,
+    threshold: float | None,
+    max_threshold: float,
+    tolerance: Tolerance,
+    history: History,
+    notes: dict[str, Any],
+) -> Repair:
+    """Prune, in place, the channels whose mask is at or below a threshold, and hand the model back.
+
+    The threshold is given, or is the largest of `thresholds` whose validation accuracy is within the tolerance: the
+    validation set alone decides. (BackdoorBench takes the one with the lowest success rate on the *test* set.) Where
+    none is, or nothing lies below it, the model is what it was and the repair has abstained.
+
+    Args:
+        model: with its original weights, not those the masks were trained with.
+        masks: (C,) in the order of `batch_norms`.
+    """
+    chosen = threshold
+    if threshold is None:
+        norms = batch_norms(model)
+        original = [norm.weight.detach().clone() for norm in norms.values()]
+        before = trainer.accuracy(model, validation)
+        notes["validation_before"] = notes["validation_after"] = before
+        for candidate in thresholds(max_threshold):
+            prune_channels(model, masks <= candidate)
+            accuracy = trainer.accuracy(model, validation)
+            if tolerance.allows(accuracy, before):
+                chosen, notes["validation_after"] = candidate, accuracy
+        with torch.no_grad():
+            for norm, scale in zip(norms.values(), original, strict=True):
+                norm.weight.copy_(scale)
+    pruned = masks <= chosen if chosen is not None else torch.zeros_like(masks, dtype=torch.bool)
+    prune_channels(model, pruned)
+    notes |= {"threshold": chosen, "pruned": int(pruned.sum()), "channels": len(masks)}
+    return Repair(model.eval(), status="ok" if pruned.any() else "abstained", history=history, notes=notes)
+
+
+@dataclass(frozen=True)
+class ConvNorm:
+    """A batch normalisation and the convolution before it, by module name.
+
+    ``direct``: its input is that convolution's output, and nothing else. Otherwise other tensors were added, or it was
+    pooled, on the way.
+    """
+
+    conv: str
+    norm: str
+    direct: bool
+
+
+@torch.no_grad()
+def trace_convolutions(model: Classifier) -> tuple[list[ConvNorm], list[str]]:
+    """The conv -> BatchNorm pairs of a model, and its convolutions in the order in which they run.
+
+    Found by running one grey image through it (one forward sample, for the caller to count) and looking at which
+    tensor each layer really received. Module order would mislead: in a pre-activation net the layer listed before a BN
+    may be the 1x1 shortcut, while the BN's input is a sum. A BN whose input is no convolution's own output is paired,
+    as not direct, with the last convolution that ran, unless the number of channels differs or that one has a BN of
+    its own; BNs without a partner are left out.
+    """
+    pairs, order, taken = list[ConvNorm](), list[str](), set[str]()
+    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    outputs = dict[int, tuple[str, Tensor, int]]()  # holds the tensors, so that no id is used twice
+
+    def ran(name: str, output: Tensor) -> None:
+        order.append(name)
+        outputs[id(output)] = (name, output, output._version)
+
+    def normalises(name: str, norm: nn.modules.batchnorm._BatchNorm, received: Tensor) -> None:
+        conv, _, version = outputs.get(id(received), ("", received, -1))
+        if version == received._version:  # otherwise changed in place since, by a ReLU for one
+            pairs.append(ConvNorm(conv, name, direct=True))
+            taken.add(conv)
+        elif order and order[-1] not in taken and convolutions[order[-1]].out_channels == norm.num_features:
+            pairs.append(ConvNorm(order[-1], name, direct=False))
+
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: ran(name, output))
+        for name, module in convolutions.items()
+    ]
+    hooks += [
+        norm.register_forward_pre_hook(lambda norm, inputs, name=name: normalises(name, norm, inputs[0]))
+        for name, norm in batch_norms(model).items()
+    ]
+    try:
+        model.eval()
+        model(torch.full((1, 3, 32, 32), 0.5, device=next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return pairs, order
+
+
+def mean_magnitude(parts: Sequence[Tensor]) -> Tensor:
+    """Mean |activation| per unit, float64 (C,), over batches of (N, C) or (N, C, H, W).
+
+    The magnitude, not the mean: where no ReLU precedes the pool (PreAct-ResNet18 here) a unit may be strongly negative.
+    """
+    total = sum(part.double().abs().flatten(2).mean(2).sum(0) if part.dim() > 2 else part.double().abs().sum(0)
+                for part in parts)  # fmt: skip
+    assert isinstance(total, Tensor)
+    return total / sum(len(part) for part in parts)
