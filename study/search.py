@@ -36,9 +36,9 @@ Values = tuple[float, float]
 METRICS = ("asr", "clean_accuracy")
 DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
 WORST = (1.0, 0.0)
-# Consecutive suggestions of known settings after which one that is new is looked for. Samplers that exploit repeat
-# themselves long before a small space is searched through.
-MOST_REPEATS = 20
+# Consecutive suggestions of known settings after which a new one is looked for without the sampler: it may repeat
+# itself long before a small space is searched through.
+MOST_REPEATS = 10
 # Points of a space without continuous parameters up to which they are looked through one by one.
 LARGEST_GRID = 10_000
 
@@ -158,9 +158,8 @@ class OptunaSearch:
             raise SpecError(
                 f"search.storage holds a study {name!r} with another search space; choose another study name"
             )
-        self.study.sampler = make_sampler(
-            sampler, seed=derive_seed(seed, "sampler", search.label, existing), startup_trials=startup_trials
-        )
+        self.sampler, self.seed, self.startup_trials = sampler, seed, startup_trials
+        self.study.sampler = self._make_sampler(sampler, existing)
 
     def resume(
         self, finished: Mapping[str, Values | None], started: Mapping[str, Mapping[str, Any]]
@@ -210,6 +209,8 @@ class OptunaSearch:
         for trial_id, settings in unfinished.items():
             self._by_settings.setdefault(_fingerprint(settings), trial_id)
         self._used = {*finished, *unfinished}
+        if len(trials) < len(self._used):  # a storage made anew: its number of trials tells nothing
+            self.study.sampler = self._make_sampler(self.sampler, len(self._used))
         waiting = any(trial.state == TrialState.WAITING for trial in trials)
         if not waiting and _fingerprint(self._paper_settings()) not in self._by_settings:
             self.study.enqueue_trial(self.search.paper_params())
@@ -230,7 +231,7 @@ class OptunaSearch:
 
         A suggestion that was evaluated before is told its known values at once and not counted.
         """
-        repeats = 0
+        repeats, own = 0, self.study.sampler
         while self.asked < self.target and not self.exhausted:
             trial = self.study.ask(dict(self.search.space.distributions))
             settings = self.search.settings(trial.params)
@@ -241,15 +242,18 @@ class OptunaSearch:
                 self._open[trial_id] = trial.number
                 self._by_settings[_fingerprint(settings)] = trial_id
                 self._used.add(trial_id)
+                self.study.sampler = own
                 return trial_id, settings
             trial.set_user_attr("repeats", known)
             self._finish(trial.number, self._told.get(known))
             repeats += 1
-            if repeats >= MOST_REPEATS:
-                unseen = self._unseen()
+            if repeats >= MOST_REPEATS and (choices := self._grid()):
+                unseen = self._unseen(choices)
                 self.exhausted = unseen is None
                 if unseen is not None:
                     self.study.enqueue_trial(unseen)
+            elif repeats == MOST_REPEATS:
+                self.study.sampler = self._make_sampler("random", trial.number)
         return None
 
     def tell(self, trial_id: str, values: Values | None) -> None:
@@ -281,6 +285,10 @@ class OptunaSearch:
             )
         )
 
+    def _make_sampler(self, name: str, count: int) -> BaseSampler:
+        seed = derive_seed(self.seed, "sampler", self.search.label, count)
+        return make_sampler(name, seed=seed, startup_trials=self.startup_trials)
+
     def _params(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The searched parameters of settings, put back into their ranges where rounding left them just outside."""
         params = self.search.space.to_params(settings)
@@ -291,12 +299,14 @@ class OptunaSearch:
             self._next += 1
         return trial_id
 
-    def _unseen(self) -> dict[str, Any] | None:
-        """Parameters that were not asked yet, in a space of few points; None when there are none."""
+    def _grid(self) -> list[Sequence[Any]]:
+        """The values of each parameter in a space of few points, else nothing."""
         choices = [_points(item) for item in self.search.space.distributions.values()]
+        return choices if 0 < math.prod(map(len, choices)) <= LARGEST_GRID else []
+
+    def _unseen(self, choices: list[Sequence[Any]]) -> dict[str, Any] | None:
+        """Parameters that were not asked yet; None when all were."""
         size = math.prod(map(len, choices))
-        if not 0 < size <= LARGEST_GRID:
-            return None
         # Not in order: the first points of a grid all lie at one border.
         first = derive_seed(len(self._used), "unseen") % size
         for number in (*range(first, size), *range(first)):
