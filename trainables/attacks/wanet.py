@@ -10,17 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainables.attacks.base import (
-    STAMP_BATCH,
-    Attack,
-    Implanted,
-    Kind,
-    PoisonedSamples,
-    Trigger,
-    register,
-    trigger_kind,
-)
-from trainables.attacks.in_loop import batch_count, check_rate, draw_samples
+from trainables.attacks.base import STAMP_BATCH, Implanted, Kind, PoisonedSamples, Trigger, register, trigger_kind
+from trainables.attacks.in_loop import InLoop
 from trainables.data import ImageSet, quantise, to_float
 from trainables.metrics import predict
 from trainables.models.classifier import Classifier
@@ -64,7 +55,7 @@ class WarpTrigger(Trigger):
 
 @register("wanet")
 @dataclass(frozen=True)
-class WaNet(Attack):
+class WaNet(InLoop):
     """Displace every pixel by a fraction of a pixel along one smooth field.
 
     Unlike additive triggers nothing is put into the image: it is bent. A model trained on warped images alone would
@@ -77,13 +68,10 @@ class WaNet(Attack):
         grid_size: control points per side, >= 2.
         strength: mean displacement of the control points in half pixels, >= 0.
         grid_rescale: factor on the whole grid, in (0, 1]: below 1 it also zooms in.
-        poison_rate: share of every batch that is warped and relabelled, other images every time, in (0, 1]; the number
-            is rounded down (12 of 128 at 0.1, as in the reference code).
-        cross_ratio: noise samples per poisoned sample, >= 0.
+        cross_ratio: noise samples per poisoned sample.
         batchwise_aug: one crop, rotation and flip for a whole batch, as in the reference code, instead of one each.
     """
 
-    poison_rate: float = 0.1
     cross_ratio: float = 2.0
     grid_size: int = 4
     strength: float = 0.5
@@ -92,15 +80,6 @@ class WaNet(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.poison_rate <= 1.0:
-            raise ValueError(f"poison_rate must be in (0, 1], got {self.poison_rate}")
-        if not 0.0 <= self.cross_ratio < math.inf:
-            raise ValueError(f"cross_ratio must be >= 0, got {self.cross_ratio}")
-        if self.poison_rate * (1.0 + self.cross_ratio) > 1.0:
-            raise ValueError(
-                f"poison_rate {self.poison_rate} with cross_ratio {self.cross_ratio} asks for more samples than there "
-                f"are; poison_rate may be at most {1.0 / (1.0 + self.cross_ratio):.4g}"
-            )
         if self.grid_size < 2:
             raise ValueError(f"grid_size must be >= 2, got {self.grid_size}")
         if not 0.0 <= self.strength < math.inf:
@@ -110,7 +89,6 @@ class WaNet(Attack):
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)
-        check_rate(self.name, self.poison_rate, len(labels))
         if image_size and self.grid_size > image_size:
             raise SettingError(
                 f"attack.{self.name}.grid_size must be at most the image size ({image_size}), got {self.grid_size}"
@@ -141,11 +119,6 @@ class WaNet(Attack):
 
         model = trainer.train_from_scratch(train, recipe, augmentation=None, transform=transform)
         return Implanted(model, trigger, self.release(trigger, train, trainer.num_classes, trainer.seed))
-
-    def batch_counts(self, size: int, generator: torch.Generator) -> tuple[int, int]:
-        """Numbers of warped and of noise samples of a batch of ``size``."""
-        poisoned = batch_count(self.poison_rate, size, generator)
-        return poisoned, min(int(self.cross_ratio * poisoned + 1e-9), size - poisoned)
 
     def assemble(
         self,
@@ -187,9 +160,7 @@ class WaNet(Attack):
 
     def release(self, trigger: WarpTrigger, train: ImageSet, num_classes: int, seed: int) -> PoisonedSamples:
         """The training set as released: poison under the warp, noise samples (kind CROSS) under warp and noise."""
-        count = check_rate(self.name, self.poison_rate, len(train))
-        crosses = min(round(self.cross_ratio * count), len(train) - count)
-        poison, cross = draw_samples(len(train), count, crosses, seed=seed)
+        poison, cross = self.released_indices(len(train), seed)
         stream = generator_for(seed, "released-noise")
         chosen, noisy = train.subset(poison), train.subset(cross)
         with torch.no_grad():
