@@ -273,7 +273,7 @@ def fit(
             counters.steps += 1
             history.lr.append(updater.param_groups[0]["lr"])
             losses.append(value.detach())
-            ended = step + 1 == steps or (until is not None and until(step))
+            ended = (until is not None and until(step)) or step + 1 == steps
             if ended or (step + 1) % CHECK_EVERY == 0:
                 _collect(losses, history, step)
             if after_step is not None:

@@ -335,6 +335,13 @@ def test_goal_ends_the_training_after_the_step_that_reached_it(toy: Dataset) -> 
     assert len(history.loss) == len(history.lr) == 3
 
 
+def test_goal_is_asked_after_every_step_the_last_one_included(toy: Dataset) -> None:
+    asked = list[int]()
+    fit(small_model(), toy.train, steps=3, lr_at=constant(), generator=generator(), batch_size=16,
+        until=lambda step: bool(asked.append(step)))  # fmt: skip
+    assert asked == [0, 1, 2]
+
+
 def test_weights_ruined_by_the_last_step_count_as_diverged() -> None:
     # The loss of that step was taken before it and is fine.
     model = Linear()
