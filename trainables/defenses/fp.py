@@ -41,7 +41,8 @@ class FinePruning(Defense):
         tolerance: that drop is ``relative`` to the accuracy before (BackdoorBench), or in ``points`` (the paper).
         layer: ``classifier_in``, the features that enter the classifier (BackdoorBench), or ``last_conv``, the output
             channels of the last convolution (the paper), with the BatchNorm of that convolution where it has one.
-        prune_step: share of the units pruned between two looks at the validation set, in (0, 1]; at least one unit.
+        prune_steps: equal steps in which all units would go, >= 1, with a look at the validation set after each; a step
+            takes at least one unit.
         lr: peak of the fine-tuning's rate (cosine to 0 over its actual length), > 0.
         epochs: of fine-tuning, >= 0; with 0 the model is only pruned.
         momentum, weight_decay, batch_size: of the updates.
@@ -54,7 +55,7 @@ class FinePruning(Defense):
     acc_tol: float = 0.1
     tolerance: ToleranceUnit = "relative"
     layer: Literal["classifier_in", "last_conv"] = "classifier_in"
-    prune_step: float = 0.01
+    prune_steps: int = 100
     lr: float = 0.01
     epochs: float = 100
     momentum: float = 0.9
@@ -66,14 +67,13 @@ class FinePruning(Defense):
         Tolerance(self.acc_tol, self.tolerance)
         if self.layer not in ("classifier_in", "last_conv"):
             raise ValueError(f"layer must be classifier_in or last_conv, got {self.layer!r}")
-        if not 0.0 < self.prune_step <= 1.0:
-            raise ValueError(f"prune_step must be in (0, 1], got {self.prune_step}")
         if not self.lr > 0.0:
             raise ValueError(f"lr must be > 0, got {self.lr}")
         if not self.epochs >= 0.0:
             raise ValueError(f"epochs must be >= 0, got {self.epochs}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
+        for key in ("prune_steps", "batch_size"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be >= 1, got {getattr(self, key)}")
         Optimizer("sgd", self.momentum, self.weight_decay)
 
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0) -> None:
@@ -117,7 +117,7 @@ class FinePruning(Defense):
 
         They go cumulatively in ``order``; the first step that breaks the tolerance ends it and is taken back whole.
         """
-        size = math.ceil(self.prune_step * len(order))
+        size = math.ceil(len(order) / self.prune_steps)
         tolerance, before = Tolerance(self.acc_tol, self.tolerance), accuracy_without(order[:0])
         count, after = 0, before
         while count < len(order):
@@ -132,7 +132,7 @@ class FinePruning(Defense):
         work = training_work(self.total_steps(n_owned), self.batch_size, n_owned)
         work.forward_samples += n_owned + n_validation
         if self.layer == "last_conv":  # every step of the pruning is a pass; it may end before the last
-            work.forward_samples += 1 + math.ceil(1.0 / self.prune_step) * n_validation
+            work.forward_samples += 1 + self.prune_steps * n_validation
         return work
 
 
