@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from trainables.attacks.base import DataPoisoning, OverlayTrigger, register
-from trainables.registry import SettingError
+from trainables.attacks.patches import check_fits, check_square, corner
 from trainables.seeding import generator_for
-
-POSITIONS = ("bottom_right", "bottom_left", "top_right", "top_left", "centre")
 
 
 @register("badnets")
@@ -39,37 +37,18 @@ class BadNets(DataPoisoning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size < 1:
-            raise ValueError(f"size must be >= 1, got {self.size}")
-        if self.margin < 0:
-            raise ValueError(f"margin must be >= 0, got {self.margin}")
-        if not 0.0 < self.alpha <= 1.0:
-            raise ValueError(f"alpha must be in (0, 1], got {self.alpha}")
+        check_square(self.size, self.position, self.margin, self.alpha)
         if self.pattern not in ("white", "checkerboard", "random"):
             raise ValueError(f"pattern must be white, checkerboard or random, got {self.pattern!r}")
-        if self.position not in POSITIONS:
-            self._coordinates()
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)
         if image_size:
-            row, column = self.corner(image_size)
-            if min(row, column) < 0 or max(row, column) + self.size > image_size:
-                raise SettingError(
-                    f"attack.{self.name}: a patch of size {self.size} at {self.position} with margin {self.margin} "
-                    f"does not fit an image of {image_size} pixels"
-                )
+            check_fits(self.name, self.size, self.position, self.margin, image_size)
 
     def corner(self, image_size: int) -> tuple[int, int]:
         """Row and column of the patch's top-left pixel."""
-        if self.position not in POSITIONS:
-            return self._coordinates()
-        far = image_size - self.size - self.margin
-        if self.position == "centre":
-            middle = (image_size - self.size) // 2
-            return middle, middle
-        vertical, horizontal = self.position.split("_")
-        return far if vertical == "bottom" else self.margin, far if horizontal == "right" else self.margin
+        return corner(self.size, self.position, self.margin, image_size)
 
     def make_trigger(self, image_size: int, seed: int) -> OverlayTrigger:
         row, column = self.corner(image_size)
@@ -89,12 +68,3 @@ class BadNets(DataPoisoning):
                 return ((index[:, None] + index[None, :] + 1) % 2).float().expand(shape)
             case "random":
                 return torch.randint(0, 256, shape, generator=generator_for(seed, "patch")).float() / 255.0
-
-    def _coordinates(self) -> tuple[int, int]:
-        try:
-            row, column = (int(part) for part in self.position.split(","))
-        except ValueError:
-            raise ValueError(
-                f"position must be one of {', '.join(POSITIONS)} or 'ROW,COLUMN', got {self.position!r}"
-            ) from None
-        return row, column

@@ -1,0 +1,97 @@
+"""Square patches: where they lie, and one whose content is learned."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trainables.attacks.base import OverlayTrigger
+from trainables.registry import SettingError
+
+POSITIONS = ("bottom_right", "bottom_left", "top_right", "top_left", "centre")
+
+
+def check_square(size: int, position: str, margin: int, alpha: float) -> None:
+    """Refuse settings that describe no square (ValueError)."""
+    if size < 1:
+        raise ValueError(f"size must be >= 1, got {size}")
+    if margin < 0:
+        raise ValueError(f"margin must be >= 0, got {margin}")
+    if not 0.0 < alpha <= 1.0:
+        raise ValueError(f"alpha must be in (0, 1], got {alpha}")
+    if position not in POSITIONS:
+        _coordinates(position)
+
+
+def corner(size: int, position: str, margin: int, image_size: int) -> tuple[int, int]:
+    """Row and column of the top-left pixel of a square of ``size``.
+
+    Args:
+        position: a corner, ``centre``, or "ROW,COLUMN" of that pixel.
+        margin: pixels between the square and the border, for corners.
+    """
+    if position not in POSITIONS:
+        return _coordinates(position)
+    far = image_size - size - margin
+    if position == "centre":
+        middle = (image_size - size) // 2
+        return middle, middle
+    vertical, horizontal = position.split("_")
+    return far if vertical == "bottom" else margin, far if horizontal == "right" else margin
+
+
+def check_fits(attack: str, size: int, position: str, margin: int, image_size: int) -> None:
+    """Refuse a square that leaves the image (SettingError)."""
+    row, column = corner(size, position, margin, image_size)
+    if min(row, column) < 0 or max(row, column) + size > image_size:
+        raise SettingError(
+            f"attack.{attack}: a patch of size {size} at {position} with margin {margin} "
+            f"does not fit an image of {image_size} pixels"
+        )
+
+
+def _coordinates(position: str) -> tuple[int, int]:
+    try:
+        row, column = (int(part) for part in position.split(","))
+    except ValueError:
+        raise ValueError(f"position must be one of {', '.join(POSITIONS)} or 'ROW,COLUMN', got {position!r}") from None
+    return row, column
+
+
+class LearnedPatch(nn.Module):
+    """x' = x + alpha mask (content - x), the content a parameter in tanh space so that it stays in [0, 1].
+
+    Args:
+        image_size: pixels.
+        row, column: of the square's top-left pixel.
+        size: its side in pixels.
+        alpha: opacity, in (0, 1].
+        generator: of the random content it starts from, every pixel uniform in (0, 1).
+    """
+
+    weight: Tensor
+
+    def __init__(
+        self, image_size: int, row: int, column: int, size: int, alpha: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.padding = (column, image_size - size - column, row, image_size - size - row)
+        mask = torch.full((1, size, size), alpha)
+        self.register_buffer("weight", nn.functional.pad(mask, self.padding))
+        start = torch.rand(3, size, size, generator=generator) * 1.9 - 0.95
+        self.raw = nn.Parameter(torch.atanh(start))
+
+    def content(self) -> Tensor:
+        """The square's pixels, (3, size, size), in [0, 1]."""
+        return (torch.tanh(self.raw) + 1.0) / 2.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Triggered float images, (N, 3, H, W)."""
+        pattern = nn.functional.pad(self.content(), self.padding)
+        return torch.lerp(images, pattern.expand_as(images), self.weight.expand_as(images))
+
+    def overlay(self) -> OverlayTrigger:
+        """The trigger as it is now, fixed; on the CPU."""
+        with torch.no_grad():
+            pattern = nn.functional.pad(self.content(), self.padding)
+        return OverlayTrigger(pattern.shape[-1], self.weight.cpu().clone(), pattern.cpu())
