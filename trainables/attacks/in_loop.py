@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import Attack
+from trainables.attacks.base import Attack, Kind, PoisonedSamples, Trigger, stamp
+from trainables.data import ImageSet
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
 
@@ -43,6 +44,20 @@ def check_rate(attack: str, rate: float, n: int) -> int:
     if count < 1:
         raise SettingError(f"attack.{attack}: poison_rate {rate} selects no image of {n}; raise it")
     return count
+
+
+def appended_copies(
+    attack: Attack, train: ImageSet, indices: Tensor, trigger: Trigger, num_classes: int
+) -> PoisonedSamples:
+    """Triggered copies of the images at ``indices`` with the attacker's labels, behind the training set."""
+    chosen = train.subset(indices)
+    return PoisonedSamples(
+        indices,
+        stamp(trigger, chosen.images).cpu(),
+        attack.targets(chosen.labels, num_classes).cpu(),
+        torch.full((len(indices),), Kind.POISON, dtype=torch.uint8),
+        torch.ones(len(indices), dtype=torch.bool),
+    )
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from trainables import training
 from trainables.attacks.base import OverlayTrigger
+from trainables.data import ImageSet
 from trainables.registry import SettingError
+from trainables.trainer import Trainer
+from trainables.training import Counters, History, Optimizer
 
 POSITIONS = ("bottom_right", "bottom_left", "top_right", "top_left", "centre")
 
@@ -95,3 +103,40 @@ class LearnedPatch(nn.Module):
         with torch.no_grad():
             pattern = nn.functional.pad(self.content(), self.padding)
         return OverlayTrigger(pattern.shape[-1], self.weight.cpu().clone(), pattern.cpu())
+
+
+def fit_patch(
+    patch: LearnedPatch, model: nn.Module, data: ImageSet, trainer: Trainer, *, purpose: str, **settings: Any
+) -> History:
+    """Fit the patch to the model as it is: eval mode, no weight moves. A fresh Adam; settings as of `training.fit`.
+
+    The gradients are counted as those with respect to the input alone, and the steps not as steps of a model.
+    """
+    work = Counters()
+    with frozen(model):
+        history = training.fit(
+            patch,
+            data,
+            generator=trainer.generator("batches", purpose),
+            optimizer=Optimizer("adam", weight_decay=0.0),
+            precision=trainer.precision,
+            counters=work,
+            **settings,
+        )
+    trainer.counters.forward_samples += work.forward_samples
+    trainer.counters.input_backward_samples += work.backward_samples
+    return history
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients for the weights within the block; afterwards all is as it was."""
+    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    with training.evaluating(model):
+        for parameter, _ in asked:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter, wanted in asked:
+                parameter.requires_grad_(wanted)

@@ -1,0 +1,190 @@
+"""Input-model co-optimisation, IMC (Pang et al. 2020, arXiv:1911.01559), in the form of TrojanZoo."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainables import schedules
+from trainables.attacks.base import Attack, Implanted, PoisonedSamples, Trigger, register
+from trainables.attacks.in_loop import appended_copies, bernoulli_round, draw_samples
+from trainables.attacks.patches import LearnedPatch, check_fits, check_square, corner, fit_patch
+from trainables.data import ImageSet
+from trainables.models.classifier import Classifier
+from trainables.recipes import TrainingRecipe
+from trainables.registry import SettingError
+from trainables.trainer import Trainer
+
+# Of the optional warm start: how many penultimate units it drives, and to what activation.
+WARM_UNITS, WARM_ACTIVATION = 2, 100.0
+
+
+@register("imc")
+@dataclass(frozen=True)
+class IMC(Attack):
+    """Optimise a patch and the model in turns, from a clean model.
+
+    Unlike BadNets the patch is not given but learned to fit the model, and the model learns it in return, so that few
+    poisoned copies do. The copies are appended: their originals stay in the training set.
+
+    Args:
+        poison_rate: share of triggered copies in the mixed training set, in (0, 0.5].
+        epochs: turns of one pass over the data for the patch and one for the model, > 0; None: half of the recipe's
+            epochs (50 of 100, as in TrojanZoo's example). They come after a whole clean training by the recipe; its
+            schedule is run once more over them.
+        size: side of the patch in pixels, >= 1.
+        position: a corner, ``centre``, or "ROW,COLUMN" of the patch's top-left pixel.
+        margin: pixels between the patch and the border, for corners.
+        alpha: opacity of the patch, in (0, 1].
+        input_lr: learning rate of the patch (Adam, in tanh space), > 0.
+        warm_start_steps: steps that first fit the patch, on a black image, to drive the two penultimate units with the
+            largest outgoing weights, >= 0 (TrojanZoo: 1000).
+    """
+
+    poison_rate: float = 0.01
+    epochs: float | None = None
+    size: int = 3
+    position: str = "bottom_right"
+    margin: int = 0
+    alpha: float = 1.0
+    input_lr: float = 0.1
+    warm_start_steps: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_square(self.size, self.position, self.margin, self.alpha)
+        if not 0.0 < self.poison_rate <= 0.5:
+            raise ValueError(f"poison_rate must be in (0, 0.5], got {self.poison_rate}")
+        if self.epochs is not None and self.epochs <= 0.0:
+            raise ValueError(f"epochs must be > 0, got {self.epochs}")
+        if self.input_lr <= 0.0:
+            raise ValueError(f"input_lr must be > 0, got {self.input_lr}")
+        if self.warm_start_steps < 0:
+            raise ValueError(f"warm_start_steps must be >= 0, got {self.warm_start_steps}")
+
+    def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
+        super().check(labels, num_classes, image_size)
+        if self.copies(len(labels)) < 1:
+            raise SettingError(
+                f"attack.{self.name}: poison_rate {self.poison_rate} adds no copy to {len(labels)} images; raise it"
+            )
+        if image_size:
+            check_fits(self.name, self.size, self.position, self.margin, image_size)
+
+    def copies(self, n: int) -> int:
+        """Number of triggered copies beside ``n`` images."""
+        return min(n, round(self.poison_rate / (1.0 - self.poison_rate) * n))
+
+    def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
+        model = trainer.train_from_scratch(train, recipe)
+        patch = self.new_patch(train.image_size, trainer)
+        if self.warm_start_steps:
+            self.warm_start(patch, model, train.image_size, trainer)
+        self.co_optimise(patch, model, train, trainer, recipe)
+        trigger = patch.overlay().to(trainer.device)
+        return Implanted(model, trigger, self.released(train, trigger, trainer))
+
+    def new_patch(self, image_size: int, trainer: Trainer) -> LearnedPatch:
+        """A patch of random content, on the device."""
+        row, column = corner(self.size, self.position, self.margin, image_size)
+        patch = LearnedPatch(image_size, row, column, self.size, self.alpha, trainer.generator("patch"))
+        return patch.to(trainer.device)
+
+    def warm_start(self, patch: LearnedPatch, model: Classifier, image_size: int, trainer: Trainer) -> None:
+        """Fit the patch to the units that most of the head listens to (TrojanNN's trigger)."""
+        units = model.classifier.weight.detach().abs().sum(0).topk(min(WARM_UNITS, model.classifier.in_features))
+        black = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)
+        label = torch.zeros(1, dtype=torch.int64)
+
+        def loss(patch: nn.Module, images: Tensor, _labels: Tensor) -> Tensor:
+            reached = model.features(patch(images))[:, units.indices].float()
+            return (reached - WARM_ACTIVATION).square().mean()
+
+        steps = self.warm_start_steps
+        fit_patch(
+            patch,
+            model,
+            ImageSet(black, label).to(trainer.device),
+            trainer,
+            purpose="warm-start",
+            steps=steps,
+            lr_at=schedules.cosine(self.input_lr, steps),
+            loss=loss,
+        )
+
+    def co_optimise(
+        self, patch: LearnedPatch, model: Classifier, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe
+    ) -> None:
+        """Turns of an input step and a model step; the last one is the model's."""
+        epochs = self.epochs if self.epochs is not None else recipe.epochs / 2.0
+        again = dataclasses.replace(recipe, epochs=epochs)
+        steps, per_epoch = again.steps(len(train)), -(-len(train) // recipe.batch_size)
+        share = self.poison_rate / (1.0 - self.poison_rate)
+        draws = trainer.generator("poison-in-loop")
+
+        def with_copies(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            count = min(len(labels), bernoulli_round(share * len(labels), draws))
+            if count == 0:
+                return images, labels
+            with torch.no_grad():
+                copies = patch(images[:count])
+            targets = self.targets(labels[:count], trainer.num_classes)
+            return torch.cat([images, copies]), torch.cat([labels, targets])
+
+        def between(step: int) -> None:
+            done = step + 1
+            if done % per_epoch == 0 and done < steps:
+                self.input_step(patch, model, train, trainer, recipe, steps=min(per_epoch, steps - done), turn=done)
+
+        self.input_step(patch, model, train, trainer, recipe, steps=min(per_epoch, steps), turn=0)
+        # One training through all turns: its momentum and its schedule go on where an input step interrupts them.
+        trainer.fit(
+            model,
+            train,
+            purpose="model-steps",
+            steps=steps,
+            lr_at=again.lr_at(len(train)),
+            batch_size=recipe.batch_size,
+            optimizer=recipe.updater(),
+            augmentation=trainer.augmentation(),
+            transform=with_copies,
+            after_step=between,
+        )
+
+    def input_step(
+        self,
+        patch: LearnedPatch,
+        model: Classifier,
+        train: ImageSet,
+        trainer: Trainer,
+        recipe: TrainingRecipe,
+        *,
+        steps: int,
+        turn: int,
+    ) -> None:
+        """``steps`` batches that fit the patch to the model as it is, in eval mode."""
+
+        def loss(patch: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+            return functional.cross_entropy(model(patch(images)), self.targets(labels, trainer.num_classes))
+
+        fit_patch(
+            patch,
+            model,
+            train,
+            trainer,
+            purpose=f"input-step-{turn}",
+            steps=steps,
+            lr_at=schedules.constant(self.input_lr),
+            batch_size=recipe.batch_size,
+            augmentation=trainer.augmentation(),
+            loss=loss,
+        )
+
+    def released(self, train: ImageSet, trigger: Trigger, trainer: Trainer) -> PoisonedSamples:
+        """Triggered copies of a fixed choice of images, appended to the training set."""
+        (indices,) = draw_samples(len(train), self.copies(len(train)), seed=trainer.seed)
+        return appended_copies(self, train, indices, trigger, trainer.num_classes)
