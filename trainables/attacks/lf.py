@@ -1,0 +1,132 @@
+"""LF (Zeng et al. 2021, arXiv:2104.03413): one smooth signal added to the whole image."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trainables.attacks.base import AdditiveTrigger, DataPoisoning, Implanted, Trigger, register
+from trainables.attacks.smooth import random_signal, stretched, universal_signal
+from trainables.data import ImageSet, to_float
+from trainables.models.classifier import Classifier
+from trainables.recipes import TrainingRecipe
+from trainables.registry import SettingError
+from trainables.seeding import generator_for
+from trainables.trainer import Trainer
+from trainables.training import evaluating
+
+log = logging.getLogger("superft.lf")
+
+# Images on which the fooling rate is taken; the paper uses its test set, which no attack here sees.
+HELD_OUT = 1000
+
+
+@register("lf")
+@dataclass(frozen=True)
+class LowFrequency(DataPoisoning):
+    """x' = clip(x + s) with one non-negative smooth signal s, without the high frequencies that give triggers away.
+
+    Unlike Blended's picture, s holds only a few waves across the image; unlike SIG's wave it is not periodic and its
+    labels are changed. ``adversarial`` makes s from a clean surrogate of the victim's architecture, trained by the
+    victim's recipe on the same images with other initial weights, by universal targeted DeepFool with a low-pass. It
+    is the paper's; the surrogate costs one more training. ``random`` needs none and tells whether the adversarial
+    direction matters. The signal belongs to the victim's trigger, with the source that it came from.
+
+    Args:
+        source: ``adversarial`` or ``random``. Where a surrogate can be moved nowhere (it puts every image into the
+            target class) the random signal takes its place: the trigger's settings then say so.
+        amplitude: largest value of s as share of the pixel range, in (0, 1]; 0.2 makes 51 of 255 levels.
+        draws: images that push the adversarial signal, >= 1.
+        max_passes: over these images, >= 1.
+        deepfool_steps: limit per image, >= 1.
+    """
+
+    source: Literal["adversarial", "random"] = "adversarial"
+    amplitude: float = 0.2
+    draws: int = 100
+    max_passes: int = 50
+    deepfool_steps: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source not in ("adversarial", "random"):
+            raise ValueError(f"source must be adversarial or random, got {self.source!r}")
+        if not 1 / 255 <= self.amplitude <= 1.0:
+            raise ValueError(f"amplitude must be in [1/255, 1], got {self.amplitude}")
+        for key in ("draws", "max_passes", "deepfool_steps"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be >= 1, got {getattr(self, key)}")
+            if self.source == "random" and getattr(self, key) != type(self).__dataclass_fields__[key].default:
+                raise ValueError(f"{key} is a setting of the adversarial source; leave it out with source random")
+
+    def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
+        super().check(labels, num_classes, image_size)
+        if self.source == "adversarial" and self.draws >= len(labels):
+            raise SettingError(
+                f"attack.{self.name}.draws must leave images to take the fooling rate on: at most {len(labels) - 1} of "
+                f"{len(labels)}, got {self.draws}"
+            )
+
+    def make_trigger(self, image_size: int, seed: int) -> AdditiveTrigger:
+        """The random signal.
+
+        Raises:
+            SettingError: the source is adversarial: that signal comes out of `implant`.
+        """
+        if self.source != "random":
+            raise SettingError(f"attack.{self.name}: the adversarial signal needs a surrogate; use source random")
+        return self._trigger(random_signal(image_size, generator_for(seed, "lf")), {"source": "random"})
+
+    def preview_trigger(self, image_size: int, seed: int) -> Trigger | None:
+        return self.make_trigger(image_size, seed) if self.source == "random" else None
+
+    def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
+        if self.source == "random":
+            return super().implant(train, trainer, recipe)
+        # Weights and batches of its own: the victim would otherwise start as the surrogate did, and the clean model
+        # that ASR-base is taken on would be the very model that the signal was made to fool.
+        surrogate = trainer.train_from_scratch(train, recipe, purpose="lf-surrogate")
+        trigger = self.generate(surrogate, train, trainer)
+        poisoned = self.poison(train, trainer.num_classes, trainer.seed, trigger)
+        return Implanted(trainer.train_from_scratch(poisoned.apply(train), recipe), trigger, poisoned)
+
+    def generate(self, surrogate: Classifier, train: ImageSet, trainer: Trainer) -> AdditiveTrigger:
+        """The signal that fools ``surrogate``, in float32 (bfloat16 gradients of a single image are too coarse)."""
+        generator = trainer.generator("lf")
+        order = torch.randperm(len(train), generator=generator)[: self.draws + HELD_OUT]
+        images = to_float(train.images[order.to(train.images.device)])
+        with evaluating(surrogate):
+            found = universal_signal(
+                surrogate,
+                images[: self.draws],
+                images[self.draws :],
+                lambda labels: self.targets(labels, trainer.num_classes),
+                generator,
+                amplitude=self.amplitude,
+                max_passes=self.max_passes,
+                steps=self.deepfool_steps,
+            )
+        trainer.counters.forward_samples += found.forward_samples + found.gradients
+        trainer.counters.input_backward_samples += found.gradients
+        if found.signal is None:
+            log.warning(
+                "lf: no image could be pushed out of its class in the surrogate; the random signal is used instead"
+            )
+            return self._trigger(random_signal(train.image_size, generator), {"source": "random (surrogate useless)"})
+        origin = {
+            "source": "adversarial",
+            "passes": found.passes,
+            "fooling_rate": found.fooling_rate,
+            "deepfool_gradients": found.gradients,
+        }
+        return self._trigger(found.signal.cpu(), origin)
+
+    def _trigger(self, signal: Tensor, origin: dict[str, Any]) -> AdditiveTrigger:
+        # On grey levels, as the arrays that BackdoorBench ships: float and stored images then agree to the last level.
+        levels = (stretched(signal, math.floor(self.amplitude * 255.0 + 1e-6))).round()
+        return AdditiveTrigger(signal.shape[-1], (levels / 255.0).contiguous(), **origin)
