@@ -1,0 +1,117 @@
+"""FST: feature-shift tuning (Min et al. 2023, arXiv:2310.01875)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainables import schedules
+from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.models.classifier import Classifier
+from trainables.trainer import Trainer
+from trainables.training import Counters, Optimizer, Schedule
+
+
+@register("fst")
+@dataclass(frozen=True)
+class FeatureShiftTuning(Defense):
+    """Fine-tune everything while the head is pushed away from what it was, so that the features must shift.
+
+    The head is re-initialised, the loss is CE + alpha <w, w0> with w0 the backdoored head's weight, and after each step
+    w is scaled back to the length of w0 (else the loss would fall forever by growing w along -w0). With ``alpha=0``,
+    ``reinit=False`` and ``fix_norm=False`` it is `ft` (scope all) bit by bit.
+
+    Args:
+        alpha: strength of the push, >= 0.
+        lr: learning rate, > 0.
+        epochs: passes over the clean training set, >= 0. With 0 nothing is touched, the head included.
+        reinit: start the head anew, weight and bias uniform in +-1/sqrt(d), d the number of features.
+        fix_norm: keep the length of w after every step.
+        schedule: ``cosine`` to 0 over the actual steps (the paper steps it per epoch), or ``constant``.
+        momentum, weight_decay: of SGD; the paper decays nothing.
+        batch_size: images per step.
+        augment: random crop (and flip where the data set allows it).
+    """
+
+    owns: ClassVar[type[CleanData]] = CleanData
+
+    alpha: float = 0.2
+    lr: float = 0.01
+    epochs: float = 10
+    reinit: bool = True
+    fix_norm: bool = True
+    schedule: Literal["cosine", "constant"] = "cosine"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    batch_size: int = 256
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        if self.alpha < 0:
+            raise ValueError(f"alpha must be >= 0, got {self.alpha}")
+        if self.lr <= 0:
+            raise ValueError(f"lr must be > 0, got {self.lr}")
+        if self.epochs < 0:
+            raise ValueError(f"epochs must be >= 0, got {self.epochs}")
+        if self.schedule not in ("cosine", "constant"):
+            raise ValueError(f"schedule must be cosine or constant, got {self.schedule!r}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
+        Optimizer("sgd", self.momentum, self.weight_decay)
+
+    def total_steps(self, n: int) -> int:
+        """Optimiser steps on a clean set of ``n``."""
+        return round(self.epochs * -(-n // self.batch_size))
+
+    def lr_at(self, steps: int) -> Schedule:
+        return schedules.constant(self.lr) if self.schedule == "constant" else schedules.cosine(self.lr, steps)
+
+    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        steps = self.total_steps(len(assets.train))
+        if steps == 0:
+            return Repair(model)
+        head = model.classifier
+        original = head.weight.detach().clone()
+        length = original.norm()
+        if self.reinit:
+            restart(head, trainer.generator("weights", "fst"))
+
+        def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+            return functional.cross_entropy(model(images), labels) + self.alpha * (head.weight * original).sum()
+
+        @torch.no_grad()
+        def rescale(_step: int) -> None:
+            head.weight.mul_(length / head.weight.norm())
+
+        history = trainer.fit(
+            model,
+            assets.train,
+            steps=steps,
+            lr_at=self.lr_at(steps),
+            batch_size=self.batch_size,
+            optimizer=Optimizer("sgd", self.momentum, self.weight_decay),
+            augmentation=trainer.augmentation() if self.augment else None,
+            loss=loss,
+            after_step=rescale if self.fix_norm else None,
+        )
+        return Repair(model, history=history, notes={"head_cosine": _cosine(head.weight, original)})
+
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
+        return training_work(self.total_steps(n_owned), self.batch_size, n_owned)
+
+
+@torch.no_grad()
+def restart(head: nn.Linear, generator: torch.Generator) -> None:
+    """Draw weight and bias anew, uniform in +-1/sqrt(in_features)."""
+    bound = head.in_features**-0.5
+    for parameter in head.parameters():
+        drawn = torch.rand(parameter.shape, generator=generator, device=generator.device)
+        parameter.copy_(drawn.mul_(2 * bound).sub_(bound))
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float(functional.cosine_similarity(one.detach().flatten(), other.flatten(), dim=0))
