@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from study.cost import row_epochs
 from study.front import RunningFront
 from study.ledger import Ledger
 from study.plan import Job, Plan, is_published
@@ -33,6 +34,7 @@ class Driver:
         self.fronts: dict[str, RunningFront] = {search.search.label: RunningFront() for search in searches}
         self.broken: dict[int, str] = {}
         self._queue: deque[Job] = deque()
+        self._spent: dict[str, float] = {search.search.label: 0.0 for search in searches}
         self._by_label = {search.search.label: search for search in searches}
         self._rows: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
         for row in ledger.rows():
@@ -49,12 +51,13 @@ class Driver:
 
     @property
     def total(self) -> int:
-        """Rows of the finished study; less than planned where a search ran out of new settings."""
-        total = len(self.plan.baselines)
-        for search in self.searches:
-            settings = search.asked if search.exhausted else search.target
-            total += len(search.search.cells) * settings
-        return total
+        """Rows of the finished study; less than planned where a search ran out of new settings or of its budget.
+
+        While a search with a budget still runs, its part is an estimate.
+        """
+        return len(self.plan.baselines) + sum(
+            len(search.search.cells) * self._settings_in_the_end(search) for search in self.searches
+        )
 
     @property
     def finished(self) -> bool:
@@ -76,6 +79,14 @@ class Driver:
                 return job
             self.fail(job, self.broken[job.cell])
 
+    def waits(self) -> bool:
+        """Whether a running trial may still open the way for more jobs: its cost decides what the budget allows."""
+        budgeted = self.plan.spec.search.budget_epochs is not None
+        return budgeted and any(
+            search.asked > search.finished and search.asked < search.target and not search.exhausted
+            for search in self.searches
+        )
+
     def finish(self, job: Job, row: Mapping[str, Any]) -> dict[str, Any]:
         """Record a measured job and tell its search once the setting is measured on all its cells."""
         full = {
@@ -89,6 +100,7 @@ class Driver:
         self._rows.setdefault(job.trial, {})[row["attack"], row["seed"]] = full
         search = self._by_label.get(job.trial.rpartition("/")[0]) if job.role == "search" else None
         if search is not None:
+            self._spent[search.search.label] += row_epochs(full)
             self._tell_if_complete(search, job.trial)
         return full
 
@@ -119,6 +131,8 @@ class Driver:
         for search in sorted(self.searches, key=lambda search: search.asked / search.target):
             if search.asked and all(cell in self.broken for cell in search.search.cells):
                 search.exhausted = True
+            if self._budget_is_spent(search):
+                continue
             if (asked := search.ask()) is not None:
                 self._enqueue_setting(search, *asked)
                 return
@@ -134,6 +148,31 @@ class Driver:
         for values in complete.values():
             if values is not None:
                 self.fronts[label].add(*values)
+        self._spent[label] = math.fsum(row_epochs(row) for rows in mine.values() for row in rows.values())
+
+    def _cost_of_a_setting(self, search: OptunaSearch) -> float:
+        """Mean over the finished ones, in E; 0 while there is none."""
+        return self._spent[search.search.label] / max(1, search.finished)
+
+    def _budget_is_spent(self, search: OptunaSearch) -> bool:
+        """Whether what is finished and, at its mean cost, what is running use up the budget of equal compute."""
+        budget = self.plan.spec.search.budget_epochs
+        if budget is None or search.asked == 0:
+            return False
+        if search.finished == 0:
+            return True  # the published point runs alone: its cost says how many more there are
+        committed = self._spent[search.search.label] + (search.asked - search.finished) * self._cost_of_a_setting(
+            search
+        )
+        return committed >= budget * len(search.search.cells)
+
+    def _settings_in_the_end(self, search: OptunaSearch) -> int:
+        budget, each = self.plan.spec.search.budget_epochs, self._cost_of_a_setting(search)
+        if search.exhausted or (search.finished == search.asked > 0 and self._budget_is_spent(search)):
+            return search.asked
+        if budget is None or each == 0.0:
+            return search.target
+        return max(search.asked, min(search.target, math.ceil(budget * len(search.search.cells) / each)))
 
     def _enqueue_setting(self, search: OptunaSearch, trial_id: str, settings: dict[str, Any]) -> None:
         published = is_published(search.search.defense, settings)

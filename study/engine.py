@@ -215,7 +215,7 @@ def _make_feeder(driver: Driver, progress: Progress) -> tuple[Any, Any]:
         def suggest(self, trial_id: str) -> Any:
             job = driver.next_job()
             if job is None:
-                return Searcher.FINISHED
+                return None if driver.waits() else Searcher.FINISHED
             running[trial_id] = job
             return {"cell": job.cell, "settings": job.settings}
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from study.cost import epochs
 from study.ledger import PARAM
 from trainables.metrics import der
 
@@ -187,10 +188,13 @@ def non_dominated(frame: pd.DataFrame, asr: str = "asr_search", ca: str = "clean
 
 
 def epochs_equivalent(frame: pd.DataFrame) -> pd.Series[float]:
-    """Cost in E: (forward + 2 backward samples) / (3 N), N the attacker's training set; 1 E is one epoch over it."""
-    count = {name: frame[name].astype("float64") for name in ("forward_samples", "backward_samples", "train_size")}
-    size = count["train_size"].where(count["train_size"] > 0)
-    return (count["forward_samples"] + 2.0 * count["backward_samples"]) / (3.0 * size)
+    """Cost of each row in E, see `study.cost`; missing where the size of the training set is."""
+    forward, backward = (frame[f"{name}_samples"].astype("float64") for name in ("forward", "backward"))
+    # Tables written before the column was there, and defenses that never ask for it, count none.
+    inputs = frame["input_backward_samples"].astype("float64").fillna(0.0) if "input_backward_samples" in frame else 0.0
+    size = frame["train_size"].astype("float64")
+    cost: pd.Series[float] = epochs(forward, backward, inputs, size.where(size > 0))
+    return cost
 
 
 def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame:

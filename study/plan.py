@@ -10,12 +10,12 @@ from typing import Any
 
 import search_spaces
 from search_spaces import Space
+from study.cost import epochs
 from study.settings import SpecError
 from study.spec import StudySpec
 from trainables.data import Dataset, split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
 from trainables.models import build_model
-from trainables.training import Counters
 from trainables.trial import Cell, DataSource
 from trainables.victims import VictimSpec, attacker_indices, check_victim
 
@@ -185,15 +185,13 @@ class Cost:
 
 
 def estimate_cost(plan: Plan, dataset: Dataset) -> Cost:
-    """Work in E; searched settings are taken to cost what the published point costs."""
-
-    def in_epochs(work: Counters, n_train: int) -> float:
-        return (work.forward_samples + 2 * work.backward_samples) / (3 * n_train)
+    """Work in E; a searched setting is taken to cost what the published one does, a search at most its budget."""
 
     def cell_cost(cell: Cell, settings: Mapping[str, Any]) -> float:
         defense = DEFENSES.create(cell.defense, settings)
         n_train = len(attacker_indices(cell.victim, dataset))
-        return in_epochs(defense.plan(*_held(defense, cell, dataset)), n_train)
+        work = defense.plan(*_held(defense, cell, dataset))
+        return float(epochs(work.forward_samples, work.backward_samples, work.input_backward_samples, n_train))
 
     def victim_cost(victim: VictimSpec) -> float:
         n_train = len(attacker_indices(victim, dataset))
@@ -201,13 +199,16 @@ def estimate_cost(plan: Plan, dataset: Dataset) -> Cost:
         return steps * min(victim.recipe.batch_size, n_train) / n_train
 
     baselines = sum(cell_cost(plan.cells[job.cell], job.settings) for job in plan.baselines)
-    per_setting = sum(
-        cell_cost(plan.cells[cell], search.settings(search.paper_params()))
-        for search in plan.searches
-        for cell in search.cells
-    )
+    budget = plan.spec.search.budget_epochs
+    per_setting = searches = 0.0
+    for search in plan.searches:
+        paper = search.settings(search.paper_params())
+        one = math.fsum(cell_cost(plan.cells[cell], paper) for cell in search.cells)
+        per_setting += one
+        whole = one * plan.spec.search.trials
+        searches += whole if budget is None else min(whole, max(one, budget * len(search.cells)))
     victims = math.fsum(victim_cost(cell.victim) for cell in plan.victims())
-    return Cost(victims, baselines, per_setting, per_setting * plan.spec.search.trials)
+    return Cost(victims, baselines, per_setting, searches)
 
 
 @dataclass(frozen=True)

@@ -226,6 +226,11 @@ class OptunaSearch:
         """Trials with values that Optuna's storage holds."""
         return len(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
+    @property
+    def finished(self) -> int:
+        """Settings finished so far."""
+        return len(self._told)
+
     def ask(self) -> tuple[str, dict[str, Any]] | None:
         """The next setting and its id; None when enough were asked, or the space holds no new one.
 

@@ -50,7 +50,9 @@ class SearchSpec(_Part):
     """How settings are searched: ``trials`` settings per search, the published point first.
 
     ``space`` names a variant of a defense's search space; ``ranges`` narrows or widens single parameters of it,
-    ``ranges.DEFENSE.PARAMETER: [low, high]``, or a list of choices for a categorical one.
+    ``ranges.DEFENSE.PARAMETER: [low, high]``, or a list of choices for a categorical one. With ``budget_epochs`` all
+    searches get equal compute instead of equal trials: each ends when its trials have cost so many E per cell (one E is
+    a training epoch on the attacker's whole set), after at least one and at most ``trials`` settings.
     """
 
     trials: Annotated[int, Field(ge=1)] = 32
@@ -58,6 +60,7 @@ class SearchSpec(_Part):
     per: Literal["attack", "all"] = "attack"
     startup_trials: Annotated[int, Field(ge=1)] = 10
     storage: str = "journal"
+    budget_epochs: Annotated[float, Field(gt=0)] | None = None
     space: dict[str, str] = Field(default_factory=dict)
     ranges: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
 

@@ -1,0 +1,23 @@
+"""The unit of cost: 1 E is the compute of one training epoch on the attacker's whole training set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def epochs(forward: Any, backward: Any, input_backward: Any, train_size: Any) -> Any:
+    """E = (forward + 2 backward + 2 input-backward samples) / (3 N), for numbers and for columns of a table alike.
+
+    A backward pass takes about twice a forward one, also when only the gradient of the input is asked for: it runs
+    through the whole network all the same (counted in full, though it leaves out the weights' own gradients).
+    """
+    return (forward + 2 * (backward + input_backward)) / (3 * train_size)
+
+
+def row_epochs(row: Mapping[str, Any]) -> float:
+    """Cost of a ledger row in E; 0 for a trial that failed before it counted anything."""
+    if not row.get("train_size"):
+        return 0.0
+    forward, backward, inputs = (row.get(f"{name}_samples") or 0 for name in ("forward", "backward", "input_backward"))
+    return float(epochs(forward, backward, inputs, row["train_size"]))
