@@ -1,0 +1,23 @@
+"""Anti-backdoor learning. PAPER is what BackdoorBench runs on 32-pixel sets (its unlearning rate is fixed in code)."""
+
+from __future__ import annotations
+
+from optuna.distributions import FloatDistribution, IntDistribution
+
+SPACE = {
+    "isolation_ratio": FloatDistribution(0.002, 0.1, log=True),
+    "gamma": FloatDistribution(0.0, 1.5),
+    "tuning_epochs": IntDistribution(5, 40),
+    "lr": FloatDistribution(1e-3, 0.2, log=True),
+    "unlearn_lr": FloatDistribution(1e-5, 5e-3, log=True),
+    "unlearning_epochs": IntDistribution(1, 30),
+}
+PAPER = {
+    "isolation_ratio": 0.01,
+    "gamma": 0.5,
+    "tuning_epochs": 20,
+    "finetuning_epochs": 60,
+    "lr": 0.01,
+    "unlearn_lr": 1e-4,
+    "unlearning_epochs": 20,
+}

@@ -1,0 +1,28 @@
+"""Activation clustering. PAPER is BackdoorBench's default: 10 components, the smaller cluster of every class goes."""
+
+from __future__ import annotations
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from search_spaces import Space
+
+DETECTOR_SPACE: dict[str, BaseDistribution] = {
+    "nb_dims": IntDistribution(2, 50, log=True),
+    "reducer": CategoricalDistribution(["pca", "ica"]),
+    "decision": CategoricalDistribution(["smaller", "relative_size", "silhouette", "distance"]),
+    "size_threshold": FloatDistribution(0.05, 0.5),
+    "silhouette_threshold": FloatDistribution(0.0, 0.4),
+}
+SPACE = {**DETECTOR_SPACE, "lr": FloatDistribution(1e-3, 0.2, log=True)}
+PAPER = {
+    "nb_dims": 10,
+    "reducer": "pca",
+    "decision": "smaller",
+    "size_threshold": 0.35,
+    "silhouette_threshold": 0.1,
+    "lr": 0.01,
+    "epochs": 100,
+}
+
+# The detector alone, at one rate of the retraining: settings that keep the same samples share one training.
+VARIANTS = {"detector": Space(DETECTOR_SPACE, PAPER)}
