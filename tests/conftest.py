@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from trainables.data import Dataset
+from trainables.recipes import TrainingRecipe
 from trainables.store import Store
 from trainables.trainer import Trainer
 from trainables.victims import Victim, make_trainer, obtain_victim
@@ -41,5 +42,9 @@ def toy_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="session")
 def toy_victim(toy: Dataset, toy_store: Store) -> Victim:
-    """A BadNets victim after one epoch: enough for everything but rates. Shared: do not modify."""
-    return obtain_victim(toy_spec("badnets"), toy, toy_store, CPU)
+    """A BadNets victim that knows its training set somewhat: defenses that look at accuracies have something to see.
+
+    Shared: do not modify.
+    """
+    recipe = TrainingRecipe(epochs=15, batch_size=32, lr=0.05, schedule="one_cycle")
+    return obtain_victim(toy_spec("badnets", recipe=recipe), toy, toy_store, CPU)

@@ -11,6 +11,7 @@ defense (permutations of a training set it never sees) returns.
 import copy
 import dataclasses
 import functools
+import importlib.util
 import json
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -39,8 +40,6 @@ CPU = torch.device("cpu")
 # What a run may cost, see `cost`: less than a tenth of a second at width 2 and 16 pixels.
 BUDGET = 1200
 CLEAN_FRACTION = 0.3
-# Of a field that does nothing by itself, so many other values are tried in every context.
-MOST_ALTERNATIVES = 8
 
 
 def cost(defense: Defense, n: int) -> int:
@@ -49,13 +48,22 @@ def cost(defense: Defense, n: int) -> int:
     return plan.forward_samples + plan.backward_samples + plan.input_backward_samples + 25 * plan.steps
 
 
+def author_settings(name: str) -> dict[str, Any]:
+    """Settings at which a few steps show what the fields of a defense do: SMALL of its own test file, if it has one.
+
+    Most need none. Masks that start at 1 and are pruned below 0.9 would not move enough at published rates.
+    """
+    module = f"tests.trainables.test_{name}"
+    return dict(getattr(importlib.import_module(module), "SMALL", {})) if importlib.util.find_spec(module) else {}
+
+
 def small_settings(name: str, n: int, **given: Any) -> dict[str, Any]:
     """The defaults of a defense with its numbers halved, one by one, until its own plan is within the budget.
 
     Only halvings that the defense accepts and that shrink its plan (without emptying it) are taken, so rates and
     thresholds stay as they are. ``given`` settings are kept.
     """
-    settings: dict[str, Any] = dict(given)
+    settings: dict[str, Any] = {**author_settings(name), **given}
 
     def work(candidate: Mapping[str, Any]) -> int:
         return cost(DEFENSES.create(name, candidate), n)
@@ -367,45 +375,38 @@ def findings_are_about_the_training_set(subject: Subject) -> None:
 def every_setting_changes_the_run_or_is_refused(subject: Subject) -> None:
     """A field that nothing depends on would be searched in vain.
 
-    Many settings matter only beside another one (the third peak, in a third phase). So a field that has no effect by
-    itself is tried again together with each alternative of every other field.
+    Tried at the small settings, beside those that the defense declares in `matters_with`, and with small batches: the
+    toy set is smaller than a usual batch, which hides what counts in epochs.
     """
-    defense, n = subject.defense, subject.n_owned
-    # Modes first, then lengths and counts, then rates: what makes another field matter is seldom a rate.
-    contexts: list[dict[str, Any]] = [{}]
-    for kind in (str, int, float):
-        for item in dataclasses.fields(defense):
-            for value in alternatives(defense, item.name):
-                if isinstance(value, kind) and value is not None:
-                    contexts.append({item.name: value})
-    for item in dataclasses.fields(defense):
-        assert any(
-            _matters(subject, item.name, value, context, base)
-            for number in range(MOST_ALTERNATIVES)  # one alternative in all contexts before the next one
-            for context in contexts
-            if item.name not in context and (base := _shrunk(subject, n, context)) is not None
-            for value in alternatives(DEFENSES.create(subject.name, base), item.name)[number : number + 1]
-        ), f"defense.{subject.name}.{item.name} changes nothing"
+    declared = type(subject.defense).matters_with
+    names = [item.name for item in dataclasses.fields(subject.defense)]
+    assert declared.keys() <= set(names)
+    for name in names:
+        contexts = (
+            [declared[name]] if name in declared else [{}, *([{"batch_size": 8}] if "batch_size" in names else [])]
+        )
+        assert any(_matters(subject, name, context) for context in contexts if name not in context), (
+            f"defense.{subject.name}.{name} changes nothing beside {contexts}; declare in matters_with what it needs"
+        )
 
 
-def _matters(subject: Subject, name: str, value: Any, context: dict[str, Any], base: dict[str, Any]) -> bool:
-    """Whether field ``name`` at ``value`` gives another outcome than at its value in ``base``, all else being equal."""
-    first, second = _outcome(subject, base), _outcome(subject, {**base, name: value})
-    if second is None:  # refused, or too much work; in the latter case a base that is small with the new value may do
-        small = _shrunk(subject, subject.n_owned, {**context, name: value})
-        if small is None:
-            return False
-        kept = getattr(DEFENSES.create(subject.name, base), name)
-        first, second = _outcome(subject, {**small, name: kept}), _outcome(subject, small)
-    return first is not None and second is not None and first != second
-
-
-def _shrunk(subject: Subject, n: int, context: Mapping[str, Any]) -> dict[str, Any] | None:
-    try:
-        subject.create(**context)
-        return small_settings(subject.name, n, **context)
-    except SettingError:
-        return None
+def _matters(subject: Subject, name: str, context: Mapping[str, Any]) -> bool:
+    """Whether some other value of field ``name`` gives another outcome, all else being equal."""
+    base = small_settings(subject.name, subject.n_owned, **context)
+    kept = getattr(DEFENSES.create(subject.name, base), name)
+    for value in alternatives(DEFENSES.create(subject.name, base), name):
+        first, second = _outcome(subject, base), _outcome(subject, {**base, name: value})
+        if (
+            second is None
+        ):  # refused, or too much work; in the latter case a base that is small with the new value may do
+            try:
+                small = small_settings(subject.name, subject.n_owned, **{**context, name: value})
+            except SettingError:
+                continue
+            first, second = _outcome(subject, {**small, name: kept}), _outcome(subject, small)
+        if first is not None and second is not None and first != second:
+            return True
+    return False
 
 
 def _outcome(subject: Subject, settings: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,9 @@ true poison rate are not reachable from any of them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -73,6 +75,9 @@ class Defense(ABC):
     owns: ClassVar[type[NoData] | type[CleanData] | type[PoisonedData]]
     # False where the method may stop early: `plan` then tells the most it can cost.
     plan_is_exact: ClassVar[bool] = True
+    # Fields that do nothing at the defaults -> settings beside which they matter (a third peak needs a third phase).
+    # The inherited suite holds every other field to changing the result by itself.
+    matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
 
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0) -> None:  # noqa: B027 - most need nothing
         """Refuse, before any work, a model or an amount of data that this defense cannot work with.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -39,6 +40,12 @@ class Scratch(Defense):
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "lr": {"arm": "one_cycle"},
+        "warm_fraction": {"arm": "one_cycle"},
+        "epochs": {"arm": "long"},
+        "reinit_stages": {"arm": "reinit"},
+    }
 
     arm: Literal["same_schedule", "one_cycle", "long", "reinit"] = "same_schedule"
     lr_base: float = 3e-4

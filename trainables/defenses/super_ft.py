@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -54,6 +55,14 @@ class SuperFineTuning(Defense):
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "lr_max3": {"phases": 3},
+        "cycles3": {"phases": 3},
+        "phase_reset": {"cycles1": 0.5},
+        "peak_decay": {"cycles1": 2.0},
+        "cooldown_lr": {"cooldown_steps": 5},
+        "select": {"cooldown_steps": 5, "cooldown_lr": 0.5},
+    }
 
     lr_base: float = 3e-4
     lr_max1: float = 0.1
