@@ -64,6 +64,7 @@ def main(verbose: bool) -> None:
     superft run                        the quickstart study, on this machine, in minutes
     superft run my.yaml --out DIR      your own; the same command again continues it
     superft trial --attack badnets --defense super_ft --dataset digits
+    superft trigger blended --dataset digits --out blended.png
     superft list attacks               what there is
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -156,6 +157,49 @@ def trial(
         click.echo(json.dumps(row, allow_nan=False))
         return
     click.echo(_trial_table(row))
+
+
+@main.command()
+@click.argument("attack")
+@click.option("--dataset", required=True, help="See superft list datasets; folder:PATH for your own images.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The PNG file to write.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--images", type=click.IntRange(min=1, max=32), default=8, show_default=True, help="Images in a row.")
+@SET
+@STORE
+@DOWNLOAD
+@click.option("--device", help="For triggers that must be trained: cpu, cuda, ... Default: cuda where there is one.")
+@_bad_input_is_one_line
+def trigger(
+    attack: str,
+    dataset: str,
+    out: Path,
+    seed: int,
+    images: int,
+    assignments: Sequence[str],
+    store: Path | None,
+    download: bool,
+    device: str | None,
+) -> None:
+    """Draw a trigger: clean images, triggered ones, and the difference (x10).
+
+    --set also takes a bare setting of the attack: --set alpha=0.3. A trigger that is learned with its victim (lf,
+    inputaware) is drawn from the stored victim, which is trained first if there is none.
+    """
+    from study.trigger_picture import write_trigger_picture
+
+    picture = write_trigger_picture(
+        attack=attack,
+        dataset=dataset,
+        out=out,
+        seed=seed,
+        count=images,
+        assignments=assignments,
+        store=store,
+        download=download,
+        device=device,
+    )
+    click.echo(f"picture: {picture}")
 
 
 @main.command()

@@ -57,7 +57,7 @@ def run_single(
     data = load_dataset(spec.dataset, image_size=spec.image_size, root=spec.data_root, download=spec.download)
     check_plan(plan, data)
     job = plan.baselines[0]
-    bench = Workbench(Store((spec.store or default_store()).expanduser()), _device(device))
+    bench = Workbench(Store((spec.store or default_store()).expanduser()), pick_device(device))
     result = bench.run(plan.cells[job.cell], job.settings)
     return result.row(study=spec.name, trial=job.trial, role="baseline", published=is_published(defense, job.settings))
 
@@ -70,7 +70,8 @@ def _qualify(assignment: str, defense: str, own: set[str]) -> str:
     return assignment
 
 
-def _device(name: str | None) -> torch.device:
+def pick_device(name: str | None) -> torch.device:
+    """The device called ``name``, default CUDA where there is one; SpecError where it cannot be used."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
