@@ -1,0 +1,211 @@
+"""I-BAU: unlearning of adversarial perturbations by implicit hypergradients (Zeng et al. 2022, arXiv:2110.03735)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainables import schedules, training
+from trainables.data import ImageSet
+from trainables.defenses.base import CleanData, Defense, Repair, register
+from trainables.models.classifier import Classifier
+from trainables.trainer import Trainer
+from trainables.training import Counters, Optimizer, evaluating
+
+# Decay of the perturbation while it is searched, and the step of the fixed-point map: BackdoorBench's.
+PERTURBATION_DECAY = 1e-3
+FIXED_POINT_STEP = 0.1
+
+
+@register("ibau")
+@dataclass(frozen=True)
+class ImplicitUnlearning(Defense):
+    """Unlearn the one perturbation that fools the model on all images: min over weights of max over delta.
+
+    Each round searches delta anew, (3, H, W), added to every image: one pass of gradient ascent over the clean set.
+    Then one pass of Adam on CE(f(x + delta), y), whose gradient also accounts for how the best delta moves with the
+    weights (`implicit_loss`); plain adversarial training (``fixed_point_iterations=0``) takes delta as given.
+
+    Delta lives in pixel space, and so do its norm and the rates that move it (in BackdoorBench all are of normalised
+    images); it is not clipped to the image range. Everything runs in float32 and with frozen running statistics; it
+    needs second derivatives, some three times the memory of training. A product with the second derivative costs about
+    twice the backward pass that it is counted as.
+
+    Args:
+        rounds: of search and unlearning, >= 0.
+        fixed_point_iterations: K of the hypergradient, >= 0.
+        lr: of Adam on the weights, > 0.
+        inner_lr: of the ascent on delta, > 0.
+        norm_bound: largest ||delta||_2 in pixels [0, 1], > 0, or None for none (BackdoorBench's code).
+        patch_portion: share of each batch that delta is added to, in (0, 1], at least one image. 1 is the paper's
+            objective, BackdoorBench's code has 0.01: there almost all of the loss is clean.
+        batch_size: images per step.
+        augment: random crop (and flip where the data set allows it).
+    """
+
+    owns: ClassVar[type[CleanData]] = CleanData
+
+    rounds: int = 5
+    fixed_point_iterations: int = 5
+    lr: float = 1e-4
+    inner_lr: float = 10.0
+    norm_bound: float | None = 10.0
+    patch_portion: float = 1.0
+    batch_size: int = 256
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        for key in ("rounds", "fixed_point_iterations"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
+        for key in ("lr", "inner_lr"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
+        if self.norm_bound is not None and self.norm_bound <= 0:
+            raise ValueError(f"norm_bound must be > 0 or none, got {self.norm_bound}")
+        if not 0.0 < self.patch_portion <= 1.0:
+            raise ValueError(f"patch_portion must be in (0, 1], got {self.patch_portion}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
+
+    def steps_per_round(self, n: int) -> int:
+        """Batches of one pass over a clean set of ``n``."""
+        return -(-n // self.batch_size)
+
+    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        if self.rounds == 0:
+            return Repair(model)
+        data, per_round = assets.train, self.steps_per_round(len(assets.train))
+        delta, step = torch.empty(0), 0
+
+        def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+            nonlocal delta, step
+            with torch.autocast(images.device.type, enabled=False):
+                if step % per_round == 0:
+                    delta = self.find_perturbation(model, data, trainer, round_=step // per_round)
+                step += 1
+                return self.unlearning_loss(model, images, labels, delta, trainer.counters)
+
+        history = trainer.fit(
+            model,
+            data,
+            steps=self.rounds * per_round,
+            lr_at=schedules.constant(self.lr),
+            batch_size=self.batch_size,
+            optimizer=Optimizer("adam", weight_decay=0.0),
+            augmentation=trainer.augmentation() if self.augment else None,
+            bn_mode="eval",
+            loss=loss,
+        )
+        return Repair(model, history=history, notes={"perturbation_norm": float(delta.norm())})
+
+    def find_perturbation(self, model: nn.Module, data: ImageSet, trainer: Trainer, *, round_: int) -> Tensor:
+        """The perturbation of a round, (1, 3, H, W): one pass over ``data``, away from what the model predicts now."""
+        delta = torch.zeros((1, *data.images.shape[1:]), device=data.images.device)
+        stream = training.batches(
+            data,
+            steps=self.steps_per_round(len(data)),
+            batch_size=self.batch_size,
+            augmentation=trainer.augmentation() if self.augment else None,
+            generator=trainer.generator("batches", "perturbation", round_),
+        )
+        with evaluating(model):
+            for images, _ in stream:
+                predicted = predictions(model, images)
+                delta.requires_grad_(True)
+                (slope,) = torch.autograd.grad(inner_loss(model, images, predicted, delta), delta)
+                trainer.counters.forward_samples += 2 * len(images)
+                trainer.counters.input_backward_samples += len(images)
+                delta = delta.detach() - self.inner_lr * slope
+                if self.norm_bound is not None:
+                    delta *= torch.clamp(self.norm_bound / delta.norm(), max=1.0)
+        return delta
+
+    def unlearning_loss(
+        self, model: nn.Module, images: Tensor, labels: Tensor, delta: Tensor, counters: Counters
+    ) -> Tensor:
+        """Cross-entropy under ``delta``, with the hypergradient as its gradient in the weights."""
+        patched = torch.zeros(len(images), 1, 1, 1, device=images.device)
+        patched[: max(1, int(self.patch_portion * len(images)))] = 1.0  # the batch is in random order
+
+        def outer(delta: Tensor) -> Tensor:
+            return functional.cross_entropy(model(images + patched * delta), labels)
+
+        if self.fixed_point_iterations == 0:
+            return outer(delta)
+        predicted = predictions(model, images)
+        count = len(images)
+        counters.forward_samples += 2 * count  # the prediction and the inner loss
+        counters.input_backward_samples += 2 * count  # slopes of outer and inner loss in delta
+        counters.backward_samples += self.fixed_point_iterations * count  # K - 1 products, and one with the weights
+        return implicit_loss(
+            outer,
+            lambda delta: inner_loss(model, images, predicted, delta),
+            delta,
+            iterations=self.fixed_point_iterations,
+            step=FIXED_POINT_STEP,
+        )
+
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
+        steps = self.rounds * self.steps_per_round(n_owned)
+        samples = steps * min(self.batch_size, n_owned)
+        implicit = self.fixed_point_iterations > 0
+        return Counters(
+            steps=steps,
+            forward_samples=samples * (5 if implicit else 3),
+            backward_samples=samples * (1 + self.fixed_point_iterations),
+            input_backward_samples=samples * (3 if implicit else 1),
+        )
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, images: Tensor) -> Tensor:
+    """Labels that the model gives the images, int64 (N,)."""
+    found: Tensor = model(images).argmax(1)
+    return found
+
+
+def inner_loss(model: nn.Module, images: Tensor, predicted: Tensor, delta: Tensor) -> Tensor:
+    """What the perturbation minimises: minus the cross-entropy of the predictions, and a little of its own norm."""
+    return PERTURBATION_DECAY * delta.square().sum() - functional.cross_entropy(model(images + delta), predicted)
+
+
+def implicit_loss(
+    outer: Callable[[Tensor], Tensor],
+    inner: Callable[[Tensor], Tensor],
+    delta: Tensor,
+    *,
+    iterations: int,
+    step: float,
+) -> Tensor:
+    """``outer(delta)``, whose gradient in the weights is the implicit hypergradient after K fixed-point iterations.
+
+    With Phi(d) = d - step * grad_d inner(d), whose fixed point the best perturbation is: v_0 = 0,
+    v_k = (dPhi/dd)^T v_(k-1) + d outer/dd, and the gradient is d outer/dw + (dPhi/dw)^T v_K. With K = 0 that is the
+    plain gradient at a given ``delta``.
+
+    Args:
+        outer, inner: functions of the perturbation that read the weights.
+        delta: where the inner problem was (about) solved.
+        iterations: K, >= 0.
+        step: of the map.
+    """
+    delta = delta.detach().requires_grad_(True)
+    loss = outer(delta)
+    if iterations == 0:
+        return loss
+    (pull,) = torch.autograd.grad(loss, delta, retain_graph=True)
+    (slope,) = torch.autograd.grad(inner(delta), delta, create_graph=True)
+    moved = delta - step * slope
+    v = pull
+    for _ in range(iterations - 1):
+        (product,) = torch.autograd.grad(moved, delta, grad_outputs=v, retain_graph=True)
+        v = product + pull
+    # Adds nothing to the value; its gradient in the weights is (dPhi/dw)^T v.
+    implicit = (moved * v).sum()
+    return loss + implicit - implicit.detach()
