@@ -61,7 +61,7 @@ class SuperFineTuning(Defense):
         "phase_reset": {"cycles1": 0.5},
         "peak_decay": {"cycles1": 2.0},
         "cooldown_lr": {"cooldown_steps": 5},
-        "select": {"cooldown_steps": 5, "cooldown_lr": 0.5},
+        "select": {"cycles1": 1.0, "cycles2": 1.0, "lr_max1": 1e-3, "lr_max2": 1.0},
     }
 
     lr_base: float = 3e-4
