@@ -1,0 +1,291 @@
+"""Claims of trainables.victims: content keys, what is stored, and that processes share the work."""
+
+import dataclasses
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.toy import toy_dataset, toy_spec
+from trainables.attacks.base import Kind
+from trainables.data import DataError, Dataset
+from trainables.recipes import TrainingRecipe
+from trainables.registry import SettingError
+from trainables.store import META, Store
+from trainables.victims import Victim, VictimSpec, attacker_indices, check_victim, obtain_victim
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+OTHERS: dict[str, VictimSpec] = {
+    "attack": toy_spec("blended"),
+    "attack's setting": toy_spec("badnets", poison_rate=0.2),
+    "seed": toy_spec("badnets", seed=1),
+    "width": toy_spec("badnets", width=3),
+    "recipe": toy_spec("badnets", recipe=TrainingRecipe(epochs=2, batch_size=32, lr=0.05, schedule="one_cycle")),
+    "reserved part": toy_spec("badnets", reserved_fraction=0.2),
+    "precision": dataclasses.replace(toy_spec("badnets"), precision="bfloat16"),
+    "model": dataclasses.replace(toy_spec("badnets"), model="resnet18", width=None),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_whatever_decides_a_victim_is_in_its_key(what: str, toy: Dataset) -> None:
+    assert OTHERS[what].name(toy) != toy_spec("badnets").name(toy)
+
+
+def test_key_depends_on_the_data_and_not_on_their_name(toy: Dataset) -> None:
+    def key(data: Dataset) -> str:
+        return toy_spec("badnets").name(data).rsplit("-", 1)[1]
+
+    assert key(dataclasses.replace(toy, name="folder:/elsewhere/mine")) == key(toy)
+    assert key(toy_dataset(seed=1)) != key(toy)
+    assert key(dataclasses.replace(toy, flip=True)) != key(toy)  # trained with other augmentation
+
+
+def test_defaults_spelled_out_have_the_same_key(toy: Dataset) -> None:
+    assert toy_spec("badnets", size=3, poison_rate=0.1).name(toy) == toy_spec("badnets").name(toy)
+
+
+def test_names_are_usable_as_file_names(toy: Dataset) -> None:
+    name = toy_spec("badnets").name(dataclasses.replace(toy, name="folder:/a b/c:d/ü" + "x" * 80))
+    assert len(name) < 120
+    assert not set(name) & set('/\\: "')
+
+
+def test_second_request_trains_nothing(toy: Dataset, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = obtain_victim(toy_spec("badnets"), toy, store, CPU)
+
+    def forbidden(*_arguments: Any, **_settings: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("trainables.training.fit", forbidden)
+    second = obtain_victim(toy_spec("badnets"), toy, store, CPU)
+    assert second.facts == json.loads(json.dumps(first.facts))
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], tensor)
+
+
+def test_control_is_shared_by_all_attacks_of_a_task(toy: Dataset, store: Store) -> None:
+    for attack in ("badnets", "blended"):
+        obtain_victim(toy_spec(attack), toy, store, CPU)
+    kinds = sorted(path.name.split("-")[0] for path in store.root.iterdir() if path.is_dir())
+    assert kinds == ["badnets", "blended", "clean"]
+
+
+def test_control_has_the_seed_and_data_of_its_attack_and_no_base_of_its_own(toy: Dataset, store: Store) -> None:
+    victim = obtain_victim(toy_spec("badnets", seed=4), toy, store, CPU)
+    control = obtain_victim(victim.spec.control(), toy, store, CPU)
+    assert (control.spec.seed, control.spec.recipe) == (4, victim.spec.recipe)
+    assert control.asr_base is None
+    assert len(control.poisoned) == 0
+    assert victim.clean_model_accuracy == control.evaluation.full.clean_accuracy
+
+
+def test_facts_say_where_the_victim_comes_from(toy_victim: Victim, toy: Dataset) -> None:
+    facts = toy_victim.facts
+    assert facts["identity"]["attack"] == "badnets"
+    assert facts["spec"]["seed"] == 0
+    assert facts["dataset"] == {"name": "toy", "fingerprint": toy.fingerprint, "train_size": 200}
+    assert facts["poisoned"] == 20
+    assert facts["realised_poison_rate"] == 0.1
+    assert facts["counters"]["steps"] == toy_victim.spec.recipe.steps(200)
+    assert "torch" in facts["versions"]
+    assert facts["seconds"] > 0
+
+
+def test_released_training_set_is_rebuilt_from_what_is_stored(toy_victim: Victim, toy: Dataset) -> None:
+    released, poisoned = toy_victim.poisoned_training_set(toy), toy_victim.poisoned
+    assert len(released) == 200
+    assert torch.equal(released.images[poisoned.indices], poisoned.images)
+    assert (released.labels[poisoned.indices] == 0).all()
+    assert int((poisoned.kinds_of(200) == Kind.POISON).sum()) == 20
+
+
+def rates(victim: Victim, *, asr: float, accuracy: float, clean: float) -> Victim:
+    full = dataclasses.replace(victim.evaluation.full, asr=asr, clean_accuracy=accuracy)
+    evaluation = dataclasses.replace(victim.evaluation, full=full)
+    return dataclasses.replace(victim, evaluation=evaluation, clean_model_accuracy=clean)
+
+
+def test_backdoor_counts_as_implanted_only_if_it_works_on_a_good_model(toy_victim: Victim) -> None:
+    assert rates(toy_victim, asr=0.5, accuracy=0.90, clean=0.94).implanted
+    assert not rates(toy_victim, asr=0.49, accuracy=0.90, clean=0.94).implanted
+    assert not rates(toy_victim, asr=1.0, accuracy=0.90, clean=0.96).implanted
+    control = dataclasses.replace(toy_victim, spec=toy_victim.spec.control())
+    assert rates(control, asr=0.0, accuracy=0.1, clean=1.0).implanted  # nothing was to be implanted
+
+
+def test_overlap_draws_from_all_of_the_training_set(toy_victim: Victim, toy: Dataset) -> None:
+    split = toy_victim.clean_split(toy, 1.0, "overlap")
+    assert len(split.all) == 200
+    assert set(toy_victim.poisoned.indices.tolist()) <= set(split.all.tolist())
+
+
+def test_unpoisoned_draws_no_image_that_the_attacker_touched(toy_victim: Victim, toy: Dataset) -> None:
+    split = toy_victim.clean_split(toy, 0.5, "unpoisoned")
+    assert not set(toy_victim.poisoned.indices.tolist()) & set(split.all.tolist())
+    assert len(split.all) == 100
+
+
+def test_heldout_images_were_never_the_attackers(toy: Dataset, store: Store) -> None:
+    victim = obtain_victim(toy_spec("badnets", reserved_fraction=0.3), toy, store, CPU)
+    mine = set(victim.attacker_indices.tolist())
+    assert len(mine) == 140
+    for fraction in (0.3, 0.2):
+        split = victim.clean_split(toy, fraction, "heldout")
+        assert len(split.all) == round(200 * fraction)
+        assert not mine & set(split.all.tolist())
+    assert torch.equal(attacker_indices(victim.spec, toy), victim.attacker_indices)
+
+
+@pytest.mark.parametrize(("reserved", "fraction"), [(None, 0.2), (0.2, 0.3)])
+def test_heldout_beyond_what_was_reserved_is_refused(
+    reserved: float | None, fraction: float, toy: Dataset, toy_victim: Victim
+) -> None:
+    spec = dataclasses.replace(toy_victim.spec, reserved_fraction=reserved)
+    victim = dataclasses.replace(toy_victim, spec=spec, attacker_indices=attacker_indices(spec, toy))
+    with pytest.raises(DataError, match="clean_source heldout with clean_fraction"):
+        victim.clean_split(toy, fraction, "heldout")
+
+
+def test_unknown_source_is_refused(toy: Dataset, toy_victim: Victim) -> None:
+    with pytest.raises(DataError, match="clean_source must be one of overlap, unpoisoned, heldout, got 'test'"):
+        toy_victim.clean_split(toy, 0.5, "test")
+
+
+def test_reserving_everything_is_refused(toy: Dataset) -> None:
+    with pytest.raises(DataError, match="leaves the attacker a class without images"):
+        check_victim(toy_spec("badnets", reserved_fraction=1.0), toy)
+
+
+def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(toy: Dataset, store: Store) -> None:
+    for spec in (toy_spec("badnets", size=17), toy_spec("badnets", target_label=10), toy_spec("badnet")):
+        with pytest.raises(SettingError):
+            obtain_victim(spec, toy, store, CPU)
+    with pytest.raises(DataError, match="test images leave half of the test set without an image to trigger"):
+        obtain_victim(toy_spec("badnets"), toy_dataset(test=2, num_classes=2), store, CPU)
+    assert not store.root.exists()
+
+
+def test_damaged_victim_is_named_and_rebuilt_bit_by_bit(
+    toy: Dataset, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = toy_spec("badnets")
+    first = obtain_victim(spec, toy, store, CPU)
+    for file in ("model.safetensors", "triggered_test.safetensors", META):
+        path = store.path(first.name) / file
+        path.write_bytes(path.read_bytes()[:-10])
+        with caplog.at_level(logging.WARNING):
+            again = obtain_victim(spec, toy, store, CPU)
+        assert str(path) in caplog.text
+        for name, tensor in first.model.state_dict().items():
+            assert torch.equal(again.model.state_dict()[name], tensor)
+        assert store.load(first.name) is not None
+
+
+def test_damage_that_somebody_else_repairs_meanwhile_is_no_error(
+    toy: Dataset, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = toy_spec("badnets")
+    name = obtain_victim(spec, toy, store, CPU).name
+    sound = store.path(name).with_name("sound")
+    shutil.copytree(store.path(name), sound)
+    (store.path(name) / META).write_text("{")
+    lock = Store.lock
+
+    def repaired_while_waiting(self: Store, wanted: str) -> Any:
+        if sound.exists():
+            shutil.rmtree(self.path(name))
+            sound.rename(self.path(name))
+        return lock(self, wanted)
+
+    monkeypatch.setattr(Store, "lock", repaired_while_waiting)
+    monkeypatch.setattr("trainables.training.fit", None)  # training would fail
+    assert obtain_victim(spec, toy, store, CPU).name == name
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests.toy import toy_dataset, toy_spec
+from trainables import training, victims
+from trainables.recipes import TrainingRecipe
+from trainables.store import Store
+
+store, started, epochs = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+spec = toy_spec("badnets", recipe=TrainingRecipe(epochs=epochs, batch_size=32, lr=0.05))
+make = victims._make
+def noted(spec, *arguments):
+    with started.open("a") as file:
+        print(spec.attack, file=file)
+    return make(spec, *arguments)
+victims._make = noted
+print("ready", flush=True)
+sys.stdin.readline()
+victim = victims.obtain_victim(spec, toy_dataset(), Store(store), torch.device("cpu"))
+print(victim.name, float(victim.model.classifier.weight.detach().double().sum()))
+"""
+
+
+def start(store: Store, started: Path, epochs: float = 1) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, str(store.root), str(started), str(epochs)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_two_processes_that_ask_for_one_victim_train_it_once(store: Store, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    processes = [start(store, started, epochs=3) for _ in range(2)]
+    for process in processes:
+        go(process)
+    answers = {process.communicate(timeout=120)[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(answers) == 1
+    assert sorted(started.read_text().split()) == ["badnets", "clean"]
+
+
+def test_builder_killed_in_mid_training_leaves_the_store_usable(store: Store, tmp_path: Path, toy: Dataset) -> None:
+    started = tmp_path / "started"
+    builder = start(store, started, epochs=500)  # minutes, if it were let
+    try:
+        go(builder)
+        deadline = time.monotonic() + 60
+        while not started.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.2)
+        builder.send_signal(signal.SIGKILL)
+        builder.wait(10)
+    finally:
+        builder.kill()
+        builder.communicate()
+    assert started.read_text().split() == ["badnets"]
+    spec = toy_spec("badnets", recipe=TrainingRecipe(epochs=500, batch_size=32, lr=0.05))
+    assert store.load(spec.name(toy)) is None
+    begun = time.monotonic()
+    with store.lock(spec.name(toy)):  # not left behind
+        assert time.monotonic() - begun < 5
+    obtain_victim(toy_spec("badnets"), toy, store, CPU)
