@@ -96,9 +96,10 @@ def targeted_deepfool(
             break
         gap = scores[target] - scores[origin]
         (gradient,) = torch.autograd.grad(gap, moved)
-        perturbation = perturbation + gap.detach().abs() / gradient.square().sum() * gradient
-        if not float(perturbation.abs().max()) <= LONGEST:  # also where the gradient is 0
-            return perturbation, False, step + 1
+        longer = perturbation + gap.detach().abs() / gradient.square().sum() * gradient
+        if not float(longer.abs().max()) <= LONGEST:  # also NaN, where the gradient is 0
+            return (1.0 + overshoot) * perturbation, False, step + 1
+        perturbation = longer
     return (1.0 + overshoot) * perturbation, False, steps
 
 
