@@ -1,0 +1,310 @@
+"""Claims of trainables.trial: a trial is one flat row, whatever happens in it."""
+
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from tests.toy import toy_dataset, toy_spec
+from trainables import trial
+from trainables.attacks.base import ATTACKS
+from trainables.data import DataError, Dataset
+from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair
+from trainables.models import Classifier
+from trainables.recipes import TrainingRecipe
+from trainables.registry import SettingError
+from trainables.store import Store
+from trainables.trainer import Trainer
+from trainables.training import Counters, DivergedError
+from trainables.trial import MEASURES, Cell, DataSource, TrialResult, Workbench, assets_for, run_trial
+from trainables.victims import Victim, obtain_victim
+
+CPU = torch.device("cpu")
+SHORT: dict[str, Any] = {"iterations": 3, "batch_size": 16}
+RATES = [measure + part for measure in MEASURES for part in ("", "_search", "_report")]
+# Columns that a trial itself knows; the study adds study, trial and role.
+COLUMNS = {
+    "attack", "defense", "dataset", "model", "seed", "status", *RATES, *(f"{measure}_before" for measure in MEASURES),
+    "steps", "forward_samples", "backward_samples", "wall_seconds", "peak_memory_bytes", "device", "versions", "error",
+    "n_clean", "n_triggered", "n_clean_report", "n_triggered_report", "asr_base", "false_target_rate",
+    "asr_before_report", "clean_accuracy_before_report", "train_size", "seconds_setup", "seconds_repair",
+    "seconds_evaluate", "started", "flags",
+}  # fmt: skip
+
+
+def cell_of(victim: Victim, defense: str, **settings: Any) -> Cell:
+    return Cell(DataSource("toy"), victim.spec, defense, **{"clean_fraction": 0.3, **settings})
+
+
+def run(victim: Victim, toy: Dataset, defense: str, cell: dict[str, Any] | None = None, **settings: Any) -> TrialResult:
+    return run_trial(cell_of(victim, defense, **(cell or {})), settings, dataset=toy, victim=victim, device=CPU)
+
+
+@pytest.fixture
+def working(toy_victim: Victim) -> Victim:
+    """The toy victim, taken for implanted."""
+    return with_rates(toy_victim, asr=0.9, clean_accuracy=0.9)
+
+
+def with_rates(victim: Victim, **rates: float) -> Victim:
+    full = dataclasses.replace(victim.evaluation.full, **rates)
+    evaluation = dataclasses.replace(victim.evaluation, full=full)
+    return dataclasses.replace(victim, evaluation=evaluation, clean_model_accuracy=0.9)
+
+
+@pytest.fixture
+def probe() -> Iterator[Any]:
+    """Registers a defense as ``probe`` for the length of one test."""
+
+    def add(cls: type[Defense]) -> None:
+        DEFENSES.register("probe")(dataclasses.dataclass(frozen=True)(cls))
+
+    yield add
+    DEFENSES._classes.pop("probe", None)
+
+
+class Plain(Defense):
+    owns: ClassVar[Any] = NoData
+
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
+        return Counters()
+
+    def repair(self, model: Classifier, assets: Any, trainer: Trainer) -> Repair:
+        return Repair(model)
+
+
+def test_row_is_flat_json_with_the_columns_of_the_ledger(working: Victim, toy: Dataset) -> None:
+    row = run(working, toy, "super_ft", **SHORT).row(study="s", trial="badnets/super_ft/0000", role="search")
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+    assert row.keys() >= COLUMNS | {"study", "trial", "role", "param.iterations", "param.batch_size"}
+    assert all(not isinstance(value, dict) for value in row.values())
+    assert (row["attack"], row["defense"], row["dataset"], row["seed"]) == ("badnets", "super_ft", "toy", 0)
+    assert row["status"] == "ok"
+    assert all(0.0 <= row[rate] <= 1.0 for rate in RATES)
+    assert (row["train_size"], row["n_clean"], row["n_clean_report"]) == (200, 100, 50)
+    assert json.loads(row["resolved_settings"])["lr_max1"] == 0.1
+
+
+def test_counters_of_the_row_are_the_repairs_alone(working: Victim, toy: Dataset) -> None:
+    result = run(working, toy, "super_ft", **SHORT)
+    assert (result.steps, result.forward_samples, result.backward_samples) == (6, 6 * 16, 6 * 16)
+    assert result.eval_forward_samples == 100 + len(working.triggered)
+
+
+def test_seconds_add_up(working: Victim, toy: Dataset) -> None:
+    result = run(working, toy, "super_ft", **SHORT)
+    parts = result.seconds_setup + result.seconds_repair + result.seconds_evaluate
+    assert min(result.seconds_setup, result.seconds_repair, result.seconds_evaluate) >= 0
+    assert parts <= result.wall_seconds
+    assert result.peak_memory_bytes > 0
+
+
+def test_no_defense_measures_what_the_victim_was_measured_to_be(toy_victim: Victim, toy: Dataset) -> None:
+    result = run(toy_victim, toy, "none")
+    for measure in MEASURES:
+        assert result.metrics[measure] == result.metrics[f"{measure}_before"]
+        assert result.metrics[f"{measure}_report"] == getattr(toy_victim.evaluation.report, measure)
+    assert result.metrics["asr_base"] == toy_victim.asr_base
+
+
+def test_trial_leaves_the_victim_as_it_was(toy_victim: Victim, toy: Dataset) -> None:
+    before = copy.deepcopy(toy_victim.model.state_dict())
+    run(toy_victim, toy, "super_ft", **SHORT)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in toy_victim.model.state_dict().items())
+
+
+def test_same_trial_twice_has_the_same_rates(toy_victim: Victim, toy: Dataset) -> None:
+    assert run(toy_victim, toy, "super_ft", **SHORT).metrics == run(toy_victim, toy, "super_ft", **SHORT).metrics
+
+
+def test_diverged_trial_is_the_worst_point_and_never_nan(working: Victim, toy: Dataset) -> None:
+    result = run(working, toy, "super_ft", iterations=40, lr_max1=1e12, batch_size=16)
+    assert result.status == "diverged"
+    assert result.error is not None
+    assert "not finite" in result.error
+    row = result.row()
+    for part in ("", "_search", "_report"):
+        assert (row[f"asr{part}"], row[f"clean_accuracy{part}"], row[f"robust_accuracy{part}"]) == (1.0, 0.0, 0.0)
+    assert row["asr_before"] == 0.9
+    assert row["steps"] > 0
+    assert not any(isinstance(value, float) and not math.isfinite(value) for value in row.values())
+    json.dumps(row, allow_nan=False)
+
+
+def test_divergence_wins_over_a_backdoor_that_never_worked(toy_victim: Victim, toy: Dataset) -> None:
+    broken = with_rates(toy_victim, asr=0.1, clean_accuracy=0.9)
+    assert run(broken, toy, "super_ft", iterations=40, lr_max1=1e12).status == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("rates", "status"),
+    [
+        ({"asr": 0.9, "clean_accuracy": 0.9}, "ok"),
+        ({"asr": 0.4, "clean_accuracy": 0.9}, "backdoor_not_implanted"),
+        ({"asr": 0.9, "clean_accuracy": 0.8}, "backdoor_not_implanted"),
+    ],
+)
+def test_status_tells_when_there_was_no_backdoor_to_remove(
+    rates: dict[str, float], status: str, toy_victim: Victim, toy: Dataset
+) -> None:
+    result = run(with_rates(toy_victim, **rates), toy, "none")
+    assert result.status == status
+    assert result.metrics["asr"] is not None  # measured all the same
+
+
+def test_abstention_is_kept_as_such(working: Victim, toy: Dataset, probe: Any) -> None:
+    class Abstains(Plain):
+        def repair(self, model: Classifier, assets: Any, trainer: Trainer) -> Repair:
+            return Repair(model, status="abstained", notes={"anomaly": 1.5})
+
+    probe(Abstains)
+    result = run(working, toy, "probe")
+    assert result.status == "abstained"
+    assert result.row()["note.anomaly"] == 1.5
+
+
+def test_constant_predictor_is_flagged_as_collapsed(working: Victim, toy: Dataset, probe: Any) -> None:
+    class Ruins(Plain):
+        def repair(self, model: Classifier, assets: Any, trainer: Trainer) -> Repair:
+            with torch.no_grad():
+                model.classifier.weight.zero_()
+                model.classifier.bias.copy_(torch.arange(10.0))
+            return Repair(model)
+
+    probe(Ruins)
+    result = run(working, toy, "probe")
+    assert "collapsed" in result.flags
+    assert result.metrics["asr"] == 0.0  # by accident, hence the flag
+
+
+def test_crash_of_a_defense_is_not_swallowed(working: Victim, toy: Dataset, probe: Any) -> None:
+    class Crashes(Plain):
+        def repair(self, model: Classifier, assets: Any, trainer: Trainer) -> Repair:
+            raise RuntimeError("out of luck")
+
+    probe(Crashes)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        run(working, toy, "probe")
+
+
+def test_wrong_settings_are_refused_before_any_work(working: Victim, toy: Dataset) -> None:
+    with pytest.raises(SettingError, match=r"defense\.super_ft\.lr_max1 must be a number, got 'big'"):
+        run(working, toy, "super_ft", lr_max1="big")
+    with pytest.raises(DataError, match="clean_source must be one of"):
+        run(working, toy, "ft", {"clean_source": "anywhere"}, steps=1)
+    with pytest.raises(DataError, match=r"clean_fraction 0\.001 leaves 10 of 10 classes"):
+        run(working, toy, "ft", {"clean_fraction": 0.001}, steps=1)
+
+
+def seen_by(owned: Any, probe: Any) -> list[Any]:
+    """The assets that a defense with ``owns = owned`` is handed, filled by the next trial."""
+    received = list[Any]()
+
+    class Looks(Plain):
+        owns: ClassVar[Any] = owned
+
+        def repair(self, model: Classifier, assets: Any, trainer: Trainer) -> Repair:
+            received.append(assets)
+            return Repair(model)
+
+    probe(Looks)
+    return received
+
+
+def test_clean_data_are_clean_and_split(toy_victim: Victim, toy: Dataset, probe: Any) -> None:
+    received = seen_by(CleanData, probe)
+    run(toy_victim, toy, "probe")
+    split = toy_victim.clean_split(toy, 0.3, "overlap")
+    (assets,) = received
+    assert torch.equal(assets.train.images, toy.train.images[split.train])
+    assert torch.equal(assets.train.labels, toy.train.labels[split.train])
+    assert torch.equal(assets.validation.images, toy.train.images[split.validation])
+    assert len(assets.train) + len(assets.validation) == 60
+
+
+def test_unpoisoned_source_hands_over_no_touched_image(toy_victim: Victim, toy: Dataset, probe: Any) -> None:
+    received = seen_by(CleanData, probe)
+    run(toy_victim, toy, "probe", {"clean_source": "unpoisoned"})
+    (assets,) = received
+    touched = toy.train.images[toy_victim.poisoned.indices].flatten(1)
+    handed = torch.cat([assets.train.images, assets.validation.images]).flatten(1)
+    assert not (handed[:, None] == touched[None]).all(2).any()
+
+
+def test_heldout_source_needs_a_victim_that_reserved_it(toy_victim: Victim, toy: Dataset) -> None:
+    with pytest.raises(DataError, match="needs a victim with a reserved_fraction"):
+        run(toy_victim, toy, "ft", {"clean_source": "heldout"}, steps=1)
+
+
+def test_poisoned_data_are_the_released_set_with_nothing_marked(toy_victim: Victim, toy: Dataset, probe: Any) -> None:
+    received = seen_by(PoisonedData, probe)
+    run(toy_victim, toy, "probe")
+    (assets,) = received
+    released = toy_victim.poisoned_training_set(toy)
+    assert torch.equal(assets.train.images, released.images)
+    assert torch.equal(assets.train.labels, released.labels)
+    assert [field.name for field in dataclasses.fields(assets)] == ["train"]
+
+
+def test_data_free_defenders_get_nothing(toy_victim: Victim, toy: Dataset) -> None:
+    assets = assets_for(DEFENSES.create("none"), cell_of(toy_victim, "none"), toy, toy_victim, CPU)
+    assert dataclasses.fields(assets) == ()
+
+
+def test_defense_never_receives_triggered_test_images(toy_victim: Victim, toy: Dataset, probe: Any) -> None:
+    for owned in (CleanData, PoisonedData):
+        received = seen_by(owned, probe)
+        run(toy_victim, toy, "probe")
+        DEFENSES._classes.pop("probe")
+        test = torch.cat([toy.test.images, toy_victim.triggered.images]).flatten(1)
+        handed = torch.cat([getattr(received[0], item.name).images for item in dataclasses.fields(received[0])])
+        assert not (handed.flatten(1)[:, None] == test[None]).all(2).any()
+
+
+def test_workbench_loads_data_and_victims_once(toy_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = list[str]()
+
+    def load(name: str, **_settings: Any) -> Dataset:
+        loads.append(name)
+        return toy_dataset()
+
+    monkeypatch.setattr(trial, "load_dataset", load)
+    trial._load.cache_clear()
+    try:
+        bench = Workbench(toy_store, CPU)
+        cell = Cell(DataSource("toy"), toy_spec("badnets"), "none", 0.3)
+        first, second = bench.run(cell, {}), bench.run(cell, {})
+        assert loads == ["toy"]
+        assert bench.victim(cell) is bench.victim(cell)
+        assert first.metrics == second.metrics
+        assert first.wall_seconds >= first.seconds_setup
+    finally:
+        trial._load.cache_clear()
+
+
+def test_workbench_keeps_only_so_many_victims(toy: Dataset, toy_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Workbench(toy_store, CPU, keep=1)
+    monkeypatch.setattr(bench, "dataset", lambda _data: toy)
+    for attack in ("badnets", "blended", "badnets"):
+        bench.victim(Cell(DataSource("toy"), toy_spec(attack), "none", 0.3))
+    assert len(bench._victims) == 1
+
+
+def test_control_can_be_repaired_like_any_victim(toy: Dataset, toy_store: Store) -> None:
+    assert not ATTACKS.get("clean").implants_backdoor
+    victim = obtain_victim(toy_spec("clean"), toy, toy_store, CPU)
+    result = run(victim, toy, "super_ft", **SHORT)
+    assert result.status == "ok"
+    assert result.metrics["asr_base"] is None
+
+
+def test_divergence_of_the_attack_itself_is_raised(toy: Dataset, tmp_path: Any) -> None:
+    wild = TrainingRecipe(epochs=20, batch_size=16, lr=1e12, schedule="constant")
+    with pytest.raises(DivergedError):
+        obtain_victim(toy_spec("badnets", recipe=wild), toy, Store(tmp_path), CPU)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
