@@ -51,7 +51,7 @@ def working(toy_victim: Victim) -> Victim:
     return with_rates(toy_victim, asr=0.9, clean_accuracy=0.9)
 
 
-def with_rates(victim: Victim, **rates: float) -> Victim:
+def with_rates(victim: Victim, **rates: Any) -> Victim:
     full = dataclasses.replace(victim.evaluation.full, **rates)
     evaluation = dataclasses.replace(victim.evaluation, full=full)
     return dataclasses.replace(victim, evaluation=evaluation, clean_model_accuracy=0.9)
