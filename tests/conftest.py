@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from trainables.data import Dataset
+from trainables.models import Classifier
 from trainables.recipes import TrainingRecipe
 from trainables.store import Store
 from trainables.trainer import Trainer
@@ -48,3 +49,10 @@ def toy_victim(toy: Dataset, toy_store: Store) -> Victim:
     """
     recipe = TrainingRecipe(epochs=15, batch_size=32, lr=0.05, schedule="one_cycle")
     return obtain_victim(toy_spec("badnets", recipe=recipe), toy, toy_store, CPU)
+
+
+@pytest.fixture(scope="session")
+def learned(toy: Dataset) -> Classifier:
+    """A clean model of width 2 that is right about most of its training images. Shared: do not modify."""
+    recipe = TrainingRecipe(epochs=25, batch_size=32, lr=0.05, schedule="one_cycle")
+    return make_trainer(toy_spec("clean"), toy, CPU, seed=0).train_from_scratch(toy.train, recipe)

@@ -53,8 +53,20 @@ def author_settings(name: str) -> dict[str, Any]:
 
     Most need none. Masks that start at 1 and are pruned below 0.9 would not move enough at published rates.
     """
+    return dict(_of_its_tests(name, "SMALL", {}))
+
+
+def needs_accuracy(name: str) -> bool:
+    """Whether a defense acts on how often a model is right: NEEDS_ACCURACY of its own test file.
+
+    The suite's usual victim has learned its trigger and nothing else, so that no tolerance would ever be exceeded.
+    """
+    return bool(_of_its_tests(name, "NEEDS_ACCURACY", False))
+
+
+def _of_its_tests(name: str, attribute: str, default: Any) -> Any:
     module = f"tests.trainables.test_{name}"
-    return dict(getattr(importlib.import_module(module), "SMALL", {})) if importlib.util.find_spec(module) else {}
+    return getattr(importlib.import_module(module), attribute, default) if importlib.util.find_spec(module) else default
 
 
 def small_settings(name: str, n: int, **given: Any) -> dict[str, Any]:

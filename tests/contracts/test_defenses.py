@@ -1,5 +1,6 @@
 """Every registered defense under the inherited suite; a new file in ``trainables/defenses`` needs no edit here."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from tests.contracts import defense_contract
-from tests.contracts.defense_contract import CHECKS, Subject, small_settings
+from tests.contracts.defense_contract import CHECKS, Subject, needs_accuracy, small_settings
 from trainables.data import Dataset
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair, training_work
 from trainables.models.classifier import Classifier
@@ -22,7 +23,10 @@ Check = Callable[[Subject], None]
 
 @pytest.fixture(scope="module", params=DEFENSES.names())
 def subject(request: pytest.FixtureRequest, toy: Dataset, toy_victim: Victim) -> Subject:
-    return Subject(request.param, toy_victim, toy)
+    victim = toy_victim
+    if needs_accuracy(request.param):
+        victim = dataclasses.replace(toy_victim, model=request.getfixturevalue("learned"))
+    return Subject(request.param, victim, toy)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -14,6 +14,10 @@ from trainables.models import Classifier
 from trainables.trainer import Trainer
 from trainables.victims import Victim
 
+# For the inherited suite: a tolerance that some step of the pruning exceeds.
+NEEDS_ACCURACY = True
+SMALL = {"acc_tol": 0.3, "tolerance": "points"}
+
 
 class Grey(nn.Module):
     """Features worked out by hand: unit k of an image is ``factors[k]`` times its mean grey value."""

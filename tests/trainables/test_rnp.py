@@ -17,15 +17,19 @@ from trainables.models import Classifier
 from trainables.trainer import Trainer
 from trainables.victims import Victim
 
-# For the inherited suite: two steps down, two up, with rates at which masks move past the thresholds.
+# For the inherited suite: an ascent that reaches its goal in the second of three epochs, and masks that then move.
+NEEDS_ACCURACY = True
 SMALL = {
-    "unlearn_epochs": 2,
+    "unlearn_epochs": 3,
     "recover_epochs": 2,
     "unlearn_lr": 0.1,
-    "recover_lr": 20.0,
+    "clean_threshold": 0.76,
+    "recover_lr": 5.0,
     "batch_size": 20,
     "grad_clip": 1.0,
-    "max_threshold": 0.7,
+    "max_threshold": 0.55,
+    "acc_tol": 0.45,
+    "tolerance": "points",
 }
 
 
