@@ -61,7 +61,9 @@ class Latent(Attack):
         input_lr: learning rate of the patch (Adam, in tanh space), > 0.
         poison_rate: share of triggered copies with the target label, appended and trained on as well (standalone);
             in (0, 0.5]. None: none, the attack works through features alone.
-        refresh_mean: take the mean features anew every epoch, as the model moves (standalone).
+        refresh_mean: take the mean features anew every epoch, as the model moves (standalone). Without it training on
+            moves the target class away from the mean that triggered images are pulled to: on the toy task the distance
+            falls to a thousandth and ASR is 0.00 to 0.21, where with it ASR is 0.96 to 1.00 (weight 5).
     """
 
     must_work: ClassVar[bool] = False
