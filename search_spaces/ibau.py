@@ -1,4 +1,4 @@
-"""Implicit unlearning. PAPER is BackdoorBench's default with the paper's objective (all images, bounded norm)."""
+"""Implicit unlearning. PAPER is BackdoorBench's default with the paper's objective (all images, norm at most 10)."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_hypergradient_of_a_network_agrees_with_finite_differences() -> None:
             model.classifier.weight[0].copy_(bias)
         d = zero.clone().requires_grad_(True)
         (slope,) = torch.autograd.grad(inner(d), d)
-        return float(outer(zero) + ((zero - step * slope) * pull).sum())
+        return float((outer(zero) + ((zero - step * slope) * pull).sum()).detach())
 
     d = zero.clone().requires_grad_(True)
     (pull,) = torch.autograd.grad(outer(d), d)
@@ -149,7 +149,7 @@ def test_one_perturbation_for_all_images_raises_the_loss_and_keeps_its_bound(
 ) -> None:
     model, images = toy_victim.model, clean(toy).train.images.float() / 255
     before = copy.deepcopy(model)
-    delta = perturbation(ImplicitUnlearning(norm_bound=1.0, batch_size=8), toy_victim, toy, trainer)
+    delta = perturbation(ImplicitUnlearning(norm_bound=1.0, inner_lr=200.0, batch_size=8), toy_victim, toy, trainer)
     assert delta.shape == (1, 3, 16, 16)
     assert float(delta.norm()) == pytest.approx(1.0, rel=1e-4)
     predicted = model(images).argmax(1)
@@ -159,15 +159,25 @@ def test_one_perturbation_for_all_images_raises_the_loss_and_keeps_its_bound(
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_first_ascent_step_is_the_gradient_in_pixels(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
-    trainer.padding = 0
+def test_ascent_in_pixels_takes_the_steps_of_one_on_normalised_images(
+    toy: Dataset, toy_victim: Victim, trainer: Trainer
+) -> None:
     data, model = clean(toy).train, toy_victim.model
-    defense = ImplicitUnlearning(inner_lr=0.5, norm_bound=None, batch_size=64, augment=False)
+    defense = ImplicitUnlearning(inner_lr=8.0, batch_size=64, augment=False)
+    normalised = model.normalize(data.images.float() / 255)
     zero = torch.zeros(1, 3, 16, 16, requires_grad=True)
-    images = data.images.float() / 255
-    (slope,) = torch.autograd.grad(inner_loss(model, images, model(images).argmax(1), zero), zero)
+
+    def logits(d: Tensor) -> Tensor:
+        maps = normalised + d
+        for stage in model.stages:
+            maps = stage(maps)
+        found: Tensor = model.classifier(model.neck(maps))
+        return found
+
+    loss = -nn.functional.cross_entropy(logits(zero), logits(zero).argmax(1).detach())
+    (slope,) = torch.autograd.grad(loss, zero)  # the decay has no slope at 0
     found = defense.find_perturbation(model, data, trainer, round_=0)
-    torch.testing.assert_close(found, -0.5 * slope, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found / model.normalize.std, -8.0 * slope, rtol=1e-3, atol=1e-6)
 
 
 def test_without_rounds_nothing_changes(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
@@ -185,7 +195,10 @@ def test_running_statistics_stay_and_weights_move(toy: Dataset, toy_victim: Vict
 
 
 def test_share_of_the_batch_that_is_patched() -> None:
-    class Seen(nn.Module):
+    class Seen(Classifier):
+        def __init__(self) -> None:
+            super().__init__([nn.Identity()], nn.Flatten(), nn.Linear(1, 1), (0.0,), (1.0,))
+
         def forward(self, images: Tensor) -> Tensor:
             shifted.append(int((images.mean((1, 2, 3)) > 0.5).sum()))
             return images.mean((2, 3))
@@ -245,5 +258,6 @@ def test_impossible_settings_are_refused_by_name(settings: dict[str, Any], messa
 def test_published_point_is_the_default_and_lies_in_the_space() -> None:
     default = ImplicitUnlearning()
     for key, value in PAPER.items():
-        assert getattr(default, key) == value
+        # BackdoorBench's code bounds nothing, which no range of numbers can say: the paper's 10 stands for it.
+        assert getattr(default, key) == (None if key == "norm_bound" else value)
         assert SPACE[key]._contains(SPACE[key].to_internal_repr(value))

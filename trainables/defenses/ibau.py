@@ -31,8 +31,10 @@ class ImplicitUnlearning(Defense):
     Then one pass of Adam on CE(f(x + delta), y), whose gradient also accounts for how the best delta moves with the
     weights (`implicit_loss`); plain adversarial training (``fixed_point_iterations=0``) takes delta as given.
 
-    Delta lives in pixel space, and so do its norm and the rates that move it (in BackdoorBench all are of normalised
-    images); it is not clipped to the image range. Everything runs in float32 and with frozen running statistics; it
+    Delta and its norm are in pixels, [0, 1] images, and delta is not clipped to the image range. BackdoorBench's steps
+    (rate 10 and 0.1) are for normalised images; both are multiplied by std^2 here, which makes them the same steps seen
+    in pixels. (As they stand they would be some ten times longer: on 16-pixel digits delta then ran into a bound of 10
+    within a round and the repair ruined the model.) Everything runs in float32 and with frozen running statistics; it
     needs second derivatives, some three times the memory of training. A product with the second derivative costs about
     twice the backward pass that it is counted as.
 
@@ -40,8 +42,8 @@ class ImplicitUnlearning(Defense):
         rounds: of search and unlearning, >= 0.
         fixed_point_iterations: K of the hypergradient, >= 0.
         lr: of Adam on the weights, > 0.
-        inner_lr: of the ascent on delta, > 0.
-        norm_bound: largest ||delta||_2 in pixels [0, 1], > 0, or None for none (BackdoorBench's code).
+        inner_lr: of the ascent on delta, > 0, in units of normalised images.
+        norm_bound: largest ||delta||_2 in pixels, > 0, or None for none (BackdoorBench's code; the paper has 10).
         patch_portion: share of each batch that delta is added to, in (0, 1], at least one image. 1 is the paper's
             objective, BackdoorBench's code has 0.01: there almost all of the loss is clean.
         batch_size: images per step.
@@ -54,7 +56,7 @@ class ImplicitUnlearning(Defense):
     fixed_point_iterations: int = 5
     lr: float = 1e-4
     inner_lr: float = 10.0
-    norm_bound: float | None = 10.0
+    norm_bound: float | None = None
     patch_portion: float = 1.0
     batch_size: int = 256
     augment: bool = True
@@ -121,7 +123,7 @@ class ImplicitUnlearning(Defense):
                 (slope,) = torch.autograd.grad(inner_loss(model, images, predicted, delta), delta)
                 trainer.counters.forward_samples += 2 * len(images)
                 trainer.counters.input_backward_samples += len(images)
-                delta = delta.detach() - self.inner_lr * slope
+                delta = delta.detach() - self.inner_lr * pixel_scale(model) * slope
                 if self.norm_bound is not None:
                     delta *= torch.clamp(self.norm_bound / delta.norm(), max=1.0)
         return delta
@@ -148,7 +150,7 @@ class ImplicitUnlearning(Defense):
             lambda delta: inner_loss(model, images, predicted, delta),
             delta,
             iterations=self.fixed_point_iterations,
-            step=FIXED_POINT_STEP,
+            step=FIXED_POINT_STEP * pixel_scale(model),
         )
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
@@ -175,13 +177,19 @@ def inner_loss(model: nn.Module, images: Tensor, predicted: Tensor, delta: Tenso
     return PERTURBATION_DECAY * delta.square().sum() - functional.cross_entropy(model(images + delta), predicted)
 
 
+def pixel_scale(model: nn.Module) -> Tensor:
+    """std^2 per channel, (1, 3, 1, 1): turns a step of the normalised perturbation into the same step in pixels."""
+    assert isinstance(model, Classifier)
+    return model.normalize.std.square()
+
+
 def implicit_loss(
     outer: Callable[[Tensor], Tensor],
     inner: Callable[[Tensor], Tensor],
     delta: Tensor,
     *,
     iterations: int,
-    step: float,
+    step: float | Tensor,
 ) -> Tensor:
     """``outer(delta)``, whose gradient in the weights is the implicit hypergradient after K fixed-point iterations.
 
@@ -193,7 +201,7 @@ def implicit_loss(
         outer, inner: functions of the perturbation that read the weights.
         delta: where the inner problem was (about) solved.
         iterations: K, >= 0.
-        step: of the map.
+        step: of the map, a number or a tensor that fits ``delta``.
     """
     delta = delta.detach().requires_grad_(True)
     loss = outer(delta)
