@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import pickle
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,7 @@ log = logging.getLogger("superft.engine")
 
 # A trial that raises is tried again this often (a lost node, a full card), then recorded with its cause.
 MAX_FAILURES = 2
+LONGEST_CAUSE = 400  # characters of it in the row
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def run_study(spec: StudySpec, directory: Path, *, address: str | None = None) -
             if driver.done:
                 progress.say(f"continuing: {driver.done} of {driver.total} trials are done")
             try:
-                with ray_cluster(address):
+                # Twice: Ray's start puts a handler of its own over ours, which would abort the driver.
+                with ray_cluster(address), _sigterm_as_sigint():
                     _run_on_ray(plan, driver, progress, store)
             except KeyboardInterrupt:
                 log.debug("interrupted")
@@ -236,20 +239,31 @@ def _make_feeder(driver: Driver, progress: Progress) -> tuple[Any, Any]:
     class Recorder(tune.Callback):
         def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
             if trial.trial_id in running:
-                progress.trial(driver.fail(running.pop(trial.trial_id), _cause(trial.get_error())))
+                progress.trial(driver.fail(running.pop(trial.trial_id), _cause(_error_of(trial))))
 
     return Feeder(), Recorder()
 
 
+def _error_of(trial: Any) -> BaseException | None:
+    """What a Tune trial raised. `Trial.get_error` looks in the synced folder, where it is not yet."""
+    path = trial.pickled_error_file
+    if path is None or not Path(path).is_file():
+        return RuntimeError(Path(trial.error_file).read_text()) if trial.error_file else None
+    with open(path, "rb") as file:
+        error: BaseException = pickle.load(file)  # written by this very process, into its own scratch folder
+    return error
+
+
 def _cause(error: BaseException | None) -> str:
     """The root of an error in one line: Ray wraps what the trial raised, sometimes more than once."""
-    while error is not None and getattr(error, "cause", None) is not None:
+    while error is not None and isinstance(getattr(error, "cause", None), BaseException):
         error = error.cause  # type: ignore[attr-defined]
     if error is None:
         return "unknown error"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[-1] if lines else ""
-    name = type(error).__name__
+    if lines and lines[0].startswith(("Traceback", "\x1b[36mray::", "ray::")):
+        lines = lines[-1:]  # a trace; what was raised stands last
+    text, name = " ".join(lines)[:LONGEST_CAUSE], type(error).__name__
     return text if text.startswith(name) else f"{name}: {text}"
 
 

@@ -141,9 +141,10 @@ class OptunaSearch:
         self._by_settings: dict[str, str] = {}
         name = f"{study_name}/{search.label}"
         known = optuna.study.get_all_study_names(storage)
-        self.study = optuna.create_study(
-            study_name=name, storage=storage, directions=list(DIRECTIONS), load_if_exists=True
-        )
+        if name in known:  # opened without a write: looking at a finished study changes nothing
+            self.study = optuna.load_study(study_name=name, storage=storage)
+        else:
+            self.study = optuna.create_study(study_name=name, storage=storage, directions=list(DIRECTIONS))
         fingerprint = space_hash(search.space.distributions)
         existing = len(self.study.get_trials(deepcopy=False))
         # Without trials and space: new, or left by a driver that was killed right here.

@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
     "attacks": ["badnets"],
     "defenses": ["super_ft"],
     "baselines": ["none"],
-    "victim": {"epochs": 1, "batch_size": 128, "lr": 0.05},
+    "victim": {"epochs": 8, "batch_size": 64, "lr": 0.05},
     "clean_fraction": 0.1,
     "defense": {"super_ft": {"batch_size": 16, "cycles1": 0.1, "cycles2": 0.1}},
     "search": {"trials": 4, "startup_trials": 2, "ranges": {"super_ft": {"iterations": [20, 500]}}},

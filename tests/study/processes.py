@@ -1,0 +1,232 @@
+"""Real `superft` processes for tests: started in their own session, watched, and gone with all that they started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tiny import TINY
+
+ROOT = Path(__file__).parents[2]
+MARK = "SUPERFT_TEST_MARK"
+AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
+
+# Defenses that go wrong only when they run. They reach the workers as a further folder of `trainables.defenses`.
+PLUG_IN = '''
+import os, time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trainables.defenses.base import Defense, NoData, Repair, register
+from trainables.training import Counters
+
+
+@dataclass(frozen=True)
+class Faulty(Defense):
+    """For tests."""
+
+    owns: ClassVar[type[NoData]] = NoData
+
+    def plan(self, n_owned, n_validation=0):
+        return Counters()
+
+
+@register("raises")
+@dataclass(frozen=True)
+class Raises(Faulty):
+    """Raises; counts its attempts in a file."""
+
+    def repair(self, model, assets, trainer):
+        with open(os.environ["SUPERFT_TEST_ATTEMPTS"], "a") as file:
+            file.write("x")
+        raise RuntimeError("the card is on fire\\nreally")
+
+
+@register("dies_once")
+@dataclass(frozen=True)
+class DiesOnce(Faulty):
+    """Ends its process, the first time only."""
+
+    def repair(self, model, assets, trainer):
+        try:
+            open(os.environ["SUPERFT_TEST_ATTEMPTS"] + ".died", "x").close()
+        except FileExistsError:
+            return Repair(model)
+        os._exit(1)
+'''
+
+
+@dataclass
+class Place:
+    """Where a test's studies run: its own store, temporary folder (a short path: Ray's sockets) and environment."""
+
+    folder: Path
+    temporary: Path
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __post_init__(self) -> None:
+        plug_in = self.folder / "plugin"
+        (plug_in / "defenses").mkdir(parents=True)
+        (plug_in / "defenses" / "faulty.py").write_text(PLUG_IN)
+        (plug_in / "sitecustomize.py").write_text(
+            f"import trainables.defenses\ntrainables.defenses.__path__.append({str(plug_in / 'defenses')!r})\n"
+        )
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    @property
+    def attempts(self) -> Path:
+        return self.folder / "attempts"
+
+    def environment(self, plug_in: bool = False) -> dict[str, str]:
+        paths = [str(self.folder / "plugin")] * plug_in + [str(ROOT)]
+        inherited = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "PYTHONPATH")}
+        return inherited | {
+            MARK: self.mark,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "SUPERFT_STORE": str(self.store),
+            "SUPERFT_TEST_ATTEMPTS": str(self.attempts),
+            "TMPDIR": str(self.temporary),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def spec(self, name: str = "tiny", **changes: Any) -> Path:
+        """A YAML file of TINY with other top-level keys."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({**TINY, "name": name, **changes}, sort_keys=False))
+        return path
+
+    def start(self, *arguments: object, plug_in: bool = False) -> Running:
+        """`superft ARGUMENTS` in a session of its own, its two streams in files."""
+        number = len(list(self.folder.glob("*.stdout")))
+        out, err = self.folder / f"{number}.stdout", self.folder / f"{number}.stderr"
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "study.cli", *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=self.folder,
+                env=self.environment(plug_in),
+                start_new_session=True,
+            )
+        return Running(process, out, err)
+
+    def run(self, *arguments: object, plug_in: bool = False, timeout: float = 240) -> Finished:
+        """The same, to its end."""
+        return self.start(*arguments, plug_in=plug_in).end(timeout)
+
+    def processes(self) -> list[int]:
+        """Ids of all living processes that descend from this place's."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    alive = (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+                    if alive and f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
+                        found.append(int(entry.name))
+        return found
+
+    def wait_until_alone(self, seconds: float = 60) -> None:
+        """Until no process of this place lives."""
+        wait_for(lambda: not self.processes(), seconds, lambda: f"still alive: {self.names()}")
+
+    def wait_until_killed(self, seconds: float = 60) -> None:
+        """Likewise after the driver was killed. Ray's two agents report to the dead for two minutes: they are ended."""
+        wait_for(lambda: set(self.names()) <= AGENTS, seconds, lambda: f"still alive: {self.names()}")
+        self.kill()
+
+    def names(self) -> list[str]:
+        found = []
+        for number in self.processes():
+            with contextlib.suppress(OSError):
+                found.append(Path(f"/proc/{number}/cmdline").read_text().replace("\0", " ").strip()[:200])
+        return found
+
+    def kill(self) -> None:
+        """End what is left, by id."""
+        for number in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+    def left_over(self) -> list[str]:
+        """Temporary folders of studies that were not removed."""
+        return sorted(item.name for item in self.temporary.glob("sft-*"))
+
+
+@dataclass
+class Running:
+    """A started command."""
+
+    process: subprocess.Popen[bytes]
+    stdout: Path
+    stderr: Path
+
+    def said(self, text: str, seconds: float = 120) -> None:
+        """Wait until standard error holds ``text``."""
+        wait_for(
+            lambda: text in self.stderr.read_text() or self.process.poll() is not None,
+            seconds,
+            lambda: f"not said: {text!r}; said: {self.stderr.read_text()}",
+        )
+        assert text in self.stderr.read_text()
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """To the whole process group, as a terminal does for Ctrl-C."""
+        os.killpg(self.process.pid, number)
+
+    def end(self, timeout: float = 240) -> Finished:
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(
+                f"no end within {timeout} s; stderr:\n{self.stderr.read_text()}\nstdout:\n{self.stdout.read_text()}"
+            ) from None
+        return Finished(code, self.stdout.read_text(), self.stderr.read_text())
+
+
+@dataclass
+class Finished:
+    code: int
+    stdout: str
+    stderr: str
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, why: Callable[[], str] = lambda: "not met") -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"after {seconds} s: {why()}"
+        time.sleep(0.05)
+
+
+def rows_of(directory: Path) -> list[dict[str, Any]]:
+    """Whole rows of a ledger, also while it is being written."""
+    path = directory / "trials.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+@contextlib.contextmanager
+def new_place(folder: Path) -> Iterator[Place]:
+    """A place whose processes and temporary folders are gone in the end (a test that left some has failed before)."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
+        place = Place(folder, Path(temporary))
+        try:
+            yield place
+        finally:
+            place.kill()
