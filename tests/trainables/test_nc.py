@@ -1,0 +1,271 @@
+"""Neural Cleanse: masks, the controller of their cost, the odd class out, unlearning under true labels."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.toy import toy_dataset
+from trainables.data import DataError, Dataset, ImageSet
+from trainables.defenses.base import DEFENSES, CleanData
+from trainables.defenses.nc import NeuralCleanse, Unlearning
+from trainables.defenses.trigger_inversion import (
+    COST_LIMIT,
+    CostController,
+    Inversion,
+    anomaly_indices,
+    flagged,
+    invert_triggers,
+    stamp,
+)
+from trainables.models import build_model
+from trainables.models.classifier import Classifier
+from trainables.registry import SettingError
+from trainables.trainer import Trainer
+
+# The inherited suite must see the unlearning too: with a threshold of 0 every class below the median is flagged.
+SMALL = {"mad_threshold": 0.0, "mask_epochs": 2, "patience": 1, "stop_patience": 1, "tau": 0.05}
+
+
+def class_signs(num_classes: int, size: int) -> Tensor:
+    """A pattern of -1 and 1 per class, (K, 3, H, W), 0 in the 3x3 pixels of the upper left corner."""
+    signs = torch.randint(0, 2, (num_classes, 3, size, size), generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+    signs[:, :, :3, :3] = 0.0
+    return signs
+
+
+class Backdoored(Classifier):
+    """Hand-made: tells the class by its pattern over the whole image, but nine white pixels in a corner are class 2.
+
+    Nine are just enough: they add 10 to a logit that lies about 6 below that of the true class.
+    """
+
+    def __init__(self, image_size: int, num_classes: int) -> None:
+        pixels = 3 * image_size**2
+        weight = 24.0 / pixels * class_signs(num_classes, image_size)
+        weight[2, :, :3, :3] = 10.0 / 27
+        head = nn.Linear(pixels, num_classes)
+        with torch.no_grad():
+            head.weight.copy_(weight.flatten(1))
+            head.bias.zero_()
+        super().__init__(
+            [nn.Sequential(nn.Sequential(nn.Flatten()))], nn.Identity(), head, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        )
+
+
+def images(count: int, num_classes: int = 8, size: int = 12) -> Tensor:
+    """Pictures of all classes in turn, black in the corner."""
+    noise = 0.1 * torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+    pixels = 0.5 + 0.25 * class_signs(num_classes, size)[torch.arange(count) % num_classes] + noise
+    pixels[:, :, :3, :3] = 0.0
+    return pixels.clamp(0, 1).mul(255).to(torch.uint8)
+
+
+def controller(**rules: float) -> CostController:
+    return CostController(Inversion(**rules))  # type: ignore[arg-type]
+
+
+def test_cost_doubles_after_patience_above_tau_and_falls_by_its_three_halves_power_below() -> None:
+    control = controller(init_cost=1.0, tau=0.9, patience=2)
+    trace = []
+    for success in (0.95, 0.95, 0.9, 0.5, 0.95, 0.5, 0.5, 0.5, 0.5):
+        control.update(success, 10.0)
+        trace.append(control.cost)
+    low = 2 / 2**1.5
+    assert trace == pytest.approx([1, 2, 2, 2, 2, 2, low, low, low / 2**1.5])
+
+
+def test_the_smallest_mask_that_works_is_the_best() -> None:
+    control = controller(tau=0.9)
+    better = [control.update(success, norm) for success, norm in ((0.5, 1.0), (0.9, 9.0), (0.95, 9.5), (0.99, 8.0))]
+    assert better == [False, True, False, True]
+    assert control.best == 8.0
+
+
+def test_a_class_settles_when_the_cost_went_both_ways_and_nothing_improves() -> None:
+    control = controller(tau=0.9, patience=1, stop_patience=3)
+    for _ in range(10):
+        control.update(0.95, 5.0)
+    assert not control.settled  # the cost never fell
+    control.update(0.1, 4.0)
+    assert control.settled
+    control.update(0.95, 4.99)  # less than 1 %: no progress
+    assert control.settled
+    control.update(0.95, 4.0)
+    assert not control.settled
+
+
+def test_a_class_that_needs_no_trigger_settles_at_the_limit_of_its_cost() -> None:
+    control = controller(tau=0.9, patience=1, stop_patience=3)
+    for _ in range(200):
+        control.update(1.0, 0.0)
+    assert control.cost == COST_LIMIT
+    assert control.settled
+
+
+def test_a_class_without_any_working_mask_never_settles() -> None:
+    control = controller(patience=1, stop_patience=1)
+    for _ in range(20):
+        control.update(0.0, 5.0)
+    assert not control.settled
+    assert control.best == math.inf
+
+
+def test_anomaly_index_of_a_hand_made_list() -> None:
+    # Median 10; deviations 0 1 1 2 7 -> their median 1.
+    assert anomaly_indices([10.0, 11.0, 9.0, 12.0, 3.0]) == pytest.approx([d / 1.4826 for d in (0, 1, 1, 2, 7)])
+    assert anomaly_indices([1.0, 2.0, 3.0, 4.0])[0] == pytest.approx(1.5 / 1.4826)  # even: the middle of two
+    assert all(map(math.isfinite, anomaly_indices([5.0, 5.0, 5.0, 1.0])))
+
+
+def test_only_small_outliers_are_flagged() -> None:
+    norms = [10.0, 11.0, 9.0, 12.0, 3.0, 40.0]
+    assert flagged(norms, 2.0) == (4,)
+    assert flagged(norms, 100.0) == ()
+
+
+def test_a_planted_patch_is_recovered_and_its_class_has_the_smallest_norm(trainer: Trainer) -> None:
+    model = Backdoored(12, 8).eval()
+    found = invert_triggers(model, images(64), trainer, Inversion(epochs=150, batch_size=64), range(8))
+    assert float(found.masks.min()) >= 0.0
+    assert float(found.masks.max()) <= 1.0
+    assert float(found.patterns.min()) >= 0.0
+    assert float(found.patterns.max()) <= 1.0
+    assert int(found.norms.argmin()) == 2
+    mask, planted = found.masks[2, 0] > 0.5, torch.zeros(12, 12, dtype=torch.bool)
+    planted[:3, :3] = True
+    assert int((mask & planted).sum()) / int((mask | planted).sum()) > 0.5
+    assert float(found.success[2]) >= 0.98
+    assert 2 in flagged(found.norms.tolist(), 2.0)
+
+
+def test_classes_sought_together_are_those_sought_alone(toy: Dataset, trainer: Trainer) -> None:
+    model = trainer.fresh_model()
+    model(toy.train.images.float() / 255)  # sets the running statistics
+    rules = Inversion(epochs=4, batch_size=64, tau=0.05, patience=2)
+    together = invert_triggers(model, toy.train.images, trainer, rules, range(10))
+    for label in (0, 7):
+        alone = invert_triggers(model, toy.train.images, trainer, rules, [label])
+        torch.testing.assert_close(together.masks[label], alone.masks[0], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(together.patterns[label], alone.patterns[0], rtol=1e-3, atol=1e-3)
+
+
+def test_settled_classes_cost_nothing_more(toy: Dataset, trainer: Trainer) -> None:
+    model = trainer.fresh_model()
+    rules = Inversion(epochs=8, batch_size=64, tau=0.0, patience=1, stop_patience=1)
+    invert_triggers(model, toy.train.images[:20], trainer, rules, range(10))
+    assert trainer.counters.input_backward_samples == 8 * 20 * 10  # tau 0: the cost only rises, nobody settles
+    trainer.counters.input_backward_samples = trainer.counters.forward_samples = 0
+    planted = Backdoored(12, 8).eval()
+    invert_triggers(planted, images(16), trainer, Inversion(epochs=150, patience=1, stop_patience=2), range(8))
+    assert 0 < trainer.counters.input_backward_samples < 150 * 16 * 8
+    assert trainer.counters.forward_samples == trainer.counters.input_backward_samples
+    assert trainer.counters.backward_samples == 0
+
+
+def test_the_model_is_frozen_while_triggers_are_sought(toy: Dataset, trainer: Trainer) -> None:
+    model = trainer.fresh_model().train()
+    before = copy.deepcopy(model.state_dict())
+    invert_triggers(model, toy.train.images[:32], trainer, Inversion(epochs=2), range(10))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_stamp_blends_pixels() -> None:
+    mask, pattern = torch.tensor([[[0.0, 0.25, 1.0]]]), torch.ones(3, 1, 3)
+    assert stamp(torch.full((1, 3, 1, 3), 0.2), mask, pattern)[0, 0, 0].tolist() == pytest.approx([0.2, 0.4, 1.0])
+
+
+def test_unlearning_stamps_its_share_and_keeps_true_labels() -> None:
+    masks = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)])
+    patterns = torch.stack([torch.zeros(3, 4, 4), torch.full((3, 4, 4), 0.7)])
+    seen = list[Tensor]()
+
+    class Spy(nn.Module):
+        def forward(self, batch: Tensor) -> Tensor:
+            seen.append(batch)
+            return torch.zeros(len(batch), 5) + torch.eye(5)[torch.arange(len(batch)) % 5]
+
+    inputs, labels = torch.full((20, 3, 4, 4), 0.1), torch.arange(20) % 5
+    kept = inputs.clone()
+    loss = Unlearning(masks, patterns, 0.2)(Spy(), inputs, labels)
+    assert seen[0].mean((1, 2, 3)).tolist() == pytest.approx([0.1, 0.7, 0.1, 0.7] + [0.1] * 16)
+    # The spy is most certain of the true labels: with the target's in their place the loss would be larger.
+    assert float(loss) == pytest.approx(-math.log(math.e / (math.e + 4)))
+    assert torch.equal(inputs, kept)
+
+
+def held(count: int = 40) -> CleanData:
+    data = toy_dataset(train=count).train
+    return CleanData(data, data.subset(torch.arange(4)))
+
+
+def test_without_a_flag_it_abstains_and_returns_its_input(trainer: Trainer) -> None:
+    model = trainer.fresh_model()
+    before = copy.deepcopy(model.state_dict())
+    found = DEFENSES.create("nc", {"mask_epochs": 1, "mad_threshold": 1e6}).repair(model, held(), trainer)
+    assert found.status == "abstained"
+    assert found.flagged_classes == ()
+    assert found.model is model
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert trainer.counters.backward_samples == 0
+
+
+def test_the_model_that_was_tuned_is_the_one_returned(trainer: Trainer) -> None:
+    model = trainer.fresh_model()
+    before = copy.deepcopy(model.state_dict())
+    found = DEFENSES.create("nc", {"mask_epochs": 1, "mad_threshold": 0.0, "epochs": 1}).repair(model, held(), trainer)
+    assert found.status == "ok"
+    assert found.flagged_classes
+    assert any(not torch.equal(before[key], value) for key, value in found.model.state_dict().items())
+    assert len(found.notes["anomaly_indices"]) == len(found.notes["mask_norms"]) == 10
+
+
+def test_two_classes_are_refused_in_one_line(trainer: Trainer) -> None:
+    defense = DEFENSES.create("nc")
+    two = build_model("preact_resnet18", num_classes=2, width=2, image_size=16)
+    with pytest.raises(DataError, match=r"^defense nc compares .*at least 3 classes, got 2$"):
+        defense.check(two, 100)
+    with pytest.raises(DataError, match="got 2"):
+        defense.repair(two, held(), trainer)
+    with pytest.raises(DataError, match=r"^defense nc needs at least 2 clean training images, got 1$"):
+        defense.check(trainer.fresh_model(), 1)
+    defense.check(trainer.fresh_model(), 2)
+
+
+def test_plan_grows_with_the_classes() -> None:
+    defense = NeuralCleanse(mask_epochs=3, epochs=0)
+    assert defense.plan(50).input_backward_samples == 3 * 50 * 10
+    assert defense.plan(50, num_classes=43).input_backward_samples == 3 * 50 * 43
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"init_cost": 0},
+        {"tau": 1.5},
+        {"mask_epochs": 0},
+        {"mask_lr": -1},
+        {"patience": 0},
+        {"stop_patience": 0},
+        {"mad_threshold": -1},
+        {"unlearn_ratio": 0},
+        {"epochs": -1},
+        {"lr": 0},
+        {"batch_size": 1},
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(SettingError, match=f"nc: {next(iter(settings))} must be"):
+        DEFENSES.create("nc", settings)
+
+
+def test_images_are_not_modified(trainer: Trainer) -> None:
+    data = toy_dataset(train=40).train
+    kept = ImageSet(data.images.clone(), data.labels.clone())
+    DEFENSES.create("nc", {"mask_epochs": 1, "mad_threshold": 0.0, "epochs": 1}).repair(
+        trainer.fresh_model(), CleanData(data, data.subset(torch.arange(4))), trainer
+    )
+    assert torch.equal(data.images, kept.images)

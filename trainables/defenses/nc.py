@@ -1,0 +1,183 @@
+"""Neural Cleanse (Wang et al. 2019, IEEE S&P): reconstruct triggers, find the odd class out, unlearn its trigger."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainables import schedules
+from trainables.data import DataError
+from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.trigger_inversion import (
+    Inversion,
+    Triggers,
+    anomaly_indices,
+    flagged,
+    invert_triggers,
+    stamp,
+)
+from trainables.models.classifier import Classifier
+from trainables.trainer import Trainer
+from trainables.training import Counters, Optimizer
+
+
+@register("nc")
+@dataclass(frozen=True)
+class NeuralCleanse(Defense):
+    """Flag classes that a much smaller patch reaches than the others; fine-tune with that patch under true labels.
+
+    A class is flagged where its mask's norm lies below the median by more than ``mad_threshold`` median absolute
+    deviations. With none flagged it abstains and returns its input. Expected to fail on triggers that differ from image
+    to image, on warping and on all-to-all labels; below about seven classes the deviation means little.
+
+    Masks and patterns go into the unlearning as they were found. (Public code sends them through min-max normalised
+    picture files, which lose their scale, and then stores another model than the one it tuned.)
+
+    Args:
+        init_cost: weight of the mask norm at the start, > 0.
+        tau: share of clean images that a trigger must send to its class, in (0, 1]. The paper's is 0.99.
+        mask_epochs: most passes over the clean images per class, >= 1.
+        mask_lr: of the search for masks, > 0.
+        patience: epochs in a row above (below) ``tau`` before the weight rises (falls), >= 1.
+        stop_patience: epochs without a mask smaller by 1 % after which a class is done, >= 1.
+        mad_threshold: >= 0.
+        unlearn_ratio: share of each batch that carries a reconstructed trigger, in (0, 1].
+        epochs: of the fine-tuning, >= 0; its rate falls along a cosine to 0.
+        lr: of the fine-tuning, > 0.
+        batch_size: of both.
+        momentum, weight_decay: of the fine-tuning's SGD.
+    """
+
+    owns: ClassVar[type[CleanData]] = CleanData
+    plan_is_exact: ClassVar[bool] = False  # classes settle early, and without a flag nothing is tuned
+
+    init_cost: float = 1e-3
+    tau: float = 0.98
+    mask_epochs: int = 80
+    mask_lr: float = 0.1
+    patience: int = 5
+    stop_patience: int = 25
+    mad_threshold: float = 2.0
+    unlearn_ratio: float = 0.2
+    epochs: int = 100
+    lr: float = 0.01
+    batch_size: int = 256
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        for key in ("init_cost", "mask_lr", "lr"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
+        for key in ("tau", "unlearn_ratio"):
+            if not 0.0 < getattr(self, key) <= 1.0:
+                raise ValueError(f"{key} must be in (0, 1], got {getattr(self, key)}")
+        for key in ("mask_epochs", "patience", "stop_patience"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be >= 1, got {getattr(self, key)}")
+        for key in ("mad_threshold", "epochs"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size must be >= 2 (batch normalisation), got {self.batch_size}")
+        self.updater()
+
+    def updater(self) -> Optimizer:
+        return Optimizer("sgd", self.momentum, self.weight_decay)
+
+    def inversion(self) -> Inversion:
+        """How triggers are sought."""
+        return Inversion(
+            init_cost=self.init_cost,
+            tau=self.tau,
+            epochs=self.mask_epochs,
+            lr=self.mask_lr,
+            batch_size=self.batch_size,
+            patience=self.patience,
+            stop_patience=self.stop_patience,
+        )
+
+    def steps(self, n: int) -> int:
+        """Fine-tuning steps on a clean set of ``n``."""
+        return self.epochs * -(-n // self.batch_size)
+
+    def check(self, model: Classifier, n_owned: int, n_validation: int = 0) -> None:
+        if model.num_classes < 3:
+            raise DataError(
+                f"defense {self.name} compares the triggers of classes with their median: it needs at least 3 "
+                f"classes, got {model.num_classes}"
+            )
+        if n_owned < 2:
+            raise DataError(f"defense {self.name} needs at least 2 clean training images, got {n_owned}")
+
+    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        train = assets.train
+        self.check(model, len(train))
+        rules = self.inversion()
+
+        def invert() -> dict[str, Tensor]:
+            found = invert_triggers(model, train.images, trainer, rules, range(model.num_classes))
+            return {field.name: getattr(found, field.name) for field in dataclasses.fields(Triggers)}
+
+        triggers = Triggers(**trainer.remember("triggers", dataclasses.asdict(rules), invert))
+        norms = [float(norm) for norm in triggers.norms]
+        suspects = flagged(norms, self.mad_threshold)
+        notes = {
+            "mask_norms": norms,
+            "anomaly_indices": anomaly_indices(norms),
+            "trigger_success": [float(share) for share in triggers.success],
+        }
+        if not suspects:
+            return Repair(model, status="abstained", flagged_classes=(), notes=notes)
+        steps = self.steps(len(train))
+        history = trainer.fit(
+            model,
+            train,
+            purpose="nc-unlearning",
+            steps=steps,
+            lr_at=schedules.cosine(self.lr, steps) if steps else schedules.constant(self.lr),
+            batch_size=self.batch_size,
+            optimizer=self.updater(),
+            augmentation=trainer.augmentation(),
+            loss=Unlearning(triggers.masks[list(suspects)], triggers.patterns[list(suspects)], self.unlearn_ratio),
+        )
+        return Repair(model, history=history, flagged_classes=suspects, notes=notes)
+
+    def plan(self, n_owned: int, n_validation: int = 0, num_classes: int = 10) -> Counters:
+        """The most it can cost, for ``num_classes`` classes."""
+        tuning = training_work(self.steps(n_owned), self.batch_size, n_owned)
+        stamped = num_classes * self.mask_epochs * n_owned
+        return Counters(
+            steps=tuning.steps,
+            forward_samples=tuning.forward_samples + stamped,
+            backward_samples=tuning.backward_samples,
+            input_backward_samples=stamped,
+        )
+
+
+@dataclass(frozen=True)
+class Unlearning:
+    """Cross-entropy with true labels, where the first images of each batch carry a trigger.
+
+    Batches are shuffled, so the first are any; with several triggers they take turns.
+
+    Args:
+        masks, patterns: of the flagged classes, (F, 1, H, W) and (F, 3, H, W).
+        ratio: share of the batch that is stamped, at least one image.
+    """
+
+    masks: Tensor
+    patterns: Tensor
+    ratio: float
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        count = max(1, round(self.ratio * len(images)))
+        turn = torch.arange(count, device=images.device) % len(self.masks)
+        stamped = stamp(images[:count], self.masks[turn], self.patterns[turn])
+        mixed = torch.cat([stamped, images[count:]]).contiguous(memory_format=torch.channels_last)
+        return functional.cross_entropy(model(mixed), labels)
