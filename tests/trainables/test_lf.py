@@ -279,4 +279,4 @@ def test_adversarial_signal_cannot_be_had_without_a_surrogate() -> None:
 
 @pytest.mark.slow
 def test_gate() -> None:
-    assert_gate("lf", asr=0.6, source="random", amplitude=0.4)
+    assert_gate("lf", asr=0.6, asr_base=0.1, source="random", amplitude=0.4)
