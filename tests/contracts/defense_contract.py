@@ -404,7 +404,7 @@ def every_setting_changes_the_run_or_is_refused(subject: Subject) -> None:
 
 def _matters(subject: Subject, name: str, context: Mapping[str, Any]) -> bool:
     """Whether some other value of field ``name`` gives another outcome, all else being equal."""
-    base = small_settings(subject.name, subject.n_owned, **context)
+    base = _beside(subject, context)
     kept = getattr(DEFENSES.create(subject.name, base), name)
     for value in alternatives(DEFENSES.create(subject.name, base), name):
         first, second = _outcome(subject, base), _outcome(subject, {**base, name: value})
@@ -412,13 +412,22 @@ def _matters(subject: Subject, name: str, context: Mapping[str, Any]) -> bool:
             second is None
         ):  # refused, or too much work; in the latter case a base that is small with the new value may do
             try:
-                small = small_settings(subject.name, subject.n_owned, **{**context, name: value})
+                small = _beside(subject, {**context, name: value})
             except SettingError:
                 continue
             first, second = _outcome(subject, {**small, name: kept}), _outcome(subject, small)
         if first is not None and second is not None and first != second:
             return True
     return False
+
+
+def _beside(subject: Subject, context: Mapping[str, Any]) -> dict[str, Any]:
+    """Small settings beside those of ``context``; what is large by itself (four epochs) stays as large as it is."""
+    try:
+        return small_settings(subject.name, subject.n_owned, **context)
+    except AssertionError:
+        DEFENSES.create(subject.name, {**subject.settings, **context})
+        return {**subject.settings, **context}
 
 
 def _outcome(subject: Subject, settings: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,8 @@ from trainables.defenses.base import DEFENSES, PoisonedData
 from trainables.registry import SettingError
 from trainables.trainer import Trainer
 
-SMALL = {"grad_clip": 0.1}  # binds after few steps, so that the inherited suite sees it
+# A clipping that binds and a gate near the first losses (log 10): after few steps the inherited suite sees both.
+SMALL = {"grad_clip": 0.1, "gamma": 2.3}
 
 
 def gradient(defense: AntiBackdoorLearning, *losses: float) -> list[float]:
@@ -22,28 +23,26 @@ def gradient(defense: AntiBackdoorLearning, *losses: float) -> list[float]:
     return [float(value) for value in values.grad]
 
 
-@pytest.mark.parametrize("gate", ["flooding", "lga"])
-def test_gates_descend_above_gamma_and_ascend_below(gate: str) -> None:
-    defense = AntiBackdoorLearning(gate=gate, gamma=0.5)  # type: ignore[arg-type]
+def test_the_gate_descends_above_gamma_and_ascends_below() -> None:
+    defense = AntiBackdoorLearning(gamma=0.5)
     assert gradient(defense, 0.9, 0.7) == [0.5, 0.5]
     assert gradient(defense, 0.3, 0.1) == [-0.5, -0.5]
     # The batch mean decides for all of a batch.
     assert gradient(defense, 0.1, 1.9) == [0.5, 0.5]
 
 
-def test_gates_have_the_values_of_their_formulas() -> None:
-    low, high = torch.tensor([0.2]), torch.tensor([0.9])
-    flooding, lga = AntiBackdoorLearning(gate="flooding"), AntiBackdoorLearning(gate="lga")
-    assert float(flooding.gated(low)) == pytest.approx(0.8)
-    assert float(flooding.gated(high)) == pytest.approx(0.9)
-    assert float(lga.gated(low)) == pytest.approx(-0.2)
-    assert float(lga.gated(high)) == pytest.approx(0.9)
+def test_the_gate_has_the_value_of_its_formula_and_the_gradient_of_local_gradient_ascent() -> None:
+    defense = AntiBackdoorLearning(gamma=0.5)
+    for loss, expected in ((0.2, 0.8), (0.9, 0.9), (0.5, 0.5)):
+        assert float(defense.gated(torch.tensor([loss]))) == pytest.approx(expected)
+        value = torch.tensor([loss], requires_grad=True)
+        ((value - 0.5).sign() * value).sum().backward()
+        assert value.grad is not None
+        assert gradient(defense, loss) == value.grad.tolist()
 
 
-@pytest.mark.parametrize("gate", ["flooding", "lga"])
-def test_per_sample_gates_decide_for_each_sample(gate: str) -> None:
-    defense = AntiBackdoorLearning(gate=gate, gate_on="sample", gamma=0.5)  # type: ignore[arg-type]
-    assert gradient(defense, 0.1, 1.9) == [-0.5, 0.5]
+def test_a_gate_per_sample_decides_for_each_sample() -> None:
+    assert gradient(AntiBackdoorLearning(gate_on="sample", gamma=0.5), 0.1, 1.9) == [-0.5, 0.5]
 
 
 def test_the_lowest_losses_are_isolated() -> None:

@@ -12,7 +12,8 @@ from trainables.defenses.base import DEFENSES
 from trainables.defenses.retraining import Finding
 from trainables.registry import SettingError
 
-SMALL = {"decision": "smaller"}  # a rule that finds something, so that the inherited suite sees the retraining
+# A rule that finds something, so that the inherited suite sees the retraining; a threshold among the toy's silhouettes.
+SMALL = {"decision": "smaller", "silhouette_threshold": 0.3}
 
 
 def planted(

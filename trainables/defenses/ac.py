@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +40,11 @@ class ActivationClustering(RetrainingDefense):
         silhouette_threshold: in [-1, 1].
         epochs, lr, batch_size, momentum, weight_decay: of the retraining.
     """
+
+    matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "size_threshold": {"decision": "relative_size"},
+        "silhouette_threshold": {"decision": "silhouette", "size_threshold": 0.5},
+    }
 
     nb_dims: int = 10
     reducer: Literal["pca", "ica"] = "pca"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,12 @@ class NeuralCleanse(Defense):
 
     owns: ClassVar[type[CleanData]] = CleanData
     plan_is_exact: ClassVar[bool] = False  # classes settle early, and without a flag nothing is tuned
+    # What steers the search shows after some epochs of it.
+    matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "tau": {"mask_epochs": 4, "epochs": 1},
+        "patience": {"mask_epochs": 4, "epochs": 1},
+        "stop_patience": {"mask_epochs": 4, "epochs": 1, "init_cost": 1e6, "mask_lr": 0.01, "tau": 1e-6},
+    }
 
     init_cost: float = 1e-3
     tau: float = 0.98
