@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 
 def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
-    """Bad input ends the command with one line on standard error and exit code 2."""
+    """Bad input ends the command with one line on standard error and exit code 2; a diverged victim with 1."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -28,12 +28,16 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
         from trainables.data import DataError
         from trainables.models import ModelError
         from trainables.registry import SettingError
+        from trainables.training import DivergedError
 
         try:
             return command(*args, **kwargs)
         except (SpecError, SettingError, DataError, ModelError) as error:
             click.echo(f"superft: {' '.join(str(error).split())}", err=True)
             sys.exit(BAD_INPUT)
+        except DivergedError as error:  # of a repair it is a result; without a victim there is none
+            click.echo(f"superft: the victim cannot be trained: {error}; lower victim.lr", err=True)
+            sys.exit(1)
 
     return wrapped
 

@@ -8,7 +8,6 @@ import logging
 import os
 import pickle
 import signal
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from study.driver import Driver
-from study.folder import LEDGER_FILE, REPORT_FILE, check_folder, driving
+from study.folder import LEDGER_FILE, REPORT_FILE, check_folder, check_store, driving
 from study.ledger import Ledger
 from study.plan import Job, Plan, Slots, check_plan, count_slots, make_plan
 from study.progress import Progress
@@ -65,7 +64,7 @@ def run_study(spec: StudySpec, directory: Path, *, address: str | None = None) -
     check_plan(plan, dataset)
     check_folder(directory, spec)
     store = (spec.store or default_store()).expanduser().resolve()
-    _check_writable(store)
+    check_store(store)
     # A database that does not answer is found out before the folder is made; the journal lies within it.
     database = None if spec.search.storage == "journal" else open_storage(spec.search.storage, directory)
     with _sigterm_as_sigint(), driving(directory, spec), Ledger(directory / LEDGER_FILE) as ledger:
@@ -93,18 +92,6 @@ def run_study(spec: StudySpec, directory: Path, *, address: str | None = None) -
         elif state != "already_finished" or not _is_current(directory):
             report = write_report(directory)
     return Outcome(state, directory, report, driver.done, driver.total)
-
-
-def _check_writable(store: Path) -> None:
-    """Refuse a store that victims cannot be written to: every trial would fail for it (SpecError)."""
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=store):
-            pass
-    except OSError as error:
-        raise SpecError(
-            f"--store {store}: cannot be written ({error.strerror}); name another, or set SUPERFT_STORE"
-        ) from error
 
 
 def _check_unused(searches: list[OptunaSearch]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,18 @@ def check_folder(directory: Path, spec: StudySpec) -> None:
             f"{directory} holds a study made by another spec ({'; '.join(changed[:3])}"
             f"{f'; and {len(changed) - 3} more' if len(changed) > 3 else ''}); name another --out"
         )
+
+
+def check_store(store: Path) -> None:
+    """Refuse a store that victims cannot be written to: every trial would fail for it (SpecError)."""
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=store):
+            pass
+    except OSError as error:
+        raise SpecError(
+            f"--store {store}: cannot be written ({error.strerror}); name another, or set SUPERFT_STORE"
+        ) from error
 
 
 def stored_spec(directory: Path) -> StudySpec:

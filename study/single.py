@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from study.folder import check_store
 from study.plan import check_plan, is_published, make_plan
 from study.settings import SpecError, merge_assignments
 from study.spec import StudySpec, make_spec
@@ -57,7 +58,9 @@ def run_single(
     data = load_dataset(spec.dataset, image_size=spec.image_size, root=spec.data_root, download=spec.download)
     check_plan(plan, data)
     job = plan.baselines[0]
-    bench = Workbench(Store((spec.store or default_store()).expanduser()), pick_device(device))
+    place, root = pick_device(device), (spec.store or default_store()).expanduser()
+    check_store(root)
+    bench = Workbench(Store(root), place)
     result = bench.run(plan.cells[job.cell], job.settings)
     return result.row(study=spec.name, trial=job.trial, role="baseline", published=is_published(defense, job.settings))
 

@@ -117,9 +117,10 @@ def test_augmentation_draws_for_every_sample_or_once_for_the_batch() -> None:
     images = batch(1)[0].expand(24, -1, -1, -1)
     each = WaNet().augment(images, True, stream())
     assert len({tuple(image.flatten().tolist()) for image in each}) > 12
-    together = WaNet(batchwise_aug=True).augment(images, True, stream(1))
+    together = WaNet(augmentation="batch").augment(images, True, stream(1))
     assert torch.equal(together, together[:1].expand_as(together))
     assert not torch.equal(together, images)
+    assert torch.equal(WaNet(augmentation="none").augment(images, True, stream()), images)
 
 
 def test_crop_moves_by_whole_pixels_and_flip_mirrors() -> None:
@@ -207,6 +208,7 @@ def test_training_sees_assembled_batches_and_leaves_the_training_set_alone(monke
         ({"grid_size": 1}, "grid_size must be >= 2, got 1"),
         ({"grid_size": 17}, "attack.wanet.grid_size must be at most the image size (16), got 17"),
         ({"strength": -0.5}, "strength must be >= 0, got -0.5"),
+        ({"augmentation": "batchwise"}, "augmentation must be one of sample, batch, none, got 'batchwise'"),
         ({"grid_rescale": 1.5}, "grid_rescale must be in (0, 1], got 1.5"),
         ({"target_label": 10}, "target_label must be below the number of classes (10), got 10"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -69,14 +69,15 @@ class WaNet(InLoop):
         strength: mean displacement of the control points in half pixels, >= 0.
         grid_rescale: factor on the whole grid, in (0, 1]: below 1 it also zooms in.
         cross_ratio: noise samples per poisoned sample.
-        batchwise_aug: one crop, rotation and flip for a whole batch, as in the reference code, instead of one each.
+        augmentation: crop, rotation and flip of every ``sample`` by itself, once for the whole ``batch`` as in the
+            reference code, or ``none``: all resampling blurs the warp, and the fewer images, the slower it is learned.
     """
 
     cross_ratio: float = 2.0
     grid_size: int = 4
     strength: float = 0.5
     grid_rescale: float = 1.0
-    batchwise_aug: bool = False
+    augmentation: Literal["sample", "batch", "none"] = "sample"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,6 +87,8 @@ class WaNet(InLoop):
             raise ValueError(f"strength must be >= 0, got {self.strength}")
         if not 0.0 < self.grid_rescale <= 1.0:
             raise ValueError(f"grid_rescale must be in (0, 1], got {self.grid_rescale}")
+        if self.augmentation not in ("sample", "batch", "none"):
+            raise ValueError(f"augmentation must be sample, batch or none, got {self.augmentation!r}")
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)
@@ -140,7 +143,9 @@ class WaNet(InLoop):
 
     def augment(self, images: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
         """Crop (black outside), rotation and flip as one resampling of float images (N, 3, H, W)."""
-        count, size = 1 if self.batchwise_aug else len(images), images.shape[-1]
+        if self.augmentation == "none":
+            return images
+        count, size = 1 if self.augmentation == "batch" else len(images), images.shape[-1]
 
         def draw() -> Tensor:
             return torch.rand(count, generator=generator)
