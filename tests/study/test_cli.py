@@ -152,7 +152,7 @@ def test_an_image_folder_that_does_not_exist_is_refused(superft: Callable[..., R
 def test_a_clean_fraction_that_leaves_one_class_of_a_folder_empty_is_refused(
     superft: Callable[..., Result], tmp_path: Path
 ) -> None:
-    folder = images(tmp_path / "pictures", {"cat": 40, "dog": 3})
+    folder = images(tmp_path / "pictures", {"cat": 3, "dog": 40})
     arguments = ("--set", f"dataset=folder:{folder}", "--set", "clean_fraction=0.1")
     assert_refused(superft("plan", "quickstart", *arguments), "leaves 1 of 2 classes", "use at least")
 
@@ -369,7 +369,8 @@ def test_a_victim_that_diverges_ends_a_trial_in_one_line(superft: Callable[..., 
     result = superft(*TRIAL, "--set", "victim.lr=1e12")
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
-    assert "diverge" in result.stderr.lower() or "infinite" in result.stderr.lower() or "nan" in result.stderr.lower()
+    assert "not finite" in result.stderr
+    assert "lower victim.lr" in result.stderr
 
 
 # -- help -------------------------------------------------------------------------------------------------------------
