@@ -16,7 +16,7 @@ BAD = [
     ("serch.trials=4", "serch", "", "did you mean 'search'"),
     ("atacks=[badnets]", "atacks", "", "did you mean 'attacks'"),
     ("search.trial=4", "search.trial", "", "did you mean 'search.trials'"),
-    ("search.foo=1", "search.foo", "", "known: search.per"),
+    ("search.foo=1", "search.foo", "", "search.per, search.ranges"),
     ("victim.epoch=1", "victim.epoch", "", "did you mean 'victim.epochs'"),
     ("resources.gpus=1", "resources.gpus", "", "did you mean 'resources.gpus_per_trial'"),
     ("attacks=[badnet]", "attack", "'badnet'", "did you mean 'badnets'"),
@@ -195,7 +195,7 @@ def test_poison_rate_of_the_victims_reaches_every_attack_that_does_not_set_its_o
 
 def test_recipe_keys_of_the_spec_go_over_the_recipe() -> None:
     recipe = tiny_spec("victim.recipe=bb", "victim.epochs=0.5", "victim.lr=3e-2").recipe()
-    assert (recipe.epochs, recipe.lr, recipe.batch_size) == (0.5, 0.03, 128)
+    assert (recipe.epochs, recipe.lr, recipe.batch_size) == (0.5, 0.03, TINY["victim"]["batch_size"])
 
 
 def test_differences_name_the_changed_keys_with_both_values() -> None:
