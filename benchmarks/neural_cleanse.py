@@ -1,6 +1,6 @@
 """Seconds to invert the triggers of all classes: one batched problem against a loop over classes, on the same machine.
 
-    python -m benchmarks.neural_cleanse [--width 8] [--size 16] [--images 64] [--epochs 40]
+    python -m benchmarks.neural_cleanse [--width 8] [--size 16] [--images 64] [--epochs 80]
 
 The victim is a model after a short BadNets training on drawn shapes. Three sides take turns within one run:
 
@@ -101,13 +101,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=16)
     parser.add_argument("--images", type=int, default=64, help="clean images of the defender")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="float32")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
-    rules = Inversion(
-        epochs=arguments.epochs, batch_size=arguments.batch, patience=2, stop_patience=max(2, arguments.epochs // 8)
-    )
+    rules = Inversion(epochs=arguments.epochs, batch_size=arguments.batch)
 
     def new_model(generator: torch.Generator) -> Classifier:
         return build_model(

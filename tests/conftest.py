@@ -1,5 +1,8 @@
 """What every test shares: one thread (so that results do not depend on the machine's cores) and small tasks."""
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -21,6 +24,16 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _log_levels() -> Iterator[None]:
+    """The command line sets levels of the whole process; the next test must not see them."""
+    names = ["superft", "trainables"]
+    levels = [logging.getLogger(name).level for name in names]
+    yield
+    for name, level in zip(names, levels, strict=True):
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(scope="session")
