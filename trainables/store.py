@@ -59,6 +59,10 @@ class Store:
         """Folder of the artifact ``name`` (readable prefix and content key)."""
         return self.root / name
 
+    def derived(self) -> Store:
+        """The store within this one of what can be computed again from its artifacts: it may be deleted at any time."""
+        return Store(self.root / "derived")
+
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Held by one process at a time for one artifact; the kernel releases it when its holder dies."""
         return locked(self.root / f".{name}")

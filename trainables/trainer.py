@@ -37,6 +37,8 @@ class Trainer:
         precision: ``auto``, ``float32`` or ``bfloat16``.
         counters: exact work done so far, by this run; what it found ready made is not in it.
         memo: keeps what `remember` was told to remember; by default nothing outlives this bench.
+        upstream: unlabelled images, uint8 (N, 3, H, W), that an encoder is trained on before the task's own images;
+            None: the task's own are all there is.
         task: key of everything a run is given but its settings (victim, data, seed); part of every key of the memo.
         reused: what `remember` found ready made, by its name in the memo, with the work that making it had cost.
     """
@@ -50,6 +52,7 @@ class Trainer:
     precision: str = "auto"
     counters: Counters = field(default_factory=Counters)
     memo: Memo = field(default_factory=Memo)
+    upstream: Tensor | None = None
     task: str = ""
     reused: dict[str, Counters] = field(default_factory=dict)
 

@@ -27,8 +27,6 @@ from trainables.training import DivergedError
 from trainables.victims import Victim, VictimSpec, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
-# Of the victim store: what can be computed again from the victims.
-MEMO_FOLDER = "derived"
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ class Workbench:
     def __init__(self, store: Store, device: torch.device, keep: int = 16) -> None:
         self.store, self.device, self.keep = store, device, keep
         self._victims: dict[str, Victim] = {}
-        self.memo = Memo(Store(store.root / MEMO_FOLDER))
+        self.memo = Memo(store.derived())
 
     def dataset(self, data: DataSource) -> Dataset:
         """The data set, on the CPU, loaded once per process."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trainables.attacks.base import ATTACKS, Attack, Kind, PoisonedSamples, Trigger, rebuild_trigger
 from trainables.data import CleanSplit, DataError, Dataset, ImageSet, split_clean
+from trainables.memo import Memo
 from trainables.metrics import Evaluation, Rates, TriggeredSet, evaluate, report_half
 from trainables.models import build_model
 from trainables.models.classifier import Classifier
@@ -63,13 +64,24 @@ class VictimSpec:
 
     def control(self) -> VictimSpec:
         """The clean model that this victim's ASR-base and clean accuracy are read against."""
-        return dataclasses.replace(self, attack="clean", attack_settings={})
+        if not ATTACKS.get(self.attack).implants_backdoor:
+            return self
+        name, settings = self.make_attack().control()
+        return dataclasses.replace(self, attack=name, attack_settings=settings)
 
     def name(self, dataset: Dataset) -> str:
         """Readable prefix and content key: the artifact's name in the store."""
-        identity = {
-            "schema": SCHEMA,
-            **self.make_attack().identity(),
+        identity = {"schema": SCHEMA, **self.make_attack().identity(), **self._conditions(dataset)}
+        prefix = "".join(letter if letter.isalnum() else "-" for letter in dataset.name.rsplit("/", 1)[-1])[:24]
+        return f"{self.attack}-{prefix}-{self.model}-seed{self.seed}-{content_key(identity)}"
+
+    def task(self, dataset: Dataset) -> str:
+        """Key of all that attacks on the same task have in common: what they make may be shared under it."""
+        return content_key(self._conditions(dataset))
+
+    def _conditions(self, dataset: Dataset) -> dict[str, Any]:
+        """All that decides a victim beside its attack, JSON-able."""
+        return {
             "data": dataset.fingerprint,
             "classes": dataset.num_classes,
             "model": self.model,
@@ -82,8 +94,6 @@ class VictimSpec:
             "precision": self.precision,
             "reserved_fraction": self.reserved_fraction,
         }
-        prefix = "".join(letter if letter.isalnum() else "-" for letter in dataset.name.rsplit("/", 1)[-1])[:24]
-        return f"{self.attack}-{prefix}-{self.model}-seed{self.seed}-{content_key(identity)}"
 
 
 @dataclass(frozen=True)
@@ -243,6 +253,8 @@ def obtain_victim(spec: VictimSpec, dataset: Dataset, store: Store, device: torc
 def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device) -> Artifact:
     started = time.perf_counter()
     attack, trainer = spec.make_attack(), make_trainer(spec, dataset, device, seed=spec.seed)
+    # What several attacks need of the same data and model (a surrogate's signal, a pre-trained encoder) is made once.
+    trainer.memo, trainer.task = Memo(store.derived()), spec.task(dataset)
     indices = attacker_indices(spec, dataset)
     implanted = attack.implant(dataset.train.subset(indices).to(device), trainer, spec.recipe)
     test = dataset.test.to(device)

@@ -1,6 +1,7 @@
 """Claims of trainables.attacks.lf and smooth: the filter, DeepFool, the spectrum of both signals, their origin."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,11 +20,13 @@ from trainables.attacks.smooth import (
     targeted_deepfool,
     universal_signal,
 )
-from trainables.data import to_float
+from trainables.data import Dataset, to_float
 from trainables.models import Classifier
 from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
-from trainables.victims import make_trainer
+from trainables.store import Store
+from trainables.trainer import Trainer
+from trainables.victims import make_trainer, obtain_victim
 
 SEEDS = range(10)
 
@@ -186,11 +189,15 @@ def surrogate() -> Classifier:
     return trainer.train_from_scratch(data.train, recipe)
 
 
+def made_by(attack: LowFrequency, surrogate: Classifier, data: Dataset, trainer: Trainer) -> AdditiveTrigger:
+    return attack.trigger_from(attack.find(surrogate, data.train, trainer), data.image_size, trainer)
+
+
 def generated(surrogate: Classifier, seed: int = 0, **settings: object) -> AdditiveTrigger:
     data = toy_dataset(train=600)
     attack = ATTACKS.create("lf", {"draws": 10, "max_passes": 1, **settings})
     assert isinstance(attack, LowFrequency)
-    return attack.generate(surrogate, data.train, make_trainer(toy_spec("clean", width=4), data, CPU, seed=seed))
+    return made_by(attack, surrogate, data, make_trainer(toy_spec("clean", width=4), data, CPU, seed=seed))
 
 
 def test_adversarial_signal_has_the_spectrum_of_the_published_arrays(surrogate: Classifier) -> None:
@@ -218,7 +225,7 @@ def test_gradients_of_the_generation_are_counted_and_leave_the_surrogate_as_it_i
     data = toy_dataset(train=600)
     trainer = make_trainer(toy_spec("clean", width=4), data, CPU, seed=0)
     before = [tensor.clone() for tensor in surrogate.state_dict().values()]
-    trigger = LowFrequency(draws=4, max_passes=1).generate(surrogate, data.train, trainer)
+    trigger = made_by(LowFrequency(draws=4, max_passes=1), surrogate, data, trainer)
     assert all(torch.equal(a, b) for a, b in zip(before, surrogate.state_dict().values(), strict=True))
     assert trainer.counters.input_backward_samples == trigger.origin["deepfool_gradients"] > 0
     assert trainer.counters.backward_samples == 0
@@ -231,7 +238,7 @@ def test_surrogate_that_cannot_be_moved_gives_the_random_signal_and_says_so(capl
     with torch.no_grad():
         model.classifier.weight.zero_()
         model.classifier.bias.copy_(torch.eye(10)[0])
-    trigger = LowFrequency(draws=10).generate(model.eval(), data.train, trainer)
+    trigger = made_by(LowFrequency(draws=10), model.eval(), data, trainer)
     assert trigger.settings()["source"] == "random (surrogate useless)"
     assert float(trigger.signal.max()) == pytest.approx(0.2)
     assert "random signal" in caplog.text
@@ -280,3 +287,15 @@ def test_adversarial_signal_cannot_be_had_without_a_surrogate() -> None:
 @pytest.mark.slow
 def test_gate() -> None:
     assert_gate("lf", asr=0.6, asr_base=0.1, source="random", amplitude=0.4)
+
+
+def test_victims_of_other_poison_rates_share_signal_and_surrogate(tmp_path: Path) -> None:
+    data, store = toy_dataset(), Store(tmp_path)
+    first = obtain_victim(toy_spec("lf"), data, store, CPU)
+    second = obtain_victim(toy_spec("lf", poison_rate=0.3), data, store, CPU)
+    other = obtain_victim(toy_spec("lf", target_label=1), data, store, CPU)
+    assert torch.equal(first.trigger.signal, second.trigger.signal)
+    assert not torch.equal(first.trigger.signal, other.trigger.signal)
+    steps = [victim.facts["counters"]["steps"] for victim in (first, second, other)]
+    assert steps[1] == steps[0] // 2  # the victim's own training only
+    assert steps[2] == steps[1]  # another signal, from the same surrogate

@@ -160,6 +160,8 @@ class Attack(ABC):
 
     name: ClassVar[str]
     implants_backdoor: ClassVar[bool] = True
+    # Whether the model is released as an encoder, trained without labels, under a head for the user's task.
+    releases_encoder: ClassVar[bool] = False
     # Whether a victim that hardly obeys is refused as a failed implant; False where the literature reports such.
     must_work: ClassVar[bool] = True
 
@@ -203,6 +205,10 @@ class Attack(ABC):
     def identity(self) -> dict[str, Any]:
         """All that decides the result, JSON-able: part of the victim's content key."""
         return {"attack": self.name, **dataclasses.asdict(self)}
+
+    def control(self) -> tuple[str, dict[str, Any]]:
+        """Name and settings of the attack-free twin whose models ASR-base is taken on; honest training by default."""
+        return "clean", {}
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
         """The labels the attacker wants for images of ``labels``; same shape."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainables.attacks.base import AdditiveTrigger, DataPoisoning, Implanted, Trigger, register
-from trainables.attacks.smooth import random_signal, stretched, universal_signal
+from trainables.attacks.smooth import Found, random_signal, stretched, universal_signal
 from trainables.data import ImageSet, to_float
 from trainables.models.classifier import Classifier
 from trainables.recipes import TrainingRecipe
@@ -90,12 +91,27 @@ class LowFrequency(DataPoisoning):
             return super().implant(train, trainer, recipe)
         # Weights and batches of its own: the victim would otherwise start as the surrogate did, and the clean model
         # that ASR-base is taken on would be the very model that the signal was made to fool.
-        surrogate = trainer.train_from_scratch(train, recipe, purpose="lf-surrogate")
-        trigger = self.generate(surrogate, train, trainer)
+        # Neither depends on how many images are poisoned: victims of several poison rates share them.
+        recipe_of = dataclasses.asdict(recipe)
+        source = ("amplitude", "draws", "max_passes", "deepfool_steps", "target_label", "label_mode", "label_shift")
+        found = trainer.remember(
+            "lf-signal",
+            {"recipe": recipe_of, **{key: getattr(self, key) for key in source}},
+            lambda: self.find(
+                trainer.remember_model(
+                    "lf-surrogate",
+                    recipe_of,
+                    lambda: trainer.train_from_scratch(train, recipe, purpose="lf-surrogate"),
+                ),
+                train,
+                trainer,
+            ).tensors(),
+        )
+        trigger = self.trigger_from(Found.from_tensors(found), train.image_size, trainer)
         poisoned = self.poison(train, trainer.num_classes, trainer.seed, trigger)
         return Implanted(trainer.train_from_scratch(poisoned.apply(train), recipe), trigger, poisoned)
 
-    def generate(self, surrogate: Classifier, train: ImageSet, trainer: Trainer) -> AdditiveTrigger:
+    def find(self, surrogate: Classifier, train: ImageSet, trainer: Trainer) -> Found:
         """The signal that fools ``surrogate``, in float32 (bfloat16 gradients of a single image are too coarse)."""
         generator = trainer.generator("lf")
         order = torch.randperm(len(train), generator=generator)[: self.draws + HELD_OUT]
@@ -113,11 +129,16 @@ class LowFrequency(DataPoisoning):
             )
         trainer.counters.forward_samples += found.forward_samples + found.gradients
         trainer.counters.input_backward_samples += found.gradients
+        return found
+
+    def trigger_from(self, found: Found, image_size: int, trainer: Trainer) -> AdditiveTrigger:
+        """The trigger of a found signal, or of the random one where the surrogate could not be moved."""
         if found.signal is None:
             log.warning(
                 "lf: no image could be pushed out of its class in the surrogate; the random signal is used instead"
             )
-            return self._trigger(random_signal(train.image_size, generator), {"source": "random (surrogate useless)"})
+            signal = random_signal(image_size, trainer.generator("lf-random"))
+            return self._trigger(signal, {"source": "random (surrogate useless)"})
         origin = {
             "source": "adversarial",
             "passes": found.passes,

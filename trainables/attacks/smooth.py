@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -112,6 +112,19 @@ class Found:
     fooling_rate: float
     gradients: int
     forward_samples: int
+
+    def tensors(self) -> dict[str, Tensor]:
+        """To be kept and read by `from_tensors`."""
+        numbers = torch.tensor(
+            [self.passes, self.fooling_rate, self.gradients, self.forward_samples], dtype=torch.float64
+        )
+        return {"numbers": numbers} if self.signal is None else {"numbers": numbers, "signal": self.signal}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Found:
+        """What `tensors` was taken of."""
+        passes, rate, gradients, forward = tensors["numbers"].tolist()
+        return cls(tensors.get("signal"), int(passes), rate, int(gradients), int(forward))
 
 
 def universal_signal(

@@ -58,13 +58,31 @@ class Classifier(nn.Module):
         """The last block of the last stage: residual block, dense block, or conv-BN-ReLU."""
         return list(self.stages[-1].children())[-1]
 
-    def features(self, images: Tensor) -> Tensor:
-        """Penultimate features, (N, D), of float images in [0, 1], (N, 3, H, W)."""
+    @property
+    def head(self) -> list[nn.Module]:
+        """What a user replaces who takes the model over for another task: everything behind `embed`."""
+        return [self.classifier]
+
+    def reset_head(self, generator: torch.Generator) -> None:
+        """Initialise the head anew, from ``generator`` alone (one integer is drawn from it)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            for layer in [layer for part in self.head for layer in part.modules()]:
+                if isinstance(layer, nn.Linear):
+                    fresh = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+                    layer.load_state_dict(fresh.state_dict())
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What the encoder makes of float images in [0, 1], (N, 3, H, W): the vectors before the head, (N, D)."""
         maps = self.normalize(images)
         for stage in self.stages:
             maps = stage(maps)
         vectors: Tensor = self.neck(maps)
         return vectors
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features, (N, D), of float images in [0, 1], (N, 3, H, W): the inputs of ``classifier``."""
+        return self.embed(images)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (N, num_classes), of float images in [0, 1], (N, 3, H, W)."""
