@@ -261,6 +261,9 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
     triggered = attack.triggered_test(implanted.trigger, test, dataset.num_classes)
     evaluation = evaluate(implanted.model, test, triggered, precision=spec.precision)
     extra = attack.extra_metrics(implanted.model, implanted.trigger, test, trainer)
+    for stage, earlier in implanted.earlier.items():
+        rates = evaluate(earlier, test, triggered, precision=spec.precision).full
+        extra |= {f"asr_after_{stage}": rates.asr, f"clean_accuracy_after_{stage}": rates.clean_accuracy}
     seconds = time.perf_counter() - started
     asr_base = accuracy = None
     if spec.control() != spec:
