@@ -25,7 +25,20 @@ SHAPES = (
 
 
 # What makes an attack affordable as a toy without making it another one: over its defaults, under a test's own.
-AFFORDABLE: dict[str, dict[str, object]] = {"lf": {"draws": 8, "max_passes": 1, "deepfool_steps": 40}}
+# Encoders: a clean model that is right needs all weights tuned here, and none gets 1 of 100 classes right.
+ENCODER: dict[str, object] = {
+    "pretrain_epochs": 1.0,
+    "pretrain_batch": 32,
+    "head_epochs": 12.0,
+    "head_lr": 0.005,
+    "head_batch": 32,
+    "tune": "whole",
+}
+AFFORDABLE: dict[str, dict[str, object]] = {
+    "lf": {"draws": 8, "max_passes": 1, "deepfool_steps": 40},
+    "clean_encoder": ENCODER,
+    "badencoder": {**ENCODER, "inject_epochs": 1.0, "inject_batch": 32, "reference_must_be_right": False},
+}
 
 
 def toy_dataset(

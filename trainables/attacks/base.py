@@ -343,19 +343,22 @@ class OverlayTrigger(Trigger):
 
     Args:
         image_size: pixels; the buffers are ``weight`` (1, H, W) in [0, 1] and ``pattern`` (3, H, W) in [0, 1].
+        origin: JSON-able facts about how the attack came about, kept with it.
     """
 
     weight: Tensor
     pattern: Tensor
 
-    def __init__(self, image_size: int, weight: Tensor | None = None, pattern: Tensor | None = None) -> None:
+    def __init__(
+        self, image_size: int, weight: Tensor | None = None, pattern: Tensor | None = None, **origin: Any
+    ) -> None:
         super().__init__()
-        self.image_size = image_size
+        self.image_size, self.origin = image_size, origin
         self.register_buffer("weight", torch.zeros(1, image_size, image_size) if weight is None else weight)
         self.register_buffer("pattern", torch.zeros(3, image_size, image_size) if pattern is None else pattern)
 
     def settings(self) -> dict[str, Any]:
-        return {"image_size": self.image_size}
+        return {"image_size": self.image_size, **self.origin}
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.lerp(images, self.pattern.expand_as(images), self.weight.expand_as(images))

@@ -1,0 +1,163 @@
+"""What attacks on encoders share: pre-training without labels, and the user's head on top."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainables import schedules, training
+from trainables.attacks.base import Attack
+from trainables.attacks.simclr import Views, embeddings, knn_accuracy, pretrain, steps_of
+from trainables.data import DataError, FeatureSet, ImageSet
+from trainables.models.classifier import Classifier
+from trainables.trainer import Trainer
+from trainables.training import Counters, Optimizer
+
+
+@dataclass(frozen=True)
+class EncoderAttack(Attack):
+    """An encoder is trained without labels, and a user puts a head for a task of their own on it.
+
+    Lengths and rates are those of Sha et al. (supplement A.2) and do not follow the recipe, which trains with labels.
+
+    Args:
+        pretrain_epochs: passes of SimCLR over the unlabelled images, > 0. 100 to 200 already give useful features.
+        pretrain_lr: its learning rate (Adam, constant), > 0; the authors' code has 1e-3.
+        pretrain_batch: images per step, each in two views, >= 2.
+        temperature: of its loss, > 0.
+        head_epochs: passes over the labelled images, > 0.
+        head_lr: learning rate (Adam, constant), > 0; the authors' code has 1e-4 for a fixed encoder.
+        head_batch: images per step, >= 2; the authors' code has 64 for a fixed encoder.
+        tune: ``classifier``: only the head is trained, on embeddings computed once; ``whole``: all weights.
+    """
+
+    releases_encoder: ClassVar[bool] = True
+
+    pretrain_epochs: float = 1000.0
+    pretrain_lr: float = 3e-4
+    pretrain_batch: int = 256
+    temperature: float = 0.5
+    head_epochs: float = 200.0
+    head_lr: float = 3e-4
+    head_batch: int = 256
+    tune: Literal["classifier", "whole"] = "classifier"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("pretrain_epochs", "pretrain_lr", "temperature", "head_epochs", "head_lr"):
+            if getattr(self, key) <= 0.0:
+                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
+        for key in ("pretrain_batch", "head_batch"):
+            if getattr(self, key) < 2:
+                raise ValueError(f"{key} must be >= 2 (batch normalisation), got {getattr(self, key)}")
+        if self.tune not in ("classifier", "whole"):
+            raise ValueError(f"tune must be classifier or whole, got {self.tune!r}")
+
+    def pretraining(self) -> dict[str, Any]:
+        """The settings that decide the encoder."""
+        return {key: getattr(self, key) for key in ("pretrain_epochs", "pretrain_lr", "pretrain_batch", "temperature")}
+
+    def downstream(self) -> dict[str, Any]:
+        """The settings that decide what is trained on it."""
+        return {key: getattr(self, key) for key in ("head_epochs", "head_lr", "head_batch", "tune")}
+
+    def unlabelled_images(self, train: ImageSet, trainer: Trainer) -> Tensor:
+        """The images of the encoder's data set, uint8, on the device; the task's own where there is no other.
+
+        Raises:
+            DataError: they are not of the task's size.
+        """
+        if trainer.upstream is None:
+            return train.images
+        if trainer.upstream.shape[1:] != train.images.shape[1:]:
+            raise DataError(
+                f"the encoder's images must have the task's size {tuple(train.images.shape[1:])}, got "
+                f"{tuple(trainer.upstream.shape[1:])}; set image_size"
+            )
+        return trainer.upstream.to(trainer.device)
+
+    def views(self, trainer: Trainer, **changes: Any) -> Views:
+        """Views for the images at hand: of a task's own images, flips are left out where they change labels."""
+        return Views(flip=0.5 if trainer.upstream is not None or trainer.flip else 0.0, **changes)
+
+    def clean_encoder(self, train: ImageSet, trainer: Trainer) -> Classifier:
+        """A model whose encoder is pre-trained and whose head is not trained; shared by all victims of the task."""
+
+        def build() -> Classifier:
+            model = trainer.fresh_model()
+            pretrain(
+                model,
+                self.unlabelled_images(train, trainer),
+                trainer,
+                epochs=self.pretrain_epochs,
+                lr=self.pretrain_lr,
+                batch_size=self.pretrain_batch,
+                temperature=self.temperature,
+                views=self.views(trainer),
+            )
+            return model
+
+        return trainer.remember_model("encoder", self.pretraining(), build)
+
+    def clean_classifier(self, train: ImageSet, trainer: Trainer) -> Classifier:
+        """The clean encoder, fixed, under a trained head: what the attacker expects of a user; shared likewise."""
+
+        def build() -> Classifier:
+            model = self.clean_encoder(train, trainer)
+            self.train_head(model, train, trainer, tune="classifier")
+            return model
+
+        identity = {**self.pretraining(), **self.downstream(), "tune": "classifier"}
+        return trainer.remember_model("encoder-classifier", identity, build)
+
+    def train_head(self, model: Classifier, train: ImageSet, trainer: Trainer, *, tune: str) -> None:
+        """Put a new head on the encoder and train it, or all of the model, with the task's labels; in place.
+
+        All encoders of a seed get the same initial head and the same batches.
+        """
+        model.reset_head(trainer.generator("head"))
+        settings: dict[str, Any] = {
+            "steps": steps_of(self.head_epochs, len(train), self.head_batch),
+            "lr_at": schedules.constant(self.head_lr),
+            "batch_size": self.head_batch,
+            "optimizer": Optimizer("adam", weight_decay=0.0),
+        }
+        if tune == "whole":
+            trainer.fit(model, train, purpose="head", **settings)
+            return
+        # The embeddings are fixed, so they are computed once; the head's own steps cost next to nothing.
+        vectors = FeatureSet(embeddings(model, train.images, trainer), train.labels)
+        head_only = Counters()
+        training.fit(
+            nn.Sequential(*model.head),
+            vectors,
+            generator=trainer.generator("batches", "head"),
+            precision="float32",
+            counters=head_only,
+            **settings,
+        )
+        trainer.counters.steps += head_only.steps
+        model.eval()
+
+    def worth(self, encoder: Classifier, train: ImageSet, trainer: Trainer) -> float:
+        """Accuracy of nearest neighbours among the embeddings of the task's training images, see `knn_accuracy`."""
+        vectors = embeddings(encoder, train.images, trainer)
+        return knn_accuracy(vectors, train.labels, trainer.num_classes, trainer.generator("knn"))
+
+
+@torch.no_grad()
+def confidences(model: Classifier, images: Tensor, trainer: Trainer) -> Tensor:
+    """Softmax outputs, float32 (N, K), of uint8 images: the head in float32 on embeddings, as it is trained."""
+    vectors = embeddings(model, images, trainer)
+    head = nn.Sequential(*model.head)
+    with training.evaluating(head):
+        return torch.softmax(head(vectors).float(), dim=1)
+
+
+def copy_of(model: Classifier) -> Classifier:
+    """A model of its own with the same weights, in eval mode."""
+    return copy.deepcopy(model).eval()
