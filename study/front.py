@@ -209,6 +209,19 @@ def epochs_equivalent(frame: pd.DataFrame, alone: bool = False) -> pd.Series[flo
     return cost
 
 
+def true_status(frame: pd.DataFrame) -> pd.Series[str]:
+    """Status of each row, where ``backdoor_not_implanted`` holds for all that did not fail on such a victim.
+
+    A trial that abstained or diverged there says only that; the others on the same victim tell.
+    """
+    victim = frame["dataset"].astype(str)
+    for name in ("model", "attack", "seed"):
+        victim = victim + "/" + frame[name].astype(str)
+    absent = victim.isin(victim[frame["status"] == "backdoor_not_implanted"])
+    status: pd.Series[str] = frame["status"].mask(absent & (frame["status"] != "failed"), "backdoor_not_implanted")
+    return status
+
+
 def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
     """Rows whose model predicts next to nothing right any more: their ASR is 0 or 1 by accident."""
     flags: pd.Series[bool] = frame["flags"].map(lambda text: "collapsed" in str(text).split(";")).astype(bool)
@@ -232,7 +245,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     rows["role"] = rows["role"].fillna("search")
     rows["cell"] = rows["attack"].astype(str) + "/" + rows["seed"].astype(str)
     rows["epochs_equivalent"], rows["epochs_alone"] = epochs_equivalent(rows), epochs_equivalent(rows, alone=True)
-    rows.loc[_without_backdoor(rows) & (rows["status"] != "failed"), "status"] = "backdoor_not_implanted"
+    rows["status"] = true_status(rows)
     for metric, count in (("asr", "n_triggered"), ("clean_accuracy", "n_clean")):
         rows[f"{metric}_before_search"] = _other_half(rows, f"{metric}_before", count)
     means = [*METRICS, *_EXTRA_MEANS, *_COSTS]
@@ -401,12 +414,6 @@ def _front_of(group: pd.DataFrame) -> pd.DataFrame:
         .tolist()
     ]
     return front
-
-
-def _without_backdoor(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Rows on victims in which no backdoor took hold; only trials that did something say so in their status."""
-    victim = rows["dataset"].astype(str) + "/" + rows["model"].astype(str) + "/" + rows["cell"]
-    return victim.isin(victim[rows["status"] == "backdoor_not_implanted"])
 
 
 def _other_half(rows: pd.DataFrame, metric: str, count: str) -> pd.Series[float]:

@@ -174,12 +174,13 @@ def test_what_happened_on_a_model_without_a_backdoor_is_no_result_whatever_its_s
 
 
 def test_a_collapsed_model_moves_no_knee_and_is_named() -> None:
-    points = [(0.01, 0.90), (0.02, 0.97), (0.5, 0.99)]
+    points = [(0.01, 0.90), (0.3, 0.97), (0.5, 0.99)]
     rows = [point(i, *place) for i, place in enumerate(points)]
     rows.append(point(3, 0.0, 0.1, flags=["retraining_reused", "collapsed"]))
     members = front.fronts(to_frame(rows))
     assert members["collapsed"].tolist() == [True, False, False, False]
-    # Between (.01, .90) and (.5, .99) the chord is farthest from (.02, .97); with (0, .1) it would be from (.01, .90).
+    # CA - ASR of the scaled point (.3, .97): .78 - .59 between the sound ends; with (0, .1) as one end (.01, .90) has
+    # .90 - .02, more than (.3, .97) with .98 - .60.
     assert members.loc[members["is_knee"], "trial"].str[-4:].tolist() == ["0001"]
 
 
