@@ -41,11 +41,12 @@ METRICS = (
 )
 _EXTRA_MEANS = ("asr_base", "false_target_rate", "asr_before_search", "clean_accuracy_before_search")
 _SPREAD = ("asr_report", "clean_accuracy_report")
-_COSTS = ("epochs_equivalent", "wall_seconds", "steps")
+_COSTS = ("epochs_equivalent", "epochs_alone", "wall_seconds", "steps")
 _POOLED = ("n_clean", "n_triggered", "n_clean_report", "n_triggered_report")
 _FRONT_VALUES = (
     *("asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report", "robust_accuracy_report"),
     *("asr_before_report", "clean_accuracy_before_report", "epochs_equivalent", "wall_seconds", "cells", "published"),
+    *("status", "collapsed"),
 )
 FRONT_COLUMNS = (*GROUP, "rank", "trial", *_FRONT_VALUES, "der_report", "is_knee", "picks")
 
@@ -187,32 +188,51 @@ def non_dominated(frame: pd.DataFrame, asr: str = "asr_search", ca: str = "clean
     return candidates.iloc[non_dominated_indices(candidates[[asr, ca]].to_numpy(dtype=float))]
 
 
-def epochs_equivalent(frame: pd.DataFrame) -> pd.Series[float]:
-    """Cost of each row in E, see `study.cost`; missing where the size of the training set is."""
-    forward, backward = (frame[f"{name}_samples"].astype("float64") for name in ("forward", "backward"))
-    # Tables written before the column was there, and defenses that never ask for it, count none.
-    inputs = frame["input_backward_samples"].astype("float64").fillna(0.0) if "input_backward_samples" in frame else 0.0
+def epochs_equivalent(frame: pd.DataFrame, alone: bool = False) -> pd.Series[float]:
+    """Cost of each row in E, see `study.cost`; missing where the size of the training set is.
+
+    What a trial found ready made by an earlier one (features, a retrained model) costs nothing again. With ``alone``
+    it counts all the same: the cost of that setting without any other.
+    """
     size = frame["train_size"].astype("float64")
+
+    def samples(name: str) -> pd.Series[float]:
+        # Tables written before the column was there, and defenses that never ask for it, count none.
+        found = frame[name].astype("float64") if name in frame else pd.Series(0.0, frame.index)
+        return found if name in ("forward_samples", "backward_samples") else found.fillna(0.0)
+
+    forward, backward, inputs = (
+        samples(f"{name}_samples") + (samples(f"reused_{name}_samples") if alone else 0.0)
+        for name in ("forward", "backward", "input_backward")
+    )
     cost: pd.Series[float] = epochs(forward, backward, inputs, size.where(size > 0))
     return cost
+
+
+def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Rows whose model predicts next to nothing right any more: their ASR is 0 or 1 by accident."""
+    flags: pd.Series[bool] = frame["flags"].map(lambda text: "collapsed" in str(text).split(";")).astype(bool)
+    return flags
 
 
 def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame:
     """One row per setting: means over its cells, in the order in which the settings were finished.
 
     Cells are its seeds, or with ``across_attacks`` its (attack, seed) pairs under the attack name ``all``. Cells
-    whose backdoor was not implanted measure nothing and are left out. ``complete`` is true for a setting that has a
+    whose backdoor was not implanted measure nothing and are left out, also those of trials that abstained or diverged
+    there. ``complete`` is true for a setting that has a
     result on every cell that its rivals in the group were scored on: a mean over fewer is no fair rival, so a setting
-    with a failed or still missing cell never enters a front. ``status`` is the worst of those cells; ``cells`` counts
-    those in the mean; ``*_min`` and ``*_max`` span the cells; counts of test images are pooled; costs are means per
-    cell.
+    with a failed or still missing cell never enters a front. ``status`` is the worst of those cells, ``collapsed``
+    whether any of them did; ``cells`` counts those in the mean; ``*_min`` and ``*_max`` span the cells; counts of test
+    images are pooled; costs are means per cell.
     """
     params = [name for name in frame.columns if name.startswith(PARAM)]
     rows = frame.reset_index(drop=True).copy()
     rows["row"] = np.arange(len(rows))
     rows["role"] = rows["role"].fillna("search")
     rows["cell"] = rows["attack"].astype(str) + "/" + rows["seed"].astype(str)
-    rows["epochs_equivalent"] = epochs_equivalent(rows)
+    rows["epochs_equivalent"], rows["epochs_alone"] = epochs_equivalent(rows), epochs_equivalent(rows, alone=True)
+    rows.loc[_without_backdoor(rows) & (rows["status"] != "failed"), "status"] = "backdoor_not_implanted"
     for metric, count in (("asr", "n_triggered"), ("clean_accuracy", "n_clean")):
         rows[f"{metric}_before_search"] = _other_half(rows, f"{metric}_before", count)
     means = [*METRICS, *_EXTRA_MEANS, *_COSTS]
@@ -223,7 +243,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
         baseline = rows["role"] == "baseline"  # one settings point per defense, but a trial of its own per attack
         rows.loc[baseline, "trial"] = ALL_ATTACKS + "/" + rows.loc[baseline, "defense"] + "/baseline"
         rows["attack"] = ALL_ATTACKS
-    rows["scored"] = scored
+    rows["scored"], rows["collapsed"] = scored, collapsed(rows) & scored
     rows["severity"] = rows["status"].map({status: rank for rank, status in enumerate(STATUSES)}).fillna(0).astype(int)
     rows.loc[rows["status"] == "backdoor_not_implanted", "severity"] = -1  # tells only if there is no other cell
     rows["published"] = rows["published"].eq(True)
@@ -238,7 +258,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     table[firsts] = rows.loc[grouped["row"].first(), firsts].to_numpy(dtype=object)
     if len(table) < len(rows):  # the first cell may hold no error where a later one does
         table[["error", "flags"]] = grouped[["error", "flags"]].first()
-    table["published"] = grouped["published"].all()
+    table["published"], table["collapsed"] = grouped["published"].all(), grouped["collapsed"].any()
     table["status"] = grouped["severity"].max().map({**dict(enumerate(STATUSES)), -1: "backdoor_not_implanted"})
     table["cells"] = grouped["scored"].sum()
     table["finished_row"] = grouped["row"].max()
@@ -368,7 +388,9 @@ def _front_of(group: pd.DataFrame) -> pd.DataFrame:
         labels[index].append(label)
     front["rank"] = np.arange(1, len(front) + 1)
     # Two points are a straight line: calling its accurate end the knee would praise a setting that repairs nothing.
-    front["is_knee"] = np.arange(len(front)) == (knee(points) if len(front) not in (0, 2) else -1)
+    # A collapsed model, with ASR 0 by accident, would be one end of every front and move its knee.
+    sound = np.flatnonzero(~front["collapsed"].to_numpy(dtype=bool))
+    front["is_knee"] = np.arange(len(front)) == (sound[knee(points[sound])] if len(sound) not in (0, 2) else -1)
     front["picks"] = [";".join(names) for names in labels]
     front["der_report"] = [
         der(*values)
@@ -379,6 +401,12 @@ def _front_of(group: pd.DataFrame) -> pd.DataFrame:
         .tolist()
     ]
     return front
+
+
+def _without_backdoor(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Rows on victims in which no backdoor took hold; only trials that did something say so in their status."""
+    victim = rows["dataset"].astype(str) + "/" + rows["model"].astype(str) + "/" + rows["cell"]
+    return victim.isin(victim[rows["status"] == "backdoor_not_implanted"])
 
 
 def _other_half(rows: pd.DataFrame, metric: str, count: str) -> pd.Series[float]:

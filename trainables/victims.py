@@ -341,9 +341,12 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
     test = dataset.test.to(device)
     triggered = attack.triggered_test(implanted.trigger, test, dataset.num_classes)
     evaluation = evaluate(implanted.model, test, triggered, precision=spec.precision)
-    extra = (
-        {} if spec.scenario == "new_head" else attack.extra_metrics(implanted.model, implanted.trigger, test, trainer)
-    )
+    extra = {}
+    if spec.scenario != "new_head":  # those were taken on the attacker's own task
+        extra = attack.extra_metrics(implanted.model, implanted.trigger, test, trainer)
+    for stage, earlier in implanted.earlier.items():
+        rates = evaluate(earlier, test, triggered, precision=spec.precision).full
+        extra |= {f"asr_after_{stage}": rates.asr, f"clean_accuracy_after_{stage}": rates.clean_accuracy}
     including = _asr_including_target(attack, implanted, test, evaluation, spec.precision)
     seconds = time.perf_counter() - started
     asr_base = accuracy = None

@@ -101,7 +101,7 @@ def test_points_that_are_no_numbers_are_refused() -> None:
 def test_front_ignores_dominated_trials_failures_and_absent_backdoors() -> None:
     rows = [point(i, *place) for i, place in enumerate(FOUR)]
     rows.append(failed_row("badnets/super_ft/0009"))
-    rows.append(point(10, 0.0, 1.0, status="backdoor_not_implanted"))
+    rows.append(point(10, 0.0, 1.0, status="backdoor_not_implanted", seed=1))
     rows.append(make_row("badnets/scratch/baseline", asr=0.0, clean_accuracy=1.0))
     members = front.fronts(to_frame(rows))
     assert members["trial"].str[-4:].tolist() == ["0003", "0001", "0000"]
@@ -162,6 +162,40 @@ def test_a_seed_without_a_backdoor_is_left_out_for_every_setting() -> None:
     assert table["asr_report"].tolist() == [0.2, 0.2]
     assert table["status"].tolist() == ["ok", "ok"]
     assert table["complete"].all()
+
+
+@pytest.mark.parametrize("status", ["abstained", "diverged"])
+def test_what_happened_on_a_model_without_a_backdoor_is_no_result_whatever_its_status(status: str) -> None:
+    rows = [point(0, 0.2, 0.9, status="backdoor_not_implanted"), point(1, 0.1, 0.95, status=status)]
+    table = front.aggregate(to_frame(rows))
+    assert table["status"].tolist() == ["backdoor_not_implanted"] * 2
+    assert table["asr_report"].isna().all()
+    assert front.fronts(to_frame(rows)).empty
+
+
+def test_a_collapsed_model_moves_no_knee_and_is_named() -> None:
+    points = [(0.01, 0.90), (0.02, 0.97), (0.5, 0.99)]
+    rows = [point(i, *place) for i, place in enumerate(points)]
+    rows.append(point(3, 0.0, 0.1, flags=["retraining_reused", "collapsed"]))
+    members = front.fronts(to_frame(rows))
+    assert members["collapsed"].tolist() == [True, False, False, False]
+    # Between (.01, .90) and (.5, .99) the chord is farthest from (.02, .97); with (0, .1) it would be from (.01, .90).
+    assert members.loc[members["is_knee"], "trial"].str[-4:].tolist() == ["0001"]
+
+
+def test_a_seed_on_which_a_setting_collapsed_is_not_hidden_by_another_seed() -> None:
+    rows = [point(0, 0.2, 0.9, seed=0), point(0, 0.0, 0.1, seed=1, flags=["collapsed"])]
+    (setting,) = front.aggregate(to_frame(rows)).to_dict("records")
+    assert setting["collapsed"]
+
+
+def test_work_that_was_found_ready_made_counts_for_a_setting_alone() -> None:
+    # One epoch done and two found: 1 E spent in the search, 3 E had it been the only setting.
+    work = {"forward_samples": 1257, "backward_samples": 1257}
+    row = point(0, 0.1, 0.9, **work, **{f"reused_{key}": 2 * value for key, value in work.items()})
+    frame = to_frame([row])
+    assert front.epochs_equivalent(frame)[0] == pytest.approx(1.0)
+    assert front.epochs_equivalent(frame, alone=True)[0] == pytest.approx(3.0)
 
 
 def test_settings_scored_on_all_attacks_have_a_front_of_their_means() -> None:

@@ -10,7 +10,8 @@ from search_spaces.ft_sam import PAPER, SPACE
 from trainables.data import Dataset
 from trainables.defenses.base import CleanData
 from trainables.defenses.ft import FineTuning
-from trainables.defenses.ft_sam import FineTuningSAM, climb
+from trainables.defenses.ft_sam import FineTuningSAM
+from trainables.sharpness import climb
 from trainables.trainer import Trainer
 from trainables.training import Counters
 from trainables.victims import Victim

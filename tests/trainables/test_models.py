@@ -9,9 +9,11 @@ from trainables.models.preact_resnet import PreActBlock
 
 # Trainable parameters at 10 classes. PreAct-ResNet18 is 2,724 w^2 + 133 w + (8 w + 1) K at width w with K classes. The
 # others are torchvision's published counts less what the 3x3 stem and the smaller head save; e.g. ConvNeXt-Tiny
-# 28,589,128 - (4,704 - 2,688) - (769,000 - 7,690), DenseNet-121 7,978,856 - (9,408 - 1,728) - (1,025,000 - 10,250).
+# 28,589,128 - (4,704 - 2,688) - (769,000 - 7,690), DenseNet-121 7,978,856 - (9,408 - 1,728) - (1,025,000 - 10,250). The
+# encoder is ResNet-18 with three linear layers (512 -> 512 -> 256 -> 10) in place of its own: + 396,554 - 5,130.
 PARAMETERS = {
     "preact_resnet18": 11_171_146,
+    "encoder_resnet18": 11_173_962 + 396_554 - 5_130,
     "resnet18": 11_173_962,
     "resnet34": 21_282_122,
     "vgg19_bn": 20_040_522,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, ClassVar, Literal
 
@@ -141,11 +141,15 @@ class PoisonedSamples:
 
 @dataclass(frozen=True)
 class Implanted:
-    """What an attack leaves behind: the backdoored model, its trigger and what it did to the training set."""
+    """What an attack leaves behind: the backdoored model, its trigger and what it did to the training set.
+
+    ``earlier`` are models that it went through, by a word for the stage: their rates are reported beside the victim's.
+    """
 
     model: Classifier
     trigger: Trigger
     poisoned: PoisonedSamples
+    earlier: Mapping[str, Classifier] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables import schedules
 from trainables.defenses.base import CleanData, Defense, Repair, register
 from trainables.models.classifier import Classifier
+from trainables.sharpness import climb
 from trainables.trainer import Trainer
 from trainables.training import Counters, Optimizer, Schedule
 
@@ -111,22 +110,3 @@ class FineTuningSAM(Defense):
         steps = self.total_steps(n_owned)
         samples = 2 * steps * min(self.batch_size, n_owned)  # every step goes forward and back twice
         return Counters(steps=steps, forward_samples=samples, backward_samples=samples)
-
-
-def climb(parameters: Sequence[nn.Parameter], *, rho: float, adaptive: bool) -> None:
-    """Move the parameters in place by e, towards the worst loss within ``rho`` to first order.
-
-    Adaptive: e = rho w^2 g / || |w| g ||, so that || e / |w| || = rho; else e = rho g / ||g||. One norm over all
-    parameters together. Without any gradient nothing moves.
-    """
-    moved = [parameter for parameter in parameters if parameter.grad is not None]
-    gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
-    if not moved:
-        return
-    scales = [parameter.detach().abs() if adaptive else torch.ones_like(parameter) for parameter in moved]
-    norms = torch._foreach_norm(torch._foreach_mul(scales, gradients))
-    length = torch.stack(norms).norm()
-    # A gradient of zero has no direction: stay. (The usual small constant in the denominator would shorten every move.)
-    factor = torch.where(length > 0, rho / length, 0.0)
-    for parameter, gradient, scale in zip(moved, gradients, scales, strict=True):
-        parameter.add_(scale.square() * gradient * factor)

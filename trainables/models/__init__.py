@@ -10,7 +10,8 @@ from trainables.models.classifier import Classifier
 __all__ = ["MODELS", "Classifier", "ModelError", "build_model"]
 
 MODELS: dict[str, str] = {
-    "preact_resnet18": "PreAct-ResNet18, the paper's model; the only one whose width can be set (default 64)",
+    "preact_resnet18": "PreAct-ResNet18, the paper's model; any width (default 64)",
+    "encoder_resnet18": "ResNet-18 as an encoder under BadEncoder's downstream head; any width (default 64)",
     "resnet18": "ResNet-18 of torchvision with a small-image stem",
     "resnet34": "ResNet-34 of torchvision with a small-image stem",
     "vgg19_bn": "VGG-19 with BatchNorm and one linear layer; 16 pixels or more",
@@ -20,6 +21,7 @@ MODELS: dict[str, str] = {
 }
 
 DEFAULT_WIDTH = 64
+_WIDTHS = ("preact_resnet18", "encoder_resnet18")  # whose width can be set
 _MIN_SIZE = {"vgg19_bn": 16}  # others: 8, below which their three halvings leave no map
 _DEFAULT_MIN_SIZE = 8
 
@@ -43,7 +45,8 @@ def build_model(
     Args:
         name: a key of ``MODELS``.
         num_classes: outputs of the head, 2 or more.
-        width: channels of the first stage, 1 or more, for ``preact_resnet18`` (default 64); None for the others.
+        width: channels of the first stage, 1 or more, for ``preact_resnet18`` and
+            ``encoder_resnet18`` (default 64); None for the others.
         image_size: side of the square images in pixels. The models are fully convolutional, so it only decides whether
             the name is allowed: 8 or more, ``vgg19_bn`` 16 or more. The last maps have ``image_size / 8`` positions a
             side (VGG ``/ 16``); where that is 1, batches of one image cannot be trained through BatchNorm.
@@ -76,8 +79,8 @@ def _check(
         raise ModelError(f"model: unknown name {name!r}; {hint}known: {', '.join(MODELS)}")
     if num_classes < 2:
         raise ModelError(f"num_classes: must be 2 or more, got {num_classes}")
-    if width is not None and name != "preact_resnet18":
-        raise ModelError(f"width: {name} has a fixed width, got {width}; leave it out, or use preact_resnet18")
+    if width is not None and name not in _WIDTHS:
+        raise ModelError(f"width: {name} has a fixed width, got {width}; leave it out, or use {' or '.join(_WIDTHS)}")
     if width is not None and width < 1:
         raise ModelError(f"width: must be 1 or more, got {width}")
     smallest = _MIN_SIZE.get(name, _DEFAULT_MIN_SIZE)
@@ -92,6 +95,10 @@ def _build(name: str, num_classes: int, width: int | None, mean: Sequence[float]
         from trainables.models.preact_resnet import preact_resnet18
 
         return preact_resnet18(num_classes, DEFAULT_WIDTH if width is None else width, mean, std)
+    if name == "encoder_resnet18":
+        from trainables.models.encoder import encoder_resnet18  # here, as below
+
+        return encoder_resnet18(num_classes, DEFAULT_WIDTH if width is None else width, mean, std)
     from trainables.models import torchvision_families  # here: torchvision takes a second to import
 
     # The functions there carry the registered names; a test builds every one of them.
