@@ -19,7 +19,7 @@ from trainables.trainer import Trainer
 ScenarioName = Literal["standalone", "new_head", "encoder"]
 
 # How a new head is trained on the whole data set, with the rest of the model fixed: what a user has who does no more.
-PROBE = TrainingRecipe(epochs=50, batch_size=256, lr=1e-3, optimizer="adam", weight_decay=0.0)
+PROBE = TrainingRecipe(epochs=100, batch_size=64, lr=0.02, optimizer="adam", weight_decay=0.0)
 
 
 def check_scenario(scenario: ScenarioName, attack: Attack, dataset: Dataset, upstream: Dataset | None) -> None:
