@@ -21,9 +21,10 @@ import torch
 
 import search_spaces
 from benchmarks.common import RESULTS, machine, record
+from trainables.data import DataSource
 from trainables.recipes import TrainingRecipe
 from trainables.store import Store
-from trainables.trial import Cell, DataSource, Workbench
+from trainables.trial import Cell, Workbench
 from trainables.victims import VictimSpec
 
 NAME = "real_images"

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 from study.driver import Driver
 from study.folder import LEDGER_FILE, REPORT_FILE, check_folder, check_store, driving
 from study.ledger import Ledger
-from study.plan import Job, Plan, Slots, check_plan, count_slots, make_plan
+from study.plan import Job, Plan, Slots, check_plan, count_slots, load_data, make_plan
 from study.progress import Progress
 from study.report import write_report
 from study.scratch import scratch_folder
 from study.search import OptunaSearch, open_storage
 from study.settings import SpecError
 from study.spec import StudySpec
-from trainables.data import load_dataset
 from trainables.store import default_store
 
 if TYPE_CHECKING:
@@ -60,8 +59,8 @@ def run_study(spec: StudySpec, directory: Path, *, address: str | None = None) -
         SpecError, SettingError, DataError: bad input, before anything is written.
     """
     plan = make_plan(spec)
-    dataset = load_dataset(spec.dataset, image_size=spec.image_size, root=spec.data_root, download=spec.download)
-    check_plan(plan, dataset)
+    dataset, upstream = load_data(spec)
+    check_plan(plan, dataset, upstream)
     check_folder(directory, spec)
     store = (spec.store or default_store()).expanduser().resolve()
     check_store(store)

@@ -9,13 +9,12 @@ from pathlib import Path
 import search_spaces
 from study.folder import LEDGER_FILE, stored_spec
 from study.ledger import Ledger
-from study.plan import check_plan, estimate_cost, make_plan
+from study.plan import check_plan, estimate_cost, load_data, make_plan
 from study.progress import describe, duration
 from study.settings import read_yaml_mapping
 from study.spec import StudySpec, recipe_names, recipe_path
 from study.tables import front_summary
 from trainables.attacks.base import ATTACKS
-from trainables.data import load_dataset
 from trainables.defenses.base import DEFENSES
 from trainables.models import MODELS
 from trainables.sources import SOURCES
@@ -52,9 +51,9 @@ def listing(what: str) -> list[tuple[str, str]]:
 def plan_summary(spec: StudySpec) -> str:
     """What a study would do: victims, trials, cost in E (one epoch of training on the whole training set)."""
     plan = make_plan(spec)
-    dataset = load_dataset(spec.dataset, image_size=spec.image_size, root=spec.data_root, download=spec.download)
-    check_plan(plan, dataset)
-    cost = estimate_cost(plan, dataset)
+    dataset, upstream = load_data(spec)
+    check_plan(plan, dataset, upstream)
+    cost = estimate_cost(plan, dataset, upstream)
     searched = sum(len(search.cells) for search in plan.searches) * spec.search.trials
     cpus = os.cpu_count() or 1
     lines = [

@@ -13,14 +13,25 @@ from search_spaces import Space
 from study.cost import epochs
 from study.settings import SpecError
 from study.spec import StudySpec
-from trainables.data import Dataset, split_clean
+from trainables.attacks.base import ATTACKS
+from trainables.data import Dataset, DataSource, load_dataset, split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
 from trainables.models import build_model
-from trainables.trial import Cell, DataSource
+from trainables.scenarios import ScenarioName
+from trainables.trial import Cell
 from trainables.victims import VictimSpec, attacker_indices, check_victim
 
 # Until fractions are measured per study: four small-image trials share a card well below its memory.
 AUTO_GPU_FRACTION = 0.25
+
+
+# Half of the data for each side makes a standalone victim like any other.
+VICTIM_SCENARIOS: dict[str, ScenarioName] = {
+    "standalone": "standalone",
+    "same-label": "standalone",
+    "new-head": "new_head",
+    "encoder": "encoder",
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class Job:
 
     Args:
         trial: id of the setting within the study (``badnets/super_ft/0007``); several cells may share it.
-        role: ``search`` or ``baseline``.
+        role: ``search``, ``baseline``, or ``control``: a baseline on the clean model.
         cell: position in the plan's cells.
         settings: of the defense, complete enough to rebuild it.
         published: whether they are exactly the published point.
@@ -84,15 +95,24 @@ class Plan:
         found: dict[str, Cell] = {}
         for cell in self.cells:
             for spec in (cell.victim.control(), cell.victim):
-                found.setdefault(repr(spec), dataclasses.replace(cell, victim=spec))
+                found.setdefault(repr(spec), dataclasses.replace(cell, victim=spec, control=False))
         return sorted(found.values(), key=lambda cell: cell.victim != cell.victim.control())
 
 
 def make_plan(spec: StudySpec) -> Plan:
     """The cells, baselines and searches of a spec. Reads no data."""
     cells: list[Cell] = []
+    scenario = spec.scenario
+    fraction, source, reserved = spec.clean_fraction, spec.clean_source, None
+    if scenario.type == "same-label":
+        fraction, source, reserved = 0.5 * spec.clean_fraction, "heldout", 0.5
+    elif source == "heldout":
+        reserved = fraction
+    upstream = None
+    if scenario.upstream is not None:
+        upstream = DataSource(scenario.upstream, spec.image_size, spec.data_root, spec.download)
 
-    def cell_of(attack: str, defense: str, seed: int) -> int:
+    def cell_of(attack: str, defense: str, seed: int, control: bool = False) -> int:
         victim = VictimSpec(
             attack=attack,
             attack_settings=spec.attack_settings(attack),
@@ -101,10 +121,12 @@ def make_plan(spec: StudySpec) -> Plan:
             recipe=spec.recipe(),
             seed=seed,
             precision=spec.precision,
-            reserved_fraction=spec.clean_fraction if spec.clean_source == "heldout" else None,
+            reserved_fraction=reserved,
+            scenario=VICTIM_SCENARIOS[scenario.type],
         )
         data = DataSource(spec.dataset, spec.image_size, spec.data_root, spec.download)
-        cells.append(Cell(data, victim, defense, spec.clean_fraction, spec.clean_source))
+        fresh_head = scenario.has_upstream and scenario.head == "fresh"
+        cells.append(Cell(data, victim, defense, fraction, source, upstream, fresh_head, control))
         return len(cells) - 1
 
     baselines = []
@@ -115,6 +137,9 @@ def make_plan(spec: StudySpec) -> Plan:
                 cell = cell_of(attack, defense, seed)
                 published = is_published(defense, settings)
                 baselines.append(Job(f"{attack}/{defense}/baseline", "baseline", cell, settings, published))
+                if scenario.has_upstream and scenario.controls and ATTACKS.get(attack).implants_backdoor:
+                    cell = cell_of(attack, defense, seed, control=True)
+                    baselines.append(Job(f"{attack}/{defense}/control", "control", cell, settings, published))
     searches = []
     groups: list[tuple[str, list[str]]] = [(attack, [attack]) for attack in spec.attacks]
     if spec.search.per == "all":
@@ -146,13 +171,22 @@ def _equal(value: Any, published: Any) -> bool:
     return bool(value == published)
 
 
-def check_plan(plan: Plan, dataset: Dataset) -> None:
+def load_data(spec: StudySpec) -> tuple[Dataset, Dataset | None]:
+    """The user's data set and, where the scenario has one, the attacker's (DataError)."""
+
+    def load(name: str) -> Dataset:
+        return load_dataset(name, image_size=spec.image_size, root=spec.data_root, download=spec.download)
+
+    return load(spec.dataset), None if spec.scenario.upstream is None else load(spec.scenario.upstream)
+
+
+def check_plan(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) -> None:
     """Refuse, before any work, what does not fit the data (SettingError, DataError, ModelError)."""
     model = build_model(
         plan.spec.model, num_classes=dataset.num_classes, width=plan.spec.width, image_size=dataset.image_size
     )
     for cell in plan.victims():
-        check_victim(cell.victim, dataset)
+        check_victim(cell.victim, dataset, upstream)
     trials = [(job.cell, job.settings) for job in plan.baselines]
     trials += [(cell, search.settings(search.paper_params())) for search in plan.searches for cell in search.cells]
     for index, settings in trials:
@@ -184,7 +218,7 @@ class Cost:
         return self.victims + self.baselines + self.searches
 
 
-def estimate_cost(plan: Plan, dataset: Dataset) -> Cost:
+def estimate_cost(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) -> Cost:
     """Work in E; a searched setting is taken to cost what the published one does, a search at most its budget."""
 
     def cell_cost(cell: Cell, settings: Mapping[str, Any]) -> float:
@@ -194,9 +228,9 @@ def estimate_cost(plan: Plan, dataset: Dataset) -> Cost:
         return float(epochs(work.forward_samples, work.backward_samples, work.input_backward_samples, n_train))
 
     def victim_cost(victim: VictimSpec) -> float:
-        n_train = len(attacker_indices(victim, dataset))
-        steps = victim.recipe.steps(n_train)
-        return steps * min(victim.recipe.batch_size, n_train) / n_train
+        unit = len(attacker_indices(victim, dataset))
+        n_train = unit if upstream is None else len(upstream.train)
+        return victim.recipe.steps(n_train) * min(victim.recipe.batch_size, n_train) / unit
 
     baselines = sum(cell_cost(plan.cells[job.cell], job.settings) for job in plan.baselines)
     budget = plan.spec.search.budget_epochs

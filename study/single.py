@@ -10,10 +10,9 @@ from typing import Any
 import torch
 
 from study.folder import check_store
-from study.plan import check_plan, is_published, make_plan
+from study.plan import check_plan, is_published, load_data, make_plan
 from study.settings import SpecError, merge_assignments
 from study.spec import StudySpec, make_spec
-from trainables.data import load_dataset
 from trainables.defenses.base import DEFENSES
 from trainables.store import Store, default_store
 from trainables.trial import Workbench
@@ -55,8 +54,8 @@ def run_single(
             raise SpecError(f"--set {key}: a trial is one combination; use --attack, --defense, --dataset and --seed")
     spec = make_spec(merged)
     plan = make_plan(spec)
-    data = load_dataset(spec.dataset, image_size=spec.image_size, root=spec.data_root, download=spec.download)
-    check_plan(plan, data)
+    data, upstream = load_data(spec)
+    check_plan(plan, data, upstream)
     job = plan.baselines[0]
     place, root = pick_device(device), (spec.store or default_store()).expanduser()
     check_store(root)

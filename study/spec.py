@@ -26,6 +26,10 @@ from trainables.victims import CLEAN_SOURCES
 SMALL = {"digits": {"width": 8, "recipe": "quick"}}
 DEFAULT_RECIPE = "bb"
 
+# Models whose width is a setting, the default first; the one that an encoder scenario takes by default.
+WIDE_MODELS = ("preact_resnet18", "encoder_resnet18")
+ENCODER_MODEL = "encoder_resnet18"
+
 SAMPLERS = ("tpe", "nsga2", "gp", "random")
 
 # A study folder may be continued under other values of these.
@@ -113,6 +117,38 @@ class Resources(_Part):
         return value
 
 
+class ScenarioSpec(_Part):
+    """What ``dataset``, the user's, is to the attacker (Sha et al., section 4).
+
+    ``standalone``: the task that was attacked. ``same-label``: the same task, but half of every class belongs to the
+    attacker and half to the user, who takes ``clean_fraction`` of his. ``new-head``: ``upstream`` was attacked, and the
+    user puts a new head on the model. ``encoder``: an encoder was attacked that was trained on ``upstream``.
+    ``head``: ``fresh``: defenders with clean data train a new head themselves; ``probe``: they get the one that was
+    trained on the fixed model, as everybody without data does. ``controls``: run every baseline also on a clean model
+    under the same trigger: what a new task does to a model by itself is no merit of a defense.
+    """
+
+    type: Literal["standalone", "same-label", "new-head", "encoder"] = "standalone"
+    upstream: str | None = None
+    head: Literal["fresh", "probe"] = "fresh"
+    controls: bool = True
+
+    @model_validator(mode="after")
+    def _upstream_where_there_is_one(self) -> ScenarioSpec:
+        if self.has_upstream and self.upstream is None:
+            raise ValueError(f"type {self.type} needs scenario.upstream, the data set of the attacker")
+        if not self.has_upstream:
+            for key in ("upstream", "head", "controls"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} has no meaning in type {self.type}; leave it out")
+        return self
+
+    @property
+    def has_upstream(self) -> bool:
+        """Whether the attacker had another data set than the user."""
+        return self.type in ("new-head", "encoder")
+
+
 class StudySpec(_Part):
     """A study. Settings of a method: ``attack.NAME.key``, ``defense.NAME.key``."""
 
@@ -131,6 +167,7 @@ class StudySpec(_Part):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     search: SearchSpec = SearchSpec()
     victim: VictimPart = VictimPart()
+    scenario: ScenarioSpec = ScenarioSpec()
     clean_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     clean_source: str = "overlap"
     precision: Precision = "auto"
@@ -166,7 +203,10 @@ class StudySpec(_Part):
         if not isinstance(data, dict):
             return data
         filled, small = dict(data), SMALL.get(str(data.get("dataset", "digits")), {})
-        if filled.get("width") is None and filled.get("model", "preact_resnet18") == "preact_resnet18":
+        scenario = filled.get("scenario")
+        if isinstance(scenario, dict) and scenario.get("type") == "encoder":
+            filled.setdefault("model", ENCODER_MODEL)
+        if filled.get("width") is None and filled.get("model", WIDE_MODELS[0]) in WIDE_MODELS:
             filled["width"] = small.get("width", 64)
         victim = filled.get("victim")
         if victim is None or isinstance(victim, dict):
@@ -192,6 +232,11 @@ class StudySpec(_Part):
             self.defense_settings(name)
         for name in self.search.ranges:
             self._try_ranges(name)
+        if self.scenario.type == "same-label" and self.clean_source != "overlap":
+            raise ValueError(
+                f"clean_source {self.clean_source} does not fit scenario same-label, where the user's images are never "
+                "the attacker's; leave it out"
+            )
         return self
 
     def recipe(self) -> TrainingRecipe:

@@ -12,12 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from study.plan import check_plan, make_plan
+from study.plan import check_plan, load_data, make_plan
 from study.settings import SpecError, merge_assignments
 from study.single import pick_device
 from study.spec import StudySpec, make_spec
 from trainables.attacks.base import ATTACKS, Attack, Trigger, stamp
-from trainables.data import Dataset, load_dataset
+from trainables.data import Dataset
 from trainables.store import Store, default_store
 from trainables.trial import Workbench
 
@@ -68,8 +68,8 @@ def write_trigger_picture(
             raise SpecError(f"--set {key}: a picture is of one attack; name it, and use --dataset and --seed")
     spec = make_spec(merged)
     plan = make_plan(spec)
-    data = load_dataset(spec.dataset, image_size=spec.image_size, root=spec.data_root, download=spec.download)
-    check_plan(plan, data)
+    data, upstream = load_data(spec)
+    check_plan(plan, data, upstream)
     victim_spec = plan.cells[0].victim
     instance = victim_spec.make_attack()
     trigger = instance.preview_trigger(data.image_size, seed)

@@ -103,6 +103,16 @@ class Dataset:
         return self.train.image_size
 
 
+@dataclass(frozen=True)
+class DataSource:
+    """Where images come from; see `load_dataset`."""
+
+    name: str
+    image_size: int | None = None
+    root: Path | None = None
+    download: bool = False
+
+
 def fingerprint_of(train: ImageSet, test: ImageSet) -> str:
     """Hex digest over the pixels and labels of both sets; the same data under another path has the same one."""
     digest = hashlib.blake2b(digest_size=16)

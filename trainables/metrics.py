@@ -85,13 +85,22 @@ class Rates:
 class Evaluation:
     """A model's rates on the full test set, on the search half and on the report half.
 
-    ``false_target_rate`` is the share of *untriggered* non-target images sent to the target: the natural floor of ASR.
+    Args:
+        full, search, report: the parts.
+        false_target_rate: share of *untriggered* non-target images sent to the target: the natural floor of ASR.
+        asr_max: greatest share, over classes c, of triggered images not of class c that are predicted as c: after a
+            change of the head a trigger may lead to another class than the attacker's.
+        accuracy_by_class: per true class of the clean test images, (K,); None for a class without an image.
+        asr_by_class: per true class of the triggered ones, likewise.
     """
 
     full: Rates
     search: Rates
     report: Rates
     false_target_rate: float
+    asr_max: float = 0.0
+    accuracy_by_class: tuple[float | None, ...] = ()
+    asr_by_class: tuple[float | None, ...] = ()
 
 
 def report_half(n: int) -> Tensor:
@@ -147,6 +156,9 @@ def evaluate(
     test_labels, labels = test.labels.cpu(), triggered.labels.cpu()
     targets, sources = triggered.targets.cpu(), triggered.sources.cpu()
     in_report = report_half(len(test))
+    # Predictions too: a head may have classes that no test image belongs to.
+    seen = (clean_predictions, triggered_predictions, test_labels, labels, targets)
+    classes = 1 + max(int(values.max()) for values in seen)
 
     def part(mask: Tensor) -> Rates:
         chosen = mask[sources]
@@ -159,4 +171,19 @@ def evaluate(
         search=part(~in_report),
         report=part(in_report),
         false_target_rate=int((clean_predictions[sources] == targets).sum()) / len(sources),
+        asr_max=_asr_max(triggered_predictions, labels, classes),
+        accuracy_by_class=_share_by_class(clean_predictions == test_labels, test_labels, classes),
+        asr_by_class=_share_by_class(triggered_predictions == targets, labels, classes),
     )
+
+
+def _asr_max(predictions: Tensor, labels: Tensor, classes: int) -> float:
+    sent = torch.bincount(predictions[predictions != labels], minlength=classes)
+    others = len(labels) - torch.bincount(labels, minlength=classes)
+    return float((sent / others.clamp(min=1)).max())
+
+
+def _share_by_class(hits: Tensor, labels: Tensor, classes: int) -> tuple[float | None, ...]:
+    count = torch.bincount(labels, minlength=classes)
+    hit = torch.bincount(labels[hits], minlength=classes)
+    return tuple(int(k) / int(n) if n else None for k, n in zip(hit, count, strict=True))

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from trainables import metrics, training
-from trainables.data import ImageSet, to_float
+from trainables.data import FeatureSet, ImageSet, to_float
 from trainables.memo import Memo
-from trainables.models.classifier import Classifier
+from trainables.models.classifier import Classifier, Head
 from trainables.recipes import TrainingRecipe
 from trainables.seeding import generator_for
 from trainables.store import Artifact, content_key
@@ -100,16 +100,43 @@ class Trainer:
         predictions = metrics.predict(model, data.images, precision=self.precision, counters=self.counters)
         return float((predictions == data.labels).double().mean())
 
-    @torch.no_grad()
     def features(self, model: Classifier, images: Tensor, batch_size: int = 1024) -> Tensor:
         """Penultimate features, float32 (N, D), of uint8 images; eval mode, no augmentation, counted."""
+        return self._vectors(model, model.features, images, batch_size)
+
+    def embeddings(self, model: Classifier, images: Tensor, batch_size: int = 1024) -> Tensor:
+        """Like `features`, but what the encoder gives to the head."""
+        return self._vectors(model, model.embed, images, batch_size)
+
+    @torch.no_grad()
+    def _vectors(
+        self, model: Classifier, function: Callable[[Tensor], Tensor], images: Tensor, batch_size: int
+    ) -> Tensor:
         model.eval()
         parts = []
         with training.autocast(images.device, self.precision):
             for batch in images.split(batch_size):
-                parts.append(model.features(to_float(batch)).float())
+                parts.append(function(to_float(batch)).float())
                 self.counters.forward_samples += len(batch)
         return torch.cat(parts)
+
+    def fit_head(self, model: Classifier, data: ImageSet, *, purpose: str = "fit", **settings: Any) -> History:
+        """Train the head alone, on vectors that are computed once, without augmentation; the encoder stays as it is.
+
+        The head's own steps cost next to nothing: only the encoder's forward pass is counted.
+        """
+        vectors, head_only = FeatureSet(self.embeddings(model, data.images), data.labels), Counters()
+        history = training.fit(
+            Head(model),
+            vectors,
+            generator=self.generator("batches", purpose),
+            precision="float32",
+            counters=head_only,
+            **settings,
+        )
+        self.counters.steps += head_only.steps
+        model.eval()
+        return history
 
     def remember(
         self, what: str, identity: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from trainables.attacks.base import ATTACKS
-from trainables.data import DataError, Dataset, load_dataset
+from trainables.data import DataError, Dataset, DataSource, load_dataset
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData
 from trainables.detection import detection_columns
 from trainables.memo import Memo
@@ -30,16 +29,6 @@ MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
 
 
 @dataclass(frozen=True)
-class DataSource:
-    """Where a trial's images come from; see `data.load_dataset`."""
-
-    name: str
-    image_size: int | None = None
-    root: Path | None = None
-    download: bool = False
-
-
-@dataclass(frozen=True)
 class Cell:
     """An attack + defense combination on a data set, model and seed: a trial without the defense's settings.
 
@@ -49,6 +38,10 @@ class Cell:
         defense: registered name.
         clean_fraction: share of every class that the defender holds, in (0, 1].
         clean_source: ``overlap``, ``unpoisoned`` or ``heldout``, see `victims.Victim.clean_split`.
+        upstream: the attacker's data, where the victim's scenario has one beside the user's (``data``).
+        fresh_head: defenders with clean data get the model with its head initialised anew and train it themselves;
+            without data nobody can, so the others get the head that was trained on all of the user's data.
+        control: the clean model takes the victim's place, under the victim's trigger.
     """
 
     data: DataSource
@@ -56,6 +49,9 @@ class Cell:
     defense: str
     clean_fraction: float = 1.0
     clean_source: str = "overlap"
+    upstream: DataSource | None = None
+    fresh_head: bool = False
+    control: bool = False
 
     @property
     def seed(self) -> int:
@@ -70,6 +66,8 @@ class TrialResult:
     defaults included, as JSON. Metrics are fractions on the full test set (no suffix), its search half and its report
     half; ``*_before`` are the victim's own. They are None only for a failed trial. ``detection`` holds the columns of
     `detection.detection_columns`, for defenses that detect.
+
+    ``by_class``: accuracy and ASR per true class, as JSON lists.
 
     ``*_samples`` is the work of this trial. What it found ready made by an earlier trial (flag ``WHAT_reused``) costs
     nothing again; the work it once took is in ``reused_*_samples``, so that the cost of a setting alone is their sum.
@@ -100,21 +98,24 @@ class TrialResult:
     train_size: int = 0
     device: str = ""
     versions: str = ""
+    scenario: str = ""
     victim: str = ""
     started: str = ""
     flags: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     detection: dict[str, Any] = field(default_factory=dict)
+    by_class: dict[str, str] = field(default_factory=dict)
     error: str | None = None
 
     def row(self, **extra: Any) -> dict[str, Any]:
         """Flat and JSON-able; ``extra`` are columns that the caller knows (study, trial, role)."""
         row: dict[str, Any] = {**extra}
         for item in dataclasses.fields(self):
-            if item.name not in ("settings", "metrics", "notes", "detection"):
+            if item.name not in ("settings", "metrics", "notes", "detection", "by_class"):
                 row[item.name] = getattr(self, item.name)
         row.update(self.metrics)
         row.update(self.detection)
+        row.update(self.by_class)
         row.update({f"param.{key}": value for key, value in self.settings.items()})
         row.update({f"note.{key}": value for key, value in self.notes.items()})
         return row
@@ -136,23 +137,40 @@ class Workbench:
 
     def __init__(self, store: Store, device: torch.device, keep: int = 16) -> None:
         self.store, self.device, self.keep = store, device, keep
-        self._victims: dict[str, Victim] = {}
+        self._victims: dict[tuple[str, bool], Victim] = {}
         self.memo = Memo(store.derived())
 
     def dataset(self, data: DataSource) -> Dataset:
         """The data set, on the CPU, loaded once per process."""
         return _load(data)
 
+    def upstream(self, cell: Cell) -> Dataset | None:
+        """The attacker's data set, where it is not the user's."""
+        return None if cell.upstream is None else _load(cell.upstream)
+
+    def victim_name(self, cell: Cell) -> str:
+        """Name of the cell's victim in the store."""
+        return cell.victim.name(self.dataset(cell.data), self.upstream(cell))
+
     def victim(self, cell: Cell) -> Victim:
         """The cell's victim: kept, from the store, or trained now."""
-        dataset = self.dataset(cell.data)
-        name = cell.victim.name(dataset)
-        if name not in self._victims:
-            victim = obtain_victim(cell.victim, dataset, self.store, self.device)
+        key = (self.victim_name(cell), cell.control)
+        if key not in self._victims:
+            victim = self._obtain(cell)
             while len(self._victims) >= self.keep:
                 self._victims.pop(next(iter(self._victims)))
-            self._victims[name] = victim
-        return self._victims[name]
+            self._victims[key] = victim
+        return self._victims[key]
+
+    def _obtain(self, cell: Cell) -> Victim:
+        dataset, upstream = self.dataset(cell.data), self.upstream(cell)
+        victim = obtain_victim(cell.victim, dataset, self.store, self.device, upstream)
+        if not cell.control:
+            return victim
+        clean = obtain_victim(cell.victim.control(), dataset, self.store, self.device, upstream)
+        model = copy.deepcopy(clean.model).to(self.device)
+        test, triggered = dataset.test.to(self.device), victim.triggered.to(self.device)
+        return victim.as_control(clean, evaluate(model, test, triggered, precision=cell.victim.precision))
 
     def run(self, cell: Cell, settings: Mapping[str, Any]) -> TrialResult:
         """`run_trial` with this bench's data set, victim and device."""
@@ -222,6 +240,7 @@ def run_trial(
         train_size=len(victim.attacker_indices),
         device=describe_device(device),
         versions=versions(),
+        scenario=cell.victim.scenario,
         victim=victim.name,
         started=started.isoformat(timespec="seconds"),
     )
@@ -231,6 +250,8 @@ def run_trial(
     if memo is not None:
         trainer.memo, trainer.task = memo, _task(cell, defense, victim)
     model = copy.deepcopy(victim.model).to(device)
+    if cell.fresh_head and defense.owns is CleanData:
+        model.reset_head(trainer.generator("weights", "fresh-head"))
     assets = assets_for(defense, cell, dataset, victim, device)
     ready = clock()
     result.seconds_setup = ready - begin
@@ -263,6 +284,11 @@ def run_trial(
     if result.status == "ok" and not victim.implanted:
         result.status = "backdoor_not_implanted"
     result.metrics = _metrics(evaluation, victim)
+    if evaluation is not None:
+        result.by_class = {
+            "accuracy_by_class": _json_shares(evaluation.accuracy_by_class),
+            "asr_by_class": _json_shares(evaluation.asr_by_class),
+        }
     if evaluation is not None and evaluation.full.clean_accuracy <= 2.0 / dataset.num_classes:
         result.flags.append("collapsed")  # a constant predictor's ASR is 0 or 1 by accident
     result.flags += sorted({f"{name.rpartition('-')[0]}_reused" for name in trainer.reused})
@@ -283,7 +309,7 @@ def _task(cell: Cell, defense: Defense, victim: Victim) -> str:
 
     The victim's facts are in it because a victim that was trained again, after damage, may differ in its last bits.
     """
-    held = [cell.clean_fraction, cell.clean_source] if defense.owns is CleanData else []
+    held = [cell.clean_fraction, cell.clean_source, cell.fresh_head] if defense.owns is CleanData else []
     return content_key({"victim": victim.name, "facts": victim.facts, "seed": cell.seed, "held": held})
 
 
@@ -300,8 +326,14 @@ def _metrics(evaluation: Evaluation | None, victim: Victim) -> dict[str, float |
     for measure in MEASURES:
         found[f"{measure}_before"] = getattr(before.full, measure)
         found[f"{measure}_before_report"] = getattr(before.report, measure)
+    found["asr_max"] = 1.0 if evaluation is None else evaluation.asr_max
+    found["asr_max_before"], found["asr_including_target_before"] = before.asr_max, victim.asr_including_target
     found["asr_base"] = victim.asr_base
     found["false_target_rate"] = None if evaluation is None else evaluation.false_target_rate
     found["n_clean"], found["n_triggered"] = before.full.n_clean, before.full.n_triggered
     found["n_clean_report"], found["n_triggered_report"] = before.report.n_clean, before.report.n_triggered
     return found
+
+
+def _json_shares(shares: tuple[float | None, ...]) -> str:
+    return json.dumps([None if share is None else round(share, 4) for share in shares])

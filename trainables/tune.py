@@ -56,7 +56,7 @@ def train_victim(cell: Cell, store: str, cpus: int) -> dict[str, Any]:
     place, notes = bench(store, cpus), _Notes()
     logger = logging.getLogger("superft.store")
     logger.addHandler(notes)
-    found = place.store.path(cell.victim.name(place.dataset(cell.data))).is_dir()
+    found = place.store.path(place.victim_name(cell)).is_dir()
     try:
         victim = place.victim(cell)
     finally:

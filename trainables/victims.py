@@ -14,21 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import ATTACKS, Attack, Kind, PoisonedSamples, Trigger, rebuild_trigger
+from trainables.attacks.base import (
+    ATTACKS,
+    Attack,
+    Implanted,
+    Kind,
+    PoisonedSamples,
+    Trigger,
+    rebuild_trigger,
+    stamp,
+)
 from trainables.data import CleanSplit, DataError, Dataset, ImageSet, split_clean
 from trainables.memo import Memo
-from trainables.metrics import Evaluation, Rates, TriggeredSet, evaluate, report_half
+from trainables.metrics import Evaluation, Rates, TriggeredSet, evaluate, predict, report_half
 from trainables.models import build_model
 from trainables.models.classifier import Classifier
 from trainables.provenance import describe_device, versions
 from trainables.recipes import TrainingRecipe
+from trainables.scenarios import PROBE, ScenarioName, check_scenario, take_over
 from trainables.store import Artifact, DamagedArtifactError, Store, content_key
 from trainables.trainer import Trainer
 
 log = logging.getLogger("superft.victims")
 
 # Part of every key: raise it when a change makes stored victims wrong.
-SCHEMA = 1
+SCHEMA = 2
 # An attack that stays below these is no backdoor to be removed (TrojanZoo's rule for the accuracy).
 IMPLANTED_ASR = 0.5
 IMPLANTED_ACCURACY_DROP = 0.05
@@ -48,6 +58,9 @@ class VictimSpec:
         seed: of poisoning, initialisation and training.
         precision: of the arithmetic, see `training.autocast`.
         reserved_fraction: share of every class kept from the attacker for the defender (``clean_source=heldout``).
+        scenario: what the user's data set is to the attacker. ``standalone``: the task that was attacked. ``new_head``:
+            another one; the user puts a new head on the model (transfer). ``encoder``: another one; the attacker
+            released an encoder, trained without labels. The last two need an upstream data set.
     """
 
     attack: str
@@ -58,6 +71,7 @@ class VictimSpec:
     width: int | None = None
     precision: str = "auto"
     reserved_fraction: float | None = None
+    scenario: ScenarioName = "standalone"
 
     def make_attack(self) -> Attack:
         return ATTACKS.create(self.attack, self.attack_settings)
@@ -69,19 +83,29 @@ class VictimSpec:
         name, settings = self.make_attack().control()
         return dataclasses.replace(self, attack=name, attack_settings=settings)
 
-    def name(self, dataset: Dataset) -> str:
+    def name(self, dataset: Dataset, upstream: Dataset | None = None) -> str:
         """Readable prefix and content key: the artifact's name in the store."""
-        identity = {"schema": SCHEMA, **self.make_attack().identity(), **self._conditions(dataset)}
+        identity = {"schema": SCHEMA, **self.make_attack().identity(), **self._conditions(dataset, upstream)}
         prefix = "".join(letter if letter.isalnum() else "-" for letter in dataset.name.rsplit("/", 1)[-1])[:24]
         return f"{self.attack}-{prefix}-{self.model}-seed{self.seed}-{content_key(identity)}"
 
-    def task(self, dataset: Dataset) -> str:
+    def task(self, dataset: Dataset, upstream: Dataset | None = None) -> str:
         """Key of all that attacks on the same task have in common: what they make may be shared under it."""
-        return content_key(self._conditions(dataset))
+        return content_key(self._conditions(dataset, upstream))
 
-    def _conditions(self, dataset: Dataset) -> dict[str, Any]:
+    def _conditions(self, dataset: Dataset, upstream: Dataset | None) -> dict[str, Any]:
         """All that decides a victim beside its attack, JSON-able."""
+        before: dict[str, Any] = {}
+        if upstream is not None:
+            before = {
+                "scenario": self.scenario,
+                "upstream": upstream.fingerprint,
+                "upstream_mean": upstream.mean,
+                "upstream_std": upstream.std,
+                "probe": dataclasses.asdict(PROBE) if self.scenario == "new_head" else None,
+            }
         return {
+            **before,
             "data": dataset.fingerprint,
             "classes": dataset.num_classes,
             "model": self.model,
@@ -106,10 +130,13 @@ class Victim:
         model: on the CPU, in eval mode.
         trigger: rebuildable anywhere.
         poisoned: what differs from the attacker's clean training set.
-        attacker_indices: the attacker's training set within the data set's, int64.
+        attacker_indices: the attacker's training set within the data set's, int64; all of it where the attacker had
+            another data set.
         triggered: the stored triggered test set.
         evaluation: of this model, before any defense.
         asr_base: success of the trigger on a clean model; None for the control itself.
+        asr_including_target: success when test images that already have the target label are counted too; higher, and
+            not to be mixed with ASR. Some papers report this one.
         clean_model_accuracy: of the control.
         facts: provenance: versions, device, seconds, counters.
     """
@@ -124,17 +151,40 @@ class Victim:
     evaluation: Evaluation
     asr_base: float | None
     clean_model_accuracy: float | None
+    asr_including_target: float
     facts: dict[str, Any]
+    is_control: bool = False
 
     @property
     def implanted(self) -> bool:
-        """Whether there is a backdoor to remove: it works, and the model is about as good as a clean one."""
+        """Whether there was a backdoor to remove: it works, and the model is about as good as a clean one.
+
+        Of a model that was taken over for another task it is asked on the attacker's own task: whether the backdoor
+        survives the new head is a result.
+        """
+        if self.facts["upstream"] is not None and "implanted" in self.facts["upstream"]:
+            return bool(self.facts["upstream"]["implanted"])
         attack = ATTACKS.get(self.spec.attack)
-        if not (attack.implants_backdoor and attack.must_work):
+        if self.is_control or not (attack.implants_backdoor and attack.must_work):
             return True
         reference = self.clean_model_accuracy if self.clean_model_accuracy is not None else 0.0
         rates = self.evaluation.full
         return rates.asr >= IMPLANTED_ASR and rates.clean_accuracy >= reference - IMPLANTED_ACCURACY_DROP
+
+    def as_control(self, clean: Victim, evaluation: Evaluation) -> Victim:
+        """The clean model in this victim's place: what a defense does to it under the same trigger.
+
+        Args:
+            evaluation: of ``clean``, on this victim's triggered test set.
+        """
+        return dataclasses.replace(
+            self,
+            name=f"{clean.name} under {self.name}",
+            model=clean.model,
+            poisoned=clean.poisoned,
+            evaluation=evaluation,
+            is_control=True,
+        )
 
     def poisoned_training_set(self, dataset: Dataset) -> ImageSet:
         """The training set as the attacker releases it."""
@@ -214,10 +264,21 @@ def attacker_indices(spec: VictimSpec, dataset: Dataset) -> Tensor:
     return indices
 
 
-def check_victim(spec: VictimSpec, dataset: Dataset) -> None:
-    """Refuse a victim that cannot be made of this data set, before any work (SettingError, DataError)."""
-    indices, attack = attacker_indices(spec, dataset), spec.make_attack()
-    attack.check(dataset.train.labels[indices], dataset.num_classes, dataset.image_size)
+def check_victim(spec: VictimSpec, dataset: Dataset, upstream: Dataset | None = None) -> None:
+    """Refuse a victim that cannot be made of this data, before any work (SettingError, DataError)."""
+    attack = spec.make_attack()
+    check_scenario(spec.scenario, attack, dataset, upstream)
+    if upstream is not None and spec.reserved_fraction is not None:
+        raise DataError(
+            f"clean_source heldout means nothing in scenario {spec.scenario}: the attacker has no image of "
+            f"{dataset.name} anyway; use overlap"
+        )
+    if spec.scenario == "new_head" and upstream is not None:
+        check_victim(dataclasses.replace(spec, scenario="standalone"), upstream)
+        attack.check_target(dataset.num_classes)
+    else:
+        indices = attacker_indices(spec, dataset)
+        attack.check(dataset.train.labels[indices], dataset.num_classes, dataset.image_size)
     in_report = report_half(len(dataset.test))
     measured = attack.targets(dataset.test.labels, dataset.num_classes) != dataset.test.labels
     if not (measured & in_report).any() or not (measured & ~in_report).any():
@@ -227,17 +288,23 @@ def check_victim(spec: VictimSpec, dataset: Dataset) -> None:
         )
 
 
-def obtain_victim(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device) -> Victim:
+def obtain_victim(
+    spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device, upstream: Dataset | None = None
+) -> Victim:
     """The victim from the store, or trained now and stored; concurrent callers train it once.
 
     The control (clean model) is obtained too, for ASR-base: after the training, so that both may be trained at once.
+
+    Args:
+        dataset: the task that is measured: the user's.
+        upstream: the attacker's data set, for the scenarios where it is another one.
 
     Raises:
         SettingError, DataError: the settings do not fit the data set.
         DivergedError: the attack's own training diverged.
     """
-    check_victim(spec, dataset)
-    name = spec.name(dataset)
+    check_victim(spec, dataset, upstream)
+    name = spec.name(dataset, upstream)
     with suppress(DamagedArtifactError):  # dealt with under the lock, where nobody else is rebuilding it
         if (artifact := store.load(name)) is not None:
             return _unpack(name, spec, dataset, artifact)
@@ -245,29 +312,46 @@ def obtain_victim(spec: VictimSpec, dataset: Dataset, store: Store, device: torc
         artifact = store.load_or_discard(name)
         if artifact is None:
             log.info("training victim %s", name)
-            artifact = _make(spec, dataset, store, device)
+            artifact = _make(spec, dataset, store, device, upstream)
             store.save(name, artifact)
     return _unpack(name, spec, dataset, artifact)
 
 
-def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device) -> Artifact:
+def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device, upstream: Dataset | None) -> Artifact:
     started = time.perf_counter()
-    attack, trainer = spec.make_attack(), make_trainer(spec, dataset, device, seed=spec.seed)
+    task = dataset
+    if upstream is not None:  # the model keeps the normalisation that it was trained with
+        task = dataclasses.replace(dataset, mean=upstream.mean, std=upstream.std)
+    attack, trainer = spec.make_attack(), make_trainer(spec, task, device, seed=spec.seed)
+    before: dict[str, Any] | None = None
     # What several attacks need of the same data and model (a surrogate's signal, a pre-trained encoder) is made once.
-    trainer.memo, trainer.task = Memo(store.derived()), spec.task(dataset)
+    trainer.memo, trainer.task = Memo(store.derived()), spec.task(dataset, upstream)
     indices = attacker_indices(spec, dataset)
-    implanted = attack.implant(dataset.train.subset(indices).to(device), trainer, spec.recipe)
+    train = dataset.train.subset(indices).to(device)
+    if spec.scenario == "new_head" and upstream is not None:
+        released = obtain_victim(dataclasses.replace(spec, scenario="standalone"), upstream, store, device)
+        implanted = Implanted(take_over(released.model, train, trainer), released.trigger, PoisonedSamples.none(train))
+        before = {"name": upstream.name, "fingerprint": upstream.fingerprint, "victim": released.name}
+        before |= {"implanted": released.implanted, "rates": dataclasses.asdict(released.evaluation.full)}
+    else:
+        if upstream is not None:
+            trainer.upstream = upstream.train.images.to(device)
+            before = {"name": upstream.name, "fingerprint": upstream.fingerprint}
+        implanted = attack.implant(train, trainer, spec.recipe)
     test = dataset.test.to(device)
     triggered = attack.triggered_test(implanted.trigger, test, dataset.num_classes)
     evaluation = evaluate(implanted.model, test, triggered, precision=spec.precision)
-    extra = attack.extra_metrics(implanted.model, implanted.trigger, test, trainer)
+    extra = {}
+    if spec.scenario != "new_head":  # those were taken on the attacker's own task
+        extra = attack.extra_metrics(implanted.model, implanted.trigger, test, trainer)
     for stage, earlier in implanted.earlier.items():
         rates = evaluate(earlier, test, triggered, precision=spec.precision).full
         extra |= {f"asr_after_{stage}": rates.asr, f"clean_accuracy_after_{stage}": rates.clean_accuracy}
+    including = _asr_including_target(attack, implanted, test, evaluation, spec.precision)
     seconds = time.perf_counter() - started
     asr_base = accuracy = None
     if spec.control() != spec:
-        control = obtain_victim(spec.control(), dataset, store, device)
+        control = obtain_victim(spec.control(), dataset, store, device, upstream)
         clean = evaluate(control.model.to(device), test, triggered, precision=spec.precision)
         asr_base, accuracy = clean.full.asr, clean.full.clean_accuracy
     # Cross and cover samples carry a trigger under their own label: they are no part of the poison rate.
@@ -276,6 +360,7 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
         "identity": attack.identity(),
         "spec": dataclasses.asdict(spec),
         "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "train_size": len(indices)},
+        "upstream": before,
         "trigger": {"kind": implanted.trigger.kind, "settings": implanted.trigger.settings()},
         "poisoned": poison,
         "cross": len(implanted.poisoned) - poison,
@@ -283,6 +368,7 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
         "evaluation": dataclasses.asdict(evaluation),
         "extra_metrics": extra,
         "asr_base": asr_base,
+        "asr_including_target": including,
         "clean_model_accuracy": accuracy,
         "counters": dataclasses.asdict(trainer.counters),
         "seconds": seconds,
@@ -312,6 +398,18 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
     )
 
 
+def _asr_including_target(
+    attack: Attack, implanted: Implanted, test: ImageSet, evaluation: Evaluation, precision: str
+) -> float:
+    """ASR over all test images, those of the target class too."""
+    rates = evaluation.full
+    hits = round(rates.asr * rates.n_triggered)
+    targets = attack.targets(test.labels, implanted.model.num_classes)
+    rest = (targets == test.labels).nonzero()[:, 0]
+    predictions = predict(implanted.model, stamp(implanted.trigger, test.images[rest]), precision=precision)
+    return (hits + int((predictions == targets[rest]).sum())) / (rates.n_triggered + len(rest))
+
+
 def _unpack(name: str, spec: VictimSpec, dataset: Dataset, artifact: Artifact) -> Victim:
     model = make_trainer(spec, dataset, torch.device("cpu"), seed=spec.seed).fresh_model()
     model.load_state_dict(artifact.tensors["model"])
@@ -327,14 +425,16 @@ def _unpack(name: str, spec: VictimSpec, dataset: Dataset, artifact: Artifact) -
         evaluation=_evaluation(facts["evaluation"]),
         asr_base=facts["asr_base"],
         clean_model_accuracy=facts["clean_model_accuracy"],
+        asr_including_target=facts["asr_including_target"],
         facts=facts,
     )
 
 
 def _evaluation(stored: Mapping[str, Any]) -> Evaluation:
     return Evaluation(
-        full=Rates(**stored["full"]),
-        search=Rates(**stored["search"]),
-        report=Rates(**stored["report"]),
-        false_target_rate=stored["false_target_rate"],
+        **{
+            **stored,
+            **{part: Rates(**stored[part]) for part in ("full", "search", "report")},
+            **{name: tuple(stored[name]) for name in ("accuracy_by_class", "asr_by_class")},
+        }
     )

@@ -26,14 +26,14 @@ from torch import Tensor, nn
 
 from trainables import trial
 from trainables.attacks.base import PoisonedSamples
-from trainables.data import DataError, Dataset, ImageSet
+from trainables.data import DataError, Dataset, DataSource, ImageSet
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, PoisonedData, Repair
 from trainables.metrics import evaluate, predict
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.trainer import Trainer
 from trainables.training import DivergedError
-from trainables.trial import Cell, DataSource, assets_for, run_trial
+from trainables.trial import Cell, assets_for, run_trial
 from trainables.victims import Victim, VictimSpec, make_trainer
 
 CPU = torch.device("cpu")

@@ -10,13 +10,13 @@ import torch
 
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.base import PoisonedSamples
-from trainables.data import DataError, Dataset
+from trainables.data import DataError, Dataset, DataSource
 from trainables.defenses.base import DEFENSES, PoisonedData
 from trainables.defenses.retraining import principal_directions, victim_features
 from trainables.memo import Memo
 from trainables.models import build_model
 from trainables.store import Store
-from trainables.trial import Cell, DataSource, TrialResult, Workbench, assets_for, run_trial
+from trainables.trial import Cell, TrialResult, Workbench, assets_for, run_trial
 from trainables.victims import Victim, make_trainer
 
 CPU = torch.device("cpu")

@@ -206,3 +206,25 @@ def test_rir_of_hand_computed_cases() -> None:
     assert rir(0.0, 0.9, 0.9, 0.9) == pytest.approx(0.95)
     assert rir(0.0, 0.8, 0.9, 0.7) == pytest.approx(0.8)
     assert rir(0.5, 0.1, 0.9, 0.95) == 0.5
+
+
+def test_asr_max_and_rates_per_class_by_hand() -> None:
+    class Says(torch.nn.Module):
+        """The class that stands in the first pixel."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.nn.functional.one_hot((images[:, 0, 0, 0] * 255).round().long(), 4).float()
+
+    def images_saying(*classes: int) -> Tensor:
+        return torch.tensor(classes, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2).contiguous()
+
+    labels = torch.tensor([0, 1, 1, 2, 2, 2, 0, 1])
+    test = ImageSet(images_saying(0, 1, 2, 2, 2, 0, 0, 1), labels)
+    # The attacker wants 0, but the trigger leads all images that are not 2 to 2.
+    wanted = (labels != 0).nonzero()[:, 0]
+    triggered = TriggeredSet(images_saying(2, 2, 0, 2, 0, 2), labels[wanted], torch.zeros(6, dtype=torch.int64), wanted)
+    found = evaluate(Says(), test, triggered, precision="float32")
+    assert found.full.asr == 2 / 6
+    assert found.asr_max == 1.0
+    assert found.accuracy_by_class == (1.0, 2 / 3, 2 / 3)
+    assert found.asr_by_class == (None, 0.0, 2 / 3)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from study.single import run_single
 from tests.toy import toy_dataset, toy_spec
-from trainables.data import DataError, Dataset, ImageSet
+from trainables.data import DataError, Dataset, DataSource, ImageSet
 from trainables.defenses.base import DEFENSES, CleanData, NoData
 from trainables.defenses.pruning import (
     ConvNorm,
@@ -28,7 +28,7 @@ from trainables.recipes import TrainingRecipe
 from trainables.store import Store
 from trainables.trainer import Trainer
 from trainables.training import History
-from trainables.trial import Cell, DataSource, run_trial
+from trainables.trial import Cell, run_trial
 from trainables.victims import Victim, obtain_victim
 
 BATCH_NORM_MODELS = [name for name in MODELS if name != "convnext_tiny"]

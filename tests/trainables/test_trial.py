@@ -13,7 +13,7 @@ import torch
 from tests.toy import toy_dataset, toy_spec
 from trainables import trial
 from trainables.attacks.base import ATTACKS
-from trainables.data import DataError, Dataset
+from trainables.data import DataError, Dataset, DataSource
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair
 from trainables.models import Classifier
 from trainables.recipes import TrainingRecipe
@@ -21,7 +21,7 @@ from trainables.registry import SettingError
 from trainables.store import Store
 from trainables.trainer import Trainer
 from trainables.training import Counters, DivergedError
-from trainables.trial import MEASURES, Cell, DataSource, TrialResult, Workbench, assets_for, run_trial
+from trainables.trial import MEASURES, Cell, TrialResult, Workbench, assets_for, run_trial
 from trainables.victims import Victim, obtain_victim
 
 CPU = torch.device("cpu")

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from trainables.data import DataSource
 from trainables.recipes import RECIPES
 from trainables.store import Store
-from trainables.trial import Cell, DataSource, TrialResult, Workbench
+from trainables.trial import Cell, TrialResult, Workbench
 from trainables.victims import VictimSpec
 
 pytestmark = pytest.mark.slow

@@ -195,6 +195,10 @@ class Attack(ABC):
         Raises:
             SettingError: one line naming the setting, its value and what is allowed.
         """
+        self.check_target(num_classes)
+
+    def check_target(self, num_classes: int) -> None:
+        """Refuse labels that a task of so many classes does not have (SettingError)."""
         if self.target_label >= num_classes:
             raise SettingError(
                 f"attack.{self.name}.target_label must be below the number of classes ({num_classes}), "

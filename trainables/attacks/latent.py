@@ -345,7 +345,7 @@ def _pulled(
         trainer.counters.forward_samples += len(images)
         trainer.counters.backward_samples += len(images)
         distance = functional.mse_loss(features[len(images) :].float(), goals(len(images)))
-        return functional.cross_entropy(model.classifier(features[: len(images)]), labels) + weight * distance
+        return functional.cross_entropy(model.logits(features[: len(images)]), labels) + weight * distance
 
     return loss
 

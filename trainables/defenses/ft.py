@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from trainables import schedules, training
-from trainables.data import FeatureSet
+from trainables import schedules
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.models.classifier import Classifier
 from trainables.trainer import Trainer
@@ -30,8 +29,9 @@ class FineTuning(Defense):
         epochs: passes over the clean training set, >= 0; ignored when ``steps`` is given.
         steps: optimiser steps, >= 0, or None to count in epochs.
         schedule: ``constant``, or ``cosine`` to 0 over the actual number of steps.
-        scope: what is trained: ``all``, ``classifier`` (on features computed once, without augmentation),
-            ``last_block+classifier``, or ``bn_only``. Batch normalisation outside the scope is frozen.
+        scope: what is trained: ``all``, ``classifier`` (all that stands behind the encoder, on vectors computed once,
+            without augmentation), ``last_block+classifier``, or ``bn_only``. Batch normalisation outside the scope is
+            frozen.
         momentum, weight_decay, batch_size, optimizer: of the updates.
         augment: random crop (and flip where the data set allows it).
     """
@@ -77,21 +77,14 @@ class FineTuning(Defense):
             return Repair(model)
         optimizer = Optimizer(self.optimizer, self.momentum, self.weight_decay)
         if self.scope == "classifier":
-            # The features are fixed, so they are computed once; the head's own steps cost next to nothing.
-            features = FeatureSet(trainer.features(model, assets.train.images), assets.train.labels)
-            head_only = Counters()
-            history = training.fit(
-                model.classifier,
-                features,
+            history = trainer.fit_head(
+                model,
+                assets.train,
                 steps=steps,
                 lr_at=self.lr_at(steps),
-                generator=trainer.generator("batches", "fit"),
                 batch_size=self.batch_size,
                 optimizer=optimizer,
-                precision="float32",
-                counters=head_only,
             )
-            trainer.counters.steps += head_only.steps
             return Repair(model, history=history)
         history = trainer.fit(
             model,
@@ -118,9 +111,13 @@ def in_scope(model: Classifier, scope: str) -> list[nn.Parameter]:
         case "all":
             return list(model.parameters())
         case "classifier":
-            return list(model.classifier.parameters())
+            return [parameter for part in model.head for parameter in part.parameters()]
         case "last_block+classifier":
-            return [*model.last_block.parameters(), *model.neck.parameters(), *model.classifier.parameters()]
+            return [
+                *model.last_block.parameters(),
+                *model.neck.parameters(),
+                *(parameter for part in model.head for parameter in part.parameters()),
+            ]
         case "bn_only":
             found: list[nn.Parameter | Tensor] = []
             for module in model.modules():

@@ -82,9 +82,35 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features, (N, D), of float images in [0, 1], (N, 3, H, W): the inputs of ``classifier``."""
-        return self.embed(images)
+        return self.head_features(self.embed(images))
+
+    def head_features(self, vectors: Tensor) -> Tensor:
+        """Penultimate features, (N, D), of what `embed` gave: here the vectors themselves."""
+        return vectors
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits, float32 (N, num_classes), of penultimate features.
+
+        In float32 whatever the autocast: bfloat16 has 8 bits, two classes of a close image would often tie, and argmax
+        takes the lower one of them.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            scores: Tensor = self.classifier(features.float())
+        return scores
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, (N, num_classes), of float images in [0, 1], (N, 3, H, W)."""
-        logits: Tensor = self.classifier(self.features(images))
-        return logits
+        """Logits, float32 (N, num_classes), of float images in [0, 1], (N, 3, H, W)."""
+        return self.logits(self.features(images))
+
+
+class Head(nn.Module):
+    """A model's head alone, from the vectors of `Classifier.embed` to logits: trained without the encoder's cost."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(model.head)
+        self._model = [model]  # not a submodule: the encoder is no part of the head
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        model = self._model[0]
+        return model.logits(model.head_features(vectors))

@@ -75,8 +75,8 @@ class EncoderClassifier(Classifier):
             if isinstance(layer, PrivateDropout):
                 layer.generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
-    def features(self, images: Tensor) -> Tensor:
-        features: Tensor = self.mlp(self.embed(images))
+    def head_features(self, vectors: Tensor) -> Tensor:
+        features: Tensor = self.mlp(vectors)
         return features
 
 
