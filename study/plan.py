@@ -185,7 +185,7 @@ def check_plan(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) ->
     model = build_model(
         plan.spec.model, num_classes=dataset.num_classes, width=plan.spec.width, image_size=dataset.image_size
     )
-    for cell in plan.victims():
+    for cell in reversed(plan.victims()):  # controls last: nobody asked for them by name
         check_victim(cell.victim, dataset, upstream)
     trials = [(job.cell, job.settings) for job in plan.baselines]
     trials += [(cell, search.settings(search.paper_params())) for search in plan.searches for cell in search.cells]

@@ -34,6 +34,8 @@ def front_summary(directory: Path) -> str:
         table.add_column("settings")
         for _, row in group[group["role"] == "baseline"].iterrows():
             table.add_row(row["defense"], *_measured(row), row["status"] if row["status"] != "ok" else "baseline")
+        for _, row in group[group["role"] == "control"].iterrows():
+            table.add_row(row["defense"], *_measured(row), f"clean model under {attack}'s trigger")
         members = front[(front["attack"] == attack) & (front["dataset"] == dataset) & (front["model"] == model)]
         searched = group[group["role"] == "search"]
         for _, member in members.iterrows():
