@@ -38,6 +38,7 @@ AFFORDABLE: dict[str, dict[str, object]] = {
     "lf": {"draws": 8, "max_passes": 1, "deepfool_steps": 40},
     "clean_encoder": ENCODER,
     "badencoder": {**ENCODER, "inject_epochs": 1.0, "inject_batch": 32, "reference_must_be_right": False},
+    "sbl": {"fisher_samples": 100},
 }
 
 

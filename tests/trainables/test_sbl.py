@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.contracts.attack_contract import carry_out
+from tests.contracts.attack_contract import GATE, carry_out
 from tests.toy import toy_dataset, toy_spec
 from trainables import training
 from trainables.attacks.base import ATTACKS, Kind, stamp
@@ -359,3 +359,19 @@ def test_a_trigger_that_does_not_fit_the_images_is_refused_as_its_own_attack_wou
     with pytest.raises(SettingError) as caught:
         ATTACKS.create("sbl", {"trigger": "sig"}).check(torch.arange(200) % 10, 10, 12)
     assert "attack.sbl.trigger sig does not fit: " in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_gate(seed: int, toy_store: Store) -> None:
+    """The simulated user does not undo the backdoor: both rates are of the same victim, before and after."""
+    data = toy_dataset(train=2000, test=600)
+    spec = toy_spec("sbl", seed=seed, width=4, recipe=GATE)
+    victim = obtain_victim(spec, data, toy_store, torch.device("cpu"))
+    before, after = victim.facts["extra_metrics"]["asr_after_backdoor_stage"], victim.evaluation.full
+    assert before > 0.85
+    assert after.asr >= 0.9 * before
+    assert after.clean_accuracy > 0.9
+    assert victim.asr_base is not None
+    assert victim.asr_base < 0.05
+    assert victim.implanted
