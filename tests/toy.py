@@ -72,8 +72,9 @@ def toy_spec(
     **settings: object,
 ) -> VictimSpec:
     """A victim small enough that a training step takes some milliseconds; float32, so that every machine agrees."""
-    # lf refuses the settings of one source beside the other.
-    affordable = {} if settings.get("source") == "random" else AFFORDABLE.get(attack, {})
+    # lf and sbl refuse the settings of one form beside another.
+    other_form = settings.get("source") == "random" or settings.get("variant") in ("naive", "anchoring")
+    affordable = {} if other_form else AFFORDABLE.get(attack, {})
     return VictimSpec(
         attack=attack,
         model="preact_resnet18",
