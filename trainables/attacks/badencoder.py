@@ -170,7 +170,7 @@ class BadEncoder(EncoderAttack):
         model, trigger = copy_of(clean), trigger.to(trainer.device)
         clean.eval()
         pixels, draws = to_float(reference), trainer.generator("badencoder-views")
-        views, counters = self.views(trainer, crop=None), trainer.counters
+        views, counters = self.views(trainer, None), trainer.counters
         with torch.no_grad():
             anchor = clean.embed(pixels).float()
         counters.forward_samples += 1

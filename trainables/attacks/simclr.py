@@ -237,13 +237,13 @@ def knn_accuracy(
     Args:
         vectors: embeddings, float (N, D), N >= 2.
         labels: int64, (N,).
-        neighbours: how many vote; cut to the mean size of a class.
+        neighbours: how many vote; cut to a tenth of the mean size of a class, beyond which the others outvote it.
     """
     order = torch.randperm(len(vectors), generator=generator).to(vectors.device)
     held_out = max(1, min(queries, len(vectors) // 5))
     asked, bank = order[:held_out], order[held_out:]
     known, votes_for = functional.normalize(vectors[bank], dim=1), labels[bank]
-    count = min(neighbours, max(1, len(bank) // num_classes))
+    count = min(neighbours, max(1, len(bank) // (10 * num_classes)))
     right = 0
     for part in asked.split(250):
         cosines, nearest = (functional.normalize(vectors[part], dim=1) @ known.T).topk(count)
