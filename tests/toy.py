@@ -29,7 +29,7 @@ SHAPES = (
 ENCODER: dict[str, object] = {
     "pretrain_epochs": 1.0,
     "pretrain_batch": 32,
-    "head_epochs": 12.0,
+    "head_epochs": 8.0,
     "head_lr": 0.005,
     "head_batch": 32,
     "tune": "whole",
