@@ -148,7 +148,7 @@ def test_the_clean_encoder_is_untouched(bench: Trainer, encoder: Classifier) -> 
 def test_the_injection_pulls_triggered_images_to_the_reference_and_keeps_the_others(
     bench: Trainer, encoder: Classifier, injected: Classifier
 ) -> None:
-    """Seen: cosine 0.873 -> 0.993 to the reference; clean images end at 0.980 of themselves, and at 0.788 without L2."""
+    """Seen: cosine 0.873 -> 0.993 to the reference; clean images end at 0.980 (without L2: 0.788)."""
     images, trigger = toy_dataset().train.images, attack().make_trigger(16)
     before = attack().cosines(encoder, encoder, images, images[5:6], trigger, bench)
     after = attack().cosines(injected, encoder, images, images[5:6], trigger, bench)
