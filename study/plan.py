@@ -162,7 +162,9 @@ def make_plan(spec: StudySpec) -> Plan:
 def is_published(defense: str, settings: Mapping[str, Any]) -> bool:
     """Whether settings agree with the published point in everything that it states."""
     paper = search_spaces.paper_point(defense)
-    return bool(paper) and all(_equal(settings.get(key), value) for key, value in paper.items())
+    # What is neither searched nor fixed stays at its default.
+    complete = dataclasses.asdict(DEFENSES.create(defense, settings)) if paper else {}
+    return bool(paper) and all(_equal(complete.get(key), value) for key, value in paper.items())
 
 
 def _equal(value: Any, published: Any) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import tiny_spec
 
+import search_spaces
 from study.plan import Plan, check_plan, count_slots, estimate_cost, is_published, make_plan
 from study.settings import SpecError
 from study.spec import load_spec, make_spec
@@ -95,10 +96,17 @@ def test_settings_of_a_search_are_the_fixed_ones_and_the_searched() -> None:
     assert not is_published("super_ft", {**settings, "lr_max1": 0.2})
 
 
+@pytest.mark.parametrize("defense", search_spaces.names())
+def test_the_first_setting_of_every_search_is_the_published_one(defense: str) -> None:
+    plan = make_plan(make_spec({"attacks": ["badnets"], "defenses": [defense]}))
+    (search,) = plan.searches
+    assert is_published(defense, search.settings(search.paper_params()))
+
+
 def test_a_point_is_published_whatever_the_rounding_and_never_without_a_published_point() -> None:
     paper = {"lr_base": 3e-4 * (1 + 1e-12), "lr_max1": 0.1, "lr_max2": 1e-3, "iterations": 500}
     assert is_published("super_ft", paper)
-    assert not is_published("super_ft", {})
+    assert is_published("super_ft", {}), "the defaults"
     assert not is_published("none", {})
 
 
