@@ -13,7 +13,6 @@ from trainables.attacks.badencoder import BadEncoder, encoder_weights, similarit
 from trainables.attacks.base import ATTACKS, stamp
 from trainables.attacks.clean_encoder import CleanEncoder
 from trainables.attacks.encoders import confidences
-from trainables.attacks.simclr import embeddings
 from trainables.data import DataError, Dataset
 from trainables.memo import Memo
 from trainables.models import build_model
@@ -163,7 +162,7 @@ def test_without_the_utility_loss_clean_images_drift_further(
 ) -> None:
     images = toy_dataset().train.images
     careless = attack(lambda2=0.0).inject(encoder, images, images[5:6], attack().make_trigger(16), bench)
-    own, kept, drifted = (embeddings(model, images, bench) for model in (encoder, injected, careless))
+    own, kept, drifted = (bench.embeddings(model, images) for model in (encoder, injected, careless))
     assert float(similarity(drifted, own)) < float(similarity(kept, own))
 
 
@@ -264,7 +263,7 @@ def test_the_head_of_the_encoder_sees_no_lengths(bench: Trainer, training: bool)
     assert not torch.allclose(lengths, torch.ones(4), atol=0.1)
     for factor in (1.0, 3.0):
         model.reset_head(bench.generator("head"))
-        found.append(model.train(training).mlp(factor * vectors))
+        found.append(model.train(training).head_features(factor * vectors))
     torch.testing.assert_close(*found)
 
 
@@ -289,7 +288,7 @@ def test_a_new_head_starts_the_dropout_anew(bench: Trainer) -> None:
         if used:
             model(torch.rand(4, 3, 16, 16))
         model.reset_head(bench.generator("head"))
-        logits.append(model.mlp(torch.ones(4, 16)))
+        logits.append(model.head_features(torch.ones(4, 16)))
     assert torch.equal(*logits)
 
 
@@ -321,6 +320,20 @@ def test_victim_and_control_share_one_pretraining(toy: Dataset, tmp_path: Any) -
     assert {"knn_accuracy", "reference_confidence", "reference_taken_for", "cosine_triggered"} <= facts.keys()
     assert 0.0 <= victim.facts["extra_metrics"]["asr_incl"] <= 1.0
     assert victim.trigger.settings() == facts
+
+
+def test_an_encoder_of_one_data_set_is_attacked_for_another(toy: Dataset, tmp_path: Any) -> None:
+    """Shadow images are the encoder's, the reference and the head the user's; the encoder keeps its normalisation."""
+    upstream = dataclasses.replace(toy_dataset(num_classes=4, seed=5), mean=(0.1, 0.2, 0.3))
+    settings = SHORT | {"inject_epochs": 1.0}
+    spec = dataclasses.replace(toy_spec("badencoder", **settings), model="encoder_resnet18", scenario="encoder")
+    victim = obtain_victim(spec, toy, Store(tmp_path), CPU, upstream)
+    assert victim.model.num_classes == 10
+    assert victim.model.normalize.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert toy.train.labels[victim.trigger.settings()["reference"]] == 0
+    other = dataclasses.replace(upstream, train=upstream.test, fingerprint="other")
+    again = obtain_victim(spec, toy, Store(tmp_path), CPU, other)
+    assert changed(again.model, state_of(victim.model)) & {"stages.0.0.weight"}
 
 
 def test_labels_reach_only_the_head_and_the_reference(toy: Dataset, bench: Trainer, encoder: Classifier) -> None:

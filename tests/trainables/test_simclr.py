@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as pictures
 
-from trainables.attacks.simclr import Contrast, Views, embeddings, knn_accuracy, luma, nt_xent, pretrain, turn_hue
-from trainables.data import Dataset, to_float
+from trainables.attacks.simclr import Contrast, Views, knn_accuracy, luma, nt_xent, pretrain, turn_hue
+from trainables.data import Dataset
 from trainables.models import build_model
 from trainables.trainer import Trainer
 
@@ -132,7 +132,7 @@ def test_pretraining_draws_nothing_from_the_global_state(toy: Dataset, trainer: 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             pretrain(model, toy.train.images, trainer, epochs=0.4, lr=1e-3, batch_size=40)
-        found.append(embeddings(model, toy.test.images, trainer))
+        found.append(trainer.embeddings(model, toy.test.images))
     assert torch.equal(*found)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -151,17 +151,6 @@ def test_the_projector_looks_at_embeddings() -> None:
     contrast = Contrast(model, draws()).eval()
     with torch.no_grad():
         torch.testing.assert_close(contrast(images()), contrast.projector(model.embed(images())))
-
-
-def test_embeddings_are_before_the_head_and_counted(toy: Dataset, trainer: Trainer) -> None:
-    model = build_model("encoder_resnet18", num_classes=3, width=2).train()
-    found = embeddings(model, toy.test.images, trainer, batch_size=30)
-    assert found.shape == (100, 16)
-    assert model.training
-    model.eval()
-    with torch.no_grad():
-        torch.testing.assert_close(found, model.embed(to_float(toy.test.images)), rtol=1e-4, atol=1e-5)
-    assert trainer.counters.forward_samples == 100
 
 
 def test_neighbours_know_separate_classes_and_guess_on_noise() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,9 +12,9 @@ from torch.nn import functional
 
 from trainables import schedules
 from trainables.attacks.base import Implanted, OverlayTrigger, PoisonedSamples, Trigger, register, stamp
-from trainables.attacks.encoders import EncoderAttack, confidences, copy_of
+from trainables.attacks.encoders import EncoderAttack, confidences
 from trainables.attacks.patches import check_fits, corner
-from trainables.attacks.simclr import embeddings, steps_of, unlabelled
+from trainables.attacks.simclr import steps_of, unlabelled
 from trainables.data import ImageSet, to_float
 from trainables.metrics import predict
 from trainables.models.classifier import Classifier
@@ -167,7 +168,7 @@ class BadEncoder(EncoderAttack):
             shadow: unlabelled images, uint8, (N, 3, H, W), on the device.
             reference: uint8, (1, 3, H, W).
         """
-        model, trigger = copy_of(clean), trigger.to(trainer.device)
+        model, trigger = copy.deepcopy(clean).eval(), trigger.to(trainer.device)
         clean.eval()
         pixels, draws = to_float(reference), trainer.generator("badencoder-views")
         views, counters = self.views(trainer, None), trainer.counters
@@ -230,11 +231,11 @@ class BadEncoder(EncoderAttack):
     ) -> dict[str, float]:
         """What the injection came to: mean cosines over shadow images (the first 2,048)."""
         some = shadow[:MEASURED]
-        goal = embeddings(model, reference, trainer)
+        goal, now = trainer.embeddings(model, reference), trainer.embeddings(model, some)
         return {
-            "cosine_triggered": float(similarity(embeddings(model, stamp(trigger, some), trainer), goal)),
-            "cosine_reference": float(similarity(goal, embeddings(clean, reference, trainer))),
-            "cosine_clean": float(similarity(embeddings(model, some, trainer), embeddings(clean, some, trainer))),
+            "cosine_triggered": float(similarity(trainer.embeddings(model, stamp(trigger, some)), goal)),
+            "cosine_reference": float(similarity(goal, trainer.embeddings(clean, reference))),
+            "cosine_clean": float(similarity(now, trainer.embeddings(clean, some))),
         }
 
     def extra_metrics(self, model: Classifier, trigger: Trigger, test: ImageSet, trainer: Trainer) -> dict[str, float]:

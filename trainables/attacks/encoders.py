@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainables import schedules, training
+from trainables import schedules
 from trainables.attacks.base import Attack
-from trainables.attacks.simclr import Views, embeddings, knn_accuracy, pretrain, steps_of
-from trainables.data import DataError, FeatureSet, ImageSet
-from trainables.models.classifier import Classifier
+from trainables.attacks.simclr import Views, knn_accuracy, pretrain, steps_of
+from trainables.data import DataError, ImageSet
+from trainables.models.classifier import Classifier, Head
 from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer
+from trainables.training import Optimizer
 
 
 @dataclass(frozen=True)
@@ -135,35 +134,16 @@ class EncoderAttack(Attack):
         if tune == "whole":
             trainer.fit(model, train, purpose="head", **settings)
             return
-        # The embeddings are fixed, so they are computed once; the head's own steps cost next to nothing.
-        vectors = FeatureSet(embeddings(model, train.images, trainer), train.labels)
-        head_only = Counters()
-        training.fit(
-            nn.Sequential(*model.head),
-            vectors,
-            generator=trainer.generator("batches", "head"),
-            precision="float32",
-            counters=head_only,
-            **settings,
-        )
-        trainer.counters.steps += head_only.steps
-        model.eval()
+        trainer.fit_head(model, train, purpose="head", **settings)
 
     def worth(self, encoder: Classifier, train: ImageSet, trainer: Trainer) -> float:
         """Accuracy of nearest neighbours among the embeddings of the task's training images, see `knn_accuracy`."""
-        vectors = embeddings(encoder, train.images, trainer)
+        vectors = trainer.embeddings(encoder, train.images)
         return knn_accuracy(vectors, train.labels, trainer.num_classes, trainer.generator("knn"))
 
 
 @torch.no_grad()
 def confidences(model: Classifier, images: Tensor, trainer: Trainer) -> Tensor:
     """Softmax outputs, float32 (N, K), of uint8 images: the head in float32 on embeddings, as it is trained."""
-    vectors = embeddings(model, images, trainer)
-    head = nn.Sequential(*model.head)
-    with training.evaluating(head):
-        return torch.softmax(head(vectors).float(), dim=1)
-
-
-def copy_of(model: Classifier) -> Classifier:
-    """A model of its own with the same weights, in eval mode."""
-    return copy.deepcopy(model).eval()
+    vectors = trainer.embeddings(model, images)
+    return torch.softmax(Head(model)(vectors), dim=1)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules, training
-from trainables.data import ImageSet, to_float
+from trainables import schedules
+from trainables.data import ImageSet
 from trainables.models.classifier import Classifier
 from trainables.trainer import Trainer
 from trainables.training import History, Optimizer
@@ -206,17 +206,6 @@ def unlabelled(images: Tensor) -> ImageSet:
 def steps_of(epochs: float, n: int, batch_size: int) -> int:
     """Optimiser steps of ``epochs`` over ``n`` images, at least 1."""
     return max(1, round(epochs * -(-n // batch_size)))
-
-
-@torch.no_grad()
-def embeddings(model: Classifier, images: Tensor, trainer: Trainer, batch_size: int = 1024) -> Tensor:
-    """What the encoder makes of uint8 images: float32 (N, D); eval mode, no augmentation, counted."""
-    parts = []
-    with training.evaluating(model), training.autocast(images.device, trainer.precision):
-        for batch in images.split(batch_size):
-            parts.append(model.embed(to_float(batch)).float())
-            trainer.counters.forward_samples += len(batch)
-    return torch.cat(parts)
 
 
 def knn_accuracy(
