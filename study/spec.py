@@ -32,6 +32,9 @@ ENCODER_MODEL = "encoder_resnet18"
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random")
 
+# In a URL, between "user:" and "@host".
+PASSWORD = re.compile(r"(://[^/:@]*:)[^@/]*(@)")
+
 # A study folder may be continued under other values of these.
 MAY_CHANGE = ("download", "data_root", "store", "resources", "search.trials", "search.storage")
 
@@ -276,8 +279,10 @@ class StudySpec(_Part):
                     raise SettingError(f"search.ranges.{name}.{parameter}: {value!r} does not work: {error}") from error
 
     def to_yaml(self) -> str:
-        """The resolved spec, complete and readable again."""
-        return dump_yaml(self.model_dump(mode="json"))
+        """The resolved spec, complete and readable again; a password in ``search.storage`` is left out of it."""
+        values = self.model_dump(mode="json")
+        values["search"]["storage"] = PASSWORD.sub(r"\1***\2", values["search"]["storage"])
+        return dump_yaml(values)
 
 
 def typed_settings(registry: Registry[Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:

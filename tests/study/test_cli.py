@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -194,6 +195,31 @@ def test_a_store_that_cannot_be_written_is_refused(
     option = ("--store", "/proc/superft-store") if by == "option" else ()
     assert_refused(superft("run", "--out", "out", *option), "--store /proc/superft-store", "SUPERFT_STORE")
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--address", "127.0.0.1:9"), "superft: --address 127.0.0.1:9: cannot reach a Ray cluster: "),
+        (("--set", "resources.cpus_per_trial=4096"), "superft: no node fits one trial of 4096 CPUs"),
+        pytest.param(
+            ("--set", "resources.gpus_per_trial=0.5"),
+            "superft: resources.gpus_per_trial is 0.5 but no node has a GPU; use 0 or auto",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_a_cluster_that_cannot_do_it_is_told_before_the_folder_is_made(
+    arguments: tuple[str, ...], message: str, here: Path
+) -> None:
+    """In a process of its own: Ray would stay in this one."""
+    out = here / "new"
+    command = [sys.executable, "-m", "study.cli", "run", "--out", str(out), "--store", str(here / "store"), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not out.exists()
 
 
 def test_a_folder_made_by_another_spec_is_refused_and_left_alone(superft: Callable[..., Result], here: Path) -> None:

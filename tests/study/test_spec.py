@@ -228,3 +228,12 @@ def test_a_spec_does_not_change_what_it_was_made_from() -> None:
     before = repr(TINY)
     tiny_spec("attack.badnets.size=2")
     assert repr(TINY) == before
+
+
+def test_password_of_a_database_stays_out_of_the_stored_spec() -> None:
+    spec = tiny_spec("search.storage=postgresql://me:s3cret@host:5432/studies")
+    assert "s3cret" not in spec.to_yaml()
+    assert "postgresql://me:***@host:5432/studies" in spec.to_yaml()
+    assert spec.search.storage.endswith("s3cret@host:5432/studies")  # what the study is run with
+    plain = tiny_spec("search.storage=sqlite:////some/where.db")
+    assert "sqlite:////some/where.db" in plain.to_yaml()
