@@ -1,11 +1,13 @@
 """Pictures of a study, each from one set of marks: interactive with Plotly for report.html, PNG with Matplotlib.
 
 Both draw exactly the same marks, so that the PNG in a paper and the page on a screen cannot disagree. Colours are
-those of Okabe and Ito (readable with colour-blindness); every kind of mark also has a shape of its own.
+those of Okabe and Ito, then of Paul Tol (readable with colour-blindness); every kind of mark also has a shape of its
+own. With more than a few searches the legend names each search once and each kind of mark once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from plotly.subplots import make_subplots
 
@@ -23,7 +26,13 @@ from study.front import BOX_ASR, BOX_DROP, non_dominated_indices, settings_of
 from study.importance import TARGETS, TRUSTED_TRIALS, Importance
 from trainables.metrics import wilson
 
-SEARCHED_COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#009E73", "#E69F00")
+SEARCHED_COLOURS = (
+    *("#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#009E73", "#E69F00"),
+    *("#332288", "#882255", "#999933", "#44AA99", "#661100", "#888888"),
+)
+SEARCHED_SHAPES = (("circle", "o"), ("triangle-up", "^"), ("square", "s"), ("diamond", "D"))  # change with every six
+FEW_SEARCHES = 3  # up to so many, the legend has an entry for every kind of mark of every search
+PANELS = 3  # side by side
 BASELINE_STYLE = {  # name -> colour, Plotly shape, Matplotlib shape
     "before": ("#000000", "x", "X"),
     "none": ("#000000", "x", "X"),
@@ -34,6 +43,13 @@ OTHER_SHAPES = (
     *(("triangle-up", "^"), ("triangle-down", "v"), ("pentagon", "p"), ("hexagon", "h")),
     *(("triangle-left", "<"), ("triangle-right", ">"), ("cross", "P")),
 )
+# Outcomes of a trial that have a mark of their own; all others are "trials".
+_OUTCOME_SHAPES = {
+    "abstained": ("circle-open", "$\\odot$"),
+    "collapsed": ("cross-thin", "+"),
+    "diverged": ("x-thin", "x"),
+}
+_SINGLE = ("trials", *_OUTCOME_SHAPES)
 TARGET_COLOURS = {"asr": "#D55E00", "clean_accuracy": "#0072B2", "front": "#009E73"}
 BETTER = "↘  lower right is better"
 X_LABEL = "clean accuracy: clean test images classified right  (more is better →)"
@@ -45,13 +61,17 @@ class Marks:
     """Points drawn alike: coordinates are fractions (x clean accuracy, y ASR), ``hover`` is one HTML text per point."""
 
     name: str
-    kind: str  # trials, diverged, front, front_behind, front_search, published or baseline
+    kind: (
+        str  # trials, abstained, collapsed, diverged, front, front_behind, front_search, published, baseline or control
+    )
     colour: str
     x: tuple[float, ...]
     y: tuple[float, ...]
     hover: tuple[str, ...] = ()
     shape: tuple[str, str] = ("circle", "o")
     half_widths: tuple[tuple[float, float, float, float], ...] = ()  # 95 % interval: x down, x up, y down, y up
+    owner: str = ""  # the searched defense; empty for baselines
+    listed: bool = True  # in the legend
 
 
 @dataclass(frozen=True)
@@ -63,6 +83,11 @@ class FrontPicture:
     overview: tuple[tuple[float, float], tuple[float, float]]
     corner: tuple[tuple[float, float], tuple[float, float]]
     outside: int = field(default=0)  # trials left of the overview
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are too many searches for a legend that names all of their marks."""
+        return len({m.owner for m in self.marks if m.owner}) > FEW_SEARCHES
 
 
 def percent(value: Any, digits: int = 1) -> str:
@@ -87,42 +112,66 @@ def front_picture(title: str, settings: pd.DataFrame, front: pd.DataFrame) -> Fr
     measured = settings.dropna(subset=["asr_report", "clean_accuracy_report"])
     searched = measured[measured["role"] == "search"]
     marks: list[Marks] = []
+    crowded = searched["defense"].nunique() > FEW_SEARCHES
     for index, (defense, group) in enumerate(searched.groupby("defense", sort=True)):
-        colour = SEARCHED_COLOURS[index % len(SEARCHED_COLOURS)]
-        worst = group["status"] == "diverged"
-        marks.append(_marks(f"{defense}: {_trials(int((~worst).sum()))}", "trials", colour, group[~worst]))
-        if worst.any():
-            marks.append(
-                _marks(f"{defense}: {int(worst.sum())} diverged", "diverged", colour, group[worst], ("x-thin", "x"))
-            )
-        members = group.set_index("trial").loc[front.loc[front["defense"] == defense, "trial"]].reset_index()
-        if len(members):
-            # Chosen on the search half, some members turn out beaten by others on the report half: they are shown, and
-            # the line joins the rest, so that the area behind it is the report-half hypervolume.
-            kept = non_dominated_indices(members[["asr_report", "clean_accuracy_report"]].to_numpy(dtype=float))
-            behind = members.drop(index=members.index[kept])
-            marks.append(
-                _marks(f"{defense}: front as the search saw it", "front_search", colour, members, half="search")
-            )
-            if len(behind):
-                marks.append(
-                    _marks(f"{defense}: chosen, but beaten on the report half", "front_behind", colour, behind)
-                )
-            marks.append(_marks(f"{defense}: front (report half)", "front", colour, members.iloc[kept]))
-        published = group[group["published"]]
-        if len(published):
-            marks.append(_marks(f"{defense}: published settings", "published", colour, published, ("star", "*")))
+        marks += _searched(str(defense), index, group, front[front["defense"] == defense], crowded)
     baselines = measured[measured["role"] == "baseline"]
-    if not (baselines["defense"] == "none").any() and len(measured):
-        marks.append(_before(measured))
+    repaired = measured[measured["role"] != "control"]
+    if not (baselines["defense"] == "none").any() and len(repaired):
+        marks.append(_before(repaired))
     others = iter(OTHER_SHAPES * 9)
     for defense, group in baselines.groupby("defense", sort=True):
         colour, *shape = BASELINE_STYLE.get(str(defense)) or ("#777777", *next(others))
-        name = f"{defense!s} (no repair)" if defense == "none" else f"{defense!s} (baseline)"
+        remarks = ["no repair" if defense == "none" else "baseline"]
+        remarks += [status for status in ("abstained", "diverged") if (group["status"] == status).all()]
+        remarks += ["collapsed"] if group["collapsed"].all() else []
+        name = f"{defense!s} ({', '.join(remarks)})"
         marks.append(_marks(name, "baseline", colour, group, (shape[0], shape[1])))
+    for defense, group in measured[measured["role"] == "control"].groupby("defense", sort=True):
+        marks.append(_marks(f"{defense!s} (clean control)", "control", "#777777", group, next(others)))
     overview = _overview(marks)
-    outside = sum(x < overview[0][0] for m in marks if m.kind in ("trials", "diverged") for x in m.x)
+    outside = sum(x < overview[0][0] for m in marks if m.kind in _SINGLE for x in m.x)
     return FrontPicture(title, marks, overview, _corner(marks, settings), outside)
+
+
+def _searched(defense: str, index: int, group: pd.DataFrame, front: pd.DataFrame, crowded: bool) -> list[Marks]:
+    """Marks of one search: every measured setting once by its outcome, then the front and the published point."""
+    colour, shape = _searched_style(index)
+    outcome = group["status"].where(group["status"].isin(["diverged", "abstained"]), "trials")
+    outcome = outcome.mask(group["collapsed"] & (outcome != "diverged"), "collapsed")
+    counts = {kind: int((outcome == kind).sum()) for kind in _SINGLE}
+    found = [
+        _marks(
+            f"{defense}: {_trials(count) if kind == 'trials' else f'{count} {kind}'}",
+            kind,
+            colour,
+            group[outcome == kind],
+            shape if kind == "trials" else _OUTCOME_SHAPES[kind],
+        )
+        for kind, count in counts.items()
+        if count
+    ]
+    members = group.set_index("trial").loc[front["trial"]].reset_index()
+    if len(members):
+        # Chosen on the search half, some members turn out beaten by others on the report half: they are shown, and
+        # the line joins the rest, so that the area behind it is the report-half hypervolume.
+        kept = non_dominated_indices(members[["asr_report", "clean_accuracy_report"]].to_numpy(dtype=float))
+        behind = members.drop(index=members.index[kept])
+        found.append(_marks(f"{defense}: front as the search saw it", "front_search", colour, members, half="search"))
+        if len(behind):
+            found.append(
+                _marks(f"{defense}: chosen, but beaten on the report half", "front_behind", colour, behind, shape)
+            )
+        found.append(_marks(f"{defense}: front (report half)", "front", colour, members.iloc[kept], shape))
+    if group["published"].any():
+        published = group[group["published"]]
+        found.append(_marks(f"{defense}: published settings", "published", colour, published, ("star", "*")))
+    found = [dataclasses.replace(m, owner=defense, listed=not crowded) for m in found]
+    if crowded:  # one entry, which tells all counts
+        at = next((i for i, m in enumerate(found) if m.kind == "front"), 0)
+        words = [_trials(len(group)), *(f"{counts[kind]} {kind}" for kind in _OUTCOME_SHAPES if counts[kind])]
+        found[at] = dataclasses.replace(found[at], name=f"{defense} ({', '.join(words)})", listed=True)
+    return found
 
 
 def front_plotly(picture: FrontPicture) -> go.Figure:
@@ -135,8 +184,10 @@ def front_plotly(picture: FrontPicture) -> go.Figure:
             name=html.escape(m.name),
             hovertext=m.hover,
             hoverinfo="text",
-            cliponaxis=m.kind != "baseline",
-            **_plotly_style(m),
+            cliponaxis=m.kind not in ("baseline", "control"),
+            showlegend=m.listed,
+            legendgroup=m.owner if picture.crowded and m.owner else None,
+            **_plotly_style(m, picture.crowded),
         )
     figure.update_layout(
         **_PLOTLY_LAYOUT,
@@ -175,11 +226,14 @@ def front_plotly(picture: FrontPicture) -> go.Figure:
 
 def front_png(picture: FrontPicture) -> Figure:
     """The same scatter for print: overview at the left, useful corner at the right."""
-    figure = _canvas(13.0, 6.2 + 0.26 * ((len(picture.marks) + 2) // 3))
+    listed = [m for m in picture.marks if m.listed]
+    keys = _key(picture) if picture.crowded else []
+    columns = 4 if picture.crowded else 3
+    figure = _canvas(13.0, 6.2 + 0.26 * (-(-(len(listed) + len(keys)) // columns)))
     axes = figure.subplots(1, 2)
     for axis, (x, y) in zip(axes, (picture.overview, picture.corner), strict=True):
         for m in picture.marks:
-            _draw(axis, m)
+            _draw(axis, m, picture.crowded)
         axis.set(xlim=x, ylim=y, xlabel="clean accuracy  (more is better →)", ylabel=Y_LABEL)
         axis.xaxis.set_major_formatter(FuncFormatter(_tick))
         axis.yaxis.set_major_formatter(FuncFormatter(_tick))
@@ -189,8 +243,9 @@ def front_png(picture: FrontPicture) -> Figure:
     axes[0].set_title(f"Overview{note}", fontsize=11)
     axes[1].set_title(f"Useful corner: ASR up to {BOX_ASR:.0%}", fontsize=11)
     figure.suptitle(f"{picture.title}        {BETTER}", fontsize=13, fontweight="bold")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    drawn = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    handles = [drawn[m.name] for m in listed] + keys
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
     return figure
 
 
@@ -203,7 +258,7 @@ def hypervolume_series(history: pd.DataFrame, published: Mapping[str, float]) ->
     """
     lines: list[dict[str, Any]] = []
     for index, (defense, group) in enumerate(history.groupby("defense", sort=True)):
-        colour = SEARCHED_COLOURS[index % len(SEARCHED_COLOURS)]
+        colour, _ = _searched_style(index)
         x = group["finished"].tolist()
         lines.append(
             {
@@ -222,11 +277,19 @@ def hypervolume_series(history: pd.DataFrame, published: Mapping[str, float]) ->
     return lines
 
 
+def _is_crowded(lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether only the report half of each search can be drawn; its first trial is the published point anyway."""
+    return len([line for line in lines if line["style"] == "solid"]) > FEW_SEARCHES
+
+
 def hypervolume_plotly(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
     """Interactive curve of hypervolume over finished trials."""
     figure = go.Figure()
     dashes = {"solid": "solid", "dashed": "dash", "dotted": "dot"}
+    crowded = _is_crowded(lines)
     for line in lines:
+        if crowded and line["style"] != "solid":
+            continue
         shape = {
             "color": line["colour"],
             "dash": dashes[line["style"]],
@@ -252,7 +315,10 @@ def hypervolume_png(title: str, lines: Sequence[Mapping[str, Any]]) -> Figure:
     """The same curve for print."""
     figure = _canvas(10.0, 4.6)
     axis = figure.subplots()
+    crowded = _is_crowded(lines)
     for line in lines:
+        if crowded and line["style"] != "solid":
+            continue
         width = 2.2 if line["style"] == "solid" else 1.4
         style = {"color": line["colour"], "linestyle": line["style"], "linewidth": width, "label": line["name"]}
         axis.plot(line["x"], line["y"], drawstyle="steps-post", marker="o" if len(line["x"]) == 1 else "", **style)
@@ -269,8 +335,20 @@ def importance_plotly(found: Mapping[str, Importance]) -> go.Figure:
     """Bars of importance, one panel per defense; only for those where it could be computed."""
     panels = {defense: one for defense, one in found.items() if one.shares}
     titles = [html.escape(_panel_title(defense, one)) for defense, one in panels.items()]
-    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.12)
-    for column, one in enumerate(panels.values(), start=1):
+    wide = min(PANELS, len(panels))
+    high = -(-len(panels) // wide)
+    heights = _row_heights(panels, wide)
+    total = sum(heights)
+    figure = make_subplots(
+        rows=high,
+        cols=wide,
+        subplot_titles=titles,
+        horizontal_spacing=0.12,
+        vertical_spacing=min(0.9 / high, 80 / (62 * total)) if high > 1 else 0.0,
+        row_heights=heights,
+    )
+    labelled: set[str] = set()
+    for index, one in enumerate(panels.values()):
         names = _by_importance(one)
         for target, label in TARGETS.items():
             if target in one.shares:
@@ -280,22 +358,27 @@ def importance_plotly(found: Mapping[str, Importance]) -> go.Figure:
                     "orientation": "h",
                     "hovertemplate": "%{y}: %{x:.0%}",
                 }
-                legend = {"name": label, "legendgroup": target, "showlegend": column == 1}
-                figure.add_bar(x=x, y=names, **style, **legend, row=1, col=column)
-    rows = max(len(_by_importance(one)) for one in panels.values())
-    figure.update_xaxes(tickformat=".0%", range=[0, 1], title_text="share of importance")
-    figure.update_yaxes(autorange="reversed")
+                legend = {"name": label, "legendgroup": target, "showlegend": target not in labelled}
+                labelled.add(target)
+                figure.add_bar(x=x, y=names, **style, **legend, row=index // wide + 1, col=index % wide + 1)
+    figure.update_xaxes(tickformat=".0%", range=[0, 1])
+    figure.update_xaxes(title_text="share of importance", row=high)
+    figure.update_yaxes(autorange="reversed", automargin=True)
     margin = {"l": 110, "r": 10, "t": 40, "b": 55}
-    figure.update_layout(**_PLOTLY_LAYOUT, height=170 + 62 * rows, margin=margin, barmode="group")
+    figure.update_layout(**_PLOTLY_LAYOUT, height=108 + 62 * total + 80 * (high - 1), margin=margin, barmode="group")
     return figure
 
 
 def importance_png(title: str, found: Mapping[str, Importance]) -> Figure:
     """The same bars for print."""
     panels = {defense: one for defense, one in found.items() if one.shares}
-    rows = max(len(_by_importance(one)) for one in panels.values())
-    figure = _canvas(2.2 + 4.2 * len(panels), 1.9 + 0.6 * rows)
-    for axis, (defense, one) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    wide = min(PANELS, len(panels))
+    heights = _row_heights(panels, wide)
+    figure = _canvas(2.2 + 4.2 * wide, 1.3 + 0.6 * sum(heights) + 0.6 * len(heights))
+    grid = figure.subplots(len(heights), wide, squeeze=False, height_ratios=heights).ravel()
+    for axis in grid[len(panels) :]:
+        axis.remove()
+    for axis, (defense, one) in zip(grid, panels.items(), strict=False):
         names = _by_importance(one)
         for offset, (target, label) in enumerate(TARGETS.items()):
             if target in one.shares:
@@ -315,6 +398,12 @@ def importance_png(title: str, found: Mapping[str, Importance]) -> Figure:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=12, fontweight="bold")
     return figure
+
+
+def _row_heights(panels: Mapping[str, Importance], wide: int) -> list[int]:
+    """Bars of the tallest panel in each row of ``wide`` panels."""
+    bars = [len(_by_importance(one)) for one in panels.values()]
+    return [max(bars[start : start + wide]) for start in range(0, len(bars), wide)]
 
 
 _PLOTLY_LAYOUT: dict[str, Any] = {
@@ -388,7 +477,7 @@ def _hover(row: Mapping[str, Any]) -> str:
     return "<br>".join(lines)
 
 
-def _plotly_style(m: Marks) -> dict[str, Any]:
+def _plotly_style(m: Marks, crowded: bool) -> dict[str, Any]:
     marker: dict[str, Any] = {
         "color": m.colour,
         "symbol": m.shape[0],
@@ -397,20 +486,20 @@ def _plotly_style(m: Marks) -> dict[str, Any]:
     }
     if m.kind == "trials":
         return {"mode": "markers", "marker": marker, "opacity": 0.45}
-    if m.kind == "diverged":
+    if m.kind in _OUTCOME_SHAPES:
         return {"mode": "markers", "marker": {**marker, "size": 9, "line": {"color": m.colour, "width": 2}}}
     if m.kind == "front_search":
         return {
             "mode": "lines",
-            "line": {"color": m.colour, "width": 1.3, "dash": "dash", "shape": "vh"},
-            "opacity": 0.8,
+            "line": {"color": m.colour, "width": 1.0 if crowded else 1.3, "dash": "dash", "shape": "vh"},
+            "opacity": 0.35 if crowded else 0.8,
         }
     if m.kind == "front_behind":
         line = {"color": m.colour, "width": 2}
         return {"mode": "markers", "marker": {**marker, "size": 10, "color": "white", "line": line}}
     if m.kind == "front":
         bars = {"type": "data", "symmetric": False, "thickness": 0.8, "width": 0, "color": _faint(m.colour)}
-        line = {"color": m.colour, "width": 3, "shape": "vh"}
+        line = {"color": m.colour, "width": 2 if crowded else 3, "shape": "vh"}
         return {
             "mode": "lines+markers",
             "line": line,
@@ -422,15 +511,17 @@ def _plotly_style(m: Marks) -> dict[str, Any]:
     return {"mode": "markers", "marker": {**marker, "size": size, "line": {"color": "black", "width": 1.2}}}
 
 
-def _draw(axis: Axes, m: Marks) -> None:
+def _draw(axis: Axes, m: Marks, crowded: bool) -> None:
     shape = m.shape[1]
     edge: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.9}
     if m.kind == "trials":
         axis.plot(m.x, m.y, shape, color=m.colour, alpha=0.4, markersize=4.5, label=m.name, markeredgewidth=0)
-    elif m.kind == "diverged":
-        axis.plot(m.x, m.y, shape, color=m.colour, markersize=7, label=m.name, markeredgewidth=1.8)
+    elif m.kind in _OUTCOME_SHAPES:
+        width = 0.6 if m.kind == "abstained" else 1.8
+        axis.plot(m.x, m.y, color=m.colour, label=m.name, **_outcome_look(shape), markeredgewidth=width)
     elif m.kind == "front_search":
-        look: dict[str, Any] = {"linestyle": "dashed", "linewidth": 1.1, "drawstyle": "steps-pre", "alpha": 0.8}
+        look: dict[str, Any] = {"linestyle": "dashed", "drawstyle": "steps-pre"}
+        look |= {"linewidth": 0.8, "alpha": 0.35} if crowded else {"linewidth": 1.1, "alpha": 0.8}
         axis.plot(m.x, m.y, color=m.colour, label=m.name, **look)
     elif m.kind == "front_behind":
         look = {"markersize": 6.5, "markerfacecolor": "white", "markeredgewidth": 1.4, "zorder": 4}
@@ -438,11 +529,41 @@ def _draw(axis: Axes, m: Marks) -> None:
     elif m.kind == "front":
         xerr, yerr = ([[w[i] for w in m.half_widths] for i in pair] for pair in ((0, 1), (2, 3)))
         axis.errorbar(m.x, m.y, yerr=yerr, xerr=xerr, fmt="none", ecolor=m.colour, elinewidth=0.7, alpha=0.4, zorder=3)
-        look = {"linewidth": 2.2, "drawstyle": "steps-pre", "markersize": 7, "zorder": 4}
+        look = {"linewidth": 1.5 if crowded else 2.2, "drawstyle": "steps-pre", "markersize": 7, "zorder": 4}
         axis.plot(m.x, m.y, marker=shape, color=m.colour, label=m.name, **look)
     else:
         size = 15 if m.kind == "published" else 8.5
         axis.plot(m.x, m.y, shape, color=m.colour, markersize=size, label=m.name, zorder=5, linestyle="none", **edge)
+
+
+def _outcome_look(shape: str) -> dict[str, Any]:
+    return {"marker": shape, "markersize": 9 if shape.startswith("$") else 7, "linestyle": "none"}
+
+
+def _key(picture: FrontPicture) -> list[Line2D]:
+    """What the kinds of marks mean, in grey, for a legend that names each search only once."""
+    grey, kinds = "#555555", {m.kind for m in picture.marks}
+    looks: dict[str, tuple[str, dict[str, Any]]] = {
+        "front": ("front (report half)", {"linewidth": 1.5, "marker": "o"}),
+        "front_search": ("front as the search saw it", {"linestyle": "dashed", "linewidth": 0.8}),
+        "front_behind": (
+            "chosen, but beaten on the report half",
+            {"marker": "o", "markerfacecolor": "white", "linestyle": "none"},
+        ),
+        "trials": ("other trial", {"marker": "o", "alpha": 0.4, "markersize": 4.5, "linestyle": "none"}),
+        "published": (
+            "published settings",
+            {"marker": "*", "markersize": 12, "markeredgecolor": "black", "linestyle": "none"},
+        ),
+        **{kind: (kind, _outcome_look(shape)) for kind, (_, shape) in _OUTCOME_SHAPES.items()},
+    }
+    return [Line2D([], [], color=grey, label=label, **look) for kind, (label, look) in looks.items() if kind in kinds]
+
+
+def _searched_style(index: int) -> tuple[str, tuple[str, str]]:
+    """Colour and shape (Plotly, Matplotlib) of the search in this place of the alphabet; the pair never repeats."""
+    half = len(SEARCHED_COLOURS) // 2
+    return SEARCHED_COLOURS[index % len(SEARCHED_COLOURS)], SEARCHED_SHAPES[index // half % len(SEARCHED_SHAPES)]
 
 
 def _overview(marks: Sequence[Marks]) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -450,7 +571,7 @@ def _overview(marks: Sequence[Marks]) -> tuple[tuple[float, float], tuple[float,
 
     Without this rule a few ruined models would press everything that matters into the last millimetre.
     """
-    shown = [x for m in marks if m.kind not in ("trials", "diverged") for x in m.x]
+    shown = [x for m in marks if m.kind not in _SINGLE and m.kind != "front_search" for x in m.x]
     trials = sorted(x for m in marks if m.kind == "trials" for x in m.x)
     if not shown and not trials:
         return (-0.03, 1.03), (-0.03, 1.03)

@@ -188,6 +188,14 @@ def non_dominated(frame: pd.DataFrame, asr: str = "asr_search", ca: str = "clean
     return candidates.iloc[non_dominated_indices(candidates[[asr, ca]].to_numpy(dtype=float))]
 
 
+def on_front(settings: pd.DataFrame) -> pd.DataFrame:
+    """Settings (of one group) on the front of the search half, ASR ascending.
+
+    A collapsed model is no candidate: with ASR 0 by accident it would be one end of every front.
+    """
+    return non_dominated(settings[~settings["collapsed"].astype(bool)])
+
+
 def epochs_equivalent(frame: pd.DataFrame, alone: bool = False) -> pd.Series[float]:
     """Cost of each row in E, see `study.cost`; missing where the size of the training set is.
 
@@ -253,8 +261,8 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     scored = ~rows["status"].isin(["failed", "backdoor_not_implanted"])
     rows.loc[~scored, [*means, *_POOLED]] = np.nan
     if across_attacks:
-        baseline = rows["role"] == "baseline"  # one settings point per defense, but a trial of its own per attack
-        rows.loc[baseline, "trial"] = ALL_ATTACKS + "/" + rows.loc[baseline, "defense"] + "/baseline"
+        single = rows["role"] != "search"  # one settings point per defense, but a trial of its own per attack
+        rows.loc[single, "trial"] = ALL_ATTACKS + "/" + rows.loc[single, "defense"] + "/" + rows.loc[single, "role"]
         rows["attack"] = ALL_ATTACKS
     rows["scored"], rows["collapsed"] = scored, collapsed(rows) & scored
     rows["severity"] = rows["status"].map({status: rank for rank, status in enumerate(STATUSES)}).fillna(0).astype(int)
@@ -297,11 +305,11 @@ def candidates(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def fronts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Front of the searched settings per (dataset, model, attack, defense), as in front.csv.
+    """Front of the searched settings per (dataset, model, attack, defense), as in front.csv; see `on_front`.
 
     Members are chosen on the search half and ranked from least ASR; both halves' values, knee and picks are given,
-    the settings follow as ``param.*``. Failed trials and backdoors that were not implanted never enter; a diverged
-    trial is an ordinary, bad point.
+    the settings follow as ``param.*``. Failed trials, collapsed models and backdoors that were not implanted never
+    enter; a diverged trial is an ordinary, bad point.
     """
     table = candidates(frame)
     parts = [_front_of(group) for _, group in table.groupby(list(GROUP), sort=True, dropna=False)]
@@ -322,8 +330,9 @@ def hypervolume_over_trials(frame: pd.DataFrame) -> pd.DataFrame:
         running, members = RunningFront(), dict[tuple[float, float], tuple[float, float]]()
         search = report = 0.0
         names = ["asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report"]
+        sound = ~group["collapsed"].to_numpy(dtype=bool)
         for finished, (a, c, a_report, c_report) in enumerate(group[names].to_numpy(dtype=float), start=1):
-            if running.add(a, c):
+            if sound[finished - 1] and running.add(a, c):
                 members[a, c] = (a_report, c_report)
                 members = {point: members[point] for point in running.points}
                 search, report = running.hypervolume, hypervolume(list(members.values()))
@@ -393,7 +402,7 @@ def settings_text(row: Mapping[Any, Any] | pd.Series[Any]) -> str:
 
 
 def _front_of(group: pd.DataFrame) -> pd.DataFrame:
-    front = non_dominated(group).copy()
+    front = on_front(group).copy()
     points = front[["asr_search", "clean_accuracy_search"]].to_numpy(dtype=float)
     labels: list[list[str]] = [[] for _ in range(len(front))]
     before = (float(front[f"{metric}_before_search"].mean()) for metric in ("asr", "clean_accuracy"))
@@ -401,9 +410,7 @@ def _front_of(group: pd.DataFrame) -> pd.DataFrame:
         labels[index].append(label)
     front["rank"] = np.arange(1, len(front) + 1)
     # Two points are a straight line: calling its accurate end the knee would praise a setting that repairs nothing.
-    # A collapsed model, with ASR 0 by accident, would be one end of every front and move its knee.
-    sound = np.flatnonzero(~front["collapsed"].to_numpy(dtype=bool))
-    front["is_knee"] = np.arange(len(front)) == (sound[knee(points[sound])] if len(sound) not in (0, 2) else -1)
+    front["is_knee"] = np.arange(len(front)) == (knee(points) if len(front) not in (0, 2) else -1)
     front["picks"] = [";".join(names) for names in labels]
     front["der_report"] = [
         der(*values)

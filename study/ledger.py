@@ -209,6 +209,11 @@ def to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame({column: _column(column, [row.get(column) for row in rows]) for column in (*columns, *extra)})
 
 
+def as_list(cell: Any) -> list[str]:
+    """The items of a list column of ``to_frame``, where they are joined to one text; none of a missing value."""
+    return [text for text in str(cell).split(";") if text] if isinstance(cell, str) else []
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace ``path`` in one step: readers, and whoever comes after a crash, see the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

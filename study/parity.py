@@ -27,7 +27,7 @@ from study.front import (
     hypervolume,
     hypervolume_box,
     is_shared,
-    non_dominated,
+    on_front,
     true_status,
 )
 
@@ -38,6 +38,7 @@ DRAWS_SEED = 2022  # of the intervals alone: the same ledger gives the same page
 LEVEL = 95.0
 PLACE = GROUP[:-1]
 RULES = ("all", "trials", "compute")
+ENDS = ("", "_low", "_high")
 OUTCOMES = ("ok", "abstained", "collapsed", "diverged", "failed")
 
 
@@ -157,9 +158,7 @@ def parity(frame: pd.DataFrame, budget_epochs: float | None = None) -> pd.DataFr
                     record[f"settings_{rule}"], record[f"epochs_{rule}"] = count, float(spent[name][count - 1])
                 records.append(record)
     values = [f"{key}_{rule}" for rule in RULES for key in ("settings", "epochs")]
-    values += [
-        f"{key}_{rule}{end}" for rule in RULES for key in ("hypervolume", "box") for end in ("", "_low", "_high")
-    ]
+    values += [f"{key}_{rule}{end}" for rule in RULES for key in ("hypervolume", "box") for end in ENDS]
     return pd.DataFrame(records, columns=[*GROUP, "equal_trials", "equal_epochs", *values])
 
 
@@ -198,9 +197,10 @@ def _epochs_per_cell(rows: pd.DataFrame, settings: pd.DataFrame) -> list[float]:
 
 def _estimates(rows: pd.DataFrame, settings: pd.DataFrame, rule: str) -> dict[str, Any]:
     """Both hypervolumes, with intervals, of the front of these settings (of one group)."""
-    members = non_dominated(settings[settings["complete"]])
-    if not len(members):
-        return {}
+    members = on_front(settings[settings["complete"]])
+    if not len(members):  # nothing failed to be measured, but every model collapsed
+        worthless = settings["complete"].any()
+        return {f"{key}_{rule}{end}": 0.0 for key in ("hypervolume", "box") for end in ENDS if worthless}
     before = float(members["clean_accuracy_before_report"].mean())
     points = members[["asr_report", "clean_accuracy_report"]].to_numpy(dtype=float)
     found = {"hypervolume": hypervolume(points), "box": hypervolume_box(points, before)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -14,18 +14,18 @@ import plotly.offline
 import yaml
 from matplotlib.figure import Figure
 
-from study import figures, front, page
-from study.figures import interval, percent
-from study.importance import importance
+from study import figures, front, page, parity
+from study.comparison import cost_table, detection_table, honours, hypervolume_table, status_text, told
+from study.figures import percent
+from study.importance import Importance, importance
 from study.ledger import Ledger, write_atomically
+from study.markup import Table, escape, number, plain, plural, rate, table_html
+from study.trigger_picture import TRIGGER_PREFIX
 from trainables.metrics import der, rir
 
 # Plotly's tool bar offers to upload a chart to its maker's server unless told not to.
 PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False, "plotlyServerURL": ""}
 OWN_FIGURES = ("front_", "hypervolume_", "importance_")
-
-Table = list[dict[str, str]]
-_WORDY = ("model", "settings", "chosen as", "cause", "runs")  # columns that need room for words
 
 
 def write_report(directory: Path | str) -> Path:
@@ -54,14 +54,16 @@ def write_report(directory: Path | str) -> Path:
     table = pd.concat(settings, ignore_index=True) if len(settings) > 1 else settings[0]
     searched = front.candidates(frame)
     history = front.hypervolume_over_trials(frame)
+    beside, costs = parity.parity(frame, _budget(spec)), parity.search_costs(frame)
     drawn: dict[str, Figure] = {}
     sections = []
     places = sorted(set(table[["dataset", "model", "attack"]].itertuples(index=False, name=None)), key=_place_order)
     for dataset, model, attack in places:
-        parts = [_at(t, dataset, model, attack) for t in (table, members, searched, history)]
+        parts = [_at(t, dataset, model, attack) for t in (table, members, searched, history, beside, costs, frame)]
         alone = len({place[:2] for place in places}) == 1
         title = attack if alone else f"{attack}, {dataset}, {model}"
-        section, images = _attack_section(str(title), *parts)
+        trigger = directory / "figures" / f"{TRIGGER_PREFIX}{attack}.png"
+        section, images = _attack_section(str(title), trigger, *parts)
         drawn |= images
         sections.append(section)
     _write_figures(directory / "figures", drawn)
@@ -69,7 +71,7 @@ def write_report(directory: Path | str) -> Path:
     notes = list(ledger.damaged)
     if (aside := directory / "trials.jsonl.damaged").exists():
         lines = aside.read_bytes().count(b"\n")
-        notes.append(f"{lines} damaged or repeated {_plural('line', lines)} kept aside in {aside.name}")
+        notes.append(f"{lines} damaged or repeated {plural('line', lines)} kept aside in {aside.name}")
     content = _page(spec, directory, frame, table, sections, notes)
     write_atomically(directory / "report.html", content.encode())
     return directory / "report.html"
@@ -83,35 +85,37 @@ def before_after(settings: pd.DataFrame, members: pd.DataFrame) -> Table:
         members: rows of ``front.fronts`` of this attack.
     """
     rows: Table = []
-    measured = settings.dropna(subset=["asr_report"])
+    measured = _of_victims(settings)
     if len(measured):
         first = measured.iloc[0]
         before = {"model": "before repair", "status": "–", "settings": ""}
-        before["ASR"] = _rate(first["asr_before_report"], first["n_triggered_report"])
-        before["clean accuracy"] = _rate(first["clean_accuracy_before_report"], first["n_clean_report"])
+        before["ASR"] = rate(first["asr_before_report"], first["n_triggered_report"])
+        before["clean accuracy"] = rate(first["clean_accuracy_before_report"], first["n_clean_report"])
         before["RA"] = percent(first["robust_accuracy_before"])
         rows.append(before | {"DER": "0.500", "RIR": "0.500", "ASR-base": percent(first["asr_base"])})
-    for _, one in settings[settings["role"] == "baseline"].sort_values("defense").iterrows():
-        rows.append({"model": f"{one['defense']} (baseline)", **_measured(one)})
-    for defense, group in settings[settings["role"] == "search"].groupby("defense", sort=True):
-        for _, one in group[group["published"]].iterrows():
-            rows.append({"model": f"{defense}, published settings", **_measured(one)})
-        for _, member in members[members["defense"] == defense].iterrows():
-            if names := _honours(member):
-                one = group[group["trial"] == member["trial"]].iloc[0]
-                rows.append({"model": f"{defense}, found: {names}", **_measured(one)})
+    rows += [{"model": name, **_measured(one)} for name, one in told(settings, members)]
     return rows
 
 
 def _attack_section(
-    title: str, settings: pd.DataFrame, members: pd.DataFrame, searched: pd.DataFrame, history: pd.DataFrame
+    title: str,
+    trigger: Path,
+    settings: pd.DataFrame,
+    members: pd.DataFrame,
+    searched: pd.DataFrame,
+    history: pd.DataFrame,
+    beside: pd.DataFrame,
+    costs: pd.DataFrame,
+    rows: pd.DataFrame,
 ) -> tuple[str, dict[str, Figure]]:
     slug = re.sub(r"[^A-Za-z0-9_-]+", "_", title)
     heading = "all attacks (means)" if title == front.ALL_ATTACKS else title
-    out = [f'<section id="{slug}"><h2>{_e(heading)}</h2>']
+    out = [f'<section id="{slug}"><h2>{escape(heading)}</h2>']
     drawn: dict[str, Figure] = {}
     table = before_after(settings, members)
     out.append(_in_short(settings, members))
+    if trigger.is_file():
+        out.append(_picture(trigger, f"The trigger of {heading}") + page.CAPTION_TRIGGER)
     picture = figures.front_picture(heading, settings, members)
     if picture.marks:
         drawn[f"front_{slug}"] = figures.front_png(picture)
@@ -119,33 +123,86 @@ def _attack_section(
         out.append(f'<p class="note">{_outside(picture.outside)}</p>' if picture.outside else "")
         out.append(page.CAPTION_FRONT)
     else:
-        absent = len(settings) and (settings["status"] == "backdoor_not_implanted").all()
-        why = "The backdoor was not implanted, so there is nothing to repair" if absent else "No trial has a result yet"
-        out.append(f"<p>{why}; see <i>What went wrong</i> below.</p>")
+        out.append(_why_empty(rows))
     if picture.marks and table:
-        out.append("<h3>Before and after repair</h3>" + _table(table) + page.CAPTION_TABLE)
+        out.append("<h3>Before and after repair</h3>" + table_html(table) + page.CAPTION_TABLE)
+    if picture.marks and (found := detection_table(rows, settings, members)):
+        out.append("<h3>What the detectors found</h3>" + table_html(found) + page.CAPTION_DETECTION)
+    if len(beside):
+        heading_here = "The searches under equal rules" if len(beside) > 1 else "Hypervolume"
+        out.append(f"<h3>{heading_here}</h3>" + table_html(hypervolume_table(beside)) + page.CAPTION_PARITY)
+    if len(costs) and picture.marks:
+        out.append("<h3>What tuning took</h3>" + table_html(cost_table(costs, settings)) + page.CAPTION_COSTS)
     if len(members):
-        out.append(f"<h3>The front: {len(members)} {_plural('setting', len(members))}</h3>")
-        out.append(_table(_front_table(members, settings)) + page.CAPTION_MEMBERS)
+        out.append(f"<h3>The front: {len(members)} {plural('setting', len(members))}</h3>")
+        out.append(table_html(_front_table(members, settings)) + page.CAPTION_MEMBERS)
     if len(history):
         lines = figures.hypervolume_series(history, _published_hypervolume(searched))
         drawn[f"hypervolume_{slug}"] = figures.hypervolume_png(f"Hypervolume over trials: {heading}", lines)
         out.append("<h3>Was the search long enough?</h3>")
         out.append(_plot(figures.hypervolume_plotly(lines), f"hypervolume-{slug}") + page.CAPTION_HYPERVOLUME)
-        found = {str(defense): importance(group) for defense, group in searched.groupby("defense", sort=True)}
+        importances = {str(defense): importance(group) for defense, group in searched.groupby("defense", sort=True)}
         out.append("<h3>Which settings mattered?</h3>")
-        if any(one.shares for one in found.values()):
-            drawn[f"importance_{slug}"] = figures.importance_png(f"Importance of settings: {heading}", found)
-            out.append(_plot(figures.importance_plotly(found), f"importance-{slug}") + page.CAPTION_IMPORTANCE)
-        out += [
-            f'<p class="note">{_e(name)}: {_e(" ".join(one.notes))}</p>' for name, one in found.items() if one.notes
-        ]
+        if any(one.shares for one in importances.values()):
+            drawn[f"importance_{slug}"] = figures.importance_png(f"Importance of settings: {heading}", importances)
+            out.append(_plot(figures.importance_plotly(importances), f"importance-{slug}") + page.CAPTION_IMPORTANCE)
+        out += _importance_notes(importances)
     return "\n".join([*out, "</section>"]), drawn
+
+
+def _why_empty(rows: pd.DataFrame) -> str:
+    """The line of an attack that has nothing to draw."""
+    absent = rows[front.true_status(rows) == "backdoor_not_implanted"]
+    if not len(absent):
+        return "<p>No trial has a result yet; see <i>What went wrong</i> below.</p>"
+    victims = absent.drop_duplicates(["attack", "seed"])
+    rates = ", ".join(percent(value) for value in victims["asr_before"])
+    accuracies = ", ".join(percent(value) for value in victims["clean_accuracy_before"])
+    return (
+        f"<p><b>The backdoor was not implanted</b>, so there is nothing to repair and no picture: before any repair "
+        f"ASR was {rates} at clean accuracy {accuracies}. Its {len(rows)} {plural('trial', len(rows))} "
+        f"{'counts' if len(rows) == 1 else 'count'} in no front; see <i>What went wrong</i> below.</p>"
+    )
+
+
+def _importance_notes(found: Mapping[str, Importance]) -> list[str]:
+    """One line per note, with the defenses that share it."""
+    owners: dict[str, list[str]] = {}
+    for name, one in found.items():
+        if one.notes:
+            owners.setdefault(" ".join(one.notes), []).append(name)
+    return [f'<p class="note">{escape(", ".join(names))}: {escape(note)}</p>' for note, names in owners.items()]
+
+
+def _budget(spec: Mapping[str, Any]) -> float | None:
+    """E per cell that each search could spend, where the study had such a budget."""
+    search = spec.get("search")
+    budget = search.get("budget_epochs") if isinstance(search, dict) else None
+    return float(budget) if isinstance(budget, int | float) else None
+
+
+def _budgets_spent(frame: pd.DataFrame, budget: float | None) -> set[Any]:
+    """GROUP keys of the searches that ended because they had spent their E."""
+    if budget is None:
+        return set()
+    rows = frame.assign(cost=front.epochs_equivalent(frame).fillna(0.0))[frame["role"] == "search"]
+    if front.is_shared(frame):
+        rows = rows.assign(attack=front.ALL_ATTACKS, cell=rows["attack"].astype(str) + rows["seed"].astype(str))
+    else:
+        rows = rows.assign(cell=rows["seed"])
+    groups = rows.groupby(list(front.GROUP), dropna=False)
+    return {keys for keys, one in groups if one["cost"].sum() >= budget * one["cell"].nunique() * (1 - 1e-9)}
+
+
+def _picture(path: Path, description: str) -> str:
+    """A PNG within the page, so that it stays one file."""
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f'<p><img alt="{escape(description)}" src="data:image/png;base64,{content}"></p>'
 
 
 def _in_short(settings: pd.DataFrame, members: pd.DataFrame) -> str:
     """What came out, in sentences; every number from the report half."""
-    measured = settings.dropna(subset=["asr_report"])
+    measured = _of_victims(settings)
     if not len(measured):
         return ""
     first = measured.iloc[0]
@@ -154,46 +211,66 @@ def _in_short(settings: pd.DataFrame, members: pd.DataFrame) -> str:
         f"and {percent(first['clean_accuracy_before_report'])} of clean images are classified right."
     ]
     for _, one in measured[(measured["role"] == "baseline") & (measured["defense"] != "none")].iterrows():
-        says.append(f"<b>{_e(one['defense'])}</b> (baseline): {_outcome(one)}.")
-    for defense, group in measured[measured["role"] == "search"].groupby("defense", sort=True):
-        for _, one in group[group["published"]].iterrows():
-            says.append(f"<b>{_e(defense)} at its published settings</b>: {_outcome(one)}.")
+        says.append(f"<b>{escape(one['defense'])}</b> (baseline): {_outcome(one)}.")
+    searches = measured[measured["role"] == "search"].groupby("defense", sort=True)
+    for defense, group in searches:
         own = members[members["defense"] == defense]
         chosen = own[own["picks"].str.split(";").map(lambda labels: front.pick_label(0.01) in labels)]
-        if len(chosen):
+        text = ""
+        for _, one in group[group["published"]].iterrows():
+            text = f"at its published settings {_outcome(one)}"
+        if len(chosen) and chosen.iloc[0]["published"]:
+            text += ", and the search found nothing better that loses at most 1 point of accuracy"
+        elif len(chosen):
             best = chosen.iloc[0]
-            says.append(
-                f"<b>{_e(defense)}, what the search picks if it may lose 1 point of accuracy</b>: {_outcome(best)} "
-                f"({_e(front.settings_text(best))})."
-            )
+            text += "; " if text else ""
+            text += f"what the search picks if it may lose 1 point of accuracy: {_outcome(best)}"
+            text += f" ({escape(front.settings_text(best))})" if len(searches) <= figures.FEW_SEARCHES else ""
         elif len(own):
-            says.append(f"<b>{_e(defense)}</b>: no setting lost at most 1 point of accuracy in the search.")
+            text += ("; " if text else "") + "no setting lost at most 1 point of accuracy in the search"
+        says.append(f"<b>{escape(defense)}</b>: {text or 'nothing on its front'}.")
+    own = settings[settings["role"] == "search"]
+    for defense in sorted(set(own["defense"]) - set(searches.groups)):
+        count = int((own["defense"] == defense).sum())
+        says.append(f"<b>{escape(defense)}</b>: no result, {_failures(count)}.")
     return "<ul>" + "".join(f"<li>{sentence}</li>" for sentence in says) + "</ul>"
 
 
+def _of_victims(settings: pd.DataFrame) -> pd.DataFrame:
+    """Settings with a result on a backdoored model; controls start from a clean one."""
+    return settings[settings["asr_report"].notna() & (settings["role"] != "control")]
+
+
+def _failures(count: int) -> str:
+    return "its only setting failed" if count == 1 else f"all of its {count} settings failed"
+
+
 def _outcome(one: pd.Series[Any]) -> str:
-    if one.get("status") == "diverged":
+    if one["status"] == "diverged":
         return "training diverged"
-    return f"ASR {percent(one['asr_report'])} at clean accuracy {percent(one['clean_accuracy_report'])}"
+    if one["collapsed"]:
+        return f"the model collapsed (clean accuracy {percent(one['clean_accuracy_report'])})"
+    unchanged = "it abstained: " if one["status"] == "abstained" else ""
+    return f"{unchanged}ASR {percent(one['asr_report'])} at clean accuracy {percent(one['clean_accuracy_report'])}"
 
 
 def _measured(one: pd.Series[Any]) -> dict[str, str]:
     """Cells of a repaired model: report half, with 95 % Wilson intervals of the pooled test images."""
-    cells = {"settings": front.settings_text(one), "status": str(one["status"])}
+    cells = {"settings": front.settings_text(one), "status": status_text(one)}
     if pd.isna(one["asr_report"]):
         return cells
     asr, accuracy = one["asr_report"], one["clean_accuracy_report"]
     before, accuracy_before = one["asr_before_report"], one["clean_accuracy_before_report"]
-    cells["ASR"] = _rate(asr, one["n_triggered_report"])
-    cells["clean accuracy"] = _rate(accuracy, one["n_clean_report"])
-    cells["RA"] = _rate(one["robust_accuracy_report"], one["n_triggered_report"])
-    cells["DER"] = _number(der(before, asr, accuracy_before, accuracy), 3)
+    cells["ASR"] = rate(asr, one["n_triggered_report"])
+    cells["clean accuracy"] = rate(accuracy, one["n_clean_report"])
+    cells["RA"] = rate(one["robust_accuracy_report"], one["n_triggered_report"])
+    cells["DER"] = number(der(before, asr, accuracy_before, accuracy), 3)
     ra = rir(one["robust_accuracy_before"], one["robust_accuracy_report"], accuracy_before, accuracy)
-    cells["RIR"] = _number(ra, 3)
+    cells["RIR"] = number(ra, 3)
     cells["ASR-base"] = percent(one["asr_base"])
     cells["false target rate"] = percent(one["false_target_rate"])
-    cells["E"] = _number(one["epochs_equivalent"], 2)
-    cells["seconds"] = _number(one["wall_seconds"], 1)
+    cells["E"] = number(one["epochs_alone"], 2)
+    cells["seconds"] = number(one["wall_seconds"], 1)
     if one["cells"] > 1:
         span = f"{percent(one['asr_report_min'])} to {percent(one['asr_report_max'])}"
         cells["runs"] = f"{one['cells']} (ASR {span})"
@@ -202,32 +279,28 @@ def _measured(one: pd.Series[Any]) -> dict[str, str]:
 
 def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
     counts = settings[settings["role"] == "search"].set_index(["defense", "trial"])
+    # Several defenses have few settings in common: a column for each would be mostly empty.
+    alone = members["defense"].nunique() == 1
     names = sorted({name for _, one in members.iterrows() for name in front.settings_of(one)})
     rows: Table = []
     for _, one in members.iterrows():
         n = counts.loc[(one["defense"], one["trial"])]
         row = {"defense": str(one["defense"]), "rank": str(one["rank"]), "trial": str(one["trial"])}
-        row["chosen as"] = (_honours(one) + (", published" if one["published"] else "")).removeprefix(", ")
-        row["ASR"] = _rate(one["asr_report"], n["n_triggered_report"])
-        row["clean accuracy"] = _rate(one["clean_accuracy_report"], n["n_clean_report"])
+        words = [honours(one), "published" if one["published"] else "", "collapsed" if one["collapsed"] else ""]
+        row["chosen as"] = ", ".join(filter(None, words))
+        row["ASR"] = rate(one["asr_report"], n["n_triggered_report"])
+        row["clean accuracy"] = rate(one["clean_accuracy_report"], n["n_clean_report"])
         row["search half: ASR"] = percent(one["asr_search"])
         row["search half: accuracy"] = percent(one["clean_accuracy_search"])
         values = front.settings_of(one)
-        row |= {name: _plain(values[name]) if name in values else "" for name in names}
-        row["E"] = _number(one["epochs_equivalent"], 2)
-        row["seconds"] = _number(one["wall_seconds"], 1)
+        if alone:
+            row |= {name: plain(values[name]) if name in values else "" for name in names}
+        else:
+            row["settings"] = front.settings_text(one)
+        row["E"] = number(n["epochs_alone"], 2)
+        row["seconds"] = number(one["wall_seconds"], 1)
         rows.append(row)
     return rows
-
-
-def _honours(member: pd.Series[Any]) -> str:
-    words = ["knee"] if member["is_knee"] else []
-    drops = [pick.removeprefix("drop_") for pick in str(member["picks"]).split(";") if pick.startswith("drop_")]
-    if drops:
-        words.append(f"least ASR at ≤ {', '.join(drops)} {_plural('point', 1 if drops == ['1'] else 2)} lost")
-    if "max_der" in str(member["picks"]).split(";"):
-        words.append("max DER")
-    return ", ".join(words)
 
 
 def _published_hypervolume(searched: pd.DataFrame) -> dict[str, float]:
@@ -252,13 +325,16 @@ def _page(
     name = str(
         spec.get("name") or (frame["study"].dropna().iloc[0] if frame["study"].notna().any() else directory.name)
     )
-    body = [f"<h1>{_e(name)}: what does removing the backdoor cost?</h1>", _progress(spec, frame, table)]
+    body = [f"<h1>{escape(name)}: what does removing the backdoor cost?</h1>", _progress(spec, frame, table)]
     links = re.findall(r'<section id="([^"]+)"><h2>(.*?)</h2>', "".join(sections))
     if links:
         body.append("<nav>" + " · ".join(f'<a href="#{slug}">{title}</a>' for slug, title in links) + "</nav>")
     body += [page.READING_AID, *sections, _troubles(frame, notes), _what_was_run(spec, directory, frame)]
     return page.TEMPLATE.format(
-        title=_e(name), style=page.STYLE, plotly=plotly.offline.get_plotlyjs() if sections else "", body="\n".join(body)
+        title=escape(name),
+        style=page.STYLE,
+        plotly=plotly.offline.get_plotlyjs() if sections else "",
+        body="\n".join(body),
     )
 
 
@@ -268,7 +344,7 @@ def _progress(spec: Mapping[str, Any], frame: pd.DataFrame, table: pd.DataFrame)
         "<code>superft report</code>.</p>"
     counts = frame["status"].value_counts()
     words = ", ".join(f"{counts[status]} {status}" for status in front.STATUSES if status in counts)
-    text = f"{len(frame)} {_plural('trial', len(frame))} finished ({words})."
+    text = f"{len(frame)} {plural('trial', len(frame))} finished ({words})."
     search = spec.get("search")
     asked = search.get("trials") if isinstance(search, dict) else None
     own = table[table["role"] == "search"]
@@ -276,9 +352,14 @@ def _progress(spec: Mapping[str, Any], frame: pd.DataFrame, table: pd.DataFrame)
         if (own["attack"] == front.ALL_ATTACKS).any():  # one search over all attacks: the rest are its parts
             own = own[own["attack"] == front.ALL_ATTACKS]
         done = {keys: group["trial"].nunique() for keys, group in own.groupby(list(front.GROUP), dropna=False)}
-        short = [f"{attack} / {defense}: {n} of {asked}" for (*_, attack, defense), n in done.items() if n < asked]
+        spent = _budgets_spent(frame, _budget(spec))
+        short = [
+            f"{place[-2]} / {place[-1]}: {n} of {asked}"
+            for place, n in done.items()
+            if n < asked and place not in spent
+        ]
         if short:
-            text += f" <b>The study is not finished</b> ({_e('; '.join(short))} settings)."
+            text += f" <b>The study is not finished</b> ({escape('; '.join(short))} settings)."
     return f'<p class="lead">{text}</p>'
 
 
@@ -302,7 +383,7 @@ def _troubles(frame: pd.DataFrame, notes: Sequence[str]) -> str:
             }
             for row in bad.sort_values("status", kind="stable").to_dict("records")
         ]
-        out.append(_table(rows))
+        out.append(table_html(rows))
     if len(absent):
         victims = absent.drop_duplicates(["dataset", "model", "attack", "seed"]).to_dict("records")
         out.append("<p>In these models no backdoor took hold, so nothing can be said about removing it:</p>")
@@ -316,8 +397,8 @@ def _troubles(frame: pd.DataFrame, notes: Sequence[str]) -> str:
             }
             for row in victims
         ]
-        out.append(_table(rows))
-    out += [f"<p>{_e(note)}</p>" for note in notes]
+        out.append(table_html(rows))
+    out += [f"<p>{escape(note)}</p>" for note in notes]
     if len(out) == 1:
         out.append("<p>Nothing: no trial failed or diverged, every backdoor was implanted, the ledger is whole.</p>")
     return "\n".join([*out, "</section>"])
@@ -341,17 +422,17 @@ def _what_was_run(spec: Mapping[str, Any], directory: Path, frame: pd.DataFrame)
         facts["versions"] = " | ".join(sorted(frame["versions"].dropna().unique()))
         started = frame["started"].dropna()
         facts["trials started"] = f"{started.min()} to {started.max()}" if len(started) else ""
-    rows = "".join(f"<tr><th>{_e(k)}</th><td>{_e(v)}</td></tr>" for k, v in facts.items() if v)
+    rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in facts.items() if v)
     command = "superft run study.yaml --out ."
     dump = yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True) if spec else "(no study.yaml)"
     return (
         f'<section><h2>What was run</h2><div class="wide"><table class="facts">{rows}</table></div>'
         f"<p>In this folder, <code>{command}</code> continues the study; with another <code>--out</code> it runs it "
         "again. "
-        f"<code>superft report {_e(directory.resolve().name)}</code> in the folder above writes this page again. All "
-        "numbers come from <code>trials.jsonl</code> (<code>trials.csv</code> is the same as a table), the front from "
-        "<code>front.csv</code>; PNGs of the figures are in <code>figures/</code>.</p>"
-        f"<details><summary>The full study.yaml</summary><pre>{_e(dump)}</pre></details></section>"
+        f"<code>superft report {escape(directory.resolve().name)}</code> in the folder above writes this page again. "
+        "All numbers come from <code>trials.jsonl</code> (<code>trials.csv</code> is the same as a table), the front "
+        "from <code>front.csv</code>; PNGs of the figures are in <code>figures/</code>.</p>"
+        f"<details><summary>The full study.yaml</summary><pre>{escape(dump)}</pre></details></section>"
     )
 
 
@@ -387,34 +468,6 @@ def _plot(figure: Any, name: str) -> str:
     return f'<div class="plot">{text}</div>'
 
 
-def _table(rows: Table) -> str:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    columns = [name for name in columns if any(row.get(name) for row in rows)]
-    head = "".join(f"<th>{_e(name)}</th>" for name in columns)
-    lines = []
-    for row in rows:
-        cells = []
-        for name in columns:
-            wide = ' class="words"' if name in _WORDY else ""
-            text = re.sub(r"(\[[\d., ]+\])", r'<span class="ci">\1</span>', _e(row.get(name, "")))
-            cells.append(f"<td{wide}>{text}</td>")
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-
-
-def _rate(rate: Any, n: Any) -> str:
-    ends = interval(rate, n)
-    return percent(rate) + (f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else "")
-
-
-def _number(value: Any, digits: int) -> str:
-    return "–" if pd.isna(value) else f"{float(value):.{digits}f}"
-
-
-def _plain(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def _at(table: pd.DataFrame, dataset: str, model: str, attack: str) -> pd.DataFrame:
     return table[(table["dataset"] == dataset) & (table["model"] == model) & (table["attack"] == attack)]
 
@@ -427,11 +480,3 @@ def _place_order(place: tuple[str, str, str]) -> tuple[str, str, bool, str]:
 def _outside(n: int) -> str:
     lie = "trial, ruined or diverged, lies" if n == 1 else "trials, ruined or diverged, lie"
     return f"{n} {lie} left of the overview: the button <i>Everything</i> shows the whole plane."
-
-
-def _plural(word: str, n: int) -> str:
-    return word if n == 1 else word + "s"
-
-
-def _e(text: Any) -> str:
-    return html.escape(str(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from study.plan import check_plan, load_data, make_plan
+from study.ledger import write_atomically
+from study.plan import Plan, check_plan, load_data, make_plan
 from study.settings import SpecError, merge_assignments
 from study.single import pick_device
 from study.spec import StudySpec, make_spec
 from trainables.attacks.base import ATTACKS, Attack, Trigger, stamp
 from trainables.data import Dataset
-from trainables.store import Store, default_store
-from trainables.trial import Workbench
+from trainables.store import DamagedArtifactError, Store, default_store
+from trainables.trial import Cell, Workbench
 
 DIFFERENCE_FACTOR = 10
+TRIGGER_PREFIX = "trigger_"  # of the pictures in a study's figures
 ROWS = ("clean", "triggered", f"difference\n(x{DIFFERENCE_FACTOR})")
 
 
@@ -79,6 +82,45 @@ def write_trigger_picture(
     out.parent.mkdir(parents=True, exist_ok=True)
     trigger_figure(instance, trigger, data, count=count).savefig(out, dpi=100)
     return out
+
+
+def write_trigger_figures(plan: Plan, data: Dataset, store: Path, folder: Path) -> list[Path]:
+    """Draw ``trigger_ATTACK.png`` of every attack of a study whose picture is not there yet; nothing is trained.
+
+    A trigger that is learned is drawn from its victim (the first seed's), if that is in ``store`` and whole.
+
+    Returns:
+        The pictures that were written.
+    """
+    written = []
+    first: dict[str, Cell] = {}
+    for cell in plan.cells:
+        if ATTACKS.get(cell.victim.attack).implants_backdoor and not cell.control:
+            first.setdefault(cell.victim.attack, cell)
+    for name, cell in first.items():
+        out = folder / f"{TRIGGER_PREFIX}{name}.png"
+        if out.exists():
+            continue
+        attack = cell.victim.make_attack()
+        trigger = attack.preview_trigger(data.image_size, cell.seed)
+        if trigger is None:
+            bench = Workbench(Store(store), torch.device("cpu"))
+            if _is_whole(bench.store, bench.victim_name(cell)):
+                trigger = bench.victim(cell).trigger
+        if trigger is not None:
+            content = io.BytesIO()
+            trigger_figure(attack, trigger, data).savefig(content, format="png", dpi=100)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(out, content.getvalue())
+            written.append(out)
+    return written
+
+
+def _is_whole(store: Store, name: str) -> bool:
+    try:
+        return store.load(name) is not None
+    except DamagedArtifactError:  # the next study that needs it trains it again
+        return False
 
 
 def trigger_figure(attack: Attack, trigger: Trigger, data: Dataset, *, count: int = 8) -> Figure:

@@ -173,15 +173,19 @@ def test_what_happened_on_a_model_without_a_backdoor_is_no_result_whatever_its_s
     assert front.fronts(to_frame(rows)).empty
 
 
-def test_a_collapsed_model_moves_no_knee_and_is_named() -> None:
+def test_a_collapsed_model_is_on_no_front_but_used_up_a_trial() -> None:
     points = [(0.01, 0.90), (0.3, 0.97), (0.5, 0.99)]
     rows = [point(i, *place) for i, place in enumerate(points)]
     rows.append(point(3, 0.0, 0.1, flags=["retraining_reused", "collapsed"]))
-    members = front.fronts(to_frame(rows))
-    assert members["collapsed"].tolist() == [True, False, False, False]
-    # CA - ASR of the scaled point (.3, .97): .78 - .59 between the sound ends; with (0, .1) as one end (.01, .90) has
-    # .90 - .02, more than (.3, .97) with .98 - .60.
+    frame = to_frame(rows)
+    members = front.fronts(frame)
+    assert members["trial"].str[-4:].tolist() == ["0000", "0001", "0002"]
+    # CA - ASR of the scaled (.3, .97): .78 - .59 between these ends; were (0, .1) one of them, (.01, .90) would win
+    # with .90 - .02.
     assert members.loc[members["is_knee"], "trial"].str[-4:].tolist() == ["0001"]
+    curve = front.hypervolume_over_trials(frame)
+    assert curve["finished"].tolist() == [1, 2, 3, 4]
+    assert curve["search"].iloc[-1] == curve["search"].iloc[-2]
 
 
 def test_a_seed_on_which_a_setting_collapsed_is_not_hidden_by_another_seed() -> None:

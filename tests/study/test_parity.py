@@ -113,6 +113,11 @@ def test_failed_settings_use_up_trials_and_compute() -> None:
     assert _one(rows, "a")["settings_trials"] == 2
 
 
+def test_a_search_whose_models_all_collapsed_has_no_area() -> None:
+    record = _one([point(0, 0.0, 0.1, flags=["collapsed"])])
+    assert (record["hypervolume_all"], record["hypervolume_all_high"]) == (0.0, 0.0)
+
+
 def test_a_search_alone_has_its_hypervolume_and_no_rules() -> None:
     record = _one([point(0, 0.2, 0.9)])
     assert record["hypervolume_all"] == pytest.approx(0.8 * 0.9)

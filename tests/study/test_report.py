@@ -16,6 +16,8 @@ from PIL import Image
 from rows import failed_row, made_up_study, make_row, point
 
 from study import figures, front
+from study.comparison import detection_table
+from study.importance import importance
 from study.ledger import Ledger, to_frame
 from study.report import before_after, write_report
 from trainables.metrics import wilson
@@ -66,12 +68,17 @@ def test_a_report_leaves_page_tables_and_pictures(tmp_path: Path) -> None:
 
 
 def test_the_page_is_one_file_that_asks_the_network_for_nothing(tmp_path: Path) -> None:
-    path = write_report(_study(tmp_path, made_up_study(trials=6)))
+    folder = _study(tmp_path, made_up_study(trials=6))
+    (folder / "figures").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "figures" / "trigger_badnets.png")
+    path = write_report(folder)
     text = path.read_text()
     parser = _Tags()
     parser.feed(text)
-    assert [tag for tag, attributes in parser.tags if {"src", "srcset", "data", "poster"} & set(attributes)] == []
-    assert [tag for tag, _ in parser.tags if tag in ("link", "iframe", "img", "object", "embed", "base")] == []
+    sources = [a for _, a in parser.tags if {"src", "srcset", "data", "poster"} & set(a)]
+    assert all(set(a) == {"alt", "src"} and str(a["src"]).startswith("data:image/png;base64,") for a in sources)
+    assert len(sources) == 1
+    assert [tag for tag, _ in parser.tags if tag in ("link", "iframe", "object", "embed", "base")] == []
     assert all(str(a.get("href", "#")).startswith("#") for _, a in parser.tags)
     assert "http" not in re.sub(r'"plotlyServerURL": ?""', "", _page(path))
     assert text.count("* plotly.js v") == 1
@@ -143,6 +150,56 @@ def test_a_study_that_still_runs_says_how_far_it_is(tmp_path: Path) -> None:
     assert "not finished" not in finished
 
 
+def test_a_search_that_spent_its_budget_is_finished(tmp_path: Path) -> None:
+    rows = [point(i, 0.1, 0.9) for i in range(3)]  # 50.91 E each
+    for budget, open_ in ((150, False), (160, True)):
+        spec = SPEC | {"search": {"trials": 12, "budget_epochs": budget}}
+        page = _page(write_report(_study(tmp_path / str(budget), rows, spec)))
+        assert ("not finished" in page) == open_
+
+
+def test_a_trigger_picture_that_is_there_is_shown(tmp_path: Path) -> None:
+    folder = _study(tmp_path, made_up_study(trials=4))
+    assert "<img" not in _page(write_report(folder))
+    Image.new("RGB", (8, 8)).save(folder / "figures" / "trigger_badnets.png")
+    page = _page(write_report(folder))
+    assert page.count("<img") == 1
+    assert "The trigger of badnets" in page
+
+
+def test_an_attack_that_was_not_implanted_has_its_line_and_no_empty_picture(tmp_path: Path) -> None:
+    rows = made_up_study(attacks=("badnets",), trials=4)
+    absent = {"attack": "blended", "asr_before": 0.24, "status": "backdoor_not_implanted"}
+    rows += [make_row("blended/none/baseline", **absent), make_row("blended/super_ft/0000", **absent)]
+    rows.append(make_row("blended/nc/baseline", **absent | {"status": "abstained", "detection_tpr": 0.5}))
+    folder = _study(tmp_path, rows)
+    section = _page(write_report(folder)).partition('<section id="blended">')[2].partition("</section>")[0]
+    assert "The backdoor was not implanted" in section
+    assert "ASR was 24.0 %" in section
+    assert "3 trials count in no front" in section
+    assert "<table" not in section
+    assert "plotly" not in section
+    assert _pictures(folder) == ["front_badnets", "hypervolume_badnets", "importance_badnets"]
+
+
+def test_searches_stand_beside_each_other_with_intervals_and_costs(tmp_path: Path) -> None:
+    rows = [make_row(f"badnets/a/{i:04d}", asr=0.4 - 0.1 * i, wall_seconds=10.0) for i in range(3)]
+    rows += [make_row("badnets/b/0000", asr=0.2, published=True), failed_row("badnets/b/0001", wall_seconds=0.5)]
+    page = _page(write_report(_study(tmp_path, rows)))
+    table = page.partition("The searches under equal rules")[2].partition("</table>")[0]
+    assert "first 2 trials: hypervolume" in table
+    assert re.search(r"<td>a</td><td>0\.665 <span class=\"ci\">\[0\.\d{3}, 0\.\d{3}\]</span>", table)  # .7 x .95
+    costs = page.partition("What tuning took")[2].partition("</table>")[0]
+    (row,) = re.findall(r"<tr><td>a</td>.*?</tr>", costs)
+    assert re.sub(r"<.*?>", " ", row).split() == ["a", "3", "3", "152.7", "30"]
+    assert re.search(r"<td>b</td><td>20\.0 % <span", costs), "the published point"
+
+
+def test_defenses_without_a_result_are_named_in_the_summary(tmp_path: Path) -> None:
+    rows = [point(0, 0.1, 0.9), *(failed_row(f"badnets/nad/{i:04d}") for i in range(2))]
+    assert "<b>nad</b>: no result, all of its 2 settings failed." in _page(write_report(_study(tmp_path, rows)))
+
+
 def test_seeds_are_averaged_and_several_defenses_share_a_picture(tmp_path: Path) -> None:
     rows = made_up_study(attacks=("badnets",), defenses=("fst", "super_ft"), trials=5, seeds=(0, 1))
     page = _page(write_report(_study(tmp_path, rows)))
@@ -159,9 +216,9 @@ def test_a_search_over_all_attacks_has_a_section_of_means(tmp_path: Path) -> Non
 def test_pictures_that_the_rows_no_longer_support_go_and_foreign_ones_stay(tmp_path: Path) -> None:
     folder = _study(tmp_path, made_up_study(trials=4))
     write_report(folder)
-    (folder / "figures" / "triggers_badnets.png").write_bytes(b"someone else's")
+    (folder / "figures" / "trigger_badnets.png").write_bytes(b"someone else's")
     write_report(_study(folder, [make_row("badnets/ft/baseline")]))
-    assert _pictures(folder) == ["front_badnets", "triggers_badnets"]
+    assert _pictures(folder) == ["front_badnets", "trigger_badnets"]
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
@@ -204,9 +261,63 @@ def test_before_and_after_gives_report_half_values_with_wilson_intervals() -> No
     # (64,000 + 2 * 64,000) / (3 * 1,257)
     assert table["ft (baseline)"]["E"] == "50.91"
     assert table["scratch (baseline)"] == {"model": "scratch (baseline)", "settings": "", "status": "failed"}
-    assert table["super_ft, published settings"]["status"] == "ok"
-    assert "super_ft, found: knee, least ASR at ≤ 5 points lost, max DER" in table
+    name = "super_ft, published settings; found: knee, least ASR at ≤ 5 points lost, max DER"
+    assert table[name]["status"] == "ok"
     assert table["before repair"]["ASR"].startswith("99.0 % [")
+
+
+def _detections(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    frame = to_frame(rows)
+    table = detection_table(frame, front.aggregate(frame), front.fronts(frame))
+    return {row["model"]: {key: text for key, text in row.items() if text and key != "model"} for row in table}
+
+
+def test_detectors_are_judged_where_they_judged_samples() -> None:
+    found = {"detection_removed": 0.15, "detection_tpr": 0.9, "detection_fpr": 0.05, "detection_precision": 0.6}
+    found |= {"detection_auroc": 0.987, "detection_auprc": None}
+    rows = [make_row("badnets/spectral/baseline", **found), make_row("badnets/ft/baseline")]
+    assert _detections(rows) == {
+        "spectral (baseline)": {
+            "removed": "15.0 %",
+            "TPR": "90.0 %",
+            "FPR": "5.0 %",
+            "precision": "60.0 %",
+            "AUROC": "0.987",
+        }
+    }
+
+
+def test_flagged_classes_come_with_their_anomaly_indices() -> None:
+    indices = {"note.anomaly_indices": [0.5, 3.24, 1.0]}
+    flags = {"flagged_classes": [1], "target_flagged": False, "false_classes": 1}
+    none = {"flagged_classes": [], "target_flagged": False, "false_classes": 0}
+    rows = [
+        make_row("badnets/nc/baseline", **indices, **flags),
+        point(0, 0.1, 0.9, published=True, **none, **{"note.anomaly_indices": [0.5, 1.5, 1.0]}),
+        point(1, 0.9, 0.5, flagged_classes=[0, 2], target_flagged=True, false_classes=1, **indices),
+    ]
+    table = _detections(rows)
+    assert table["nc (baseline)"] == {
+        "flagged classes": "1 (index 3.2)",
+        "target found": "no",
+        "false classes": "1",
+    }
+    assert table["super_ft, published settings; found: knee, max DER"]["flagged classes"] == "none (largest index 1.5)"
+    assert table["super_ft, all 2 trials: least to most"] == {
+        "flagged classes": "1 of 2 runs flag",
+        "target found": "1 of 2",
+        "false classes": "0 to 1",
+    }
+
+
+def test_detection_over_seeds_is_a_mean() -> None:
+    rows = [
+        make_row("badnets/ac/baseline", seed=seed, detection_tpr=tpr, flagged_classes=flags, target_flagged=bool(flags))
+        for seed, (tpr, flags) in enumerate([(1.0, [0]), (0.5, [])])
+    ]
+    assert _detections(rows) == {
+        "ac (baseline)": {"TPR": "75.0 %", "flagged classes": "1 of 2 runs flag", "target found": "1 of 2"}
+    }
 
 
 # -- figures: tested by their data -------------------------------------------------------------------------------------
@@ -272,6 +383,60 @@ def test_hover_tells_settings_status_and_cost() -> None:
     (text,) = _by_kind(_picture(rows))["trials"].hover
     for words in ("badnets/super_ft/0000", "status ok", "lr_max1 = 0.1", "iterations = 500", "50.91 E", "ASR 10.0 %"):
         assert words in text
+
+
+def test_every_outcome_has_a_mark_of_its_own_and_a_collapsed_model_is_off_the_front() -> None:
+    rows = [point(0, 0.2, 0.9), point(1, 1.0, 0.0, status="diverged"), point(2, 0.99, 0.98, status="abstained")]
+    rows += [point(3, 0.0, 0.1, flags=["collapsed"]), failed_row("badnets/super_ft/0004")]
+    picture = _picture(rows)
+    marks = _by_kind(picture)
+    places = {kind: (marks[kind].x, marks[kind].y) for kind in ("trials", "diverged", "abstained", "collapsed")}
+    assert places == {
+        "trials": ((0.9,), (0.2,)),
+        "diverged": ((0.0,), (1.0,)),
+        "abstained": ((0.98,), (0.99,)),
+        "collapsed": ((0.1,), (0.0,)),
+    }
+    assert len({marks[kind].shape for kind in places}) == 4
+    assert marks["front"].x == (0.9, 0.98)
+    assert picture.outside == 2
+
+
+def test_many_searches_have_one_legend_entry_each_and_colour_and_shape_never_repeat() -> None:
+    names = [f"d{i:02d}" for i in range(14)]
+    rows = [make_row(f"badnets/{name}/{i:04d}", asr=0.1 + 0.3 * i) for name in names for i in range(2)]
+    rows.append(make_row("badnets/d00/0002", asr=1.0, clean_accuracy=0.0, status="diverged"))
+    picture = _picture(rows)
+    assert picture.crowded
+    listed = [m for m in picture.marks if m.listed]
+    assert [m.name for m in listed[:2]] == ["d00 (3 trials, 1 diverged)", "d01 (2 trials)"]
+    assert len(listed) == 14 + 1  # and before repair
+    styles = {(m.owner, m.colour, m.shape) for m in picture.marks if m.kind == "front"}
+    assert len({style[1:] for style in styles}) == len(styles) == 14
+    drawn = figures.front_plotly(picture)
+    assert [t.name for t in drawn.data if t.showlegend] == [m.name for m in listed]
+    assert all(t.legendgroup == m.owner for t, m in zip(drawn.data, picture.marks, strict=True) if m.owner)
+    (legend,) = figures.front_png(picture).legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts[: len(listed)] == [m.name for m in listed]
+    assert "front (report half)" in texts[len(listed) :]
+
+
+def test_controls_are_marked_and_are_no_part_of_what_was_before_repair() -> None:
+    rows = [point(0, 0.2, 0.9), make_row("badnets/ft/control", role="control", asr_before_report=0.0)]
+    picture = _picture(rows)
+    assert _by_kind(picture)["control"].name == "ft (clean control)"
+    (before,) = [m for m in picture.marks if m.name == "before repair"]
+    assert before.y == (0.99,)
+
+
+def test_panels_of_importance_stand_in_rows() -> None:
+    frame = to_frame(made_up_study(attacks=("badnets",), defenses=tuple("abcde"), trials=6))
+    found = {str(name): importance(one) for name, one in front.candidates(frame).groupby("defense")}
+    panels = [axis for axis in figures.importance_png("x", found).axes if axis.get_title()]
+    assert len(panels) == 5
+    assert len({round(axis.get_position().y0, 2) for axis in panels}) == 2
+    assert len(figures.importance_plotly(found).data) == 15
 
 
 def test_one_ruined_trial_does_not_squeeze_the_overview() -> None:

@@ -6,9 +6,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from tiny import tiny_spec
 
 from study.cli import main
-from study.trigger_picture import difference, example_indices, trigger_figure
+from study.plan import load_data, make_plan
+from study.trigger_picture import difference, example_indices, trigger_figure, write_trigger_figures
 from tests.toy import toy_dataset
 from trainables.attacks.badnets import BadNets
 from trainables.attacks.base import stamp
@@ -55,6 +57,16 @@ def test_trigger_that_is_known_before_training_is_drawn_without_a_victim(attack:
         assert picture.format == "PNG"
         assert picture.width > picture.height > 300
     assert not (tmp_path / "store").exists()
+
+
+def test_pictures_of_a_study_are_drawn_once_and_train_nothing(tmp_path: Path) -> None:
+    spec = tiny_spec("attacks=[badnets, lf, clean]", "baselines=[none]")
+    plan, (data, _) = make_plan(spec), load_data(spec)
+    folder, store = tmp_path / "figures", tmp_path / "store"
+    written = write_trigger_figures(plan, data, store, folder)
+    assert written == [folder / "trigger_badnets.png"], "lf's trigger is learned and its victim is not there"
+    assert not store.exists()
+    assert write_trigger_figures(plan, data, store, folder) == []
 
 
 def test_bare_settings_are_the_attacks_own(tmp_path: Path) -> None:
