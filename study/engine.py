@@ -24,6 +24,7 @@ from study.scratch import scratch_folder
 from study.search import OptunaSearch, open_storage
 from study.settings import SpecError
 from study.spec import StudySpec
+from study.trigger_picture import write_trigger_figures
 from trainables.store import default_store
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def run_study(spec: StudySpec, directory: Path, *, address: str | None = None) -
         if driver.done == 0:
             report = None
         elif state != "already_finished" or not _is_current(directory):
+            write_trigger_figures(plan, dataset, store, directory / "figures")
             report = write_report(directory)
     return Outcome(state, directory, report, driver.done, driver.total)
 
