@@ -253,6 +253,60 @@ def plan(spec: str, assignments: Sequence[str], download: bool) -> None:
     click.echo(plan_summary(_load(spec, assignments, None, download)))
 
 
+@main.command()
+@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
+@SET
+@click.option("--out", metavar="PATH | URI", help="Folder of the study: an absolute path that all nodes see, or a URI.")
+@click.option("--store", metavar="PATH | URI", help="Likewise for victims. Default: the cluster's own SUPERFT_STORE.")
+@DOWNLOAD
+@click.option(
+    "--address",
+    envvar="RAY_API_SERVER_ADDRESS",
+    default="http://127.0.0.1:8265",
+    show_default=True,
+    help="HTTP address of the cluster's dashboard.",
+)
+@click.option("--follow/--no-follow", help="Print the job's output and end with its exit code.  [default: no-follow]")
+@click.option("--python", default="python", show_default=True, help="Interpreter on the cluster.")
+@_bad_input_is_one_line
+def submit(
+    spec: str,
+    assignments: Sequence[str],
+    out: str | None,
+    store: str | None,
+    download: bool,
+    address: str,
+    follow: bool,
+    python: str,
+) -> None:
+    """Run a study as a job of a running Ray cluster: pack the code, start it there, say how to follow it.
+
+    The cluster's token is taken from RAY_AUTH_TOKEN or the file named by RAY_AUTH_TOKEN_PATH. Paths in the spec are
+    those of the cluster. The same command again continues the study.
+    """
+    from study.submit import submit_study
+
+    given = [*assignments, *([] if store is None else [f"store={store}"])]
+    sys.exit(submit_study(_load(spec, given, None, download), out, address=address, follow=follow, python=python))
+
+
+@main.command("check-cluster")
+@click.argument("file", type=click.Path(path_type=Path), default="cluster.yaml")
+@_bad_input_is_one_line
+def check_cluster(file: Path) -> None:
+    """Look for the mistakes in a Ray cluster file that Ray's own schema lets pass."""
+    from study.cluster_check import check_cluster_file
+
+    found = check_cluster_file(file)
+    for line in found.mistakes:
+        click.echo(f"{file}: {line}", err=True)
+    for line in found.notes:
+        click.echo(f"{file}: note: {line}")
+    if found.mistakes:
+        sys.exit(BAD_INPUT)
+    click.echo(f"{file}: ok")
+
+
 @main.command("list")
 @click.argument("what", type=click.Choice(["attacks", "defenses", "datasets", "models", "recipes", "spaces"]))
 @_bad_input_is_one_line
