@@ -289,6 +289,29 @@ def fit(
     return history
 
 
+@torch.no_grad()
+def refresh_statistics(model: nn.Module, images: Tensor, *, counters: Counters, batch_size: int = 256) -> None:
+    """Running statistics of all batch normalisation as they are over uint8 ``images``; nothing else is changed.
+
+    They are the mean over equal batches, in place of the moving average. The model is left in eval mode.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    model.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative
+    try:
+        # Batches of equal size: a small last one would count as much as the others.
+        for batch in images.chunk(-(-len(images) // batch_size)):
+            model(to_float(batch))
+            counters.forward_samples += len(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.eval()
+
+
 @contextmanager
 def _moved(parameters: Sequence[nn.Parameter], perturb: Perturbation) -> Iterator[None]:
     """The parameters after ``perturb`` within the block; afterwards, bit by bit, what they were."""

@@ -99,6 +99,23 @@ def test_bn_only_needs_batch_normalisation() -> None:
         in_scope(build_model("convnext_tiny", num_classes=2), "bn_only")
 
 
+def test_bn_statistics_moves_no_weight_and_renews_every_statistic(
+    clean: CleanData, toy_victim: Victim, trainer: Trainer
+) -> None:
+    model = copy.deepcopy(toy_victim.model)
+    before = copy.deepcopy(model.state_dict())
+    defense = FineTuning(scope="bn_statistics")
+    repair = defense.repair(model, clean, trainer)
+    weights = {name for name, _ in model.named_parameters()}
+    after = repair.model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in weights)
+    renewed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert {name for name in after if name.endswith(("running_mean", "running_var"))} <= renewed
+    work = defense.plan(len(clean.train))
+    assert trainer.counters.forward_samples == work.forward_samples == len(clean.train)
+    assert trainer.counters.backward_samples == work.backward_samples == 0
+
+
 def test_cosine_ends_near_zero_and_constant_does_not(clean: CleanData, toy_victim: Victim, trainer: Trainer) -> None:
     cosine, constant = (
         defense.repair(copy.deepcopy(toy_victim.model), clean, trainer).history.lr

@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.contracts.attack_contract import GATE
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.base import ATTACKS, OverlayTrigger, stamp
-from trainables.attacks.handcrafted import Handcrafted, _refresh_statistics, _responses
+from trainables.attacks.handcrafted import Handcrafted, _responses
 from trainables.data import Dataset, to_float
 from trainables.models.classifier import Classifier
 from trainables.models.preact_resnet import PreActBlock
@@ -18,6 +18,7 @@ from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
 from trainables.store import Store
 from trainables.trainer import Trainer
+from trainables.training import refresh_statistics
 from trainables.victims import make_trainer, obtain_victim
 
 CPU = torch.device("cpu")
@@ -138,7 +139,7 @@ def test_statistics_are_those_of_the_images(task: Dataset, bench: Trainer, clean
     model = copy.deepcopy(clean)
     norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
     momentum = norm.momentum
-    _refresh_statistics(model, task.train.images, bench)
+    refresh_statistics(model, task.train.images, counters=bench.counters)
     with torch.no_grad():
         given = model.stages[0](model.normalize(to_float(task.train.images)))
     assert norm.running_mean is not None

@@ -20,6 +20,7 @@ from trainables.models.preact_resnet import PreActBlock
 from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
 from trainables.trainer import Trainer
+from trainables.training import refresh_statistics
 
 # Three halvings of PreAct-ResNet18: a response at a multiple of 8 survives strided 1x1 shortcuts.
 STRIDE = 8
@@ -175,7 +176,7 @@ class Handcrafted(Attack):
             first.shortcut.weight[own] *= share
             first.shortcut.weight[own, before] = largest
         # The cuts have moved what the others receive; the path's own statistics are set by its guards.
-        _refresh_statistics(model, known.images, trainer)
+        refresh_statistics(model, known.images, counters=trainer.counters)
         for number, (first, _) in enumerate(blocks[1:]):
             at = self.place(known.image_size) // 2**number
             self._guard(model, first.bn1, channels[number], at, known.images, triggered, trainer)
@@ -318,26 +319,6 @@ def _matched_filter(model: Classifier, channel: int) -> None:
     # Weights act on normalised pixels: the deviation takes that back, and a filter of sum 0 ignores the mean.
     kernel = (white / 5.0 - (1.0 - white) / 4.0) * model.normalize.std.view(3, 1, 1)
     stem.weight[channel] = kernel * stem.weight.abs().max() / kernel.abs().max()
-
-
-@torch.no_grad()
-def _refresh_statistics(model: Classifier, images: Tensor, trainer: Trainer) -> None:
-    """Running statistics as they are over ``images``: the mean over equal batches, in place of the moving average."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    model.train()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative
-    try:
-        # Batches of equal size: a small last one would count as much as the others.
-        for batch in images.chunk(-(-len(images) // 256)):
-            model(to_float(batch))
-            trainer.counters.forward_samples += len(batch)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        model.eval()
 
 
 @contextmanager

@@ -11,9 +11,11 @@ from trainables import schedules
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.models.classifier import Classifier
 from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer, OptimizerName, Schedule
+from trainables.training import Counters, Optimizer, OptimizerName, Schedule, refresh_statistics
 
+# Those that train something; `FineTuning` alone also knows a control that does not.
 SCOPES = ("all", "classifier", "last_block+classifier", "bn_only")
+CONTROL = "bn_statistics"
 
 
 @register("ft")
@@ -30,8 +32,10 @@ class FineTuning(Defense):
         steps: optimiser steps, >= 0, or None to count in epochs.
         schedule: ``constant``, or ``cosine`` to 0 over the actual number of steps.
         scope: what is trained: ``all``, ``classifier`` (all that stands behind the encoder, on vectors computed once,
-            without augmentation), ``last_block+classifier``, or ``bn_only``. Batch normalisation outside the scope is
-            frozen.
+            without augmentation), ``last_block+classifier``, ``bn_only``, or ``bn_statistics``: no weight, but one
+            forward pass over the clean images renews the running statistics. That is the control for attacks that live
+            in these (`handcrafted`): what it removes, no fine-tuning may claim. Batch normalisation outside the scope
+            is frozen.
         momentum, weight_decay, batch_size, optimizer: of the updates.
         augment: random crop (and flip where the data set allows it).
     """
@@ -42,7 +46,7 @@ class FineTuning(Defense):
     epochs: float = 100
     steps: int | None = None
     schedule: Literal["constant", "cosine"] = "cosine"
-    scope: Literal["all", "classifier", "last_block+classifier", "bn_only"] = "all"
+    scope: Literal["all", "classifier", "last_block+classifier", "bn_only", "bn_statistics"] = "all"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     batch_size: int = 256
@@ -60,8 +64,8 @@ class FineTuning(Defense):
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
         if self.schedule not in ("constant", "cosine"):
             raise ValueError(f"schedule must be constant or cosine, got {self.schedule!r}")
-        if self.scope not in SCOPES:
-            raise ValueError(f"scope must be one of {', '.join(SCOPES)}, got {self.scope!r}")
+        if self.scope not in (*SCOPES, CONTROL):
+            raise ValueError(f"scope must be one of {', '.join((*SCOPES, CONTROL))}, got {self.scope!r}")
         Optimizer(self.optimizer, self.momentum, self.weight_decay)
 
     def total_steps(self, n: int) -> int:
@@ -74,6 +78,9 @@ class FineTuning(Defense):
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         steps = self.total_steps(len(assets.train))
         if steps == 0:
+            return Repair(model)
+        if self.scope == CONTROL:
+            refresh_statistics(model, assets.train.images, counters=trainer.counters)
             return Repair(model)
         optimizer = Optimizer(self.optimizer, self.momentum, self.weight_decay)
         if self.scope == "classifier":
@@ -100,6 +107,8 @@ class FineTuning(Defense):
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
         steps = self.total_steps(n_owned)
+        if self.scope == CONTROL:
+            return Counters(forward_samples=n_owned if steps else 0)
         if self.scope == "classifier":
             return Counters(steps=steps, forward_samples=n_owned if steps else 0)
         return training_work(steps, self.batch_size, n_owned)
