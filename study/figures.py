@@ -239,8 +239,13 @@ def front_png(picture: FrontPicture) -> Figure:
         axis.yaxis.set_major_formatter(FuncFormatter(_tick))
         axis.grid(color="#DDDDDD", linewidth=0.6)
         axis.set_axisbelow(True)
-    note = f" ({picture.outside} trials lie further left)" if picture.outside else ""
+    lie = "lies" if picture.outside == 1 else "lie"
+    note = f" ({_trials(picture.outside)} {lie} further left)" if picture.outside else ""
     axes[0].set_title(f"Overview{note}", fontsize=11)
+    (left, right), (bottom, top) = picture.corner
+    points = (place for m in picture.marks for place in zip(m.x, m.y, strict=True))
+    if not any(left <= x <= right and bottom <= y <= top for x, y in points):
+        axes[1].text(0.5, 0.5, "no trial is in this corner", transform=axes[1].transAxes, ha="center", color="#555555")
     axes[1].set_title(f"Useful corner: ASR up to {BOX_ASR:.0%}", fontsize=11)
     figure.suptitle(f"{picture.title}        {BETTER}", fontsize=13, fontweight="bold")
     drawn = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))

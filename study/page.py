@@ -106,10 +106,10 @@ luck for all points that were measured on the same images; the choice of the fro
 three seeds such an interval is too narrow.</p>
 """
 CAPTION_COSTS = """
-<p class="caption">What it took to find the settings: sums over all trials of a search, whatever became of them. A trial
-is one setting on one model. E is compute as counted in samples; found ready: work of earlier trials that later ones
-took over (features, retrained models) and that is not in the tuned cost. Device-seconds add up the wall time of the
-trials; where several share a device, each counts its own time.</p>
+<p class="caption">What it took to find the settings: sums over all trials of a search, whatever became of them. A
+trial is one setting on one model. E is compute as counted in samples; found ready: work of earlier trials, also those
+of other studies with the same store, that was taken over (features, retrained models) and is not in the tuned cost.
+Device-seconds add up the wall time of the trials; where several share a device, each counts its own time.</p>
 """
 CAPTION_MEMBERS = """
 <p class="caption">From least ASR to most accuracy, as chosen on the search half. Points lost are points of clean

@@ -44,6 +44,7 @@ def front_summary(directory: Path) -> str:
             remarks = [settings_text(row)]
             remarks += ["published point"] if row["published"] else []
             remarks += ["knee"] if member["is_knee"] else []
+            remarks += [row["status"]] if row["status"] != "ok" else []
             table.add_row(row["defense"], *_measured(row), "; ".join(filter(None, remarks)))
         texts.append(_text(table))
     return "\n".join(texts)

@@ -449,6 +449,14 @@ def test_one_ruined_trial_does_not_squeeze_the_overview() -> None:
     assert bottom < 0 < top < 0.25
 
 
+def test_an_empty_corner_says_so() -> None:
+    texts = [
+        [text.get_text() for text in figures.front_png(_picture([point(0, asr, 0.98)])).axes[1].texts]
+        for asr in (0.5, 0.1)
+    ]
+    assert texts == [["no trial is in this corner"], []]
+
+
 def test_hypervolume_lines_carry_both_halves_and_the_published_point() -> None:
     history = front.hypervolume_over_trials(to_frame([point(0, 0.5, 0.9, asr_report=0.6), point(1, 0.2, 0.9)]))
     lines = figures.hypervolume_series(history, {"super_ft": 0.3})
