@@ -26,7 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from study.plan import Search
-from study.settings import SpecError
+from study.settings import SpecError, without_password
 from trainables.seeding import derive_seed
 
 log = logging.getLogger("superft.search")
@@ -73,7 +73,7 @@ def open_storage(storage: str, directory: Path) -> BaseStorage:
         return RDBStorage(storage)
     except Exception as error:  # whatever the database's driver raises, it means the same here
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        safe, secret = _without_password(storage)
+        safe, secret = without_password(storage)
         text = first.replace(secret, "***") if secret else first
         raise SpecError(f"search.storage: cannot open {safe}: {text}") from error
 
@@ -354,13 +354,3 @@ def _fingerprint(settings: Mapping[str, Any]) -> str:
         for key, value in settings.items()
     }
     return json.dumps(plain, sort_keys=True, default=str)
-
-
-def _without_password(url: str) -> tuple[str, str]:
-    """A database URL to be shown, and the secret that was taken out of it."""
-    scheme, _, rest = url.partition("://")
-    account, at, place = rest.rpartition("@")
-    if not at:
-        return url, ""
-    user, _, password = account.partition(":")
-    return f"{scheme}://{user}:***@{place}", password

@@ -83,3 +83,13 @@ def merge_assignments(settings: dict[str, Any], assignments: Iterable[str]) -> d
             target = target[part]
         target[parts[-1]] = parse_yaml(text, f"--set {key}") if text else None
     return merged
+
+
+def without_password(url: str) -> tuple[str, str]:
+    """A database URL to be shown, and the secret that was taken out of it."""
+    scheme, _, rest = url.partition("://")
+    account, at, place = rest.rpartition("@")
+    if not at:
+        return url, ""
+    user, _, password = account.partition(":")
+    return f"{scheme}://{user}:***@{place}", password

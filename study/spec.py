@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 import search_spaces
-from study.settings import SpecError, dump_yaml, merge_assignments, read_yaml_mapping
+from study.settings import SpecError, dump_yaml, merge_assignments, read_yaml_mapping, without_password
 from trainables.attacks.base import ATTACKS
 from trainables.defenses.base import DEFENSES
 from trainables.models import MODELS
@@ -31,9 +31,6 @@ WIDE_MODELS = ("preact_resnet18", "encoder_resnet18")
 ENCODER_MODEL = "encoder_resnet18"
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random")
-
-# In a URL, between "user:" and "@host".
-PASSWORD = re.compile(r"(://[^/:@]*:)[^@/]*(@)")
 
 # A study folder may be continued under other values of these.
 MAY_CHANGE = ("download", "data_root", "store", "resources", "search.trials", "search.storage")
@@ -281,7 +278,7 @@ class StudySpec(_Part):
     def to_yaml(self) -> str:
         """The resolved spec, complete and readable again; a password in ``search.storage`` is left out of it."""
         values = self.model_dump(mode="json")
-        values["search"]["storage"] = PASSWORD.sub(r"\1***\2", values["search"]["storage"])
+        values["search"]["storage"], _ = without_password(values["search"]["storage"])
         return dump_yaml(values)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
-from tiny import made_up_row, make_driver, make_searches, tiny_spec
+from tiny import made_up_row, make_driver, make_searches, run, tiny_spec
 
 from study.driver import Driver
 from study.ledger import Ledger
@@ -27,21 +27,6 @@ MANY = (*TWO, "baselines=[none, ft]")
 @pytest.fixture(autouse=True)
 def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
-
-
-def run(driver: Driver, slots: int = 3, finishes: int | None = None, measure: Callable[..., Any] = made_up_row) -> int:
-    """Keep ``slots`` jobs running, the oldest ends first; stop after so many ends. Returns how many ended."""
-    running: list[Job] = []
-    ended = 0
-    while finishes is None or ended < finishes:
-        while len(running) < slots and (job := driver.next_job()) is not None:
-            running.append(job)
-        if not running:
-            break
-        job = running.pop(0)
-        driver.finish(job, measure(job, driver.plan))
-        ended += 1
-    return ended
 
 
 def identities(driver: Driver) -> list[tuple[str, str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,18 @@ def make_driver(spec: StudySpec, path: Path, storage: BaseStorage | None = None)
     """A driver over the ledger at ``path``; without a storage over one that holds nothing."""
     plan = make_plan(spec)
     return Driver(plan, Ledger(path), make_searches(plan, storage or InMemoryStorage()))
+
+
+def run(driver: Driver, slots: int = 3, finishes: int | None = None, measure: Callable[..., Any] = made_up_row) -> int:
+    """Keep ``slots`` jobs running, the oldest ends first; stop after so many ends. Returns how many ended."""
+    running: list[Job] = []
+    ended = 0
+    while finishes is None or ended < finishes:
+        while len(running) < slots and (job := driver.next_job()) is not None:
+            running.append(job)
+        if not running:
+            break
+        job = running.pop(0)
+        driver.finish(job, measure(job, driver.plan))
+        ended += 1
+    return ended
