@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ log = logging.getLogger("superft.engine")
 
 # A trial that raises is tried again this often (a lost node, a full card), then recorded with its cause.
 MAX_FAILURES = 2
+CONNECT_SECONDS = 10.0
 LONGEST_CAUSE = 400  # characters of it in the row
 
 
@@ -67,7 +69,13 @@ def run_study(spec: StudySpec, directory: Path, *, address: str | None = None) -
     check_store(store)
     # A database that does not answer is found out before the folder is made; the journal lies within it.
     database = None if spec.search.storage == "journal" else open_storage(spec.search.storage, directory)
-    with _sigterm_as_sigint(), driving(directory, spec), Ledger(directory / LEDGER_FILE) as ledger:
+    with _sigterm_as_sigint(), contextlib.ExitStack() as stack:
+        is_new = not (directory / LEDGER_FILE).exists()
+        if is_new:  # a cluster that does not answer, or fits no trial, is found out before the folder is made
+            stack.enter_context(ray_cluster(address))
+            _slots(plan)
+        stack.enter_context(driving(directory, spec))
+        ledger = stack.enter_context(Ledger(directory / LEDGER_FILE))
         for note in ledger.damaged:
             log.warning("%s", note)
         searches = _open_searches(plan, database or open_storage("journal", directory))
@@ -81,7 +89,7 @@ def run_study(spec: StudySpec, directory: Path, *, address: str | None = None) -
                 progress.say(f"continuing: {driver.done} of {driver.total} trials are done")
             try:
                 # Twice: Ray's start puts a handler of its own over ours, which would abort the driver.
-                with ray_cluster(address), _sigterm_as_sigint():
+                with contextlib.nullcontext() if is_new else ray_cluster(address), _sigterm_as_sigint():
                     _run_on_ray(plan, driver, progress, store)
             except KeyboardInterrupt:
                 log.debug("interrupted")
@@ -127,13 +135,19 @@ def _open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
     ]
 
 
-def _run_on_ray(plan: Plan, driver: Driver, progress: Progress, store: Path) -> None:
+def _slots(plan: Plan) -> Slots:
+    """What the running Ray holds at once (SpecError where that is no trial)."""
     import ray
+
+    return count_slots([node["Resources"] for node in ray.nodes() if node["Alive"]], plan.spec)
+
+
+def _run_on_ray(plan: Plan, driver: Driver, progress: Progress, store: Path) -> None:
     from ray import tune
 
     from trainables.tune import TrialTrainable
 
-    slots = count_slots([node["Resources"] for node in ray.nodes() if node["Alive"]], plan.spec)
+    slots = _slots(plan)
     progress.say(
         f"{driver.total - driver.done} trials on {slots.count} slots of {slots.cpus} CPU"
         + (f" and {slots.gpus:g} GPU" if slots.gpus else "")
@@ -269,6 +283,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     }.items():
         os.environ.setdefault(key, value)
+    if address is not None:
+        _check_answers(address)
     import ray
 
     # Tune logs each failed attempt with its traceback; the ledger and our own line keep the cause.
@@ -291,6 +307,17 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             raise SpecError(f"--address {address}: cannot reach a Ray cluster: {str(error).splitlines()[0]}") from error
         stack.callback(ray.shutdown)
         yield
+
+
+def _check_answers(address: str) -> None:
+    """Refuse HOST:PORT where nobody listens: Ray itself would go on trying for many minutes (SpecError)."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto", "local" or a name that Ray itself explains
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise SpecError(f"--address {address}: cannot reach a Ray cluster: {error}") from error
 
 
 @contextlib.contextmanager
