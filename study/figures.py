@@ -472,8 +472,8 @@ def _hover(row: Mapping[str, Any]) -> str:
     lines.append(f"robust accuracy {percent(row['robust_accuracy_report'])}")
     for name, value in settings_of(row).items():
         lines.append(f"{html.escape(name)} = {html.escape(f'{value:.4g}' if isinstance(value, float) else str(value))}")
-    if not pd.isna(row["epochs_equivalent"]):
-        lines.append(f"cost {row['epochs_equivalent']:.2f} E")
+    if not pd.isna(row["epochs_alone"]):
+        lines.append(f"cost {row['epochs_alone']:.2f} E")
     if not pd.isna(row["wall_seconds"]):
         lines[-1] += f", {row['wall_seconds']:.1f} s"
     if row["cells"] > 1:

@@ -77,7 +77,7 @@ def compare_summary(directories: Sequence[Path]) -> str:
 
 
 def _measured(row: pd.Series[Any]) -> tuple[str, str, str]:
-    return _cell(row["asr_report"]), _cell(row["clean_accuracy_report"]), _cell(row["epochs_equivalent"], 1)
+    return _cell(row["asr_report"]), _cell(row["clean_accuracy_report"]), _cell(row["epochs_alone"], 1)
 
 
 def _cell(value: object, digits: int = 4) -> str:
