@@ -250,7 +250,8 @@ def _outcome(one: pd.Series[Any]) -> str:
         return "training diverged"
     if one["collapsed"]:
         return f"the model collapsed (clean accuracy {percent(one['clean_accuracy_report'])})"
-    unchanged = "it abstained: " if one["status"] == "abstained" else ""
+    where = "" if one["cells"] == 1 else " on at least one model"
+    unchanged = f"it abstained{where}: " if one["status"] == "abstained" else ""
     return f"{unchanged}ASR {percent(one['asr_report'])} at clean accuracy {percent(one['clean_accuracy_report'])}"
 
 
