@@ -1,8 +1,16 @@
-"""The shipped cluster file passes Ray's own validation and ours; each mistake that Ray lets pass gets its line."""
+"""The shipped cluster file passes Ray's own validation and ours; each mistake that Ray lets pass gets its line.
+
+And the recipes beside it: the Slurm script runs, with stand-ins for Slurm's commands.
+"""
 
 from __future__ import annotations
 
 import copy
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from processes import Place, Running, new_place, rows_of, wait_for
+from tiny import TINY
 
 from study.cli import main
 from study.cluster_check import check_cluster
@@ -330,3 +340,95 @@ def test_what_is_no_cluster_file_is_refused_in_one_line(content: str | None, nam
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert named in result.stderr
+
+
+# The recipes beside cluster.yaml.
+
+
+def test_the_rayjob_names_what_it_uses_and_its_command_exists() -> None:
+    job = yaml.safe_load((ROOT / "cluster" / "rayjob.yaml").read_text())
+    assert job["kind"] == "RayJob"
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())  # as the operator wants them
+        pod = group["template"]["spec"]
+        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+    words = job["spec"]["entrypoint"].split()
+    assert words[:2] == ["superft", "run"]
+    known = {option for parameter in main.commands["run"].params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+    assert isinstance(yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"], dict)
+
+
+# Slurm's commands for one node: the options of srun are its own, the rest is what it runs.
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+exec "$@"
+"""
+SCONTROL = "#!/bin/bash\necho 127.0.0.1\n"
+# symmetric-run refuses a machine where any Ray runs, and ends all that it finds: it gets one of its own.
+MACHINE = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
+START = 'ip link set lo up && exec bash "$@"'
+
+
+def sbatch(place: Place, *arguments: object) -> Running:
+    """The Slurm script as Slurm would run it on one node without GPUs."""
+    stubs = place.folder / "stubs"
+    stubs.mkdir(exist_ok=True)
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (stubs / name).write_text(text)
+        (stubs / name).chmod(0o755)
+    (place.folder / "venv" / "bin").mkdir(parents=True, exist_ok=True)
+    (place.folder / "venv" / "bin" / "activate").write_text(
+        f"export PATH={Path(sys.executable).parent}:{stubs}:$PATH\n"
+    )
+    environment = place.environment() | {
+        "SUPERFT_SHARED": str(place.folder),
+        "SLURM_JOB_NODELIST": "node",
+        "SLURM_NNODES": "1",
+        "RAY_TMPDIR": str(place.temporary),
+    }
+    out, err = (place.folder / f"{len(list(place.folder.glob('*.log')))}.{name}.log" for name in ("out", "err"))
+    with out.open("wb") as stdout, err.open("wb") as stderr:
+        process = subprocess.Popen(
+            [*MACHINE, "sh", "-c", START, "sh", str(ROOT / "cluster" / "slurm.sbatch"), *map(str, arguments)],
+            env=environment,
+            cwd=place.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    return Running(process, out, err)
+
+
+def has_namespaces() -> bool:
+    found = all(shutil.which(name) for name in ("unshare", "ip"))
+    return found and subprocess.run([*MACHINE, "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_slurm_script_runs_stops_in_order_at_the_limit_and_continues(tmp_path: Path) -> None:
+    if not has_namespaces():
+        pytest.skip("the system allows no namespaces")
+    with new_place(tmp_path) as place:
+        search = {**TINY["search"], "trials": 14, "ranges": {"super_ft": {"iterations": [500, 2000]}}}
+        spec, out = place.spec(search=search), tmp_path / "out"
+        first = sbatch(place, spec, "--out", out)
+        wait_for(lambda: len(rows_of(out)) >= 2, 240, lambda: first.stdout.read_text() + first.stderr.read_text())
+        # Slurm signals the script alone (--signal=B:TERM); it is the first process of its machine.
+        children = Path(f"/proc/{first.process.pid}/task/{first.process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGTERM)
+        stopped = first.end()
+        assert stopped.code == 130, stopped.stdout + stopped.stderr
+        assert "trials; the same command continues the study" in stopped.stderr
+        assert (out / "report.html").is_file()
+        before = rows_of(out)
+        assert 2 <= len(before) < 15, "the study was over before it was stopped: make it longer"
+        again = sbatch(place, spec, "--out", out).end()
+        assert again.code == 0, again.stdout + again.stderr
+        assert rows_of(out)[: len(before)] == before
+        assert len({row["trial"] for row in rows_of(out)}) == len(rows_of(out)) == 15
+        place.wait_until_alone()
