@@ -9,7 +9,8 @@ import os
 import pickle
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -36,6 +37,7 @@ log = logging.getLogger("superft.engine")
 # A trial that raises is tried again this often (a lost node, a full card), then recorded with its cause.
 MAX_FAILURES = 2
 CONNECT_SECONDS = 10.0
+RECOUNT_SECONDS = 2.0  # between looks at the nodes
 LONGEST_CAUSE = 400  # characters of it in the row
 
 
@@ -153,8 +155,14 @@ def _run_on_ray(plan: Plan, driver: Driver, progress: Progress, store: Path) -> 
         + (f" and {slots.gpus:g} GPU" if slots.gpus else "")
     )
     driver.break_cells(_make_victims(plan, progress, slots, store))
-    trainable = tune.with_parameters(TrialTrainable, cells=plan.cells, store=str(store), cpus=slots.cpus)
-    run_trials(driver, progress, slots, trainable)
+    trainable = tune.with_parameters(
+        TrialTrainable,
+        cells=plan.cells,
+        store=str(store),
+        cpus=slots.cpus,
+        trial_seconds=plan.spec.resources.trial_seconds,
+    )
+    run_trials(driver, progress, slots, trainable, recount=lambda: _slots(plan).count)
 
 
 def _make_victims(plan: Plan, progress: Progress, slots: Slots, store: Path) -> dict[int, str]:
@@ -177,19 +185,42 @@ def _make_victims(plan: Plan, progress: Progress, slots: Slots, store: Path) -> 
     return {number: failed[repr(cell.victim)] for number, cell in enumerate(plan.cells) if repr(cell.victim) in failed}
 
 
-def run_trials(driver: Driver, progress: Progress, slots: Slots, trainable: Any) -> None:
+class Room:
+    """How many trials may run at once: what the nodes hold, counted again as nodes come and go.
+
+    Args:
+        count: slots at the start.
+        recount: slots now; None: they stay as they are.
+    """
+
+    def __init__(self, count: int, recount: Callable[[], int] | None = None) -> None:
+        self._count, self._recount, self._counted = count, recount, time.monotonic()
+
+    def __call__(self) -> int:
+        if self._recount is not None and time.monotonic() - self._counted > RECOUNT_SECONDS:
+            with contextlib.suppress(SpecError):  # no node for the moment: what is running waits for one
+                self._count = self._recount()
+            self._counted = time.monotonic()
+        return self._count
+
+
+def run_trials(
+    driver: Driver,
+    progress: Progress,
+    slots: Slots,
+    trainable: Any,
+    recount: Callable[[], int] | None = None,
+) -> None:
     """All jobs of the driver over reused actors of ``trainable`` on a running Ray; returns early on Ctrl-C."""
     from ray import tune
 
-    feeder, recorder = _make_feeder(driver, progress)
+    feeder, recorder = _make_feeder(driver, progress, Room(slots.count, recount))
     with scratch_folder() as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": slots.cpus, "gpu": slots.gpus}),
             tune_config=tune.TuneConfig(
                 search_alg=feeder,
                 num_samples=-1,
-                # Exactly the slots: unset starves the cluster with a searcher, more makes suggestions staler.
-                max_concurrent_trials=slots.count,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: trial.trial_id,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -206,8 +237,12 @@ def run_trials(driver: Driver, progress: Progress, slots: Slots, trainable: Any)
         tuner.fit()
 
 
-def _make_feeder(driver: Driver, progress: Progress) -> tuple[Any, Any]:
-    """The Tune searcher that hands out the driver's jobs, and the callback that records those that failed."""
+def _make_feeder(driver: Driver, progress: Progress, room: Room) -> tuple[Any, Any]:
+    """The Tune searcher that hands out the driver's jobs, and the callback that records those that failed.
+
+    It hands out exactly as many as there are slots: more would make suggestions staler. Tune's own limit is fixed at
+    the start and would leave a node that joins later idle.
+    """
     from ray import tune
     from ray.tune.experiment import Trial
     from ray.tune.search import Searcher
@@ -218,6 +253,8 @@ def _make_feeder(driver: Driver, progress: Progress) -> tuple[Any, Any]:
         """Suggests the driver's next job and hands its result back. Optuna's storage is the record, not Tune's."""
 
         def suggest(self, trial_id: str) -> Any:
+            if len(running) >= room():
+                return None
             job = driver.next_job()
             if job is None:
                 return None if driver.waits() else Searcher.FINISHED
@@ -229,8 +266,12 @@ def _make_feeder(driver: Driver, progress: Progress) -> tuple[Any, Any]:
         ) -> None:
             # An errored trial is recorded by the callback, which knows the cause; one stopped by Ctrl-C has no row
             # and stays RUNNING in Optuna, to be taken up again.
-            if not error and result and "row" in result and trial_id in running:
+            if error or not result or trial_id not in running:
+                return
+            if "row" in result:
                 progress.trial(driver.finish(running.pop(trial_id), json.loads(result["row"])))
+            elif "cut" in result:
+                progress.trial(driver.fail(running.pop(trial_id), result["cut"]))
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: a study continues from its ledger, never from Tune's snapshots."""
@@ -276,6 +317,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     for key, value in {
         "RAY_USAGE_STATS_ENABLED": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our ledger is the record
+        "TUNE_MAX_PENDING_TRIALS_PG": str(10**6),  # the feeder limits; with 1, Tune's default, slots stay empty
         "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # Tune's snapshots are never restored
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a spec may name its data by a relative path

@@ -101,10 +101,15 @@ class VictimPart(_Part):
 
 
 class Resources(_Part):
-    """What one trial takes. ``gpus_per_trial``: ``auto`` or a fraction 1/k (or a whole number)."""
+    """What one trial takes. ``gpus_per_trial``: ``auto`` or a fraction 1/k (or a whole number).
+
+    ``trial_seconds``: a trial that takes longer is cut and recorded as failed; none by default. Its data and victim are
+    loaded within this time too.
+    """
 
     gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     cpus_per_trial: Annotated[int, Field(ge=1)] = 1
+    trial_seconds: Annotated[float, Field(gt=0)] | None = None
 
     @field_validator("gpus_per_trial", mode="before")
     @classmethod

@@ -1,6 +1,7 @@
 """What every test shares: one thread (so that results do not depend on the machine's cores) and small tasks."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,9 +17,17 @@ from trainables.victims import Victim, make_trainer, obtain_victim
 # The suites are imported, not collected: without this their assertions would fail without showing values.
 pytest.register_assert_rewrite("tests.contracts.attack_contract", "tests.contracts.defense_contract")
 
+from tests.network import leave_the_network  # noqa: E402
 from tests.toy import toy_dataset, toy_spec  # noqa: E402 - after the line above, as everything of ours
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_network() -> None:
+    """Servers that tests start are reachable from the tests alone; see `network` for where this is not possible."""
+    if "SUPERFT_TEST_POSTGRES" not in os.environ:  # that one is somewhere else
+        leave_the_network()
 
 
 @pytest.fixture(scope="session", autouse=True)

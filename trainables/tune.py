@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray
@@ -14,6 +20,9 @@ from ray import tune
 
 from trainables.store import Store
 from trainables.trial import Cell, Workbench
+
+# What a trial beyond its time limit gets to come back to Python in.
+GRACE_SECONDS = 30.0
 
 
 def bench(store: str, cpus: int) -> Workbench:
@@ -24,21 +33,64 @@ def bench(store: str, cpus: int) -> Workbench:
     return Workbench(Store(Path(store)), torch.device("cuda" if on_gpu else "cpu"))
 
 
+class TimeLimitError(Exception):
+    """A trial took longer than it may."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise `TimeLimitError` in the block once ``seconds`` are over (None: never); for a process's main thread.
+
+    What hangs in native code and does not come back within `GRACE_SECONDS` more ends the process: Ray starts another.
+    """
+    if seconds is None:
+        yield
+        return
+    message = f"cut after {seconds:g} s (resources.trial_seconds)"
+
+    def cut(number: int, frame: FrameType | None) -> None:
+        raise TimeLimitError(message)
+
+    end = threading.Timer(seconds + GRACE_SECONDS, os._exit, (1,))
+    end.daemon = True
+    previous = signal.signal(signal.SIGALRM, cut)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    end.start()
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+        end.cancel()
+
+
 class TrialTrainable(tune.Trainable):
     """One trial per `step`; the configuration names a cell and the settings of its defense.
 
     Config keys: ``cell`` (position in ``cells``), ``settings``.
     """
 
-    def setup(self, config: dict[str, Any], cells: tuple[Cell, ...] = (), store: str = "", cpus: int = 1) -> None:
-        self.cells = cells
+    def setup(
+        self,
+        config: dict[str, Any],
+        cells: tuple[Cell, ...] = (),
+        store: str = "",
+        cpus: int = 1,
+        trial_seconds: float | None = None,
+    ) -> None:
+        self.cells, self.trial_seconds = cells, trial_seconds
         self.bench = bench(store, cpus)
+        self.node = ray.get_runtime_context().get_node_id()[:12]
         self.reset_config(config)
 
     def step(self) -> dict[str, Any]:
-        result = self.bench.run(self.cells[self.job["cell"]], self.job["settings"])
+        try:
+            with time_limit(self.trial_seconds):
+                result = self.bench.run(self.cells[self.job["cell"]], self.job["settings"])
+        except TimeLimitError as error:
+            return {"cut": str(error), "done": True}  # not raised: Tune would try it again
         # As one string: Tune would flatten, copy and log every column of it.
-        return {"row": json.dumps(result.row(), allow_nan=False), "done": True}
+        return {"row": json.dumps(result.row(node=self.node), allow_nan=False), "done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.job = new_config

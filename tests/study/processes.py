@@ -54,6 +54,17 @@ class Raises(Faulty):
         raise RuntimeError("the card is on fire\\nreally")
 
 
+@register("hangs")
+@dataclass(frozen=True)
+class Hangs(Faulty):
+    """Comes to no end."""
+
+    def repair(self, model, assets, trainer):
+        with open(os.environ["SUPERFT_TEST_ATTEMPTS"] + ".hung", "a") as file:
+            file.write("x")
+        time.sleep(3600)
+
+
 @register("dies_once")
 @dataclass(frozen=True)
 class DiesOnce(Faulty):

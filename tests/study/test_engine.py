@@ -268,10 +268,11 @@ def test_show_tells_how_far_an_unfinished_study_is(interrupted: SimpleNamespace)
 
 @pytest.fixture(scope="module")
 def faulty(place: Place) -> SimpleNamespace:
-    """A study in which one trial always raises, one loses its process once, and one diverges."""
+    """A study in which one trial always raises, one hangs, one loses its process once, and one diverges."""
     spec = place.spec(
         "faulty",
-        baselines=["raises", "dies_once", "none", "ft"],
+        baselines=["hangs", "raises", "dies_once", "none", "ft"],
+        resources={"trial_seconds": 20},
         defense={
             "super_ft": {"batch_size": 16, "cycles1": 0.1, "cycles2": 0.1},
             "ft": {"lr": 1e6, "steps": 50, "batch_size": 16, "schedule": "constant"},
@@ -295,6 +296,13 @@ def test_a_trial_that_raises_is_retried_then_recorded_with_its_cause(faulty: Sim
     assert faulty.attempts.read_text() == "xxx", "once, and twice more"
 
 
+def test_a_hung_trial_is_cut_at_its_time_limit_and_not_tried_again(faulty: SimpleNamespace) -> None:
+    row = faulty.rows["badnets/hangs/baseline"]
+    assert row["status"] == "failed"
+    assert row["error"] == "cut after 20 s (resources.trial_seconds)"
+    assert faulty.attempts.with_name("attempts.hung").read_text() == "x"
+
+
 def test_a_trial_whose_process_died_is_run_again(faulty: SimpleNamespace) -> None:
     assert faulty.attempts.with_name("attempts.died").exists()
     assert faulty.rows["badnets/dies_once/baseline"]["status"] == "ok"
@@ -309,7 +317,7 @@ def test_a_diverging_trial_is_a_completed_worst_row(faulty: SimpleNamespace) -> 
 
 
 def test_the_study_goes_on_around_its_failures(faulty: SimpleNamespace) -> None:
-    assert len(faulty.rows) == 6
+    assert len(faulty.rows) == 7
     assert [row["status"] for row in faulty.rows.values()].count("ok") == 4
     assert "FAILED: RuntimeError: the card is on fire really" in faulty.ended.stderr
     assert "Traceback" not in faulty.ended.stderr
