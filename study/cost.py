@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,3 +22,24 @@ def row_epochs(row: Mapping[str, Any]) -> float:
         return 0.0
     forward, backward, inputs = (row.get(f"{name}_samples") or 0 for name in ("forward", "backward", "input_backward"))
     return float(epochs(forward, backward, inputs, row["train_size"]))
+
+
+class Bill:
+    """What a search is charged: its trials' own work, and once whatever work of others it found ready made.
+
+    Without the second part a search would get more settings for the same budget in a store where somebody has been
+    before it.
+    """
+
+    def __init__(self) -> None:
+        self._paid: set[str] = set()
+
+    def charge(self, row: Mapping[str, Any]) -> float:
+        """E for the next row of the search; rows must come in the order in which they were finished."""
+        cost = row_epochs(row)
+        shared = json.loads(row.get("shared_work") or "{}")
+        for name, (forward, backward, inputs) in shared.get("reused", {}).items():
+            if name not in self._paid:
+                cost += float(epochs(forward, backward, inputs, row["train_size"]))
+        self._paid.update(shared.get("made", ()), shared.get("reused", ()))
+        return cost

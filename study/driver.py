@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from study.cost import row_epochs
+from study.cost import Bill
 from study.front import RunningFront
 from study.ledger import Ledger
 from study.plan import Job, Plan, is_published
 from study.search import OptunaSearch, Values
 
 # Trials in these states were measured; a failed one was not.
+WORST = (1.0, 0.0)
 MEASURED = ("ok", "diverged", "abstained", "backdoor_not_implanted")
 
 
@@ -35,6 +36,7 @@ class Driver:
         self.broken: dict[int, str] = {}
         self._queue: deque[Job] = deque()
         self._spent: dict[str, float] = {search.search.label: 0.0 for search in searches}
+        self._bills = {search.search.label: Bill() for search in searches}
         self._by_label = {search.search.label: search for search in searches}
         self._rows: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
         for row in ledger.rows():
@@ -89,18 +91,19 @@ class Driver:
 
     def finish(self, job: Job, row: Mapping[str, Any]) -> dict[str, Any]:
         """Record a measured job and tell its search once the setting is measured on all its cells."""
-        full = {
+        full: dict[str, Any] = {
             "study": self.plan.spec.name,
             "trial": job.trial,
             **row,
             "role": job.role,
             "published": job.published,
         }
+        search = self._by_label.get(job.trial.rpartition("/")[0]) if job.role == "search" else None
+        full["charged_epochs"] = (Bill() if search is None else self._bills[search.search.label]).charge(full)
         self.ledger.append(full)
         self._rows.setdefault(job.trial, {})[row["attack"], row["seed"]] = full
-        search = self._by_label.get(job.trial.rpartition("/")[0]) if job.role == "search" else None
         if search is not None:
-            self._spent[search.search.label] += row_epochs(full)
+            self._spent[search.search.label] += full["charged_epochs"]
             self._tell_if_complete(search, job.trial)
         return full
 
@@ -145,10 +148,11 @@ class Driver:
         started = {trial: _settings(next(iter(rows.values()))) for trial, rows in mine.items()}
         for trial_id, settings in search.resume(complete, started):
             self._enqueue_setting(search, trial_id, settings)
-        for values in complete.values():
-            if values is not None:
+        for trial, values in complete.items():
+            if values is not None and _has_backdoor(mine[trial]):
                 self.fronts[label].add(*values)
-        self._spent[label] = math.fsum(row_epochs(row) for rows in mine.values() for row in rows.values())
+        bill = self._bills[label] = Bill()
+        self._spent[label] = math.fsum(bill.charge(row) for rows in mine.values() for row in rows.values())
 
     def _cost_of_a_setting(self, search: OptunaSearch) -> float:
         """Mean over the finished ones, in E; 0 while there is none."""
@@ -190,19 +194,28 @@ class Driver:
             return
         values = _values(rows)
         search.tell(trial_id, values)
-        if values is not None:
+        if values is not None and _has_backdoor(rows):
             self.fronts[search.search.label].add(*values)
 
 
 def _values(rows: Mapping[Any, Mapping[str, Any]]) -> Values | None:
-    """(ASR, clean accuracy) on the search half, the mean over the measured cells; None if there is none."""
-    measured = [row for row in rows.values() if row["status"] in MEASURED]
+    """(ASR, clean accuracy) on the search half, the mean over the measured cells; None if there is none.
+
+    A collapsed model counts as the worst, as a diverged one does: its ASR may be 0 by accident.
+    """
+    measured = [
+        WORST if "collapsed" in (row.get("flags") or ()) else (row["asr_search"], row["clean_accuracy_search"])
+        for row in rows.values()
+        if row["status"] in MEASURED
+    ]
     if not measured:
         return None
-    asr, accuracy = (
-        math.fsum(row[name] for row in measured) / len(measured) for name in ("asr_search", "clean_accuracy_search")
-    )
+    asr, accuracy = (math.fsum(values) / len(measured) for values in zip(*measured, strict=True))
     return asr, accuracy
+
+
+def _has_backdoor(rows: Mapping[Any, Mapping[str, Any]]) -> bool:
+    return all(row["status"] != "backdoor_not_implanted" for row in rows.values())
 
 
 def _settings(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -329,6 +329,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         _check_answers(address)
     import ray
 
+    if address is not None:  # a wrong token is said once a second
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     # Tune logs each failed attempt with its traceback; the ledger and our own line keep the cause.
     logging.getLogger("ray.tune").setLevel(logging.DEBUG if log.isEnabledFor(logging.INFO) else logging.CRITICAL)
     with contextlib.ExitStack() as stack:
@@ -345,8 +347,14 @@ def ray_cluster(address: str | None) -> Iterator[None]:
                 )
             else:
                 ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise SpecError(f"--address {address}: cannot reach a Ray cluster: {str(error).splitlines()[0]}") from error
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+            # All lines: of a version mismatch the first one names no version.
+            why = " ".join(str(error).split())[:LONGEST_CAUSE]
+            hint = "; is it up, and its token here (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)?"
+            raise SpecError(
+                f"--address {address}: cannot reach a Ray cluster: {why}"
+                f"{hint if isinstance(error, ConnectionError) else ''}"
+            ) from error
         stack.callback(ray.shutdown)
         yield
 

@@ -199,7 +199,8 @@ def on_front(settings: pd.DataFrame) -> pd.DataFrame:
 def epochs_equivalent(frame: pd.DataFrame, alone: bool = False) -> pd.Series[float]:
     """Cost of each row in E, see `study.cost`; missing where the size of the training set is.
 
-    What a trial found ready made by an earlier one (features, a retrained model) costs nothing again. With ``alone``
+    What a trial found ready made by an earlier one (features, a retrained model) is charged once to every search, see
+    `study.cost.Bill`. With ``alone``
     it counts all the same: the cost of that setting without any other.
     """
     size = frame["train_size"].astype("float64")
@@ -214,6 +215,8 @@ def epochs_equivalent(frame: pd.DataFrame, alone: bool = False) -> pd.Series[flo
         for name in ("forward", "backward", "input_backward")
     )
     cost: pd.Series[float] = epochs(forward, backward, inputs, size.where(size > 0))
+    if not alone and "charged_epochs" in frame:
+        cost = frame["charged_epochs"].astype("float64").where(cost.notna()).fillna(cost)
     return cost
 
 

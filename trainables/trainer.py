@@ -40,6 +40,7 @@ class Trainer:
         upstream: unlabelled images, uint8 (N, 3, H, W), that an encoder is trained on before the task's own images;
             None: the task's own are all there is.
         task: key of everything a run is given but its settings (victim, data, seed); part of every key of the memo.
+        made: names in the memo of what `remember` had to make.
         reused: what `remember` found ready made, by its name in the memo, with the work that making it had cost.
     """
 
@@ -54,6 +55,7 @@ class Trainer:
     memo: Memo = field(default_factory=Memo)
     upstream: Tensor | None = None
     task: str = ""
+    made: list[str] = field(default_factory=list)
     reused: dict[str, Counters] = field(default_factory=dict)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
@@ -161,7 +163,9 @@ class Trainer:
 
         name = f"{what}-{content_key({'schema': MEMO_SCHEMA, 'task': self.task, 'identity': dict(identity)})}"
         artifact, built = self.memo.obtain(name, make)
-        if not built:
+        if built:
+            self.made.append(name)
+        elif name not in self.made:
             self.reused[name] = Counters(**artifact.facts["work"])
         return {name: tensor.to(self.device) for name, tensor in artifact.tensors["tensors"].items()}
 

@@ -71,6 +71,7 @@ class TrialResult:
 
     ``*_samples`` is the work of this trial. What it found ready made by an earlier trial (flag ``WHAT_reused``) costs
     nothing again; the work it once took is in ``reused_*_samples``, so that the cost of a setting alone is their sum.
+    ``shared_work`` says what that was, as JSON: names ``made``, and ``reused`` names with their samples.
     """
 
     attack: str
@@ -89,6 +90,7 @@ class TrialResult:
     reused_forward_samples: int = 0
     reused_backward_samples: int = 0
     reused_input_backward_samples: int = 0
+    shared_work: str = ""
     eval_forward_samples: int = 0
     wall_seconds: float = 0.0
     seconds_setup: float = 0.0
@@ -289,19 +291,31 @@ def run_trial(
             "accuracy_by_class": _json_shares(evaluation.accuracy_by_class),
             "asr_by_class": _json_shares(evaluation.asr_by_class),
         }
-    if evaluation is not None and evaluation.full.clean_accuracy <= 2.0 / dataset.num_classes:
+    if evaluation is not None and evaluation.full.clean_accuracy <= _near_chance(dataset.num_classes):
         result.flags.append("collapsed")  # a constant predictor's ASR is 0 or 1 by accident
     result.flags += sorted({f"{name.rpartition('-')[0]}_reused" for name in trainer.reused})
     for counted in trainer.reused.values():
         result.reused_forward_samples += counted.forward_samples
         result.reused_backward_samples += counted.backward_samples
         result.reused_input_backward_samples += counted.input_backward_samples
+    if trainer.made or trainer.reused:
+        reused = {
+            name: [counted.forward_samples, counted.backward_samples, counted.input_backward_samples]
+            for name, counted in trainer.reused.items()
+        }
+        result.shared_work = json.dumps({"made": trainer.made, "reused": reused})
     counters = trainer.counters
     result.steps, result.forward_samples = counters.steps, counters.forward_samples
     result.backward_samples, result.input_backward_samples = counters.backward_samples, counters.input_backward_samples
     result.peak_memory_bytes = peak_memory_bytes(device)
     result.wall_seconds = clock() - begin
     return result
+
+
+def _near_chance(num_classes: int) -> float:
+    """Accuracy up to which a model has collapsed: twice chance, or, if less, a tenth of the way from chance to 1."""
+    chance = 1.0 / num_classes
+    return min(2.0 * chance, chance + 0.1 * (1.0 - chance))
 
 
 def _task(cell: Cell, defense: Defense, victim: Victim) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from optuna.storages import InMemoryStorage
 from tiny import made_up_row, make_driver, tiny_spec
+from tiny import run as run_all
 
-from study.cost import epochs, row_epochs
+from study.cost import Bill, epochs, row_epochs
 from study.driver import Driver
 from study.plan import Job, Plan
 
@@ -85,3 +87,45 @@ def test_a_continued_search_remembers_what_it_spent(tmp_path: Path) -> None:
     third = make_driver(spec, tmp_path / "trials.jsonl", storage)
     assert third.finished
     assert not third.has_work()
+
+
+def test_ready_made_work_is_charged_once_to_every_search_that_uses_it() -> None:
+    own = {"train_size": N, "forward_samples": 3 * N, "backward_samples": 0, "input_backward_samples": 0}
+    uses = {**own, "shared_work": json.dumps({"made": [], "reused": {"model-a": [3 * N, 3 * N, 0]}})}
+    makes = {**own, "shared_work": json.dumps({"made": ["model-a"], "reused": {}})}
+    somebody_was_before_it, it_was_first = Bill(), Bill()
+    assert [somebody_was_before_it.charge(row) for row in (own, uses, uses)] == [1.0, 4.0, 1.0]
+    assert [it_was_first.charge(row) for row in (makes, uses)] == [1.0, 1.0]
+
+
+def test_rows_say_what_they_were_charged_and_a_restart_charges_no_more(tmp_path: Path) -> None:
+    def measure(job: Job, plan: Plan) -> dict[str, Any]:
+        shared = {"made": [], "reused": {"features-x": [3 * N, 0, 0]}}
+        work = {"forward_samples": 3 * N, "backward_samples": 0, "train_size": N}
+        return made_up_row(job, plan, shared_work=json.dumps(shared), **work)
+
+    spec = tiny_spec("search.trials=4", "baselines=[]")
+    storage = InMemoryStorage()
+    run_all(make_driver(spec, tmp_path / "trials.jsonl", storage), slots=1, finishes=2, measure=measure)
+    driver = make_driver(spec, tmp_path / "trials.jsonl", storage)
+    run_all(driver, slots=1, measure=measure)
+    assert [row["charged_epochs"] for row in driver.ledger.rows()] == [2.0, 1.0, 1.0, 1.0]
+
+
+def test_collapsed_model_is_the_worst_point_to_the_search(tmp_path: Path) -> None:
+    def measure(job: Job, plan: Plan) -> dict[str, Any]:
+        return made_up_row(job, plan, asr_search=0.0, clean_accuracy_search=0.1, flags=["collapsed"])
+
+    driver = make_driver(tiny_spec("search.trials=2", "baselines=[]"), tmp_path / "trials.jsonl")
+    run_all(driver, measure=measure)
+    (search,) = driver.searches
+    assert [trial.values for trial in search.study.trials] == [[1.0, 0.0]] * 2
+
+
+def test_victims_without_a_backdoor_make_no_front_in_the_progress(tmp_path: Path) -> None:
+    def measure(job: Job, plan: Plan) -> dict[str, Any]:
+        return made_up_row(job, plan, status="backdoor_not_implanted")
+
+    driver = make_driver(tiny_spec("search.trials=2", "baselines=[]"), tmp_path / "trials.jsonl")
+    run_all(driver, measure=measure)
+    assert [len(front) for front in driver.fronts.values()] == [0]

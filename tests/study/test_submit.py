@@ -29,22 +29,12 @@ from study.cli import main
 from study.settings import SpecError
 from study.spec import load_spec
 
-# A network of its own with nothing but loopback: Ray's other servers listen on every interface they find.
-HOLDER = """
-import fcntl, socket, struct, time
-with socket.socket() as any_socket:
-    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x41))  # SIOCSIFFLAGS: up, running
-print("up", flush=True)
-time.sleep(3600)
-"""
-
 
 @dataclass
 class Head:
-    """A Ray head with 2 CPUs, token authentication and a job server."""
+    """A Ray head with 2 CPUs, a job server, and a token: it is safe also where tests get no network of their own."""
 
     place: Place
-    inside: list[str]  # what puts a command into the network of the head
     token: str = field(default_factory=lambda: secrets.token_hex(32))
     port: int = 0
 
@@ -75,7 +65,7 @@ class Head:
         options = ["dashboard-port", "port", "dashboard-agent-listen-port", "ray-client-server-port"]
         started = subprocess.run(
             [
-                *self.inside, sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=2",
+                sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=2",
                 "--include-dashboard=true", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1",
                 f"--temp-dir={self.place.temporary / 'ray'}", "--disable-usage-stats",
                 *(f"--{option}={port}" for option, port in zip(options, ports, strict=True)),
@@ -90,14 +80,11 @@ class Head:
 
     def submit(self, *arguments: object, **changes: str | None) -> Running:
         """`superft submit ARGUMENTS` in its own process."""
-        return self._start("submit", *arguments, "--address", self.address, **changes)
-
-    def _start(self, *arguments: object, **changes: str | None) -> Running:
         number = len(list(self.place.folder.glob("*.stdout")))
         out, err = self.place.folder / f"{number}.stdout", self.place.folder / f"{number}.stderr"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
-                [*self.inside, sys.executable, "-m", "study.cli", *map(str, arguments)],
+                [sys.executable, "-m", "study.cli", "submit", *map(str, arguments), "--address", self.address],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -110,7 +97,7 @@ class Head:
     def ray_job(self, *arguments: str) -> str:
         """`ray job ARGUMENTS` as people would give it."""
         ran = subprocess.run(
-            [*self.inside, sys.executable, "-m", "ray.scripts.scripts", "job", *arguments],
+            [sys.executable, "-m", "ray.scripts.scripts", "job", *arguments],
             env=self.environment(RAY_AUTH_MODE="token", RAY_API_SERVER_ADDRESS=self.address),
             cwd=ROOT,
             capture_output=True,
@@ -133,28 +120,10 @@ def free_ports(count: int) -> list[int]:
             item.close()
 
 
-def network_of_its_own(place: Place) -> list[str]:
-    """A prefix for commands; empty where the system allows no namespace (the token protects the head there)."""
-    try:
-        holder = subprocess.Popen(
-            ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", HOLDER],
-            env=place.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-    except FileNotFoundError:
-        return []
-    assert holder.stdout is not None
-    if holder.stdout.readline() != b"up\n":
-        holder.wait()
-        return []
-    return ["nsenter", "--target", str(holder.pid), "--user", "--net", "--preserve-credentials"]
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     with new_place(tmp_path_factory.mktemp("head")) as place:
-        head = Head(place, network_of_its_own(place))
+        head = Head(place)
         head.begin()
         yield head
     place.wait_until_alone()
@@ -241,6 +210,37 @@ def test_without_the_right_token_nothing_is_submitted(changes: dict[str, str | N
     assert ran.stderr.count("\n") == 1, ran.stderr
     for text in (named, head.address, "RAY_AUTH_TOKEN"):
         assert text in ran.stderr
+    assert not out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "wrong"}, "its token here"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None}, "no authentication token was found"),
+        ({}, "its token here"),  # Ray sends a token only in this mode
+    ],
+    ids=["wrong", "none", "no mode"],
+)
+def test_run_says_in_one_line_that_a_cluster_wants_its_token(
+    changes: dict[str, str | None], named: str, head: Head
+) -> None:
+    address = (head.place.temporary / "ray" / "ray_current_cluster").read_text().strip()
+    out = head.place.folder / "never"
+    ran = subprocess.run(
+        [sys.executable, "-m", "study.cli", "run", str(head.place.spec()), "--address", address, "--out", str(out)],
+        env=head.environment(**changes),
+        cwd=head.place.folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1, ran.stderr
+    assert f"superft: --address {address}: cannot reach a Ray cluster" in ran.stderr
+    assert named in ran.stderr
     assert not out.exists()
 
 
