@@ -329,8 +329,6 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         _check_answers(address)
     import ray
 
-    if address is not None:  # a wrong token is said once a second
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     # Tune logs each failed attempt with its traceback; the ledger and our own line keep the cause.
     logging.getLogger("ray.tune").setLevel(logging.DEBUG if log.isEnabledFor(logging.INFO) else logging.CRITICAL)
     with contextlib.ExitStack() as stack:
