@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test test-slow lint format bench clean
+.PHONY: setup run test test-cluster test-slow lint format bench clean
 
 setup: $(VENV)/.installed
 
@@ -21,6 +21,10 @@ run: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Nodes that die and join, submitted jobs, a search on PostgreSQL: minutes.
+test-cluster: setup
+	$(BIN)/python -m pytest -m 'cluster and not slow'
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

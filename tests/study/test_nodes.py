@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from processes import Place, new_place, rows_of, wait_for
 
+pytestmark = pytest.mark.cluster
+
 SLOW_ENOUGH = {"super_ft": {"batch_size": 16, "cycles1": 0.1, "cycles2": 0.1}}
 
 

@@ -23,6 +23,8 @@ from study.driver import Driver
 from study.search import open_storage
 from study.settings import SpecError
 
+pytestmark = pytest.mark.cluster
+
 ROOT = Path(__file__).parents[2]
 SERVER_USER = "postgres"  # as root the server refuses to run; Debian's package makes this user
 
