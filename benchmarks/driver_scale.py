@@ -1,0 +1,153 @@
+"""Does the driver keep up? Its own loop (searcher, ledger, front) under a simulated clock, without processes.
+
+    python -m benchmarks.driver_scale [--slots 256] [--trials 5120] [--searches 1] [--seconds 15] [--sampler tpe]
+
+Trials of a fixed length run on as many slots as asked for; only what the driver itself does takes real time, and
+while it does that the clock goes on. `busy` is the share of slot time that trials used between the first fill of all
+slots and the last trial that was handed out. The driver's time is processor time of this process, so that other work
+on the machine does not count; waiting for the disk is left out with it. At the end the study is opened once more, as
+after a crash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import random
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+import torch
+
+from benchmarks.common import machine, record
+from study.driver import Driver
+from study.ledger import Ledger
+from study.plan import Job, Plan, make_plan
+from study.search import OptunaSearch, open_storage
+from study.spec import load_spec
+from trainables.attacks.base import ATTACKS
+
+Result = TypeVar("Result")
+# Of the first and the last so many trials the mean costs are compared.
+WINDOW = 500
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slots", type=int, default=256)
+    parser.add_argument("--trials", type=int, default=5120, help="of all searches together")
+    parser.add_argument("--searches", type=int, default=1, help="attacks; each has a search of its own")
+    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--sampler", default="tpe")
+    arguments = parser.parse_args()
+    names = [name for name in ATTACKS.names() if ATTACKS.get(name).implants_backdoor]
+    if arguments.searches > len(names):
+        parser.error(f"--searches: at most {len(names)}")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    each = -(-arguments.trials // arguments.searches)
+    spec = load_spec(
+        "quickstart",
+        [
+            f"attacks=[{', '.join(names[: arguments.searches])}]",
+            "baselines=[]",
+            f"search.trials={each}",
+            f"search.sampler={arguments.sampler}",
+        ],
+    )
+    plan = make_plan(spec)
+    with tempfile.TemporaryDirectory() as folder:
+        driver = _open(plan, Path(folder))
+        run = _simulate(driver, arguments.slots, arguments.seconds)
+        driver.ledger.close()
+        started = time.perf_counter()
+        again = _open(plan, Path(folder))
+        restart = time.perf_counter() - started
+        if not again.finished or again.has_work():
+            raise RuntimeError("the study that was opened again is not the finished one")
+    question = {key: getattr(arguments, key) for key in ("slots", "trials", "searches", "seconds", "sampler")}
+    row = {**question, **run, "restart_seconds": round(restart, 2)}
+    record("driver_scale", {**row, **machine(torch.device("cpu"))})
+
+
+def _open(plan: Plan, folder: Path) -> Driver:
+    spec, storage = plan.spec, open_storage("journal", folder)
+    searches = [
+        OptunaSearch(
+            search,
+            storage,
+            study_name=spec.name,
+            sampler=spec.search.sampler,
+            seed=0,
+            startup_trials=spec.search.startup_trials,
+            target=spec.search.trials,
+        )
+        for search in plan.searches
+    ]
+    return Driver(plan, Ledger(folder / "trials.jsonl"), searches)
+
+
+def _simulate(driver: Driver, slots: int, seconds: float) -> dict[str, Any]:
+    clock = spent = last = 0.0
+    filled: float | None = None
+    running: list[tuple[float, float, int, Job]] = []
+    trials, costs, draw = list[tuple[float, float]](), list[float](), random.Random(0)
+    memory = list[int]()
+    while True:
+        while len(running) < slots:
+            job, took = _timed(driver.next_job)
+            clock, spent = clock + took, spent + took
+            if job is None:
+                break
+            last = clock
+            heapq.heappush(running, (clock + seconds * draw.uniform(0.9, 1.1), clock, len(costs) + len(running), job))
+        if filled is None and len(running) == slots:
+            filled = clock
+        if not running:
+            break
+        end, start, _, job = heapq.heappop(running)
+        trials.append((start, end))
+        clock = max(clock, end)
+        _, took = _timed(lambda job=job: driver.finish(job, _row(job, driver.plan)))
+        clock, spent = clock + took, spent + took
+        costs.append(spent)
+        spent = 0.0
+        memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    if filled is None or filled >= last:
+        raise SystemExit("the slots were never all in use: fewer --slots, or more --trials")
+    used = sum(max(0.0, min(end, last) - max(start, filled)) for start, end in trials)
+    window = min(WINDOW, len(costs) // 4)
+    return {
+        "finished": len(costs),
+        "busy": round(used / (slots * (last - filled)), 4),
+        "driver_ms_first": round(1e3 * statistics.mean(costs[:window]), 2),
+        "driver_ms_last": round(1e3 * statistics.mean(costs[-window:-slots] or costs[-window:]), 2),
+        "memory_mb_first": memory[window],
+        "memory_mb_last": memory[-1],
+        "simulated_hours": round(clock / 3600, 2),
+    }
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    began = time.process_time()
+    return work(), time.process_time() - began
+
+
+def _row(job: Job, plan: Plan) -> dict[str, Any]:
+    """As wide as a real one; its rates follow from the settings, so that a searcher has something to learn."""
+    rate = min(1.0, 0.05 / job.settings["lr_max1"])
+    cell = plan.cells[job.cell]
+    row: dict[str, Any] = {"attack": cell.victim.attack, "defense": cell.defense, "dataset": "digits", "model": "none"}
+    row |= {"seed": 0, "status": "ok", "wall_seconds": 15.0, "train_size": 1000, "forward_samples": 1000}
+    row |= {"backward_samples": 1000, "asr_search": rate, "clean_accuracy_search": 0.95 - 0.2 * (1.0 - rate) ** 2}
+    row |= {f"filler_{number}": number / 7 for number in range(60)}
+    return row | {f"param.{key}": value for key, value in job.settings.items()}
+
+
+if __name__ == "__main__":
+    main()
