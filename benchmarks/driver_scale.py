@@ -29,7 +29,7 @@ from benchmarks.common import machine, record
 from study.driver import Driver
 from study.ledger import Ledger
 from study.plan import Job, Plan, make_plan
-from study.search import OptunaSearch, open_storage
+from study.search import open_searches, open_storage
 from study.spec import load_spec
 from trainables.attacks.base import ATTACKS
 
@@ -76,20 +76,7 @@ def main() -> None:
 
 
 def _open(plan: Plan, folder: Path) -> Driver:
-    spec, storage = plan.spec, open_storage("journal", folder)
-    searches = [
-        OptunaSearch(
-            search,
-            storage,
-            study_name=spec.name,
-            sampler=spec.search.sampler,
-            seed=0,
-            startup_trials=spec.search.startup_trials,
-            target=spec.search.trials,
-        )
-        for search in plan.searches
-    ]
-    return Driver(plan, Ledger(folder / "trials.jsonl"), searches)
+    return Driver(plan, Ledger(folder / "trials.jsonl"), open_searches(plan, open_storage("journal", folder)))
 
 
 def _simulate(driver: Driver, slots: int, seconds: float) -> dict[str, Any]:

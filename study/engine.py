@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from study.driver import Driver
 from study.folder import LEDGER_FILE, REPORT_FILE, check_folder, check_store, driving
@@ -23,14 +23,11 @@ from study.plan import Job, Plan, Slots, check_plan, count_slots, load_data, mak
 from study.progress import Progress
 from study.report import write_report
 from study.scratch import scratch_folder
-from study.search import OptunaSearch, open_storage
+from study.search import OptunaSearch, open_searches, open_storage
 from study.settings import SpecError
 from study.spec import StudySpec
 from study.trigger_picture import write_trigger_figures
 from trainables.store import default_store
-
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
 
 log = logging.getLogger("superft.engine")
 
@@ -80,7 +77,7 @@ def run_study(spec: StudySpec, directory: Path, *, address: str | None = None) -
         ledger = stack.enter_context(Ledger(directory / LEDGER_FILE))
         for note in ledger.damaged:
             log.warning("%s", note)
-        searches = _open_searches(plan, database or open_storage("journal", directory))
+        searches = open_searches(plan, database or open_storage("journal", directory))
         if database is not None and not len(ledger):
             _check_unused(searches)
         driver = Driver(plan, ledger, searches)
@@ -119,22 +116,6 @@ def _is_current(directory: Path) -> bool:
     """Whether the report is there and not older than the ledger."""
     report = directory / REPORT_FILE
     return report.is_file() and report.stat().st_mtime_ns >= (directory / LEDGER_FILE).stat().st_mtime_ns
-
-
-def _open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
-    spec = plan.spec
-    return [
-        OptunaSearch(
-            search,
-            storage,
-            study_name=spec.name,
-            sampler=spec.search.sampler,
-            seed=spec.seeds[0],
-            startup_trials=spec.search.startup_trials,
-            target=spec.search.trials,
-        )
-        for search in plan.searches
-    ]
 
 
 def _slots(plan: Plan) -> Slots:

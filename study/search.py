@@ -25,7 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from study.plan import Search
+from study.plan import Plan, Search
 from study.settings import SpecError, without_password
 from trainables.seeding import derive_seed
 
@@ -76,6 +76,23 @@ def open_storage(storage: str, directory: Path) -> BaseStorage:
         safe, secret = without_password(storage)
         text = first.replace(secret, "***") if secret else first
         raise SpecError(f"search.storage: cannot open {safe}: {text}") from error
+
+
+def open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
+    """The plan's searches, in its order, all in one storage."""
+    spec = plan.spec
+    return [
+        OptunaSearch(
+            search,
+            storage,
+            study_name=spec.name,
+            sampler=spec.search.sampler,
+            seed=spec.seeds[0],
+            startup_trials=spec.search.startup_trials,
+            target=spec.search.trials,
+        )
+        for search in plan.searches
+    ]
 
 
 def _open_journal(path: Path) -> BaseStorage:

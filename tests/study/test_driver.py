@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
-from tiny import made_up_row, make_driver, make_searches, run, tiny_spec
+from tiny import made_up_row, make_driver, run, tiny_spec
 
 from study.driver import Driver
 from study.ledger import Ledger
 from study.plan import Job, make_plan
 from study.progress import Progress, describe, duration
-from study.search import open_storage
+from study.search import open_searches, open_storage
 
 TWO = ("attacks=[badnets, blended]", "seeds=[0, 7]", "search.trials=5")
 MANY = (*TWO, "baselines=[none, ft]")
@@ -331,5 +331,5 @@ def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
 def test_a_driver_reads_but_does_not_change_a_plan(tmp_path: Path) -> None:
     plan = make_plan(tiny_spec())
     before = repr(dataclasses.asdict(plan)["spec"])
-    run(Driver(plan, Ledger(tmp_path / "trials.jsonl"), make_searches(plan, InMemoryStorage())))
+    run(Driver(plan, Ledger(tmp_path / "trials.jsonl"), open_searches(plan, InMemoryStorage())))
     assert repr(dataclasses.asdict(plan)["spec"]) == before

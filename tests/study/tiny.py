@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from study.driver import Driver
 from study.ledger import Ledger
 from study.plan import Job, Plan, make_plan
-from study.search import OptunaSearch
+from study.search import open_searches
 from study.settings import merge_assignments
 from study.spec import StudySpec, make_spec
 
@@ -59,27 +59,10 @@ def made_up_row(job: Job, plan: Plan, **changes: Any) -> dict[str, Any]:
     return row | {f"param.{key}": value for key, value in job.settings.items()} | changes
 
 
-def make_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
-    """The plan's searches in one storage, as the engine makes them."""
-    spec = plan.spec
-    return [
-        OptunaSearch(
-            search,
-            storage,
-            study_name=spec.name,
-            sampler=spec.search.sampler,
-            seed=spec.seeds[0],
-            startup_trials=spec.search.startup_trials,
-            target=spec.search.trials,
-        )
-        for search in plan.searches
-    ]
-
-
 def make_driver(spec: StudySpec, path: Path, storage: BaseStorage | None = None) -> Driver:
     """A driver over the ledger at ``path``; without a storage over one that holds nothing."""
     plan = make_plan(spec)
-    return Driver(plan, Ledger(path), make_searches(plan, storage or InMemoryStorage()))
+    return Driver(plan, Ledger(path), open_searches(plan, storage or InMemoryStorage()))
 
 
 def run(driver: Driver, slots: int = 3, finishes: int | None = None, measure: Callable[..., Any] = made_up_row) -> int:
