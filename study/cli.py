@@ -256,8 +256,8 @@ def plan(spec: str, assignments: Sequence[str], download: bool) -> None:
 @main.command()
 @click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
 @SET
-@click.option("--out", metavar="PATH | URI", help="Folder of the study: an absolute path that all nodes see, or a URI.")
-@click.option("--store", metavar="PATH | URI", help="Likewise for victims. Default: the cluster's own SUPERFT_STORE.")
+@click.option("--out", metavar="PATH", help="Folder of the study: an absolute path that all nodes see.")
+@click.option("--store", metavar="PATH", help="Likewise for victims. Default: the cluster's own SUPERFT_STORE.")
 @DOWNLOAD
 @click.option(
     "--address",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ def check_folder(directory: Path, spec: StudySpec) -> None:
     Raises:
         SpecError: a study made by another spec (the differing keys are named), a file, or a folder of other things.
     """
+    refuse_uri(str(directory), f"--out {directory}")
     if directory.exists() and not directory.is_dir():
         raise SpecError(f"--out {directory} is a file; name a folder")
     # Hidden files may be all that a driver killed at its very start left: its lock, half a spec.
@@ -39,8 +41,15 @@ def check_folder(directory: Path, spec: StudySpec) -> None:
         )
 
 
+def refuse_uri(text: str, what: str) -> None:
+    """Refuse ``s3://bucket/x`` (or what a Path makes of it), which would become a folder called ``s3:`` (SpecError)."""
+    if re.search(r"(^|/)[a-z][a-z0-9+.-]+:/", text):
+        raise SpecError(f"{what}: a URI is not a folder; mount the bucket, and name a path in it")
+
+
 def check_store(store: Path) -> None:
     """Refuse a store that victims cannot be written to: every trial would fail for it (SpecError)."""
+    refuse_uri(str(store), f"--store {store}")
     try:
         store.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=store):

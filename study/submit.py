@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import study
-from study.folder import REPORT_FILE, SPEC_FILE
+from study.folder import REPORT_FILE, SPEC_FILE, refuse_uri
 from study.plan import make_plan
 from study.settings import SpecError, dump_yaml
 from study.spec import StudySpec
@@ -47,7 +47,7 @@ def submit_study(spec: StudySpec, out: str | None, *, address: str, follow: bool
 
     Args:
         spec: what to run; paths in it are the cluster's.
-        out: folder of the study: an absolute path that all nodes see, or a URI.
+        out: folder of the study: an absolute path that all nodes see.
         address: ``http://HOST:8265``.
         follow: print the job's output until it ends, and return its exit code; else return 0 at once.
         python: interpreter on the cluster.
@@ -86,21 +86,19 @@ def submit_study(spec: StudySpec, out: str | None, *, address: str, follow: bool
 
 def _check_paths(spec: StudySpec, out: str | None) -> str:
     """The study's folder; refuses paths that would mean something else on the cluster (SpecError)."""
-    remedy = "give an absolute path that all nodes see, or a URI such as s3://bucket/study"
+    remedy = "give an absolute path that all nodes see"
     if out is None:
         raise SpecError(f"--out is missing: {remedy}")
-    if not _means_the_same_everywhere(out):
+    refuse_uri(out, f"--out {out}")
+    if not out.startswith("/"):
         raise SpecError(f"--out {out} is relative, and a job's own folder is thrown away: {remedy}")
     for key, value in _texts(spec.model_dump(mode="json")):
-        path = re.sub(r"^(folder|file):(?!//)", "", value)
-        is_path = path != value or key in ("data_root", "store")
-        if is_path and not _means_the_same_everywhere(path):
-            raise SpecError(f"{key}: {value!r} is relative to this machine's folder: {remedy}")
+        path = re.sub(r"^(folder|file):", "", value)
+        if path != value or key in ("data_root", "store"):
+            refuse_uri(path, f"{key}: {value!r}")
+            if not path.startswith("/"):
+                raise SpecError(f"{key}: {value!r} is relative to this machine's folder: {remedy}")
     return out
-
-
-def _means_the_same_everywhere(path: str) -> bool:
-    return path.startswith("/") or re.match(r"[a-z][a-z0-9+.-]*://.", path) is not None
 
 
 def _texts(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -172,6 +172,12 @@ def test_an_out_that_cannot_be_written_is_refused(superft: Callable[..., Result]
     assert_refused(superft("run", "--out", "/proc/superft-study"), "cannot write to --out /proc/superft-study")
 
 
+@pytest.mark.parametrize("option", ["--out", "--store"])
+def test_a_uri_where_a_folder_belongs_is_refused(option: str, superft: Callable[..., Result], here: Path) -> None:
+    assert_refused(superft("run", option, "s3://bucket/x"), f"{option} ", "s3:/bucket/x", "mount the bucket")
+    assert list(here.iterdir()) == []
+
+
 def test_an_out_with_other_things_in_it_is_refused_and_left_alone(superft: Callable[..., Result], here: Path) -> None:
     (here / "out").mkdir()
     (here / "out" / "thesis.tex").write_text("mine")

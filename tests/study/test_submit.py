@@ -133,6 +133,7 @@ def job_of(output: str) -> str:
     return next(line.split()[1] for line in output.splitlines() if line.startswith("job:"))
 
 
+@pytest.mark.cluster
 def test_a_study_is_submitted_followed_and_its_report_found(head: Head) -> None:
     # A checkout with a defense of its own, which the cluster can only have from the package.
     mine = head.place.folder / "checkout"
@@ -160,6 +161,7 @@ def test_a_study_is_submitted_followed_and_its_report_found(head: Head) -> None:
     assert ran.stdout.count("Running entrypoint") == 1  # followed without repeats
 
 
+@pytest.mark.cluster
 def test_the_jobs_own_failure_is_the_exit_code(head: Head) -> None:
     out = head.place.folder / "occupied"
     out.mkdir()
@@ -169,6 +171,7 @@ def test_the_jobs_own_failure_is_the_exit_code(head: Head) -> None:
     assert f"superft: --out {out} is not empty and holds no study.yaml; name a new folder" in ran.stdout
 
 
+@pytest.mark.cluster
 def test_a_stopped_job_flushes_says_so_and_is_continued_by_the_same_command(head: Head) -> None:
     out = head.place.folder / "stopped"
     search = {**TINY["search"], "trials": 14, "ranges": {"super_ft": {"iterations": [500, 2000]}}}
@@ -191,6 +194,7 @@ def test_a_stopped_job_flushes_says_so_and_is_continued_by_the_same_command(head
     assert len({row["trial"] for row in rows}) == len(rows) == 15
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -310,8 +314,10 @@ def assert_refused(result: Result, *named: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ("quickstart", ("--out is missing", "absolute path that all nodes see", "s3://")),
+        ("quickstart", ("--out is missing", "absolute path that all nodes see")),
         ("quickstart --out runs/a", ("--out runs/a is relative", "absolute path")),
+        ("quickstart --out s3://bucket/a", ("--out s3://bucket/a", "URI", "mount the bucket")),
+        ("quickstart --out /s/a --store gs://bucket/v", ("store: 'gs:/bucket/v'", "mount the bucket")),
         ("quickstart --out /s/a --store victims", ("store: 'victims' is relative",)),
         ("quickstart --out /s/a --set dataset=folder:mine", ("dataset: 'folder:mine' is relative",)),
         ("quickstart --out /s/a --set data_root=mine", ("data_root: 'mine' is relative",)),
@@ -526,13 +532,13 @@ def test_the_job_reserves_a_cpu_sends_no_statistics_and_has_time_to_stop(monkeyp
             return str(arguments["submission_id"])
 
     monkeypatch.setattr(submit, "connect", lambda address: Recorder())
-    result = call("quickstart", "--out", "s3://bucket/my study", "--python", "/opt/venv/bin/python")
+    result = call("quickstart", "--out", "/shared/my study", "--python", "/opt/venv/bin/python")
     assert result.exit_code == 0
-    assert given["entrypoint"] == "/opt/venv/bin/python -m study.cli run study.yaml --out 's3://bucket/my study'"
+    assert given["entrypoint"] == "/opt/venv/bin/python -m study.cli run study.yaml --out '/shared/my study'"
     assert given["entrypoint_num_cpus"] == 1
     assert given["submission_id"].startswith("superft-quickstart-")
     assert given["runtime_env"]["env_vars"] == {"RAY_USAGE_STATS_ENABLED": "0", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
-    assert "s3://bucket/my study/report.html" in result.stdout
+    assert "/shared/my study/report.html" in result.stdout
 
 
 def test_a_refused_job_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
