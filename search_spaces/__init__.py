@@ -42,6 +42,11 @@ class Space:
     to_settings: Callable[[Mapping[str, Any]], Settings] = _same
     to_params: Callable[[Mapping[str, Any]], Settings] = _same
 
+    def paper_params(self) -> Settings:
+        """The published point as searched parameters; what it states beside them is the defense's default."""
+        params = self.to_params(self.paper)
+        return {name: params[name] for name in self.distributions}
+
     def with_ranges(self, ranges: Mapping[str, Sequence[Any]], key: str) -> Space:
         """The space with other bounds (``[low, high]``) or choices for some parameters.
 

@@ -73,7 +73,7 @@ class Search:
 
     def paper_params(self) -> dict[str, Any]:
         """The published point as searched parameters (trial 0)."""
-        return self.space.to_params(self.space.paper)
+        return self.space.paper_params()
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def make_plan(spec: StudySpec) -> Plan:
         for defense in spec.defenses:
             space = spec.space(defense)
             fixed = spec.defense_settings(defense)
-            searched = [key for key in space.to_settings(space.to_params(space.paper)) if key in fixed]
+            searched = [key for key in space.to_settings(space.paper_params()) if key in fixed]
             if searched:
                 raise SpecError(
                     f"defense.{defense}.{searched[0]} is fixed by the spec but searched by its space; "

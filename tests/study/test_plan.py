@@ -240,3 +240,14 @@ def test_what_fits_no_node_is_refused(
 def test_a_plan_reads_no_data() -> None:
     spec = make_spec({"attacks": ["badnets"], "baselines": ["none"], "dataset": "folder:/nowhere"})
     assert make_plan(spec).total_jobs == 1
+
+
+def test_what_a_space_leaves_alone_may_be_fixed_by_the_spec() -> None:
+    """Spectral's published point states 100 epochs; they are not searched, so a study may set fewer for all trials."""
+    plan = make_plan(tiny_spec("defenses=[spectral]", "search.ranges={}", "defense.spectral.epochs=7"))
+    (search,) = plan.searches
+    settings = search.settings(search.paper_params())
+    assert settings["epochs"] == 7
+    assert not is_published("spectral", settings)
+    with pytest.raises(SpecError, match=r"defense\.spectral\.remove_fraction is fixed by the spec but searched"):
+        make_plan(tiny_spec("defenses=[spectral]", "search.ranges={}", "defense.spectral.remove_fraction=0.1"))
