@@ -224,7 +224,8 @@ def test_a_cluster_that_cannot_do_it_is_told_before_the_folder_is_made(
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    # Without a network Ray warns of it from C++, in lines of its own that nothing silences.
+    assert len([line for line in done.stderr.splitlines() if "network_util.cc" not in line]) == 1
     assert not out.exists()
 
 
