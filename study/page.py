@@ -107,9 +107,9 @@ three seeds such an interval is too narrow.</p>
 """
 CAPTION_COSTS = """
 <p class="caption">What it took to find the settings: sums over all trials of a search, whatever became of them. A
-trial is one setting on one model. E is compute as counted in samples. Work of earlier trials, also those of other studies
-with the same store, that was taken over (features, retrained models) is charged to a search once; found ready: what it
-would have cost beyond that.
+trial is one setting on one model. E is compute as counted in samples. Work of earlier trials, also those of other
+studies with the same store, that was taken over (features, retrained models) is charged to a search once; found ready:
+what it would have cost beyond that.
 Device-seconds add up the wall time of the trials; where several share a device, each counts its own time.</p>
 """
 CAPTION_MEMBERS = """

@@ -167,7 +167,8 @@ def search_costs(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: ``settings``, ``trials``; how many trials came out as each of OUTCOMES (a collapsed model is in none of the
     others), and ``no_backdoor`` for those whose victim had none; ``epochs``, the E that was spent; ``epochs_found``,
-    the E of ready-made work beyond the first use, which is charged; ``seconds`` in trials, each with its share of a device.
+    the E of ready-made work beyond the first use, which is charged; ``seconds`` in trials, each with its share of a
+    device.
     """
     rows = frame.assign(status=true_status(frame))[frame["role"].fillna("search") == "search"]
     parts = [rows] + ([rows.assign(attack=ALL_ATTACKS)] if is_shared(frame) else [])

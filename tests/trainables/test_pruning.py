@@ -255,6 +255,7 @@ def densenet_pairs() -> list[ConvNorm]:
 PAIRS = {
     "preact_resnet18": preact_pairs(),
     "resnet18": resnet_pairs((2, 2, 2, 2)),
+    "encoder_resnet18": resnet_pairs((2, 2, 2, 2)),
     "resnet34": resnet_pairs((3, 4, 6, 3)),
     "vgg19_bn": [
         ConvNorm(f"stages.{stage}.{block + (stage > 0)}.0", f"stages.{stage}.{block + (stage > 0)}.1", direct=True)

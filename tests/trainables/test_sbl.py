@@ -311,11 +311,12 @@ def test_every_base_trigger_goes_through_both_stages(trigger: str, toy_store: St
 
 def test_variants_go_on_from_the_same_first_stage(toy: Dataset, trainer: Trainer) -> None:
     spec = TrainingRecipe(epochs=1, batch_size=40, lr=0.05)
+    benches = [dataclasses.replace(trainer, made=[], reused={}) for _ in range(3)]  # they share the memo
     made = [
-        SequentialBackdoor(variant=variant).implant(toy.train, trainer, spec)  # type: ignore[arg-type]
-        for variant in ("ewc", "naive", "anchoring")
+        SequentialBackdoor(variant=variant).implant(toy.train, bench, spec)  # type: ignore[arg-type]
+        for variant, bench in zip(("ewc", "naive", "anchoring"), benches, strict=True)
     ]
-    assert len(trainer.reused) == 1
+    assert [(len(bench.made), len(bench.reused)) for bench in benches] == [(1, 0), (0, 1), (0, 1)]
     first = [implanted.earlier["backdoor_stage"] for implanted in made]
     assert same(first[0], first[1])
     assert same(first[0], first[2])

@@ -95,7 +95,7 @@ class Classifier(nn.Module):
         takes the lower one of them.
         """
         with torch.autocast(features.device.type, enabled=False):
-            scores: Tensor = self.classifier(features.float())
+            scores: Tensor = self.classifier(features.to(self.classifier.weight.dtype))
         return scores
 
     def forward(self, images: Tensor) -> Tensor:
