@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.attack_contract import CHECKS, Subject, carry_out
+from tests.contracts.attack_contract import (
+    CHECKS,
+    Subject,
+    carry_out,
+    quantising_costs_less_than_a_point_of_asr,
+    trigger_points_to_its_target_and_to_no_other_class,
+)
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks import base
 from trainables.attacks.base import ATTACKS
@@ -17,12 +23,30 @@ from trainables.attacks.base import ATTACKS
 Check = Callable[[Subject], None]
 
 
-@pytest.fixture(scope="module", params=ATTACKS.names())
+# These need a victim that has learned its task, which is most of the suite's time. By default it is made for the
+# simplest attack and for those whose training sees other images than the stored, quantised ones; else the test is slow.
+LEARNED = (quantising_costs_less_than_a_point_of_asr, trigger_points_to_its_target_and_to_no_other_class)
+LEARNED_BY_DEFAULT = ("badnets", "inputaware", "wanet")
+
+
+def marks(name: str, check: Check) -> tuple[pytest.MarkDecorator, ...]:
+    return (pytest.mark.slow,) if check in LEARNED and name not in LEARNED_BY_DEFAULT else ()
+
+
+@pytest.fixture(scope="module")
 def subject(request: pytest.FixtureRequest) -> Subject:
     return Subject(request.param)
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    ("subject", "check"),
+    [
+        pytest.param(name, check, marks=marks(name, check), id=f"{name}-{check.__name__}")
+        for name in ATTACKS.names()
+        for check in CHECKS
+    ],
+    indirect=["subject"],
+)
 def test_attack(subject: Subject, check: Check) -> None:
     check(subject)
 
