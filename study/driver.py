@@ -81,6 +81,10 @@ class Driver:
                 return job
             self.fail(job, self.broken[job.cell])
 
+    def put_back(self, job: Job) -> None:
+        """Hand ``job`` out again, next: it was lost with its node, and nothing is known of it."""
+        self._queue.appendleft(job)
+
     def waits(self) -> bool:
         """Whether a running trial may still open the way for more jobs: its cost decides what the budget allows."""
         budgeted = self.plan.spec.search.budget_epochs is not None

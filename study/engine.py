@@ -10,6 +10,7 @@ import pickle
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ log = logging.getLogger("superft.engine")
 
 # A trial that raises is tried again this often (a lost node, a full card), then recorded with its cause.
 MAX_FAILURES = 2
+# A node that died is still offered for some seconds, and a trial can lose all its tries to it: it is then put back.
+MAX_RETURNS = 3
 CONNECT_SECONDS = 10.0
 RECOUNT_SECONDS = 2.0  # between looks at the nodes
 LONGEST_CAUSE = 400  # characters of it in the row
@@ -229,6 +232,7 @@ def _make_feeder(driver: Driver, progress: Progress, room: Room) -> tuple[Any, A
     from ray.tune.search import Searcher
 
     running: dict[str, Job] = {}
+    returned: Counter[tuple[str, int]] = Counter()
 
     class Feeder(Searcher):
         """Suggests the driver's next job and hands its result back. Optuna's storage is the record, not Tune's."""
@@ -238,7 +242,8 @@ def _make_feeder(driver: Driver, progress: Progress, room: Room) -> tuple[Any, A
                 return None
             job = driver.next_job()
             if job is None:
-                return None if driver.waits() else Searcher.FINISHED
+                # A running trial may be put back, or its cost may allow another.
+                return None if running or driver.waits() else Searcher.FINISHED
             running[trial_id] = job
             return {"cell": job.cell, "settings": job.settings}
 
@@ -262,8 +267,15 @@ def _make_feeder(driver: Driver, progress: Progress, room: Room) -> tuple[Any, A
 
     class Recorder(tune.Callback):
         def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-            if trial.trial_id in running:
-                progress.trial(driver.fail(running.pop(trial.trial_id), _cause(_error_of(trial))))
+            if trial.trial_id not in running:
+                return
+            job, error = running.pop(trial.trial_id), _error_of(trial)
+            key = (job.trial, job.cell)
+            if _is_the_nodes_fault(error) and returned[key] < MAX_RETURNS:
+                returned[key] += 1
+                driver.put_back(job)
+            else:
+                progress.trial(driver.fail(job, _cause(error)))
 
     return Feeder(), Recorder()
 
@@ -276,6 +288,17 @@ def _error_of(trial: Any) -> BaseException | None:
     with open(path, "rb") as file:
         error: BaseException = pickle.load(file)  # written by this very process, into its own scratch folder
     return error
+
+
+def _is_the_nodes_fault(error: BaseException | None) -> bool:
+    """Whether a trial was lost with the machine it ran on, rather than by what it did."""
+    from ray.exceptions import ActorUnavailableError, RayActorError
+
+    while error is not None and isinstance(getattr(error, "cause", None), BaseException):
+        error = error.cause  # type: ignore[attr-defined]
+    return isinstance(error, ActorUnavailableError) or (
+        isinstance(error, RayActorError) and "node" in str(error).lower() and "died" in str(error).lower()
+    )
 
 
 def _cause(error: BaseException | None) -> str:

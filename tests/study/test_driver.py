@@ -60,6 +60,20 @@ def test_rows_say_what_they_are(tmp_path: Path) -> None:
     assert (published["param.lr_max1"], published["param.iterations"]) == (0.1, 500)
 
 
+def test_a_job_that_was_put_back_is_the_next_and_is_recorded_once(tmp_path: Path) -> None:
+    driver = make_driver(tiny_spec(), tmp_path / "trials.jsonl")
+    first, second = driver.next_job(), driver.next_job()
+    assert first is not None
+    assert second is not None
+    driver.put_back(first)
+    assert driver.next_job() == first
+    driver.put_back(first)
+    driver.finish(second, made_up_row(second, driver.plan))
+    run(driver)
+    assert driver.finished
+    assert len(set(identities(driver))) == driver.done == driver.total
+
+
 def test_searches_take_turns(tmp_path: Path) -> None:
     driver = make_driver(tiny_spec("attacks=[badnets, blended]", "baselines=[]"), tmp_path / "trials.jsonl")
     handed = [driver.next_job() for _ in range(6)]

@@ -111,15 +111,15 @@ def test_a_node_that_joins_late_is_used(place: Place) -> None:
     nodes = Nodes(place)
     try:
         nodes.add()
-        spec = place.spec("late", search={"trials": 10, "startup_trials": 2}, defense=SLOW_ENOUGH)
+        spec = place.spec("late", search={"trials": 40, "startup_trials": 2}, defense=SLOW_ENOUGH)
         directory = place.folder / "runs" / "late"
         running = place.start("run", spec, "--out", directory, "--address", nodes.address)
         wait_for(lambda: len(rows_of(directory)) >= 1, 180, running.stderr.read_text)
         nodes.add()
         assert running.end(400).code == 0
         rows = rows_of(directory)
-        assert len(rows) == 11
-        assert len({row["trial"] for row in rows}) == 11
+        assert len(rows) == 41
+        assert len({row["trial"] for row in rows}) == 41
         assert len({row["node"] for row in rows}) == 2
     finally:
         nodes.cluster.shutdown()
