@@ -13,8 +13,8 @@ from study.ledger import Ledger
 from study.plan import Job, Plan, is_published
 from study.search import OptunaSearch, Values
 
-# Trials in these states were measured; a failed one was not.
 WORST = (1.0, 0.0)
+# Trials in these states were measured; a failed one was not.
 MEASURED = ("ok", "diverged", "abstained", "backdoor_not_implanted")
 
 
@@ -155,8 +155,9 @@ class Driver:
         for trial, values in complete.items():
             if values is not None and _has_backdoor(mine[trial]):
                 self.fronts[label].add(*values)
-        bill = self._bills[label] = Bill()
-        self._spent[label] = math.fsum(bill.charge(row) for rows in mine.values() for row in rows.values())
+        self._spent[label] = math.fsum(
+            self._bills[label].charge(row) for rows in mine.values() for row in rows.values()
+        )
 
     def _cost_of_a_setting(self, search: OptunaSearch) -> float:
         """Mean over the finished ones, in E; 0 while there is none."""

@@ -16,7 +16,7 @@ import search_spaces
 from study.settings import SpecError, dump_yaml, merge_assignments, read_yaml_mapping, without_password
 from trainables.attacks.base import ATTACKS
 from trainables.defenses.base import DEFENSES
-from trainables.models import MODELS
+from trainables.models import DEFAULT_WIDTH, MODELS, WIDE_MODELS
 from trainables.recipes import RECIPES, TrainingRecipe
 from trainables.registry import Registry, SettingError, nearest
 from trainables.training import Precision
@@ -26,8 +26,7 @@ from trainables.victims import CLEAN_SOURCES
 SMALL = {"digits": {"width": 8, "recipe": "quick"}}
 DEFAULT_RECIPE = "bb"
 
-# Models whose width is a setting, the default first; the one that an encoder scenario takes by default.
-WIDE_MODELS = ("preact_resnet18", "encoder_resnet18")
+# What an encoder scenario takes by default.
 ENCODER_MODEL = "encoder_resnet18"
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random")
@@ -212,7 +211,7 @@ class StudySpec(_Part):
         if isinstance(scenario, dict) and scenario.get("type") == "encoder":
             filled.setdefault("model", ENCODER_MODEL)
         if filled.get("width") is None and filled.get("model", WIDE_MODELS[0]) in WIDE_MODELS:
-            filled["width"] = small.get("width", 64)
+            filled["width"] = small.get("width", DEFAULT_WIDTH)
         victim = filled.get("victim")
         if victim is None or isinstance(victim, dict):
             filled["victim"] = {"recipe": small.get("recipe", DEFAULT_RECIPE)} | {

@@ -11,7 +11,7 @@ from typing import Literal
 
 from trainables.attacks.base import Attack
 from trainables.data import DataError, Dataset, ImageSet
-from trainables.models.classifier import Classifier
+from trainables.models.classifier import Classifier, Head
 from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
 from trainables.trainer import Trainer
@@ -62,7 +62,7 @@ def take_over(released: Classifier, train: ImageSet, trainer: Trainer) -> Classi
         trainer: makes models of the released one's architecture.
     """
     model = trainer.fresh_model("new-head")
-    own = {id(tensor) for part in model.head for tensor in part.state_dict(keep_vars=True).values()}
+    own = {id(tensor) for tensor in Head(model).state_dict(keep_vars=True).values()}
     head = {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in own}
     model.load_state_dict(
         {name: tensor for name, tensor in released.state_dict().items() if name not in head}, strict=False

@@ -5,6 +5,9 @@ from pathlib import Path
 import optuna
 import pytest
 
+# Imported, not collected: without this its assertions would fail without showing values.
+pytest.register_assert_rewrite("commands")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_optuna() -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import assert_refused, invoke
 from PIL import Image
 from tiny import TINY, tiny_spec
 
-from study.cli import main
 from study.folder import check_folder
 from study.ledger import Ledger
 from study.spec import recipe_names
@@ -38,13 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def superft(here: Path) -> Callable[..., Result]:
-    def call(*arguments: object) -> Result:
-        result = CliRunner().invoke(main, [str(item) for item in arguments])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return call
+    return invoke
 
 
 def images(folder: Path, classes: dict[str, int]) -> Path:
@@ -57,15 +51,6 @@ def images(folder: Path, classes: dict[str, int]) -> Path:
                 picture = Image.new("RGB", (16, 16), (40 * number, 10 * index, 90))
                 picture.save(folder / part / name / f"{index}.png")
     return folder
-
-
-def assert_refused(result: Result, *named: str) -> None:
-    """Exit code 2, one line on standard error that holds all of ``named``, nothing on standard output."""
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1, result.stderr
-    for text in named:
-        assert text in result.stderr
 
 
 BAD = [

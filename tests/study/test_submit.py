@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import assert_refused, invoke
 from processes import ROOT, Place, Running, new_place, rows_of, wait_for
 from ray.job_submission import JobStatus
 from tiny import TINY, tiny_spec
 
 from study import submit
-from study.cli import main
 from study.settings import SpecError
 from study.spec import load_spec
 
@@ -297,18 +297,7 @@ def _no_cluster_around(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, ["submit", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def assert_refused(result: Result, *named: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1, result.stderr
-    for text in named:
-        assert text in result.stderr
+    return invoke("submit", *arguments)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from trainables import schedules
 from trainables.data import ImageSet
-from trainables.models.classifier import Classifier
+from trainables.models.classifier import Classifier, Head
 from trainables.trainer import Trainer
 from trainables.training import History, Optimizer
 
@@ -139,7 +139,7 @@ class Contrast(nn.Module):
 
     def __init__(self, encoder: Classifier, generator: torch.Generator) -> None:
         super().__init__()
-        first = next(layer for part in encoder.head for layer in part.modules() if isinstance(layer, nn.Linear))
+        first = next(layer for layer in Head(encoder).modules() if isinstance(layer, nn.Linear))
         self.encoder = encoder
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
@@ -179,7 +179,7 @@ def pretrain(
     """
     views, generator = views or Views(), trainer.generator("simclr-views")
     contrast = Contrast(model, trainer.generator("simclr-projector"))
-    head = {id(parameter) for part in model.head for parameter in part.parameters()}
+    head = {id(parameter) for parameter in Head(model).parameters()}
 
     def two_views(batch: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return torch.cat([views(batch, generator), views(batch, generator)]), torch.cat([labels, labels])

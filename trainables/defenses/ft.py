@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trainables import schedules
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
-from trainables.models.classifier import Classifier
+from trainables.models.classifier import Classifier, Head
 from trainables.trainer import Trainer
 from trainables.training import Counters, Optimizer, OptimizerName, Schedule, refresh_statistics
 
@@ -120,13 +120,9 @@ def in_scope(model: Classifier, scope: str) -> list[nn.Parameter]:
         case "all":
             return list(model.parameters())
         case "classifier":
-            return [parameter for part in model.head for parameter in part.parameters()]
+            return list(Head(model).parameters())
         case "last_block+classifier":
-            return [
-                *model.last_block.parameters(),
-                *model.neck.parameters(),
-                *(parameter for part in model.head for parameter in part.parameters()),
-            ]
+            return [*model.last_block.parameters(), *model.neck.parameters(), *Head(model).parameters()]
         case "bn_only":
             found: list[nn.Parameter | Tensor] = []
             for module in model.modules():

@@ -7,7 +7,7 @@ import torch
 
 from trainables.models.classifier import Classifier
 
-__all__ = ["MODELS", "Classifier", "ModelError", "build_model"]
+__all__ = ["DEFAULT_WIDTH", "MODELS", "WIDE_MODELS", "Classifier", "ModelError", "build_model"]
 
 MODELS: dict[str, str] = {
     "preact_resnet18": "PreAct-ResNet18, the paper's model; any width (default 64)",
@@ -21,7 +21,8 @@ MODELS: dict[str, str] = {
 }
 
 DEFAULT_WIDTH = 64
-_WIDTHS = ("preact_resnet18", "encoder_resnet18")  # whose width can be set
+# Whose width can be set, the default model first.
+WIDE_MODELS = ("preact_resnet18", "encoder_resnet18")
 _MIN_SIZE = {"vgg19_bn": 16}  # others: 8, below which their three halvings leave no map
 _DEFAULT_MIN_SIZE = 8
 
@@ -79,8 +80,10 @@ def _check(
         raise ModelError(f"model: unknown name {name!r}; {hint}known: {', '.join(MODELS)}")
     if num_classes < 2:
         raise ModelError(f"num_classes: must be 2 or more, got {num_classes}")
-    if width is not None and name not in _WIDTHS:
-        raise ModelError(f"width: {name} has a fixed width, got {width}; leave it out, or use {' or '.join(_WIDTHS)}")
+    if width is not None and name not in WIDE_MODELS:
+        raise ModelError(
+            f"width: {name} has a fixed width, got {width}; leave it out, or use {' or '.join(WIDE_MODELS)}"
+        )
     if width is not None and width < 1:
         raise ModelError(f"width: must be 1 or more, got {width}")
     smallest = _MIN_SIZE.get(name, _DEFAULT_MIN_SIZE)

@@ -67,7 +67,7 @@ class Classifier(nn.Module):
         """Initialise the head anew, from ``generator`` alone (one integer is drawn from it)."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            for layer in [layer for part in self.head for layer in part.modules()]:
+            for layer in Head(self).modules():
                 if isinstance(layer, nn.Linear):
                     fresh = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
                     layer.load_state_dict(fresh.state_dict())
