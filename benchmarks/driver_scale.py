@@ -29,8 +29,9 @@ from benchmarks.common import machine, record
 from study.driver import Driver
 from study.ledger import Ledger
 from study.plan import Job, Plan, make_plan
-from study.search import open_searches, open_storage
+from study.search import open_searches
 from study.spec import load_spec
+from study.storage import open_storage
 from trainables.attacks.base import ATTACKS
 
 Result = TypeVar("Result")

@@ -25,8 +25,9 @@ from study.engine import ray_cluster, run_trials
 from study.ledger import Ledger
 from study.plan import Slots, make_plan
 from study.progress import Progress
-from study.search import OptunaSearch, open_storage
+from study.search import OptunaSearch
 from study.spec import load_spec
+from study.storage import open_storage
 
 
 class Sleeper(tune.Trainable):

@@ -24,9 +24,10 @@ from study.plan import Job, Plan, Slots, check_plan, count_slots, load_data, mak
 from study.progress import Progress
 from study.report import write_report
 from study.scratch import scratch_folder
-from study.search import OptunaSearch, open_searches, open_storage
+from study.search import OptunaSearch, open_searches
 from study.settings import SpecError
 from study.spec import StudySpec
+from study.storage import open_storage
 from study.trigger_picture import write_trigger_figures
 from trainables.store import default_store
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -20,16 +18,13 @@ from optuna.distributions import (
     distribution_to_json,
 )
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from study.plan import Plan, Search
-from study.settings import SpecError, without_password
+from study.settings import SpecError
 from trainables.seeding import derive_seed
-
-log = logging.getLogger("superft.search")
 
 Values = tuple[float, float]
 
@@ -59,25 +54,6 @@ def make_sampler(name: str, *, seed: int, startup_trials: int) -> BaseSampler:
             raise SpecError(f"search.sampler: unknown sampler {name!r}")
 
 
-def open_storage(storage: str, directory: Path) -> BaseStorage:
-    """The journal file in ``directory``, or the database behind a URL.
-
-    Call it as the only driver of ``directory``: what a killed one left in the journal is cleared away.
-
-    Raises:
-        SpecError: the database cannot be reached.
-    """
-    if storage == "journal":
-        return _open_journal(directory.resolve() / "optuna.journal")
-    try:
-        return RDBStorage(storage)
-    except Exception as error:  # whatever the database's driver raises, it means the same here
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        safe, secret = without_password(storage)
-        text = first.replace(secret, "***") if secret else first
-        raise SpecError(f"search.storage: cannot open {safe}: {text}") from error
-
-
 def open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
     """The plan's searches, in its order, all in one storage."""
     spec = plan.spec
@@ -93,28 +69,6 @@ def open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
         )
         for search in plan.searches
     ]
-
-
-def _open_journal(path: Path) -> BaseStorage:
-    """The journal; a lock and half a line that a killed driver left are removed, a damaged file is put aside.
-
-    Optuna would wait 30 s for the lock, glue the next entry to the half line, and then read neither.
-    """
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)
-    if path.exists():
-        content = path.read_bytes()
-        if content and not content.endswith(b"\n"):
-            with path.open("rb+") as file:
-                file.truncate(content.rfind(b"\n") + 1)
-        try:
-            for line in content[: content.rfind(b"\n") + 1].splitlines():
-                json.loads(line)
-            return JournalStorage(JournalFileBackend(str(path)))
-        except (ValueError, KeyError, TypeError) as error:
-            aside = path.with_name(path.name + ".damaged")
-            path.replace(aside)
-            log.warning("damaged %s (%s): kept aside as %s, rebuilt from the ledger", path, error, aside.name)
-    return JournalStorage(JournalFileBackend(str(path)))
 
 
 def space_hash(distributions: Mapping[str, BaseDistribution]) -> str:

@@ -18,7 +18,8 @@ from study.driver import Driver
 from study.ledger import Ledger
 from study.plan import Job, make_plan
 from study.progress import Progress, describe, duration
-from study.search import open_searches, open_storage
+from study.search import open_searches
+from study.storage import open_storage
 
 TWO = ("attacks=[badnets, blended]", "seeds=[0, 7]", "search.trials=5")
 MANY = (*TWO, "baselines=[none, ft]")

@@ -18,7 +18,7 @@ from processes import Place, new_place, rows_of, wait_for
 
 from study.ledger import COLUMNS
 from study.scratch import scratch_folder
-from study.search import open_storage
+from study.storage import open_storage
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -20,8 +20,8 @@ import yaml
 from tiny import TINY, make_driver, run, tiny_spec
 
 from study.driver import Driver
-from study.search import open_storage
 from study.settings import SpecError
+from study.storage import open_storage
 
 pytestmark = pytest.mark.cluster
 

@@ -19,8 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import Space, get_space
 from study.plan import Search
-from study.search import WORST, OptunaSearch, make_sampler, open_storage, space_hash
+from study.search import WORST, OptunaSearch, make_sampler, space_hash
 from study.settings import SpecError
+from study.storage import open_storage
 
 LINE = Space({"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}, {"x": 0.5, "y": 0.25})
 GRID = Space(
