@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.models.classifier import Classifier
+from trainables.models.convolution import Conv3x3
 
 
 class Shortcut(nn.Conv2d):
@@ -37,17 +38,17 @@ class PreActBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = Conv3x3(in_channels, channels, stride)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = Conv3x3(channels, channels)
         self.shortcut: Shortcut | None = None
         if stride != 1 or in_channels != channels:
             self.shortcut = Shortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        a = torch.relu(self.bn1(x))
+        a = torch.relu_(self.bn1(x))
         skip = x if self.shortcut is None else self.shortcut(a)
-        out: Tensor = self.conv2(torch.relu(self.bn2(self.conv1(a))))
+        out: Tensor = self.conv2(torch.relu_(self.bn2(self.conv1(a))))
         return out + skip
 
 
@@ -57,7 +58,7 @@ def preact_resnet18(num_classes: int, width: int, mean: Sequence[float], std: Se
     The last block is followed by the pool with no BN or ReLU in between, as in BackdoorBench (the 2016 paper has them):
     the features may be negative. Initialisation is PyTorch's default, as there.
     """
-    stages: list[nn.Module] = [nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False))]
+    stages: list[nn.Module] = [nn.Sequential(Conv3x3(3, width))]
     in_channels = width
     for factor, stride in ((1, 1), (2, 2), (4, 2), (8, 2)):
         channels = factor * width
