@@ -28,6 +28,7 @@ from study.progress import Progress
 from study.search import OptunaSearch
 from study.spec import load_spec
 from study.storage import open_storage
+from study.trouble import Trouble
 
 
 class Sleeper(tune.Trainable):
@@ -85,7 +86,8 @@ def main() -> None:
         progress = Timed(driver)
         started = time.perf_counter()
         trainable = tune.with_parameters(Sleeper, seconds=arguments.seconds)
-        run_trials(driver, progress, Slots(arguments.slots, 1, 0.0), trainable)
+        run_trials(driver, progress, Slots(arguments.slots, 1, 0.0), trainable, trouble := Trouble("the benchmark"))
+        trouble.check()
         wall = time.perf_counter() - started
     skipped = max(1, arguments.trials // 10)
     steady, last_tenth = progress.finished[skipped:], progress.finished[-skipped:]

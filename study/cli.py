@@ -6,11 +6,14 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
+
+from trainables.remote import Place, as_place
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,9 +28,11 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         from study.settings import SpecError
+        from study.trouble import TRY_LATER, StudyStoppedError
         from trainables.data import DataError
         from trainables.models import ModelError
         from trainables.registry import SettingError
+        from trainables.store import StoreUnavailableError
         from trainables.training import DivergedError
 
         try:
@@ -35,6 +40,9 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
         except (SpecError, SettingError, DataError, ModelError) as error:
             click.echo(f"superft: {' '.join(str(error).split())}", err=True)
             sys.exit(BAD_INPUT)
+        except (StudyStoppedError, StoreUnavailableError) as error:
+            click.echo(f"superft: {error}; the same command goes on once that is repaired", err=True)
+            sys.exit(TRY_LATER)
         except DivergedError as error:  # of a repair it is a result; without a victim there is none
             click.echo(f"superft: the victim cannot be trained: {error}; lower victim.lr", err=True)
             sys.exit(1)
@@ -51,9 +59,11 @@ SET = click.option(
 )
 STORE = click.option(
     "--store",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=as_place,
+    metavar="PLACE",
     envvar="SUPERFT_STORE",
-    help="Where trained victims are kept and shared. Default: SUPERFT_STORE, else the user's cache folder.",
+    help="Where trained victims are kept and shared: a folder, or a URI (s3://bucket/folder). "
+    "Default: SUPERFT_STORE, else the user's cache folder.",
 )
 DOWNLOAD = click.option("--download", is_flag=True, help="Fetch the data set if its files are missing.")
 
@@ -80,13 +90,13 @@ def main(verbose: bool) -> None:
 @main.command()
 @click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
 @SET
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the study. Default: runs/NAME.")
+@click.option("--out", type=as_place, metavar="PLACE", help="The study's folder, or a URI. Default: runs/NAME.")
 @STORE
 @DOWNLOAD
 @click.option("--address", help="Address of a Ray cluster, or auto. Default: start Ray on this machine.")
 @_bad_input_is_one_line
 def run(
-    spec: str, assignments: Sequence[str], out: Path | None, store: Path | None, download: bool, address: str | None
+    spec: str, assignments: Sequence[str], out: Place | None, store: Place | None, download: bool, address: str | None
 ) -> None:
     """Run a study, or continue it: train its victims, search, and write the report.
 
@@ -95,6 +105,7 @@ def run(
     import optuna
 
     from study.engine import run_study
+    from study.remote_folder import open_folder
     from study.tables import front_summary
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -110,7 +121,9 @@ def run(
             f"stopped after {outcome.done} of {outcome.total} trials; the same command continues the study", err=True
         )
         sys.exit(INTERRUPTED)
-    click.echo(front_summary(directory))
+    with open_folder(directory) as folder:
+        folder.fetch(rows_only=True)
+        click.echo(front_summary(folder.path))
     if outcome.state == "already_finished":
         click.echo(f"the study in {directory} is finished: {outcome.done} trials; nothing was run")
     click.echo(f"report: {outcome.report}")
@@ -135,7 +148,7 @@ def trial(
     model: str | None,
     seed: int,
     assignments: Sequence[str],
-    store: Path | None,
+    store: Place | None,
     download: bool,
     device: str | None,
     as_json: bool,
@@ -181,7 +194,7 @@ def trigger(
     seed: int,
     images: int,
     assignments: Sequence[str],
-    store: Path | None,
+    store: Place | None,
     download: bool,
     device: str | None,
 ) -> None:
@@ -207,38 +220,51 @@ def trigger(
 
 
 @main.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=as_place)
 @_bad_input_is_one_line
-def report(directory: Path) -> None:
+def report(directory: Place) -> None:
     """Write report.html, the figures and the tables of a study again, from its ledger."""
     from study.folder import stored_spec
+    from study.remote_folder import open_folder
     from study.report import write_report
 
-    stored_spec(directory)
-    click.echo(write_report(directory))
+    with open_folder(directory) as folder:
+        folder.fetch()
+        stored_spec(folder.path)
+        written = write_report(folder.path)
+        folder.publish()
+        click.echo(f"{folder.called}/{written.name}")
 
 
 @main.command()
-@click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("directories", nargs=-1, required=True, type=as_place)
 @_bad_input_is_one_line
-def front(directories: tuple[Path, ...]) -> None:
+def front(directories: tuple[Place, ...]) -> None:
     """Print the Pareto front of a study, or compare the fronts of several."""
+    from study.remote_folder import open_folder
     from study.tables import compare_summary, front_summary
 
-    if len(directories) == 1:
-        click.echo(front_summary(directories[0]))
-    else:
-        click.echo(compare_summary(directories))
+    with ExitStack() as stack:
+        folders = [stack.enter_context(open_folder(directory)) for directory in directories]
+        for folder in folders:
+            folder.fetch(rows_only=True)
+        if len(folders) == 1:
+            click.echo(front_summary(folders[0].path))
+        else:
+            click.echo(compare_summary({folder.called: folder.path for folder in folders}))
 
 
 @main.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=as_place)
 @_bad_input_is_one_line
-def show(directory: Path) -> None:
+def show(directory: Place) -> None:
     """Say how far a study is (also while it runs): trials, failures, fronts, hypervolume."""
     from study.overview import overview
+    from study.remote_folder import open_folder
 
-    click.echo(overview(directory))
+    with open_folder(directory) as folder:
+        folder.fetch(rows_only=True)
+        click.echo(overview(folder.path, called=folder.called))
 
 
 @main.command()
@@ -256,7 +282,7 @@ def plan(spec: str, assignments: Sequence[str], download: bool) -> None:
 @main.command()
 @click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
 @SET
-@click.option("--out", metavar="PATH", help="Folder of the study: an absolute path that all nodes see.")
+@click.option("--out", metavar="PATH", help="Folder of the study: an absolute path that all nodes see, or a URI.")
 @click.option("--store", metavar="PATH", help="Likewise for victims. Default: the cluster's own SUPERFT_STORE.")
 @DOWNLOAD
 @click.option(
@@ -320,12 +346,12 @@ def list_names(what: str) -> None:
         click.echo(f"{name:<{width}}  {text}".rstrip())
 
 
-def _load(spec: str, assignments: Sequence[str], store: Path | None, download: bool) -> Any:
+def _load(spec: str, assignments: Sequence[str], store: Place | None, download: bool) -> Any:
     from study.spec import load_spec
 
     given = list(assignments)
     if store is not None and not any(item.startswith("store=") for item in given):
-        given.append(f"store={store.expanduser().resolve()}")
+        given.append(f"store={store if isinstance(store, str) else store.expanduser().resolve()}")
     if download:
         given.append("download=true")
     return load_spec(spec, given)

@@ -18,10 +18,11 @@ from types import FrameType
 from typing import Any
 
 from study.driver import Driver
-from study.folder import LEDGER_FILE, REPORT_FILE, check_folder, check_store, driving
+from study.folder import LEDGER_FILE, REPORT_FILE, check_store
 from study.ledger import Ledger
 from study.plan import Job, Plan, Slots, check_plan, count_slots, load_data, make_plan
 from study.progress import Progress
+from study.remote_folder import open_folder
 from study.report import write_report
 from study.scratch import scratch_folder
 from study.search import OptunaSearch, open_searches
@@ -29,7 +30,10 @@ from study.settings import SpecError
 from study.spec import StudySpec
 from study.storage import open_storage
 from study.trigger_picture import write_trigger_figures
-from trainables.store import default_store
+from study.trouble import StudyStoppedError, Trouble, stopping
+from trainables.remote import Place
+from trainables.remote_store import open_store
+from trainables.store import Store, StoreUnavailableError
 
 log = logging.getLogger("superft.engine")
 
@@ -47,41 +51,44 @@ class Outcome:
     """How a run ended: ``finished``, ``already_finished`` or ``interrupted``."""
 
     state: str
-    directory: Path
-    report: Path | None
+    report: str | None
     done: int
     total: int
 
 
-def run_study(spec: StudySpec, directory: Path, *, address: str | None = None) -> Outcome:
+def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) -> Outcome:
     """Run or continue the study in ``directory``.
 
     Args:
         spec: what to run; an existing folder must hold the same.
-        directory: of the study.
+        directory: of the study, or its URI.
         address: of a Ray cluster; None starts Ray on this machine for the time of the study.
 
     Raises:
         SpecError, SettingError, DataError: bad input, before anything is written.
+        StudyStoppedError: the folder, the database or the store failed; nothing is lost, and it can be continued.
     """
     plan = make_plan(spec)
     dataset, upstream = load_data(spec)
     check_plan(plan, dataset, upstream)
-    check_folder(directory, spec)
-    store = (spec.store or default_store()).expanduser().resolve()
-    check_store(store)
-    # A database that does not answer is found out before the folder is made; the journal lies within it.
-    database = None if spec.search.storage == "journal" else open_storage(spec.search.storage, directory)
+    trouble = Trouble(f"the study in {directory}")
     with _sigterm_as_sigint(), contextlib.ExitStack() as stack:
-        is_new = not (directory / LEDGER_FILE).exists()
+        home = stack.enter_context(open_folder(directory))
+        home.check(spec)
+        folder, is_new = home.path, home.is_new
+        store = open_store(spec.store)
+        check_store(store)
+        # A database that does not answer is found out before the folder is made; the journal lies within it.
+        database = None if spec.search.storage == "journal" else open_storage(spec.search.storage, folder)
         if is_new:  # a cluster that does not answer, or fits no trial, is found out before the folder is made
             stack.enter_context(ray_cluster(address))
             _slots(plan)
-        stack.enter_context(driving(directory, spec))
-        ledger = stack.enter_context(Ledger(directory / LEDGER_FILE))
+        stack.enter_context(home.driving(spec, trouble.report))
+        stack.enter_context(stopping(trouble.what))
+        ledger = stack.enter_context(Ledger(folder / LEDGER_FILE))
         for note in ledger.damaged:
             log.warning("%s", note)
-        searches = open_searches(plan, database or open_storage("journal", directory))
+        searches = open_searches(plan, database or open_storage("journal", folder))
         if database is not None and not len(ledger):
             _check_unused(searches)
         driver = Driver(plan, ledger, searches)
@@ -93,17 +100,17 @@ def run_study(spec: StudySpec, directory: Path, *, address: str | None = None) -
             try:
                 # Twice: Ray's start puts a handler of its own over ours, which would abort the driver.
                 with contextlib.nullcontext() if is_new else ray_cluster(address), _sigterm_as_sigint():
-                    _run_on_ray(plan, driver, progress, store)
+                    _run_on_ray(plan, driver, progress, store, trouble)
             except KeyboardInterrupt:
                 log.debug("interrupted")
+            trouble.check(f"stopped after {driver.done} of {driver.total} trials: ")
             state = "finished" if driver.finished else "interrupted"
-        report: Path | None = directory / REPORT_FILE
-        if driver.done == 0:
-            report = None
-        elif state != "already_finished" or not _is_current(directory):
-            write_trigger_figures(plan, dataset, store, directory / "figures")
-            report = write_report(directory)
-    return Outcome(state, directory, report, driver.done, driver.total)
+        if driver.done and (state != "already_finished" or not _is_current(folder)):
+            write_trigger_figures(plan, dataset, store, folder / "figures")
+            write_report(folder)
+            home.publish()
+        report = f"{home.called}/{REPORT_FILE}" if driver.done else None
+    return Outcome(state, report, driver.done, driver.total)
 
 
 def _check_unused(searches: list[OptunaSearch]) -> None:
@@ -129,7 +136,7 @@ def _slots(plan: Plan) -> Slots:
     return count_slots([node["Resources"] for node in ray.nodes() if node["Alive"]], plan.spec)
 
 
-def _run_on_ray(plan: Plan, driver: Driver, progress: Progress, store: Path) -> None:
+def _run_on_ray(plan: Plan, driver: Driver, progress: Progress, store: Store, trouble: Trouble) -> None:
     from ray import tune
 
     from trainables.tune import TrialTrainable
@@ -143,21 +150,21 @@ def _run_on_ray(plan: Plan, driver: Driver, progress: Progress, store: Path) -> 
     trainable = tune.with_parameters(
         TrialTrainable,
         cells=plan.cells,
-        store=str(store),
+        store=str(store.where),
         cpus=slots.cpus,
         trial_seconds=plan.spec.resources.trial_seconds,
     )
-    run_trials(driver, progress, slots, trainable, recount=lambda: _slots(plan).count)
+    run_trials(driver, progress, slots, trainable, trouble, recount=lambda: _slots(plan).count)
 
 
-def _make_victims(plan: Plan, progress: Progress, slots: Slots, store: Path) -> dict[int, str]:
+def _make_victims(plan: Plan, progress: Progress, slots: Slots, store: Store) -> dict[int, str]:
     """Train the victims that are missing, side by side; the cells of those that failed, with the cause."""
     import ray
 
     from trainables.tune import train_victim
 
     task = ray.remote(num_cpus=slots.cpus, num_gpus=slots.gpus, max_retries=MAX_FAILURES)(train_victim)
-    waiting = {task.remote(cell, str(store), slots.cpus): cell for cell in plan.victims()}
+    waiting = {task.remote(cell, str(store.where), slots.cpus): cell for cell in plan.victims()}
     failed: dict[str, str] = {}
     while waiting:
         ready, _ = ray.wait(list(waiting), num_returns=1)
@@ -165,6 +172,8 @@ def _make_victims(plan: Plan, progress: Progress, slots: Slots, store: Path) -> 
         try:
             progress.victim(ray.get(ready[0]))
         except ray.exceptions.RayError as error:
+            if isinstance(_root(error), StoreUnavailableError):
+                raise StudyStoppedError(str(_root(error))) from error
             failed[repr(cell.victim)] = f"victim: {_cause(error)}"
             progress.say(f"victim {cell.victim.attack} (seed {cell.seed}) FAILED: {_cause(error)}")
     return {number: failed[repr(cell.victim)] for number, cell in enumerate(plan.cells) if repr(cell.victim) in failed}
@@ -194,12 +203,13 @@ def run_trials(
     progress: Progress,
     slots: Slots,
     trainable: Any,
+    trouble: Trouble,
     recount: Callable[[], int] | None = None,
 ) -> None:
-    """All jobs of the driver over reused actors of ``trainable`` on a running Ray; returns early on Ctrl-C."""
+    """All jobs of the driver over reused actors of ``trainable`` on a running Ray; trouble or Ctrl-C ends it early."""
     from ray import tune
 
-    feeder, recorder = _make_feeder(driver, progress, Room(slots.count, recount))
+    feeder, recorder = _make_feeder(driver, progress, Room(slots.count, recount), trouble)
     with scratch_folder() as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": slots.cpus, "gpu": slots.gpus}),
@@ -216,13 +226,28 @@ def run_trials(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a class trainable's default is True
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 callbacks=[recorder],
+                stop=_stopper(trouble),
                 verbose=0,
             ),
         )
         tuner.fit()
 
 
-def _make_feeder(driver: Driver, progress: Progress, room: Room) -> tuple[Any, Any]:
+def _stopper(trouble: Trouble) -> Any:
+    """Ends the Tune run once there is trouble."""
+    from ray import tune
+
+    class Stopper(tune.Stopper):
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return trouble.cause is not None
+
+    return Stopper()
+
+
+def _make_feeder(driver: Driver, progress: Progress, room: Room, trouble: Trouble) -> tuple[Any, Any]:
     """The Tune searcher that hands out the driver's jobs, and the callback that records those that failed.
 
     It hands out exactly as many as there are slots: more would make suggestions staler. Tune's own limit is fixed at
@@ -235,9 +260,19 @@ def _make_feeder(driver: Driver, progress: Progress, room: Room) -> tuple[Any, A
     running: dict[str, Job] = {}
     returned: Counter[tuple[str, int]] = Counter()
 
+    def put_back(job: Job) -> bool:
+        """Hand the job out again, unless that was done often enough."""
+        key = (job.trial, job.cell)
+        if returned[key] >= MAX_RETURNS:
+            return False
+        returned[key] += 1
+        driver.put_back(job)
+        return True
+
     class Feeder(Searcher):
         """Suggests the driver's next job and hands its result back. Optuna's storage is the record, not Tune's."""
 
+        @trouble.noticing
         def suggest(self, trial_id: str) -> Any:
             if len(running) >= room():
                 return None
@@ -248,6 +283,7 @@ def _make_feeder(driver: Driver, progress: Progress, room: Room) -> tuple[Any, A
             running[trial_id] = job
             return {"cell": job.cell, "settings": job.settings}
 
+        @trouble.noticing
         def on_trial_complete(
             self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
         ) -> None:
@@ -259,6 +295,8 @@ def _make_feeder(driver: Driver, progress: Progress, room: Room) -> tuple[Any, A
                 progress.trial(driver.finish(running.pop(trial_id), json.loads(result["row"])))
             elif "cut" in result:
                 progress.trial(driver.fail(running.pop(trial_id), result["cut"]))
+            elif "lost" in result and not put_back(running.pop(trial_id)):
+                trouble.report(result["lost"])
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: a study continues from its ledger, never from Tune's snapshots."""
@@ -267,15 +305,12 @@ def _make_feeder(driver: Driver, progress: Progress, room: Room) -> tuple[Any, A
             """Nothing, see `save`."""
 
     class Recorder(tune.Callback):
+        @trouble.noticing
         def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
             if trial.trial_id not in running:
                 return
             job, error = running.pop(trial.trial_id), _error_of(trial)
-            key = (job.trial, job.cell)
-            if _is_the_nodes_fault(error) and returned[key] < MAX_RETURNS:
-                returned[key] += 1
-                driver.put_back(job)
-            else:
+            if not (_is_the_nodes_fault(error) and put_back(job)):
                 progress.trial(driver.fail(job, _cause(error)))
 
     return Feeder(), Recorder()
@@ -295,17 +330,22 @@ def _is_the_nodes_fault(error: BaseException | None) -> bool:
     """Whether a trial was lost with the machine it ran on, rather than by what it did."""
     from ray.exceptions import ActorUnavailableError, RayActorError
 
-    while error is not None and isinstance(getattr(error, "cause", None), BaseException):
-        error = error.cause  # type: ignore[attr-defined]
+    error = _root(error)
     return isinstance(error, ActorUnavailableError) or (
         isinstance(error, RayActorError) and "node" in str(error).lower() and "died" in str(error).lower()
     )
 
 
-def _cause(error: BaseException | None) -> str:
-    """The root of an error in one line: Ray wraps what the trial raised, sometimes more than once."""
+def _root(error: BaseException | None) -> BaseException | None:
+    """What the trial raised: Ray wraps it, sometimes more than once."""
     while error is not None and isinstance(getattr(error, "cause", None), BaseException):
         error = error.cause  # type: ignore[attr-defined]
+    return error
+
+
+def _cause(error: BaseException | None) -> str:
+    """The root of an error in one line."""
+    error = _root(error)
     if error is None:
         return "unknown error"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,30 +12,65 @@ from filelock import FileLock, Timeout
 from study.ledger import write_atomically
 from study.settings import SpecError, read_yaml_mapping
 from study.spec import StudySpec, differences, make_spec
+from trainables.store import Store, StoreUnavailableError
 
 SPEC_FILE = "study.yaml"
 LEDGER_FILE = "trials.jsonl"
 REPORT_FILE = "report.html"
 
 
-def check_folder(directory: Path, spec: StudySpec) -> None:
+class Folder:
+    """A study's folder at a path; `remote_folder` has the same for a URI.
+
+    Args:
+        path: where the driver works, and what people call it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.called = path, str(path)
+
+    def check(self, spec: StudySpec) -> None:
+        """See `check_folder`."""
+        check_folder(self.path, spec)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no trial of this study was ever recorded."""
+        return not (self.path / LEDGER_FILE).exists()
+
+    def fetch(self, *, rows_only: bool = False) -> None:
+        """Nothing: it is here."""
+
+    def driving(self, spec: StudySpec, report: Callable[[str], None]) -> AbstractContextManager[None]:
+        """See `driving`; ``report`` is for those that have more to report."""
+        return driving(self.path, spec)
+
+    def publish(self) -> None:
+        """Nothing: what was written is where it belongs."""
+
+
+def check_folder(directory: Path, spec: StudySpec, *, called: str | None = None) -> None:
     """Refuse a folder that holds something else, before anything is written.
+
+    Args:
+        called: what people call it, where that is not its path.
 
     Raises:
         SpecError: a study made by another spec (the differing keys are named), a file, or a folder of other things.
     """
-    refuse_uri(str(directory), f"--out {directory}")
+    shown = called or str(directory)
+    refuse_uri(str(directory), f"--out {shown}")
     if directory.exists() and not directory.is_dir():
-        raise SpecError(f"--out {directory} is a file; name a folder")
+        raise SpecError(f"--out {shown} is a file; name a folder")
     # Hidden files may be all that a driver killed at its very start left: its lock, half a spec.
     if not directory.exists() or all(item.name.startswith(".") for item in directory.iterdir()):
         return
     if not (directory / SPEC_FILE).is_file():
-        raise SpecError(f"--out {directory} is not empty and holds no {SPEC_FILE}; name a new folder")
+        raise SpecError(f"--out {shown} is not empty and holds no {SPEC_FILE}; name a new folder")
     changed = differences(stored_spec(directory), spec)
     if changed:
         raise SpecError(
-            f"{directory} holds a study made by another spec ({'; '.join(changed[:3])}"
+            f"{shown} holds a study made by another spec ({'; '.join(changed[:3])}"
             f"{f'; and {len(changed) - 3} more' if len(changed) > 3 else ''}); name another --out"
         )
 
@@ -47,16 +81,17 @@ def refuse_uri(text: str, what: str) -> None:
         raise SpecError(f"{what}: a URI is not a folder; mount the bucket, and name a path in it")
 
 
-def check_store(store: Path) -> None:
-    """Refuse a store that victims cannot be written to: every trial would fail for it (SpecError)."""
-    refuse_uri(str(store), f"--store {store}")
+def check_store(store: Store) -> None:
+    """Refuse a store that victims cannot be written to: no trial could run (SpecError)."""
+    if isinstance(store.where, Path):
+        refuse_uri(str(store.where), f"--store {store.where}")
     try:
-        store.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=store):
-            pass
-    except OSError as error:
+        store.check()
+    except StoreUnavailableError as error:
+        cause = error.__cause__
         raise SpecError(
-            f"--store {store}: cannot be written ({error.strerror}); name another, or set SUPERFT_STORE"
+            f"--store {store.where}: cannot be written ({getattr(cause, 'strerror', None) or cause}); "
+            "name another, or set SUPERFT_STORE"
         ) from error
 
 

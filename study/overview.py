@@ -70,8 +70,8 @@ def plan_summary(spec: StudySpec) -> str:
     return "\n".join(lines)
 
 
-def overview(directory: Path) -> str:
-    """How far the study in ``directory`` is, read without touching it."""
+def overview(directory: Path, *, called: str) -> str:
+    """How far the study in ``directory`` is, read without touching it; ``called`` is what people call the folder."""
     spec = stored_spec(directory)
     plan = make_plan(spec)
     ledger = Ledger.read(directory / LEDGER_FILE)
@@ -81,7 +81,7 @@ def overview(directory: Path) -> str:
         counts[row["status"]] = counts.get(row["status"], 0) + 1
     seconds = sum(row.get("wall_seconds") or 0 for row in rows)
     lines = [
-        f"study {spec.name} in {directory}: {len(rows)} of {plan.total_jobs} trials done"
+        f"study {spec.name} in {called}: {len(rows)} of {plan.total_jobs} trials done"
         + (f" ({', '.join(f'{count} {status}' for status, count in sorted(counts.items()))})" if counts else ""),
         f"time in trials: {duration(seconds)}",
         *(f"note: {note}" for note in ledger.damaged),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,8 @@ from study.plan import check_plan, is_published, load_data, make_plan
 from study.settings import SpecError, merge_assignments
 from study.spec import StudySpec, make_spec
 from trainables.defenses.base import DEFENSES
-from trainables.store import Store, default_store
+from trainables.remote import Place
+from trainables.remote_store import open_store
 from trainables.trial import Workbench
 
 
@@ -26,7 +26,7 @@ def run_single(
     model: str | None = None,
     seed: int = 0,
     assignments: Sequence[str] = (),
-    store: Path | None = None,
+    store: Place | None = None,
     download: bool = False,
     device: str | None = None,
 ) -> dict[str, Any]:
@@ -57,9 +57,9 @@ def run_single(
     data, upstream = load_data(spec)
     check_plan(plan, data, upstream)
     job = plan.baselines[0]
-    place, root = pick_device(device), (spec.store or default_store()).expanduser()
-    check_store(root)
-    bench = Workbench(Store(root), place)
+    place, kept = pick_device(device), open_store(spec.store)
+    check_store(kept)
+    bench = Workbench(kept, place)
     result = bench.run(plan.cells[job.cell], job.settings)
     return result.row(study=spec.name, trial=job.trial, role="baseline", published=is_published(defense, job.settings))
 

@@ -10,7 +10,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 import search_spaces
 from study.settings import SpecError, dump_yaml, merge_assignments, read_yaml_mapping, without_password
@@ -19,6 +28,7 @@ from trainables.defenses.base import DEFENSES
 from trainables.models import DEFAULT_WIDTH, MODELS, WIDE_MODELS
 from trainables.recipes import RECIPES, TrainingRecipe
 from trainables.registry import Registry, SettingError, nearest
+from trainables.remote import Place, as_place
 from trainables.training import Precision
 from trainables.victims import CLEAN_SOURCES
 
@@ -175,7 +185,7 @@ class StudySpec(_Part):
     clean_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     clean_source: str = "overlap"
     precision: Precision = "auto"
-    store: Path | None = None
+    store: Annotated[Place, BeforeValidator(as_place)] | None = None
     resources: Resources = Resources()
 
     @field_validator("attacks", "defenses", "baselines", "seeds")

@@ -23,6 +23,7 @@ from study.folder import REPORT_FILE, SPEC_FILE, refuse_uri
 from study.plan import make_plan
 from study.settings import SpecError, dump_yaml
 from study.spec import StudySpec
+from trainables.remote import is_uri
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -86,15 +87,16 @@ def submit_study(spec: StudySpec, out: str | None, *, address: str, follow: bool
 
 def _check_paths(spec: StudySpec, out: str | None) -> str:
     """The study's folder; refuses paths that would mean something else on the cluster (SpecError)."""
-    remedy = "give an absolute path that all nodes see"
+    remedy = "give an absolute path that all nodes see, or a URI"
     if out is None:
         raise SpecError(f"--out is missing: {remedy}")
-    refuse_uri(out, f"--out {out}")
-    if not out.startswith("/"):
+    if not out.startswith("/") and not is_uri(out):
         raise SpecError(f"--out {out} is relative, and a job's own folder is thrown away: {remedy}")
     for key, value in _texts(spec.model_dump(mode="json")):
         path = re.sub(r"^(folder|file):", "", value)
         if path != value or key in ("data_root", "store"):
+            if key == "store" and is_uri(path):
+                continue
             refuse_uri(path, f"{key}: {value!r}")
             if not path.startswith("/"):
                 raise SpecError(f"{key}: {value!r} is relative to this machine's folder: {remedy}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,12 @@ def front_summary(directory: Path) -> str:
     return "\n".join(texts)
 
 
-def compare_summary(directories: Sequence[Path]) -> str:
-    """Fronts of several studies side by side, group by group."""
+def compare_summary(directories: Mapping[str, Path]) -> str:
+    """Fronts of several studies side by side, group by group; by the name that people call the folder."""
     frames: dict[str, pd.DataFrame] = {}
-    for directory in directories:
+    for called, directory in directories.items():
         stored_spec(directory)
-        frames[str(directory)] = Ledger.read(directory / LEDGER_FILE).to_frame()
+        frames[called] = Ledger.read(directory / LEDGER_FILE).to_frame()
     table = Table(title="Fronts on the report half; hypervolume: reference (ASR 1, accuracy 0)", title_justify="left")
     compared = compare({name: frame for name, frame in frames.items() if not frame.empty})
     columns = {

@@ -20,7 +20,9 @@ from study.single import pick_device
 from study.spec import StudySpec, make_spec
 from trainables.attacks.base import ATTACKS, Attack, Trigger, stamp
 from trainables.data import Dataset
-from trainables.store import DamagedArtifactError, Store, default_store
+from trainables.remote import Place
+from trainables.remote_store import open_store
+from trainables.store import DamagedArtifactError, Store
 from trainables.trial import Cell, Workbench
 
 DIFFERENCE_FACTOR = 10
@@ -36,7 +38,7 @@ def write_trigger_picture(
     seed: int = 0,
     count: int = 8,
     assignments: Sequence[str] = (),
-    store: Path | None = None,
+    store: Place | None = None,
     download: bool = False,
     device: str | None = None,
 ) -> Path:
@@ -77,14 +79,14 @@ def write_trigger_picture(
     instance = victim_spec.make_attack()
     trigger = instance.preview_trigger(data.image_size, seed)
     if trigger is None:
-        bench = Workbench(Store((spec.store or default_store()).expanduser()), pick_device(device))
+        bench = Workbench(open_store(spec.store), pick_device(device))
         trigger = bench.victim(plan.cells[0]).trigger
     out.parent.mkdir(parents=True, exist_ok=True)
     trigger_figure(instance, trigger, data, count=count).savefig(out, dpi=100)
     return out
 
 
-def write_trigger_figures(plan: Plan, data: Dataset, store: Path, folder: Path) -> list[Path]:
+def write_trigger_figures(plan: Plan, data: Dataset, store: Store, folder: Path) -> list[Path]:
     """Draw ``trigger_ATTACK.png`` of every attack of a study whose picture is not there yet; nothing is trained.
 
     A trigger that is learned is drawn from its victim (the first seed's), if that is in ``store`` and whole.
@@ -104,7 +106,7 @@ def write_trigger_figures(plan: Plan, data: Dataset, store: Path, folder: Path) 
         attack = cell.victim.make_attack()
         trigger = attack.preview_trigger(data.image_size, cell.seed)
         if trigger is None:
-            bench = Workbench(Store(store), torch.device("cpu"))
+            bench = Workbench(store, torch.device("cpu"))
             if _is_whole(bench.store, bench.victim_name(cell)):
                 trigger = bench.victim(cell).trigger
         if trigger is not None:

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -48,8 +50,16 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     """A safetensors file with the permissions of any new file (the umask's).
 
     safetensors alone writes 0600, which hides the file from others who share the folder.
+
+    Raises:
+        OSError: it could not be written (disk full).
     """
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(tensors), path, None if metadata is None else dict(metadata))
+    try:
+        save_file(dict(tensors), path, None if metadata is None else dict(metadata))
+    except SafetensorError as error:  # says so in its text alone
+        if (code := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
     path.chmod(mode)

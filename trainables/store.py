@@ -1,17 +1,21 @@
 """Artifacts under a content key: written once, verified on every load, shared by all processes.
 
-An artifact is a folder of safetensors files and one JSON file with their checksums; loading it runs no code.
+A store lies in a folder, or behind a URI (`remote_store`). An artifact is a folder of safetensors files and one JSON
+file with their checksums; loading it runs no code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +24,30 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trainables.files import cache_folder, locked, save_tensors
+from trainables.remote import Place, as_place, is_uri
 
 log = logging.getLogger("superft.store")
 
 META = "artifact.json"
+# A file that is not there is damage; what else goes wrong (no permission, a mount that is gone) may pass.
+MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class DamagedArtifactError(ValueError):
     """A stored artifact that fails its checks; the message names the file."""
 
 
-def default_store() -> Path:
-    """SUPERFT_STORE, or `superft/store` in the user's cache folder."""
-    return cache_folder("SUPERFT_STORE", "store")
+class StoreUnavailableError(OSError):
+    """A store that cannot be reached, read or written (no space, no permission, gone); the message names it and why.
+
+    It is nobody's fault who asks for an artifact, and the same request may succeed later.
+    """
+
+
+def default_store() -> Place:
+    """SUPERFT_STORE (a folder or a URI), or `superft/store` in the user's cache folder."""
+    given = os.environ.get("SUPERFT_STORE")
+    return as_place(given) if given and is_uri(given) else cache_folder("SUPERFT_STORE", "store")
 
 
 def content_key(identity: Mapping[str, Any]) -> str:
@@ -55,6 +70,11 @@ class Store:
 
     root: Path
 
+    @property
+    def where(self) -> Place:
+        """What people call it."""
+        return self.root
+
     def path(self, name: str) -> Path:
         """Folder of the artifact ``name`` (readable prefix and content key)."""
         return self.root / name
@@ -63,25 +83,49 @@ class Store:
         """The store within this one of what can be computed again from its artifacts: it may be deleted at any time."""
         return Store(self.root / "derived")
 
-    def lock(self, name: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
         """Held by one process at a time for one artifact; the kernel releases it when its holder dies."""
-        return locked(self.root / f".{name}")
+        with contextlib.ExitStack() as stack:
+            with self._available("locked"):
+                stack.enter_context(locked(self.root / f".{name}"))
+            yield
+
+    def check(self) -> None:
+        """Write a file and remove it (StoreUnavailableError where that fails)."""
+        with self._available("written"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+
+    def holds(self, name: str) -> bool:
+        """Whether there is such an artifact, whole or damaged (StoreUnavailableError)."""
+        with self._available("read"):
+            try:
+                return stat.S_ISDIR(self.path(name).stat().st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     def save(self, name: str, artifact: Artifact) -> None:
-        """Write the artifact aside, then rename it into place; call it under the lock."""
+        """Write the artifact aside, then rename it into place; call it under the lock.
+
+        Raises:
+            StoreUnavailableError: it could not be written whole (disk full); nothing is left of it.
+        """
+        with self._available("written"):
+            self._save(name, artifact)
+
+    def _save(self, name: str, artifact: Artifact) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         for stale in self.root.glob(f".{name}.tmp-*"):  # of a process that was killed while writing
             shutil.rmtree(stale)
         temporary = self.root / f".{name}.tmp-{os.getpid()}"
         temporary.mkdir()
-        checksums = {}
-        for group, tensors in artifact.tensors.items():
-            file = temporary / f"{group}.safetensors"
-            save_tensors({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, file)
-            checksums[file.name] = _sha256(file)
-        content = {"files": checksums, "facts": artifact.facts}
-        meta = {"content": content, "sha256": _digest(content)}
-        (temporary / META).write_text(json.dumps(meta, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        try:
+            _write(temporary, artifact)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)  # half an artifact on a full disk helps nobody
+            raise
         target = self.path(name)
         if target.exists():
             shutil.rmtree(target)
@@ -92,16 +136,19 @@ class Store:
 
         Raises:
             DamagedArtifactError: a file is missing, truncated or altered; the message names it.
+            StoreUnavailableError: nothing can be read there now.
         """
+        with self._available("read"):
+            return self._load(name) if self.holds(name) else None
+
+    def _load(self, name: str) -> Artifact:
         folder = self.path(name)
-        if not folder.is_dir():
-            return None
         try:
             meta = json.loads((folder / META).read_text())
             content = meta["content"]
             intact = meta["sha256"] == _digest(content)
             files = dict(content["files"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (*MISSING, ValueError, KeyError, TypeError) as error:
             raise DamagedArtifactError(f"damaged file {folder / META}: {error}") from error
         if not intact:
             raise DamagedArtifactError(f"damaged file {folder / META}: its checksum does not match")
@@ -116,7 +163,7 @@ class Store:
                 intact = _sha256(path) == checksum
                 if intact:
                     tensors[path.stem] = load_file(path)
-            except OSError as error:
+            except MISSING as error:
                 raise DamagedArtifactError(f"damaged file {path}: {error}") from error
             if not intact:
                 raise DamagedArtifactError(f"damaged file {path}: its checksum does not match")
@@ -131,8 +178,30 @@ class Store:
             return self.load(name)
         except DamagedArtifactError as error:
             log.warning("%s; it will be rebuilt", error)
-            shutil.rmtree(self.path(name))
+            with self._available("written"):
+                shutil.rmtree(self.path(name))
             return None
+
+    @contextmanager
+    def _available(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except StoreUnavailableError:
+            raise
+        except OSError as error:
+            raise StoreUnavailableError(f"store {self.where} cannot be {what}: {error.strerror or error}") from error
+
+
+def _write(folder: Path, artifact: Artifact) -> None:
+    """The artifact's files; the one with their checksums last."""
+    checksums = {}
+    for group, tensors in artifact.tensors.items():
+        file = folder / f"{group}.safetensors"
+        save_tensors({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, file)
+        checksums[file.name] = _sha256(file)
+    content = {"files": checksums, "facts": artifact.facts}
+    meta = {"content": content, "sha256": _digest(content)}
+    (folder / META).write_text(json.dumps(meta, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def _sha256(path: Path) -> str:

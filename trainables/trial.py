@@ -21,7 +21,7 @@ from trainables.detection import detection_columns
 from trainables.memo import Memo
 from trainables.metrics import Evaluation, evaluate
 from trainables.provenance import describe_device, peak_memory_bytes, versions
-from trainables.store import Store, content_key
+from trainables.store import Store, StoreUnavailableError, content_key
 from trainables.training import DivergedError
 from trainables.victims import Victim, VictimSpec, make_trainer, obtain_victim
 
@@ -135,10 +135,11 @@ class Workbench:
         store: of victims; what trials share (features, retrained models) lies in its folder ``derived``.
         device: trials run on.
         keep: how many victims are kept; the oldest goes first.
+        trains: whether a victim that the store does not hold is trained; else that is a StoreUnavailableError.
     """
 
-    def __init__(self, store: Store, device: torch.device, keep: int = 16) -> None:
-        self.store, self.device, self.keep = store, device, keep
+    def __init__(self, store: Store, device: torch.device, keep: int = 16, *, trains: bool = True) -> None:
+        self.store, self.device, self.keep, self.trains = store, device, keep, trains
         self._victims: dict[tuple[str, bool], Victim] = {}
         self.memo = Memo(store.derived())
 
@@ -166,6 +167,8 @@ class Workbench:
 
     def _obtain(self, cell: Cell) -> Victim:
         dataset, upstream = self.dataset(cell.data), self.upstream(cell)
+        if not self.trains and not self.store.holds(name := self.victim_name(cell)):
+            raise StoreUnavailableError(f"store {self.store.where} holds victim {name} no more")
         victim = obtain_victim(cell.victim, dataset, self.store, self.device, upstream)
         if not cell.control:
             return victim

@@ -10,7 +10,6 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,19 +17,21 @@ import ray
 import torch
 from ray import tune
 
-from trainables.store import Store
+from trainables.remote import as_place
+from trainables.remote_store import open_store
+from trainables.store import StoreUnavailableError
 from trainables.trial import Cell, Workbench
 
 # What a trial beyond its time limit gets to come back to Python in.
 GRACE_SECONDS = 30.0
 
 
-def bench(store: str, cpus: int) -> Workbench:
+def bench(store: str, cpus: int, trains: bool = True) -> Workbench:
     """The workbench of this process, on the GPU that Ray gave it, else on ``cpus`` threads."""
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(cpus)
     on_gpu = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
-    return Workbench(Store(Path(store)), torch.device("cuda" if on_gpu else "cpu"))
+    return Workbench(open_store(as_place(store)), torch.device("cuda" if on_gpu else "cpu"), trains=trains)
 
 
 class TimeLimitError(Exception):
@@ -79,7 +80,8 @@ class TrialTrainable(tune.Trainable):
         trial_seconds: float | None = None,
     ) -> None:
         self.cells, self.trial_seconds = cells, trial_seconds
-        self.bench = bench(store, cpus)
+        # Its victims were made before: one that is missing now means that the store is gone, not that it is to be made.
+        self.bench = bench(store, cpus, trains=False)
         self.node = ray.get_runtime_context().get_node_id()[:12]
         self.reset_config(config)
 
@@ -89,6 +91,8 @@ class TrialTrainable(tune.Trainable):
                 result = self.bench.run(self.cells[self.job["cell"]], self.job["settings"])
         except TimeLimitError as error:
             return {"cut": str(error), "done": True}  # not raised: Tune would try it again
+        except StoreUnavailableError as error:  # likewise; and the actor lives on, for when the store is back
+            return {"lost": f"node {self.node}: {error}", "done": True}
         # As one string: Tune would flatten, copy and log every column of it.
         return {"row": json.dumps(result.row(node=self.node), allow_nan=False), "done": True}
 
@@ -108,7 +112,7 @@ def train_victim(cell: Cell, store: str, cpus: int) -> dict[str, Any]:
     place, notes = bench(store, cpus), _Notes()
     logger = logging.getLogger("superft.store")
     logger.addHandler(notes)
-    found = place.store.path(place.victim_name(cell)).is_dir()
+    found = place.store.holds(place.victim_name(cell))
     try:
         victim = place.victim(cell)
     finally:

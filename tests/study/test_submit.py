@@ -305,8 +305,9 @@ def call(*arguments: object) -> Result:
     [
         ("quickstart", ("--out is missing", "absolute path that all nodes see")),
         ("quickstart --out runs/a", ("--out runs/a is relative", "absolute path")),
-        ("quickstart --out s3://bucket/a", ("--out s3://bucket/a", "URI", "mount the bucket")),
-        ("quickstart --out /s/a --store gs://bucket/v", ("store: 'gs:/bucket/v'", "mount the bucket")),
+        ("quickstart --out s3://bucket/a --address nowhere", ("--address 'nowhere'",)),  # its places are fine
+        ("quickstart --out /s/a --store gs://bucket/v --address nowhere", ("--address 'nowhere'",)),
+        ("quickstart --out /s/a --set data_root=s3://bucket/d", ("data_root: 's3:/bucket/d'", "mount the bucket")),
         ("quickstart --out /s/a --store victims", ("store: 'victims' is relative",)),
         ("quickstart --out /s/a --set dataset=folder:mine", ("dataset: 'folder:mine' is relative",)),
         ("quickstart --out /s/a --set data_root=mine", ("data_root: 'mine' is relative",)),

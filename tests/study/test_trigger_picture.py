@@ -14,6 +14,7 @@ from study.trigger_picture import difference, example_indices, trigger_figure, w
 from tests.toy import toy_dataset
 from trainables.attacks.badnets import BadNets
 from trainables.attacks.base import stamp
+from trainables.store import Store
 
 
 def superft(*arguments: str) -> Result:
@@ -62,10 +63,10 @@ def test_trigger_that_is_known_before_training_is_drawn_without_a_victim(attack:
 def test_pictures_of_a_study_are_drawn_once_and_train_nothing(tmp_path: Path) -> None:
     spec = tiny_spec("attacks=[badnets, lf, clean]", "baselines=[none]")
     plan, (data, _) = make_plan(spec), load_data(spec)
-    folder, store = tmp_path / "figures", tmp_path / "store"
+    folder, store = tmp_path / "figures", Store(tmp_path / "store")
     written = write_trigger_figures(plan, data, store, folder)
     assert written == [folder / "trigger_badnets.png"], "lf's trigger is learned and its victim is not there"
-    assert not store.exists()
+    assert not store.root.exists()
     assert write_trigger_figures(plan, data, store, folder) == []
 
 
