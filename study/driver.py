@@ -148,12 +148,12 @@ class Driver:
         label, cells = search.search.label, search.search.cells
         mine = {trial: rows for trial, rows in self._rows.items() if trial.rpartition("/")[0] == label}
         mine = {trial: rows for trial, rows in mine.items() if next(iter(rows.values()))["role"] == "search"}
-        complete = {trial: _values(rows) for trial, rows in mine.items() if len(rows) >= len(cells)}
+        complete = {trial: scores(rows) for trial, rows in mine.items() if len(rows) >= len(cells)}
         started = {trial: _settings(next(iter(rows.values()))) for trial, rows in mine.items()}
         for trial_id, settings in search.resume(complete, started):
             self._enqueue_setting(search, trial_id, settings)
         for trial, values in complete.items():
-            if values is not None and _has_backdoor(mine[trial]):
+            if values is not None and has_backdoor(mine[trial]):
                 self.fronts[label].add(*values)
         self._spent[label] = math.fsum(
             self._bills[label].charge(row) for rows in mine.values() for row in rows.values()
@@ -197,13 +197,13 @@ class Driver:
         rows = self._rows[trial_id]
         if len(rows) < len(search.search.cells):
             return
-        values = _values(rows)
+        values = scores(rows)
         search.tell(trial_id, values)
-        if values is not None and _has_backdoor(rows):
+        if values is not None and has_backdoor(rows):
             self.fronts[search.search.label].add(*values)
 
 
-def _values(rows: Mapping[Any, Mapping[str, Any]]) -> Values | None:
+def scores(rows: Mapping[Any, Mapping[str, Any]]) -> Values | None:
     """(ASR, clean accuracy) on the search half, the mean over the measured cells; None if there is none.
 
     A collapsed model counts as the worst, as a diverged one does: its ASR may be 0 by accident.
@@ -219,7 +219,8 @@ def _values(rows: Mapping[Any, Mapping[str, Any]]) -> Values | None:
     return asr, accuracy
 
 
-def _has_backdoor(rows: Mapping[Any, Mapping[str, Any]]) -> bool:
+def has_backdoor(rows: Mapping[Any, Mapping[str, Any]]) -> bool:
+    """Whether every victim under a setting's rows holds a backdoor: else the setting counts in no front."""
     return all(row["status"] != "backdoor_not_implanted" for row in rows.values())
 
 

@@ -29,6 +29,7 @@ from study.search import OptunaSearch, open_searches
 from study.settings import SpecError
 from study.spec import StudySpec
 from study.storage import open_storage
+from study.tracking import check_trackers, tracking
 from study.trigger_picture import write_trigger_figures
 from study.trouble import StudyStoppedError, Trouble, stopping
 from trainables.remote import Place
@@ -69,6 +70,7 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) 
         StudyStoppedError: the folder, the database or the store failed; nothing is lost, and it can be continued.
     """
     plan = make_plan(spec)
+    check_trackers(spec)
     dataset, upstream = load_data(spec)
     check_plan(plan, dataset, upstream)
     trouble = Trouble(f"the study in {directory}")
@@ -93,6 +95,7 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) 
             _check_unused(searches)
         driver = Driver(plan, ledger, searches)
         progress = Progress(driver)
+        stack.enter_context(tracking(driver, directory, progress.say))
         state = "already_finished"
         if driver.has_work():
             if driver.done:

@@ -40,9 +40,10 @@ DEFAULT_RECIPE = "bb"
 ENCODER_MODEL = "encoder_resnet18"
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random")
+TRACKERS = ("mlflow", "wandb", "tensorboard")
 
 # A study folder may be continued under other values of these.
-MAY_CHANGE = ("download", "data_root", "store", "resources", "search.trials", "search.storage")
+MAY_CHANGE = ("download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking")
 
 
 class _Part(BaseModel):
@@ -187,8 +188,9 @@ class StudySpec(_Part):
     precision: Precision = "auto"
     store: Annotated[Place, BeforeValidator(as_place)] | None = None
     resources: Resources = Resources()
+    tracking: list[str] = Field(default_factory=list)
 
-    @field_validator("attacks", "defenses", "baselines", "seeds")
+    @field_validator("attacks", "defenses", "baselines", "seeds", "tracking")
     @classmethod
     def _no_repeats(cls, value: list[Any]) -> list[Any]:
         repeated = sorted({item for item in value if value.count(item) > 1})
@@ -201,6 +203,14 @@ class StudySpec(_Part):
     def _known_model(cls, value: str) -> str:
         if value not in MODELS:
             raise ValueError(f"unknown model {value!r}: {nearest(value, MODELS)}")
+        return value
+
+    @field_validator("tracking")
+    @classmethod
+    def _known_trackers(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if name not in TRACKERS:
+                raise ValueError(f"unknown tool {name!r}: {nearest(name, TRACKERS)}")
         return value
 
     @field_validator("clean_source")
@@ -358,7 +368,7 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
 
     ``search.trials`` may grow (the study is extended) but not shrink below what is planned.
     """
-    left, right = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    left, right = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
     changed = []
     for key in sorted({*left, *right}):
         if left.get(key) == right.get(key) or any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE):
@@ -369,11 +379,12 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
     return changed
 
 
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one of dotted keys."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping) and item:
-            flat.update(_flatten(item, f"{prefix}{key}."))
+            flat.update(flatten(item, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = item
     return flat

@@ -25,3 +25,15 @@ def leave_the_network() -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
     return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on now."""
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for item in held:
+            item.bind(("127.0.0.1", 0))
+        return [item.getsockname()[1] for item in held]
+    finally:
+        for item in held:
+            item.close()

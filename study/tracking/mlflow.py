@@ -1,0 +1,80 @@
+"""A study as one MLflow run, on the server of MLFLOW_TRACKING_URI or in a database in the study's folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from study.spec import StudySpec
+from study.tracking.files import kept_files, parameters
+from study.tracking.points import Point
+
+EXPERIMENT = "superft"
+# What MLflow takes in one call, and of one value.
+MOST_METRICS, MOST_PARAMS, LONGEST_VALUE = 1000, 100, 500
+
+
+def check() -> None:
+    """Nothing: a server that does not answer may do so later."""
+
+
+class MLflow:
+    """See `follower.Tracker`. MLFLOW_EXPERIMENT_NAME names the experiment; default `EXPERIMENT`."""
+
+    def __init__(self, spec: StudySpec, directory: Path) -> None:
+        self._spec, self._directory = spec, directory
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        self.place = uri or f"sqlite:///{directory.resolve() / 'mlflow.db'}"
+        # Files of a database in the study's folder lie there too, not in the working folder, MLflow's default.
+        self._artifacts = None if uri else (directory.resolve() / "mlartifacts").as_uri()
+
+    def open(self, run: str | None) -> str:
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self._client = MlflowClient(self.place)
+        if run is None:
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+            found = self._client.get_experiment_by_name(name)
+            self._experiment = found.experiment_id if found else self._client.create_experiment(name, self._artifacts)
+            run = str(self._client.create_run(self._experiment, run_name=self._spec.name).info.run_id)
+        self._run = run
+        self._client.update_run(run, status="RUNNING")
+        there = self._client.get_run(run)
+        self._experiment = there.info.experiment_id
+        # Parameters are written once: of a study continued under others, study.yaml in the run is the current one.
+        new = [
+            Param(key, value[:LONGEST_VALUE])
+            for key, value in parameters(self._spec).items()
+            if key not in there.data.params
+        ]
+        for start in range(0, len(new), MOST_PARAMS):
+            self._client.log_batch(run, params=new[start : start + MOST_PARAMS])
+        return run
+
+    def link(self) -> str:
+        if self.place.startswith("http"):
+            return f"{self.place.rstrip('/')}/#/experiments/{self._experiment}/runs/{self._run}"
+        return f"mlflow ui --backend-store-uri {self.place} (run {self._run})"
+
+    def log(self, points: Sequence[Point]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(f"{point.group}/{name}", value, round(1000 * point.seconds), point.step)
+            for point in points
+            for name, value in point.values.items()
+        ]
+        for start in range(0, len(metrics), MOST_METRICS):
+            self._client.log_batch(self._run, metrics=metrics[start : start + MOST_METRICS])
+
+    def close(self, finished: bool) -> None:
+        for path in kept_files(self._directory):
+            self._client.log_artifact(self._run, str(path))
+        self._client.set_terminated(self._run, "FINISHED" if finished else "KILLED")
+
+
+make = MLflow

@@ -1,0 +1,82 @@
+"""What of a ledger goes to a tracking tool: for every row a step of its search, and a step of the whole study."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from study.driver import has_backdoor, scores
+from study.front import STATUSES, RunningFront
+from study.plan import Plan
+
+STUDY = "study"
+MEASURES = ("asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report", "wall_seconds")
+
+
+@dataclass(frozen=True)
+class Point:
+    """Values of one group at one step.
+
+    ``group``: a search (``badnets/super_ft``), a baseline (``badnets/ft/baseline``) or ``study``. ``step``: counts the
+    group's rows from 1. ``seconds``: since the epoch; the same whenever the row is sent. ``values``: rates in [0, 1],
+    costs in E, ``status`` as its place in `front.STATUSES` (0 is ok).
+    """
+
+    group: str
+    step: int
+    seconds: float
+    values: Mapping[str, float]
+
+
+class Points:
+    """Turns rows into points; give it all rows of the ledger, in order, whether or not their points are wanted."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._cells = {search.label: len(search.cells) for search in plan.searches}
+        self._fronts = {label: RunningFront() for label in self._cells}
+        self._rows: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
+        self._steps: Counter[str] = Counter()
+        self._statuses: Counter[str] = Counter()
+        self._epochs = 0.0
+        self._seconds = 0.0
+
+    def add(self, row: Mapping[str, Any]) -> list[Point]:
+        """The points of the next row."""
+        searched = row["role"] == "search"
+        group = row["trial"].rpartition("/")[0] if searched else row["trial"]
+        epochs = row.get("charged_epochs") or 0.0
+        values = {name: float(row[name]) for name in MEASURES if row.get(name) is not None}
+        values |= {"status": float(STATUSES.index(row["status"])), "epochs": epochs}
+        if group in self._fronts:
+            values |= self._front(group, row)
+        self._statuses[row["status"]] += 1
+        self._epochs += epochs
+        counts = {name: float(count) for name, count in self._statuses.items()}
+        total = {"trials": float(sum(self._statuses.values())), "epochs": self._epochs, **counts}
+        self._seconds = _finished(row) or self._seconds
+        return [self._point(group, values), self._point(STUDY, total)]
+
+    def _point(self, group: str, values: Mapping[str, float]) -> Point:
+        self._steps[group] += 1
+        return Point(group, self._steps[group], self._seconds, values)
+
+    def _front(self, label: str, row: Mapping[str, Any]) -> dict[str, float]:
+        """Size and hypervolume of the search's front after this row, on the search half as in the progress line."""
+        rows, front = self._rows.setdefault(row["trial"], {}), self._fronts[label]
+        rows[row["attack"], row["seed"]] = row
+        if len(rows) == self._cells[label]:
+            del self._rows[row["trial"]]
+            values = scores(rows)
+            if values is not None and has_backdoor(rows):
+                front.add(*values)
+        return {"front_size": float(len(front)), "hypervolume": float(front.hypervolume)}
+
+
+def _finished(row: Mapping[str, Any]) -> float | None:
+    """When a trial ended, in seconds since the epoch; a failed one does not say."""
+    if not row.get("started"):
+        return None
+    return datetime.fromisoformat(row["started"]).timestamp() + (row.get("wall_seconds") or 0.0)

@@ -1,0 +1,52 @@
+"""TensorBoard scalars in the study's folder, written by tensorboardX, which Ray Tune brings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from study.spec import StudySpec
+from study.tracking.files import front_table
+from study.tracking.points import Point
+
+
+def check() -> None:
+    """Nothing: it needs no account."""
+
+
+class TensorBoard:
+    """Event files in ``DIR/tensorboard``; a continued study adds one. See `follower.Tracker`.
+
+    It keeps no files: spec and front are texts, the report lies beside the folder.
+    """
+
+    place = "tensorboard"
+
+    def __init__(self, spec: StudySpec, directory: Path) -> None:
+        self._spec, self._directory = spec, directory
+
+    def open(self, run: str | None) -> str:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(self._directory / self.place))
+        self._writer.add_text("study.yaml", "\n".join(f"    {line}" for line in self._spec.to_yaml().splitlines()))
+        return self.place
+
+    def link(self) -> str:
+        return f"tensorboard --logdir {self._directory / self.place}"
+
+    def log(self, points: Sequence[Point]) -> None:
+        for point in points:
+            for name, value in point.values.items():
+                self._writer.add_scalar(f"{point.group}/{name}", value, point.step, walltime=point.seconds)
+        self._writer.flush()
+
+    def close(self, finished: bool) -> None:
+        table = front_table(self._directory)
+        rows = table.astype(str).to_numpy().tolist()
+        lines = [list(map(str, table.columns)), ["---"] * len(table.columns), *rows]
+        self._writer.add_text("front", "\n".join(" | ".join(cells) for cells in lines))
+        self._writer.close()
+
+
+make = TensorBoard
