@@ -91,7 +91,7 @@ class RemoteFolder:
             SpecError: another process runs this study, or the URI cannot be written.
             StudyStoppedError: at the end, where not all could be shipped.
         """
-        lease = Lease(self.remote, DRIVER, on_lost=report)
+        lease = self._lease = Lease(self.remote, DRIVER, on_lost=report)
         try:
             lease.acquire()
         except LeaseTakenError as error:
