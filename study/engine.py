@@ -95,7 +95,7 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) 
             _check_unused(searches)
         driver = Driver(plan, ledger, searches)
         progress = Progress(driver)
-        stack.enter_context(tracking(driver, directory, progress.say))
+        stack.enter_context(tracking(driver, folder, progress.say))
         state = "already_finished"
         if driver.has_work():
             if driver.done:
@@ -111,7 +111,6 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) 
         if driver.done and (state != "already_finished" or not _is_current(folder)):
             write_trigger_figures(plan, dataset, store, folder / "figures")
             write_report(folder)
-            home.publish()
         report = f"{home.called}/{REPORT_FILE}" if driver.done else None
     return Outcome(state, report, driver.done, driver.total)
 

@@ -81,7 +81,7 @@ class RemoteFolder:
 
     @contextmanager
     def driving(self, spec: StudySpec, report: Callable[[str], None]) -> Iterator[None]:
-        """Own the study while it runs: fetch it, write its spec, ship what is appended.
+        """Own the study while it runs: fetch it, write its spec, ship what is appended; publish it in the end.
 
         Args:
             report: called once, from another thread, with one line when the study can no longer be written, or belongs
@@ -111,6 +111,7 @@ class RemoteFolder:
             self._mirror.start()
             try:
                 yield
+                self.publish()
             finally:
                 with _shipping(self.called):
                     self._mirror.close()
