@@ -118,6 +118,10 @@ class RemoteFolder:
         finally:
             lease.release()
 
+    def keep(self, name: str) -> None:
+        """Put one file, before everything is published (RemoteError)."""
+        self._upload(name)
+
     def publish(self) -> None:
         """Put everything but the two logs that changed since it was fetched (report, figures, tables)."""
         with _shipping(self.called):
