@@ -111,7 +111,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def spec_of(place: Place, name: str, longest: int = 500) -> Path:
-    """Trials of up to ``longest`` tenths of steps."""
+    """Of nine trials; the search chooses up to ``longest`` iterations."""
     search = {"trials": 8, "startup_trials": 2, "ranges": {"super_ft": {"iterations": [20, longest]}}}
     return place.spec(name, search=search)
 
