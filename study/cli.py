@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from trainables.remote import Place, as_place
+from trainables.remote import Place, RemoteError, as_place
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,7 +40,7 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
         except (SpecError, SettingError, DataError, ModelError) as error:
             click.echo(f"superft: {' '.join(str(error).split())}", err=True)
             sys.exit(BAD_INPUT)
-        except (StudyStoppedError, StoreUnavailableError) as error:
+        except (StudyStoppedError, StoreUnavailableError, RemoteError) as error:
             click.echo(f"superft: {error}; the same command goes on once that is repaired", err=True)
             sys.exit(TRY_LATER)
         except DivergedError as error:  # of a repair it is a result; without a victim there is none
