@@ -270,13 +270,18 @@ def show(directory: Place) -> None:
 @main.command()
 @click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
 @SET
+@click.option("--out", type=as_place, metavar="PLACE", help="Its folder or URI, if it has begun. Default: runs/NAME.")
 @DOWNLOAD
 @_bad_input_is_one_line
-def plan(spec: str, assignments: Sequence[str], download: bool) -> None:
-    """Print what a study would do and what it would cost, without starting it."""
+def plan(spec: str, assignments: Sequence[str], out: Place | None, download: bool) -> None:
+    """Print what a study would do on this machine, what it would cost and how long it would take; starts nothing."""
     from study.overview import plan_summary
+    from study.remote_folder import open_folder
 
-    click.echo(plan_summary(_load(spec, assignments, None, download)))
+    resolved = _load(spec, assignments, None, download)
+    with open_folder(out or Path("runs") / resolved.name) as folder:
+        folder.fetch()
+        click.echo(plan_summary(resolved, folder.path))
 
 
 @main.command()
