@@ -4,14 +4,17 @@ import copy
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from tests.toy import toy_dataset, toy_spec
-from trainables import trial
+from trainables import trial, victims
+from trainables.attacks import base
 from trainables.attacks.base import ATTACKS
 from trainables.data import DataError, Dataset, DataSource
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair
@@ -308,3 +311,40 @@ def test_divergence_of_the_attack_itself_is_raised(toy: Dataset, tmp_path: Any) 
     with pytest.raises(DivergedError):
         obtain_victim(toy_spec("badnets", recipe=wild), toy, Store(tmp_path), CPU)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_second_trial_of_a_cell_reads_nothing_and_stamps_nothing(
+    toy_victim: Victim, toy_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_arguments: Any, **_settings: Any) -> Any:
+        raise AssertionError("a trial made again what its process has")
+
+    shutil.copytree(toy_store.root / toy_victim.name, tmp_path / toy_victim.name)
+    monkeypatch.setattr(trial, "load_dataset", lambda _name, **_settings: toy_dataset())
+    trial._load.cache_clear()
+    try:
+        bench, cell = Workbench(Store(tmp_path), CPU, trains=False), cell_of(toy_victim, "super_ft")
+        first = bench.run(cell, SHORT)
+        shutil.rmtree(tmp_path)
+        monkeypatch.setattr(trial, "load_dataset", never)
+        monkeypatch.setattr(victims, "stamp", never)
+        monkeypatch.setattr(base, "stamp", never)
+        second = bench.run(cell, SHORT)
+    finally:
+        trial._load.cache_clear()
+    assert second.metrics == first.metrics
+
+
+def test_evaluation_is_one_pass_over_each_test_set_after_the_last_step(toy_victim: Victim, toy: Dataset) -> None:
+    passes = list[tuple[bool, int]]()
+
+    def note(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(module, Classifier):
+            passes.append((module.training, len(output)))
+
+    hook = torch.nn.modules.module.register_module_forward_hook(note)
+    try:
+        run(toy_victim, toy, "super_ft", **SHORT)
+    finally:
+        hook.remove()
+    assert passes == [(True, 16)] * 6 + [(False, len(toy.test)), (False, len(toy_victim.triggered))]
