@@ -70,20 +70,20 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) 
         StudyStoppedError: the folder, the database or the store failed; nothing is lost, and it can be continued.
     """
     plan = make_plan(spec)
-    check_trackers(spec)
+    check_trackers(spec, directory)
     dataset, upstream = load_data(spec)
     check_plan(plan, dataset, upstream)
     trouble = Trouble(f"the study in {directory}")
     with _sigterm_as_sigint(), contextlib.ExitStack() as stack:
         home = stack.enter_context(open_folder(directory))
         home.check(spec)
-        folder, is_new = home.path, home.is_new
+        folder, is_new, dashboard = home.path, home.is_new, None
         store = open_store(spec.store)
         check_store(store)
         # A database that does not answer is found out before the folder is made; the journal lies within it.
         database = None if spec.search.storage == "journal" else open_storage(spec.search.storage, folder)
         if is_new:  # a cluster that does not answer, or fits no trial, is found out before the folder is made
-            stack.enter_context(ray_cluster(address))
+            dashboard = stack.enter_context(ray_cluster(address))
             _slots(plan)
         stack.enter_context(home.driving(spec, trouble.report))
         stack.enter_context(stopping(trouble.what))
@@ -95,14 +95,17 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) 
             _check_unused(searches)
         driver = Driver(plan, ledger, searches)
         progress = Progress(driver)
-        stack.enter_context(tracking(driver, directory, progress.say))
+        stack.enter_context(tracking(driver, home, progress.say))
         state = "already_finished"
         if driver.has_work():
             if driver.done:
                 progress.say(f"continuing: {driver.done} of {driver.total} trials are done")
             try:
                 # Twice: Ray's start puts a handler of its own over ours, which would abort the driver.
-                with contextlib.nullcontext() if is_new else ray_cluster(address), _sigterm_as_sigint():
+                cluster = contextlib.nullcontext(dashboard) if is_new else ray_cluster(address)
+                with cluster as dashboard, _sigterm_as_sigint():
+                    if dashboard:
+                        progress.say(f"Ray dashboard: {dashboard}")
                     _run_on_ray(plan, driver, progress, store, trouble)
             except KeyboardInterrupt:
                 log.debug("interrupted")
@@ -111,7 +114,6 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) 
         if driver.done and (state != "already_finished" or not _is_current(folder)):
             write_trigger_figures(plan, dataset, store, folder / "figures")
             write_report(folder)
-            home.publish()
         report = f"{home.called}/{REPORT_FILE}" if driver.done else None
     return Outcome(state, report, driver.done, driver.total)
 
@@ -359,8 +361,11 @@ def _cause(error: BaseException | None) -> str:
 
 
 @contextlib.contextmanager
-def ray_cluster(address: str | None) -> Iterator[None]:
-    """Ray for the time of the study: the given cluster, or one on this machine that is gone afterwards."""
+def ray_cluster(address: str | None) -> Iterator[str | None]:
+    """Ray for the time of the study: the given cluster, or one on this machine that is gone afterwards.
+
+    Gives this job's page of the cluster's dashboard, where it has one.
+    """
     # Ray reads these at its import or start; a user's own setting wins.
     for key, value in {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -383,7 +388,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         try:
             if address is None and "RAY_ADDRESS" not in os.environ:
                 temporary = stack.enter_context(scratch_folder())
-                ray.init(
+                context = ray.init(
                     address="local",
                     include_dashboard=False,
                     log_to_driver=False,
@@ -392,7 +397,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
                     _temp_dir=str(temporary),
                 )
             else:
-                ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+                context = ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             # All lines: of a version mismatch the first one names no version.
             why = " ".join(str(error).split())[:LONGEST_CAUSE]
@@ -402,7 +407,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
                 f"{hint if isinstance(error, ConnectionError) else ''}"
             ) from error
         stack.callback(ray.shutdown)
-        yield
+        url = context.dashboard_url
+        yield f"http://{url}/#/jobs/{ray.get_runtime_context().get_job_id()}" if url else None
 
 
 def _check_answers(address: str) -> None:

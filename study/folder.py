@@ -45,8 +45,11 @@ class Folder:
         """See `driving`; ``report`` is for those that have more to report."""
         return driving(self.path, spec)
 
-    def publish(self) -> None:
+    def keep(self, name: str) -> None:
         """Nothing: what was written is where it belongs."""
+
+    def publish(self) -> None:
+        """Nothing, likewise."""
 
 
 def check_folder(directory: Path, spec: StudySpec, *, called: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -96,7 +97,7 @@ class Ledger:
         Raises:
             ValueError: a NaN or infinite number, a missing trial, attack or seed, or a row that is already there.
             TypeError: a value that JSON cannot hold.
-            OSError: the line could not be written whole (disk full); the ledger is left as it was before.
+            OSError: the line could not be written whole (disk full, file removed); the ledger is left as it was before.
         """
         if self._file is None:
             raise ValueError(f"{self.path} was opened for reading only; open it with Ledger(path) to append")
@@ -106,7 +107,9 @@ class Ledger:
             raise ValueError(
                 f"trial {key[0]!r}, attack {key[1]!r}, seed {key[2]} is already in {self.path}; ask has() first"
             )
-        size = os.fstat(self._file).st_size
+        state = os.fstat(self._file)
+        if state.st_nlink == 0:  # writing would succeed, and the row would be nowhere
+            raise FileNotFoundError(errno.ENOENT, "the ledger was removed", str(self.path))
         try:
             written = os.write(self._file, line)
             if written < len(line):
@@ -116,7 +119,7 @@ class Ledger:
             os.fsync(self._file)
         except OSError:
             # Half a line left behind would glue itself to the next row.
-            os.ftruncate(self._file, size)
+            os.ftruncate(self._file, state.st_size)
             raise
         self._keys.add(key)
         self._rows.append(row)

@@ -81,7 +81,7 @@ class RemoteFolder:
 
     @contextmanager
     def driving(self, spec: StudySpec, report: Callable[[str], None]) -> Iterator[None]:
-        """Own the study while it runs: fetch it, write its spec, ship what is appended.
+        """Own the study while it runs: fetch it, write its spec, ship what is appended; publish it in the end.
 
         Args:
             report: called once, from another thread, with one line when the study can no longer be written, or belongs
@@ -91,7 +91,7 @@ class RemoteFolder:
             SpecError: another process runs this study, or the URI cannot be written.
             StudyStoppedError: at the end, where not all could be shipped.
         """
-        lease = Lease(self.remote, DRIVER, on_lost=report)
+        lease = self._lease = Lease(self.remote, DRIVER, on_lost=report)
         try:
             lease.acquire()
         except LeaseTakenError as error:
@@ -111,11 +111,16 @@ class RemoteFolder:
             self._mirror.start()
             try:
                 yield
+                self.publish()
             finally:
                 with _shipping(self.called):
                     self._mirror.close()
         finally:
             lease.release()
+
+    def keep(self, name: str) -> None:
+        """Put one file, before everything is published (RemoteError)."""
+        self._upload(name)
 
     def publish(self) -> None:
         """Put everything but the two logs that changed since it was fetched (report, figures, tables)."""

@@ -164,6 +164,10 @@ class ScenarioSpec(_Part):
         return self.type in ("new-head", "encoder")
 
 
+def _place(value: Any) -> Any:
+    return as_place(value) if isinstance(value, str) else value
+
+
 class StudySpec(_Part):
     """A study. Settings of a method: ``attack.NAME.key``, ``defense.NAME.key``."""
 
@@ -186,7 +190,7 @@ class StudySpec(_Part):
     clean_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     clean_source: str = "overlap"
     precision: Precision = "auto"
-    store: Annotated[Place, BeforeValidator(as_place)] | None = None
+    store: Annotated[Place, BeforeValidator(_place)] | None = None
     resources: Resources = Resources()
     tracking: list[str] = Field(default_factory=list)
 

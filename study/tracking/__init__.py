@@ -11,22 +11,22 @@ import importlib
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from study.driver import Driver
 from study.settings import SpecError
 from study.spec import StudySpec
 from study.tracking.follower import Follower
-from study.tracking.marks import Marks
+from study.tracking.marks import Home, Marks
+from trainables.remote import Place
 
 # Each tool: the module it needs, the extra that brings it (none: Ray Tune does).
 NEEDED = {"mlflow": ("mlflow", "mlflow"), "wandb": ("wandb", "wandb"), "tensorboard": ("tensorboardX", None)}
 FINISH_SECONDS = 20.0  # for what is left at the end; a stopped Ray job has a minute for all
 
 
-def check_trackers(spec: StudySpec) -> None:
-    """Refuse tools that are not installed or cannot log in (SpecError)."""
+def check_trackers(spec: StudySpec, directory: Place) -> None:
+    """Refuse tools that are not installed, or could not log the study in ``directory`` (SpecError)."""
     for name in spec.tracking:
         module, extra = NEEDED[name]
         if importlib.util.find_spec(module) is None:
@@ -34,21 +34,21 @@ def check_trackers(spec: StudySpec) -> None:
                 f"tracking: {name} is not installed; "
                 f"pip install {f'superft[{extra}]' if extra else module!r}, or leave it out of tracking"
             )
-        importlib.import_module(f"study.tracking.{name}").check()
+        importlib.import_module(f"study.tracking.{name}").check(directory)
 
 
 @contextlib.contextmanager
-def tracking(driver: Driver, directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+def tracking(driver: Driver, home: Home, say: Callable[[str], None]) -> Iterator[None]:
     """Let the tools named in the spec follow the driver's ledger, each in a thread of its own, until the block ends.
 
     What a tool has not taken FINISH_SECONDS later is left for the next run of the study.
 
     Args:
         driver: of the study; its rows are read, nothing is changed.
-        directory: of the study; which run it is in each tool is kept there in ``tracking.json``.
+        home: the study's folder; which run it is in each tool is kept there in ``tracking.json``.
         say: takes one line for the user.
     """
-    followers = _followers(driver, directory, say)
+    followers = _followers(driver, home, say)
     for follower in followers:
         follower.start()
     try:
@@ -61,7 +61,7 @@ def tracking(driver: Driver, directory: Path, say: Callable[[str], None]) -> Ite
             follower.join(max(0.0, limit - time.monotonic()))
 
 
-def _followers(driver: Driver, directory: Path, say: Callable[[str], None]) -> list[Follower]:
-    spec, marks = driver.plan.spec, Marks(directory)
+def _followers(driver: Driver, home: Home, say: Callable[[str], None]) -> list[Follower]:
+    spec, marks = driver.plan.spec, Marks(home)
     makers: dict[str, Any] = {name: importlib.import_module(f"study.tracking.{name}").make for name in spec.tracking}
-    return [Follower(name, make(spec, directory), driver, marks, say) for name, make in makers.items()]
+    return [Follower(name, make(spec, home), driver, marks, say) for name, make in makers.items()]

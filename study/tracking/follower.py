@@ -94,13 +94,13 @@ class Follower(threading.Thread):
                 return  # a finished study was looked at again
             run = self.tracker.open(mark.run if mark else None)
             mark = Mark(self.tracker.place, run, mark.rows if mark else 0)
-            self.marks.put(self.tool, mark)
+            self.marks.put(self.tool, mark, keep=True)
             self._mark = mark
             self.say(f"tracking: {self.tracker.link()}")
         self._send(rows)
         if last:
             self.tracker.close(self._finished)
-            self.marks.put(self.tool, replace(self._mark, ended=True))
+            self.marks.put(self.tool, replace(self._mark, ended=True), keep=True)
 
     def _send(self, rows: Sequence[Mapping[str, Any]]) -> None:
         assert self._mark is not None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from study.ledger import write_atomically
 
@@ -22,11 +23,21 @@ class Mark:
     ended: bool = False
 
 
+class Home(Protocol):
+    """What of a study's folder is needed here: `folder.Folder` or `remote_folder.RemoteFolder`."""
+
+    path: Path
+    called: str
+
+    def keep(self, name: str) -> None:
+        """Put one file where the study lies, now."""
+
+
 class Marks:
     """The marks of all tools in one file; safe to use from several threads."""
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / MARKS_FILE
+    def __init__(self, home: Home) -> None:
+        self._home, self.path = home, home.path / MARKS_FILE
         self._lock = threading.Lock()
         self._marks: dict[str, Mark] = {}
         if self.path.exists():
@@ -38,8 +49,11 @@ class Marks:
         mark = self._marks.get(tool)
         return mark if mark is not None and mark.place == place else None
 
-    def put(self, tool: str, mark: Mark) -> None:
+    def put(self, tool: str, mark: Mark, keep: bool = False) -> None:
+        """Write a mark; ``keep``: also for a driver on another machine, to which rows sent since are new."""
         with self._lock:
-            self._marks[tool] = replace(mark)
+            self._marks[tool] = mark
             text = json.dumps({name: asdict(item) for name, item in self._marks.items()}, indent=1)
             write_atomically(self.path, text.encode())
+            if keep:
+                self._home.keep(MARKS_FILE)

@@ -5,37 +5,43 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
+from study.settings import SpecError, without_password
 from study.spec import StudySpec
 from study.tracking.files import kept_files, parameters
+from study.tracking.marks import Home
 from study.tracking.points import Point
+from trainables.remote import Place
 
 EXPERIMENT = "superft"
+SERVER = "MLFLOW_TRACKING_URI"
 # What MLflow takes in one call, and of one value.
 MOST_METRICS, MOST_PARAMS, LONGEST_VALUE = 1000, 100, 500
 
 
-def check() -> None:
-    """Nothing: a server that does not answer may do so later."""
+def check(directory: Place) -> None:
+    """Refuse a study at a URI without a server: MLflow's own database is no file there (SpecError)."""
+    if isinstance(directory, str) and not os.environ.get(SERVER):
+        raise SpecError(f"tracking: mlflow needs a server, named by {SERVER}, for a study at a URI")
 
 
 class MLflow:
     """See `follower.Tracker`. MLFLOW_EXPERIMENT_NAME names the experiment; default `EXPERIMENT`."""
 
-    def __init__(self, spec: StudySpec, directory: Path) -> None:
-        self._spec, self._directory = spec, directory
-        uri = os.environ.get("MLFLOW_TRACKING_URI")
-        self.place = uri or f"sqlite:///{directory.resolve() / 'mlflow.db'}"
+    def __init__(self, spec: StudySpec, home: Home) -> None:
+        self._spec, self._home = spec, home
+        uri, folder = os.environ.get(SERVER), home.path.resolve()
+        self._uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
+        self.place = without_password(uri)[0] if uri else self._uri
         # Files of a database in the study's folder lie there too, not in the working folder, MLflow's default.
-        self._artifacts = None if uri else (directory.resolve() / "mlartifacts").as_uri()
+        self._artifacts = None if uri else (folder / "mlartifacts").as_uri()
 
     def open(self, run: str | None) -> str:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self._client = MlflowClient(self.place)
+        self._client = MlflowClient(self._uri)
         if run is None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
             found = self._client.get_experiment_by_name(name)
@@ -72,7 +78,7 @@ class MLflow:
             self._client.log_batch(self._run, metrics=metrics[start : start + MOST_METRICS])
 
     def close(self, finished: bool) -> None:
-        for path in kept_files(self._directory):
+        for path in kept_files(self._home.path):
             self._client.log_artifact(self._run, str(path))
         self._client.set_terminated(self._run, "FINISHED" if finished else "KILLED")
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from study.spec import StudySpec
 from study.tracking.files import front_table
+from study.tracking.marks import Home
 from study.tracking.points import Point
+from trainables.remote import Place
 
 
-def check() -> None:
+def check(directory: Place) -> None:
     """Nothing: it needs no account."""
 
 
@@ -22,18 +23,18 @@ class TensorBoard:
 
     place = "tensorboard"
 
-    def __init__(self, spec: StudySpec, directory: Path) -> None:
-        self._spec, self._directory = spec, directory
+    def __init__(self, spec: StudySpec, home: Home) -> None:
+        self._spec, self._home = spec, home
 
     def open(self, run: str | None) -> str:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(self._directory / self.place))
+        self._writer = SummaryWriter(str(self._home.path / self.place))
         self._writer.add_text("study.yaml", "\n".join(f"    {line}" for line in self._spec.to_yaml().splitlines()))
         return self.place
 
     def link(self) -> str:
-        return f"tensorboard --logdir {self._directory / self.place}"
+        return f"tensorboard --logdir {self._home.called}/{self.place}"
 
     def log(self, points: Sequence[Point]) -> None:
         for point in points:
@@ -42,7 +43,7 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self, finished: bool) -> None:
-        table = front_table(self._directory)
+        table = front_table(self._home.path)
         rows = table.astype(str).to_numpy().tolist()
         lines = [list(map(str, table.columns)), ["---"] * len(table.columns), *rows]
         self._writer.add_text("front", "\n".join(" | ".join(cells) for cells in lines))

@@ -11,14 +11,16 @@ from urllib.parse import urlsplit
 from study.settings import SpecError
 from study.spec import StudySpec
 from study.tracking.files import front_table, kept_files, parameters
+from study.tracking.marks import Home
 from study.tracking.points import Point
+from trainables.remote import Place
 
 PROJECT = "superft"
 OPEN_SECONDS = 30.0
 CLOSE_SECONDS = 15.0  # what is not sent by then stays on the disk
 
 
-def check() -> None:
+def check(directory: Place) -> None:
     """Refuse a missing login, which W&B would ask for in the terminal (SpecError)."""
     import wandb
 
@@ -37,8 +39,8 @@ def _in_netrc(url: str) -> bool:
 class WandB:
     """See `follower.Tracker`. WANDB_PROJECT names the project; default `PROJECT`."""
 
-    def __init__(self, spec: StudySpec, directory: Path) -> None:
-        self._spec, self._directory = spec, directory
+    def __init__(self, spec: StudySpec, home: Home) -> None:
+        self._spec, self._home = spec, home
         self._project = os.environ.get("WANDB_PROJECT", PROJECT)
         self.place = "/".join([*(os.environ.get(f"WANDB_{key}", "") for key in ("BASE_URL", "ENTITY")), self._project])
         self._groups: set[str] = set()
@@ -51,7 +53,7 @@ class WandB:
             name=self._spec.name,
             id=run,
             resume="allow",
-            dir=str(self._directory),
+            dir=str(self._home.path),
             config=parameters(self._spec),
             settings=wandb.Settings(
                 console="off",  # the study's own lines stay as they are
@@ -79,9 +81,9 @@ class WandB:
     def close(self, finished: bool) -> None:
         import wandb
 
-        for path in kept_files(self._directory):
-            self._run.save(str(path), base_path=str(self._directory), policy="now")
-        self._run.log({"front": wandb.Table(dataframe=front_table(self._directory))})
+        for path in kept_files(self._home.path):
+            self._run.save(str(path), base_path=str(self._home.path), policy="now")
+        self._run.log({"front": wandb.Table(dataframe=front_table(self._home.path))})
         self._run.finish(exit_code=0 if finished else 1)
 
 

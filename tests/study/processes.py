@@ -86,6 +86,7 @@ class Place:
     folder: Path
     temporary: Path
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    inside: tuple[str, ...] = ()  # a command that runs another one, for instance in a namespace
 
     def __post_init__(self) -> None:
         plug_in = self.folder / "plugin"
@@ -127,7 +128,7 @@ class Place:
         out, err = self.folder / f"{number}.stdout", self.folder / f"{number}.stderr"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "study.cli", *map(str, arguments)],
+                [*self.inside, sys.executable, "-m", "study.cli", *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,

@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +27,7 @@ from tiny import TINY, tiny_spec
 from study import submit
 from study.settings import SpecError
 from study.spec import load_spec
+from tests.network import free_ports
 
 
 @dataclass
@@ -109,17 +109,6 @@ class Head:
         return ran.stdout
 
 
-def free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for item in held:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in held]
-    finally:
-        for item in held:
-            item.close()
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     with new_place(tmp_path_factory.mktemp("head")) as place:
@@ -154,6 +143,7 @@ def test_a_study_is_submitted_followed_and_its_report_found(head: Head) -> None:
         f"follow:  ray job logs --address {head.address} --follow {job}",
         f"stop:    ray job stop --address {head.address} {job}",
         f"report:  {out}/report.html",
+        f"Ray dashboard: {head.address}/#/jobs/",
         "[6/6]",  # the driver's progress
         f"report: {out}/report.html",  # and its last line
     ):

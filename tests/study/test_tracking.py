@@ -18,6 +18,7 @@ from tiny import made_up_row, make_driver, run, tiny_spec
 
 from study.driver import Driver
 from study.engine import run_study
+from study.folder import Folder
 from study.front import STATUSES
 from study.ledger import write_atomically
 from study.report import write_report
@@ -61,7 +62,7 @@ def made_study(directory: Path, *assignments: str, finishes: int | None = None) 
 def follow(driver: Driver, directory: Path) -> list[str]:
     """All that the tools in the driver's spec have to do; the lines that they said."""
     said: list[str] = []
-    with tracking(driver, directory, said.append):
+    with tracking(driver, Folder(directory), said.append):
         pass
     return said
 
@@ -154,7 +155,7 @@ class Tool:
 
 def following(tool: Tool, driver: Driver, directory: Path) -> tuple[Follower, list[str]]:
     said: list[str] = []
-    return Follower("tool", tool, driver, Marks(directory), said.append), said
+    return Follower("tool", tool, driver, Marks(Folder(directory)), said.append), said
 
 
 def test_rows_are_sent_while_the_study_runs(tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ def test_a_tool_that_hangs_holds_up_neither_the_study_nor_its_end(
     driver = made_study(tmp_path, finishes=0)
     follower, _ = following(Tool(lambda _: release.wait() and None), driver, tmp_path)
     monkeypatch.setattr("study.tracking._followers", lambda *_: [follower])
-    with tracking(driver, tmp_path, print):
+    with tracking(driver, Folder(tmp_path), print):
         run(driver, slots=1, measure=measure)
     assert driver.finished
     assert follower.is_alive()
@@ -276,6 +277,12 @@ def test_a_tool_that_is_not_installed_is_told_before_anything_is_written(
         run_study(tiny_spec(f"tracking=[{tool}]"), tmp_path / "out")
     assert remedy in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_mlflow_without_a_server_is_no_tool_for_a_study_at_a_uri() -> None:
+    pytest.importorskip("mlflow")
+    with pytest.raises(SpecError, match="MLFLOW_TRACKING_URI"):
+        run_study(tiny_spec("tracking=[mlflow]"), "s3://bucket/study")
 
 
 def test_a_missing_login_is_told_before_anything_is_written(tmp_path: Path, wandb_: Any) -> None:
@@ -338,7 +345,7 @@ def test_wandb_holds_one_run_with_configuration_curves_and_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], wandb_: Any
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    importlib.import_module("study.tracking.wandb").check()
+    importlib.import_module("study.tracking.wandb").check(tmp_path)
     driver = stopped_and_continued(tmp_path, "wandb")
     assert "wandb" not in capfd.readouterr().err
     parts = sorted((tmp_path / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime_ns)
