@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -54,6 +52,9 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     Raises:
         OSError: it could not be written (disk full).
     """
+    from safetensors import SafetensorError  # here: all but the store and the cache of images works without it
+    from safetensors.torch import save_file
+
     path.touch()
     mode = path.stat().st_mode
     try:

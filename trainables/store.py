@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from trainables.files import cache_folder, locked, save_tensors
@@ -142,6 +141,8 @@ class Store:
             return self._load(name) if self.holds(name) else None
 
     def _load(self, name: str) -> Artifact:
+        from safetensors.torch import load_file  # here: see `files.save_tensors`
+
         folder = self.path(name)
         try:
             meta = json.loads((folder / META).read_text())

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules, training
+from trainables import schedules
 from trainables.data import ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, register
+from trainables.defenses.perturbation import pixel_scale, seek_perturbation, within
 from trainables.models.classifier import Classifier
 from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer, evaluating
+from trainables.training import Counters, Optimizer
 
 # Decay of the perturbation while it is searched, and the step of the fixed-point map: BackdoorBench's.
 PERTURBATION_DECAY = 1e-3
@@ -108,25 +109,25 @@ class ImplicitUnlearning(Defense):
 
     def find_perturbation(self, model: nn.Module, data: ImageSet, trainer: Trainer, *, round_: int) -> Tensor:
         """The perturbation of a round, (1, 3, H, W): one pass over ``data``, away from what the model predicts now."""
-        delta = torch.zeros((1, *data.images.shape[1:]), device=data.images.device)
-        stream = training.batches(
+
+        def loss(images: Tensor, _labels: Tensor, delta: Tensor) -> Tensor:
+            trainer.counters.forward_samples += len(images)  # the prediction
+            return inner_loss(model, images, predictions(model, images), delta)
+
+        def bounded(delta: Tensor) -> Tensor:
+            return delta if self.norm_bound is None else within(delta, delta.norm(), self.norm_bound)
+
+        return seek_perturbation(
+            model,
             data,
-            steps=self.steps_per_round(len(data)),
+            trainer,
+            loss=loss,
+            rate=self.inner_lr * pixel_scale(model),
+            bounded=bounded,
             batch_size=self.batch_size,
-            augmentation=trainer.augmentation() if self.augment else None,
-            generator=trainer.generator("batches", "perturbation", round_),
+            augment=self.augment,
+            round_=round_,
         )
-        with evaluating(model):
-            for images, _ in stream:
-                predicted = predictions(model, images)
-                delta.requires_grad_(True)
-                (slope,) = torch.autograd.grad(inner_loss(model, images, predicted, delta), delta)
-                trainer.counters.forward_samples += 2 * len(images)
-                trainer.counters.input_backward_samples += len(images)
-                delta = delta.detach() - self.inner_lr * pixel_scale(model) * slope
-                if self.norm_bound is not None:
-                    delta *= torch.clamp(self.norm_bound / delta.norm(), max=1.0)
-        return delta
 
     def unlearning_loss(
         self, model: nn.Module, images: Tensor, labels: Tensor, delta: Tensor, counters: Counters
@@ -175,12 +176,6 @@ def predictions(model: nn.Module, images: Tensor) -> Tensor:
 def inner_loss(model: nn.Module, images: Tensor, predicted: Tensor, delta: Tensor) -> Tensor:
     """What the perturbation minimises: minus the cross-entropy of the predictions, and a little of its own norm."""
     return PERTURBATION_DECAY * delta.square().sum() - functional.cross_entropy(model(images + delta), predicted)
-
-
-def pixel_scale(model: nn.Module) -> Tensor:
-    """std^2 per channel, (1, 3, 1, 1): turns a step of the normalised perturbation into the same step in pixels."""
-    assert isinstance(model, Classifier)
-    return model.normalize.std.square()
 
 
 def implicit_loss(

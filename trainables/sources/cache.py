@@ -1,6 +1,7 @@
 """Decoded images, kept as one checked uint8 file per set and size."""
 
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -8,8 +9,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
 
 from trainables.data import DataError, ImageSet, fingerprint_of
 from trainables.files import locked, save_tensors
@@ -26,6 +25,9 @@ def cached(label: str, size: int, root: Path, stamp: str, read: Callable[[], Raw
     The file holds uint8 pixels and labels (safetensors), is written aside and renamed, and is checked whole when it is
     loaded: a damaged one is named and made again. A folder that cannot be written costs the decoding at each start.
     """
+    if importlib.util.find_spec("safetensors") is None:
+        logger.info("%s: decoded images are not kept, since safetensors is not installed", label)
+        return read()
     key = hashlib.sha256(f"{SCHEMA}\0{label}\0{size}\0{stamp}".encode()).hexdigest()[:20]
     path = root / "decoded" / f"{label}-{size}-{key}.safetensors"
     if raw := _load_decoded(path):
@@ -38,6 +40,8 @@ def cached(label: str, size: int, root: Path, stamp: str, read: Callable[[], Raw
 def _load_decoded(path: Path) -> Raw | None:
     if not path.exists():
         return None
+    from safetensors import SafetensorError, safe_open  # here: see `files.save_tensors`
+
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
@@ -60,6 +64,8 @@ def _load_decoded(path: Path) -> Raw | None:
 def _store_decoded(path: Path, raw: Raw) -> Raw:
     raw = Raw(raw.train, raw.test, raw.classes, fingerprint_of(raw.train, raw.test))
     assert raw.fingerprint is not None
+    from safetensors import SafetensorError
+
     tensors = {
         "train_images": raw.train.images.contiguous(),
         "train_labels": raw.train.labels.contiguous(),

@@ -1,0 +1,250 @@
+"""How fast is this machine at what a study does? One command for a machine that has Python, torch and torchvision.
+
+    python -m benchmarks.gpu --data cifar10.zip [--stages peak training compiled victim trial packing]
+
+``--data`` is a zip (or folder) of image folders ``train/CLASS/*`` and ``test/CLASS/*``, mirrored in training as
+CIFAR-10 is. No Ray, no Optuna, no network; safetensors only lets the decoded images be kept from run to run. Every
+stage prints a row and appends it to ``results/gpu.jsonl``:
+
+- peak: operations per second of a large matrix product in float32, TF32 and bfloat16;
+- training: images per second of the training loop in float32 and bfloat16, with the share of the peak;
+- compiled: the same in bfloat16 beside a loss compiled by inductor (also with CUDA graphs on a GPU), what the first
+  step costs, and after how many steps that is won back;
+- victim: BadNets by the recipe ``fast``. Goal: clean accuracy >= 0.93 and ASR >= 0.95 within 90 s (width 64);
+- trial: super-fine-tuning, 1,000 steps at batch 256, with its evaluation. Goal: 10 s;
+- packing: trials per hour of 1, 2, 4 and 8 processes, with and without MPS, and how many there should be.
+
+``--small`` is a rehearsal for any machine (``--device cpu --width 2``): few images, few steps; rows
+of no meaning, which are printed and not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import packing
+from benchmarks.common import machine, matrix_peak, record, summary, training_operations
+from benchmarks.task import Task, make_victim, photographs, run_super_ft, synchronise, task_of
+from trainables.data import ImageSet
+from trainables.models import build_model
+from trainables.recipes import RECIPES
+from trainables.training import Augmentation, LossFunction, Optimizer, cross_entropy, fit
+from trainables.victims import Victim
+
+STAGES = ("peak", "training", "compiled", "victim", "trial", "packing")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much is done; ``--small`` has its own."""
+
+    matrix: int = 8192
+    images: int = 50_000  # random ones of the training stages
+    steps: int = 100  # per measurement of them
+    batch: int = 256
+    trial_steps: int = 1000
+    packed_trials: int = 2
+    processes: tuple[int, ...] = (1, 2, 4, 8)
+    per_class: int | None = None
+    epochs: float | None = None  # None: the recipe's
+
+
+SMALL = Sizes(128, 64, 2, 32, 4, 1, (1, 2), 20, 1.0)
+
+
+class Bench:
+    """One machine's stages; data and victim are made when a stage first needs them."""
+
+    def __init__(self, device: torch.device, sizes: Sizes, width: int, repeats: int, data: Path | None) -> None:
+        self.device, self.sizes, self.width, self.repeats, self.path = device, sizes, width, repeats, data
+        self._victim: Victim | None = None
+
+    @cached_property
+    def task(self) -> Task:
+        if self.path is None:
+            raise SystemExit("--data: the stages victim, trial and packing need images")
+        recipe = RECIPES["fast"]
+        if self.sizes.epochs is not None:
+            recipe = dataclasses.replace(recipe, epochs=self.sizes.epochs, batch_size=self.sizes.batch)
+        return task_of(photographs(self.path, self.sizes.per_class), recipe, self.width)
+
+    @property
+    def victim(self) -> Victim:
+        if self._victim is None:
+            self._victim = make_victim(self.task, self.device)
+        return self._victim
+
+    @cached_property
+    def peaks(self) -> dict[str, float]:
+        """Operations per second of a large matrix product; TF32 only where there is such a thing."""
+        kinds = {"float32": (torch.float32, "highest"), "bfloat16": (torch.bfloat16, "highest")}
+        if self.device.type == "cuda":
+            kinds["tf32"] = (torch.float32, "high")
+        before, found = torch.get_float32_matmul_precision(), {}
+        for name, (dtype, precision) in kinds.items():
+            torch.set_float32_matmul_precision(precision)
+            found[name] = matrix_peak(self.device, dtype, self.sizes.matrix)
+        torch.set_float32_matmul_precision(before)
+        return found
+
+    def peak(self) -> dict[str, Any]:
+        return {"matrix": self.sizes.matrix, "operations_per_second": self.peaks}
+
+    def training(self) -> dict[str, Any]:
+        rates = self._rates({name: (cross_entropy, name) for name in ("float32", "bfloat16")})
+        return {"images_per_second": rates, **self._shares(rates)}
+
+    def compiled(self) -> dict[str, Any]:
+        sides: dict[str, tuple[LossFunction, str]] = {
+            "eager": (cross_entropy, "bfloat16"),
+            "compiled": (torch.compile(cross_entropy, dynamic=False), "bfloat16"),
+        }
+        if self.device.type == "cuda":
+            sides["graphs"] = (_with_graphs(), "bfloat16")
+        first = {name: self._seconds(1, *side) for name, side in sides.items()}
+        again = {name: self._seconds(1, *side) for name, side in sides.items()}
+        rates = self._rates(sides)
+        pays_after = {}
+        for name in sides:
+            saved = self.sizes.batch * (1 / rates["eager"]["median"] - 1 / rates[name]["median"])
+            pays_after[name] = round((first[name] - again[name]) / saved) if saved > 0 else None
+        return {
+            "images_per_second": rates,
+            "first_step_seconds": first,
+            "next_model_first_step_seconds": again,
+            "pays_after_steps": pays_after,
+            **self._shares(rates),
+        }
+
+    def victim_by_fast(self) -> dict[str, Any]:
+        found = [make_victim(self.task.with_seed(seed), self.device) for seed in range(self.repeats)]
+        self._victim = found[0]
+        return {
+            "recipe": dataclasses.asdict(self.task.spec.recipe),
+            "images": f"{len(self.task.data.train)} + {len(self.task.data.test)}",
+            "clean_accuracy": summary([victim.evaluation.full.clean_accuracy for victim in found]),
+            "asr": summary([victim.evaluation.full.asr for victim in found]),
+            **{key: summary([victim.facts[key] for victim in found]) for key in ("seconds_train", "seconds_evaluate")},
+        }
+
+    def trial(self) -> dict[str, Any]:
+        def run() -> Any:
+            return run_super_ft(
+                self.task, self.victim, self.device, steps=self.sizes.trial_steps, batch_size=self.sizes.batch
+            )
+
+        first = run()
+        found = [run() for _ in range(self.repeats)]
+        own = [1 - (trial.seconds_repair + trial.seconds_evaluate) / trial.wall_seconds for trial in found]
+        columns = ("wall_seconds", "seconds_setup", "seconds_repair", "seconds_evaluate")
+        return {
+            "steps": found[0].steps,
+            "first_trial_seconds": first.wall_seconds,
+            **{column: summary([getattr(trial, column) for trial in found]) for column in columns},
+            "share_outside_training_and_evaluation": summary(own),
+            "peak_memory_mb": found[0].peak_memory_bytes >> 20,
+            "before": [found[0].metrics["clean_accuracy_before"], found[0].metrics["asr_before"]],
+            "after": [found[0].metrics["clean_accuracy"], found[0].metrics["asr"]],
+        }
+
+    def packing(self) -> dict[str, Any]:
+        question = {"steps": self.sizes.trial_steps, "batch": self.sizes.batch, "trials": self.sizes.packed_trials}
+        return {**question, **packing.measure(self.task, self.victim, self.device, self.sizes.processes, question)}
+
+    def stages(self) -> dict[str, Callable[[], dict[str, Any]]]:
+        made = (self.peak, self.training, self.compiled, self.victim_by_fast, self.trial, self.packing)
+        return dict(zip(STAGES, made, strict=True))
+
+    def _rates(self, sides: dict[str, tuple[LossFunction, str]]) -> dict[str, dict[str, float]]:
+        """Images per second of each side, taken in turns."""
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for side in sides.values():
+            self._seconds(2, *side)  # first touch: kernels, caches
+        for _ in range(self.repeats):
+            for name, side in sides.items():
+                seconds[name].append(self._seconds(self.sizes.steps, *side))
+        images = self.sizes.steps * self.sizes.batch
+        return {name: summary([images / value for value in values]) for name, values in seconds.items()}
+
+    def _seconds(self, steps: int, loss: LossFunction, precision: str) -> float:
+        """Seconds of so many steps of `trainables.training.fit`, on a model of their own."""
+        generator = torch.Generator().manual_seed(0)
+        model = build_model("preact_resnet18", num_classes=10, width=self.width, generator=generator).to(self.device)
+        synchronise(self.device)
+        started = time.perf_counter()
+        fit(
+            model,
+            self._random_images,
+            steps=steps,
+            lr_at=lambda _: 0.01,
+            generator=generator,
+            batch_size=self.sizes.batch,
+            optimizer=Optimizer("sgd"),
+            augmentation=Augmentation(padding=4, flip=True),
+            loss=loss,
+            precision=precision,
+        )
+        synchronise(self.device)
+        return time.perf_counter() - started
+
+    @cached_property
+    def _random_images(self) -> ImageSet:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (self.sizes.images, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        return ImageSet(images, torch.randint(0, 10, (self.sizes.images,), generator=generator)).to(self.device)
+
+    def _shares(self, rates: dict[str, dict[str, float]]) -> dict[str, Any]:
+        """Beside the rates: operations per image and the share of the peak. Float32 convolutions use TF32 on CUDA."""
+        model = build_model("preact_resnet18", num_classes=10, width=self.width)
+        operations = training_operations(model, 32)
+        of_float32 = "tf32" if "tf32" in self.peaks and torch.backends.cudnn.allow_tf32 else "float32"
+        shares = {}
+        for name, rate in rates.items():
+            peak = self.peaks[of_float32 if name == "float32" else "bfloat16"]
+            shares[name] = round(rate["median"] * operations / peak, 4)
+        return {"operations_per_image": operations, "share_of_peak": shares}
+
+
+def _with_graphs() -> LossFunction:
+    """Cross-entropy captured as CUDA graphs, forward and backward."""
+    graphed = torch.compile(cross_entropy, dynamic=False, mode="reduce-overhead")
+
+    def loss(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        value: torch.Tensor = graphed(model, images, labels).clone()  # the next replay writes over the graph's own
+        return value
+
+    return loss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="zip or folder of image folders")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--small", action="store_true", help="a rehearsal in seconds")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    bench = Bench(device, SMALL if arguments.small else Sizes(), arguments.width, arguments.repeats, arguments.data)
+    stages = bench.stages()
+    for name in arguments.stages:
+        row = {"stage": name, "width": arguments.width, **stages[name](), **machine(device)}
+        if arguments.small:
+            print(json.dumps(row))
+        else:
+            record("gpu", row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Victims by several training recipes on the same photographs: what each reaches, and in how many seconds.
+
+    python -m benchmarks.recipes folder:cifar10.zip --store DIR [--recipes fast bb] [--attacks clean badnets blended]
+
+The images are a data set's name or ``folder:PATH`` of image folders, also within a zip file. A recipe may be changed:
+``fast:batch_size=512,lr=0.4``. One row per victim goes to ``results/recipes.jsonl``; victims that the store holds
+already are not trained or recorded again. Rates are on the whole test set. Processor seconds mean something where other
+programs share the machine, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import machine, record
+from trainables.data import DataSource
+from trainables.recipes import RECIPES, TrainingRecipe
+from trainables.store import Store
+from trainables.trial import Cell, Workbench
+from trainables.victims import VictimSpec
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="data set, or folder:PATH (also of a zip file)")
+    parser.add_argument("--store", type=Path, required=True, help="folder of the victims")
+    parser.add_argument("--recipes", nargs="+", type=named_recipe, default=[named_recipe("fast"), named_recipe("bb")])
+    parser.add_argument("--attacks", nargs="+", default=["clean", "badnets", "blended"], help="clean first: a control")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--model", default="preact_resnet18")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    bench, data = Workbench(Store(arguments.store), torch.device(arguments.device)), DataSource(arguments.data)
+    for seed in arguments.seeds:
+        for name, recipe in arguments.recipes:
+            for attack in arguments.attacks:
+                spec = VictimSpec(
+                    attack, arguments.model, recipe, seed, width=arguments.width, precision=arguments.precision
+                )
+                cell = Cell(data, spec, "none")
+                if bench.store.holds(bench.victim_name(cell)):
+                    print(f"{attack} by {name}, seed {seed}: known")
+                    continue
+                if spec.control() != spec:  # trained apart, so that it is not in the seconds
+                    bench.victim(dataclasses.replace(cell, victim=spec.control()))
+                question = {"attack": attack, "recipe": name, "settings": dataclasses.asdict(recipe), "seed": seed}
+                question |= {"model": arguments.model, "width": arguments.width, "precision": arguments.precision}
+                record("recipes", {**question, **measure(bench, cell), **machine(bench.device)})
+
+
+def named_recipe(text: str) -> tuple[str, TrainingRecipe]:
+    """``NAME`` or ``NAME:KEY=NUMBER,...``: the recipe with these keys over its own."""
+    name, _, changes = text.partition(":")
+    if name not in RECIPES:
+        raise argparse.ArgumentTypeError(f"unknown recipe {name!r}: known: {', '.join(RECIPES)}")
+    given = dict(change.split("=", 1) for change in changes.split(",")) if changes else {}
+    recipe = RECIPES[name]
+    typed = {key: type(getattr(recipe, key))(value) for key, value in given.items()}
+    return text, dataclasses.replace(recipe, **typed)
+
+
+def measure(bench: Workbench, cell: Cell) -> dict[str, Any]:
+    """The cell's victim, trained now if it is not in the store: its rates and seconds."""
+    dataset, worked = bench.dataset(cell.data), time.process_time()
+    victim = bench.victim(cell)
+    rates = victim.evaluation.full
+    return {
+        "images": f"{len(dataset.train)} + {len(dataset.test)}, {dataset.fingerprint[:12]}",
+        "steps": victim.facts["counters"]["steps"],
+        "clean_accuracy": round(rates.clean_accuracy, 4),
+        "asr": round(rates.asr, 4),
+        "asr_base": None if victim.asr_base is None else round(victim.asr_base, 4),
+        "clean_model_accuracy": victim.clean_model_accuracy,
+        "implanted": victim.implanted,
+        "seconds": round(victim.facts["seconds"], 1),
+        "processor_seconds": round(time.process_time() - worked, 1),
+        "threads": torch.get_num_threads(),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Claims of benchmarks/: the command for a GPU machine goes through all its stages on any machine."""
+
+import io
+import json
+import math
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from benchmarks import gpu
+from benchmarks.packing import pick
+from tests.test_architecture import ROOT
+from tests.toy import toy_dataset
+
+ON_A_CPU = ("--device", "cpu", "--width", "2", "--small", "--repeats", "2")
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A zip of image folders; its decoded copy is kept in the test's own folder."""
+    monkeypatch.setenv("SUPERFT_DATA", str(tmp_path))
+    drawn, path = toy_dataset(train=200, test=40), tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for part, images in (("train", drawn.train), ("test", drawn.test)):
+            for number, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
+                file = io.BytesIO()
+                Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "PNG")
+                archive.writestr(f"{part}/{label}/{number}.png", file.getvalue())
+    return path
+
+
+def rows(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
+    """What `benchmarks.gpu` prints, by stage."""
+    monkeypatch.setattr(sys, "argv", ["gpu", *ON_A_CPU, *arguments])
+    gpu.main()
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return {row["stage"]: row for row in found}
+
+
+def test_stages_of_one_process_give_their_numbers(
+    photographs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = ("peak", "training", "victim", "trial")
+    found = rows(capsys, monkeypatch, "--data", str(photographs), "--stages", *stages)
+    assert tuple(found) == stages
+    assert found["training"]["images_per_second"]["bfloat16"]["n"] == 2
+    for side, share in found["training"]["share_of_peak"].items():
+        rate = found["training"]["images_per_second"][side]["median"]
+        operations = rate * found["training"]["operations_per_image"]
+        assert math.isclose(share, operations / found["peak"]["operations_per_second"][side], abs_tol=1e-4)
+    assert found["victim"]["images"] == "200 + 40"
+    assert found["trial"]["steps"] == 4
+    assert 0 < found["trial"]["seconds_repair"]["median"] < found["trial"]["wall_seconds"]["median"]
+    assert found["trial"]["before"] != [None, None]
+
+
+@pytest.mark.slow
+def test_processes_share_the_device_and_the_compiled_loss_serves_the_next_model(
+    photographs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = rows(capsys, monkeypatch, "--data", str(photographs), "--stages", "compiled", "packing")
+    compiled = found["compiled"]
+    assert compiled["next_model_first_step_seconds"]["compiled"] < 0.2 * compiled["first_step_seconds"]["compiled"]
+    packed = found["packing"]["shared"]
+    assert [packed[count]["trial_seconds"]["n"] for count in ("1", "2")] == [1, 2]
+    assert found["packing"]["pick_shared"] in (1, 2)
+
+
+def test_images_are_asked_for_where_a_stage_needs_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match="--data: the stages victim, trial and packing need images"):
+        rows(capsys, monkeypatch, "--stages", "victim")
+
+
+@pytest.mark.parametrize(
+    ("hourly", "picked"),
+    [
+        ({1: 100.0, 2: 180.0, 4: 240.0, 8: 245.0}, 4),  # the last 2 % are not worth twice the memory
+        ({1: 100.0, 2: 99.0, 4: 80.0}, 1),
+        ({1: 100.0, 2: 130.0, 4: 0.0}, 2),  # four did not fit
+    ],
+)
+def test_pick_is_the_fewest_processes_near_the_best(hourly: dict[int, float], picked: int) -> None:
+    assert pick(hourly) == picked
+
+
+def test_it_runs_where_only_torch_and_torchvision_are_installed(photographs: Path) -> None:
+    absent = "ray,optuna,pydantic,click,rich,pandas,plotly,matplotlib,sklearn,yaml,safetensors,study,search_spaces"
+    program = f"import sys\nsys.modules |= dict.fromkeys({absent.split(',')})\nfrom benchmarks.gpu import main\nmain()"
+    arguments = ("--data", str(photographs), "--stages", "trial", *ON_A_CPU)
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["steps"] == 4

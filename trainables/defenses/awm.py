@@ -1,0 +1,172 @@
+"""Adversarial weight masking (Chai & Chen 2022, arXiv:2207.04497)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from trainables import schedules
+from trainables.data import ImageSet
+from trainables.defenses.base import CleanData, Defense, Repair, register
+from trainables.defenses.perturbation import pixel_scale, seek_perturbation, within
+from trainables.models.classifier import Classifier
+from trainables.trainer import Trainer
+from trainables.training import Counters, Optimizer
+
+
+@register("awm")
+@dataclass(frozen=True)
+class AdversarialWeightMasking(Defense):
+    """Mask the weights that a universal perturbation needs: min over masks of alpha CE(x) + (1 - alpha) CE(x + delta).
+
+    Every single weight of every convolution gets a factor in [0, 1], from 1, under a small L1 penalty; no weight is
+    tuned and no channel is cut as a whole (`anp`), which is why few clean images suffice. Each round searches delta
+    anew, (3, H, W), added to every image: one pass of gradient ascent on the loss of the masked model over the clean
+    set; then the masks are trained for some passes against it.
+
+    Delta is in pixels, [0, 1] images, and not clipped to the image range; the published step is for normalised images
+    and is multiplied by std^2, which makes it the same step. Running statistics stay as they are.
+
+    Args:
+        lr: of Adam on the masks, > 0.
+        rounds: of search and masking, >= 0.
+        epochs: passes over the clean set per round, >= 1.
+        alpha: weight of the clean loss, in [0, 1].
+        gamma: weight of the masks' L1 norm (their sum), >= 0.
+        bound: largest mean |delta| over its values, in pixels, > 0. The published bound of 1000 on the L1 norm of
+            32-pixel images is 1000 / 3072.
+        inner_lr: of the ascent on delta, > 0, in units of normalised images.
+        batch_size: images per step.
+        augment: random crop (and flip where the data set allows it).
+    """
+
+    owns: ClassVar[type[CleanData]] = CleanData
+
+    lr: float = 0.01
+    rounds: int = 20
+    epochs: int = 5
+    alpha: float = 0.9
+    gamma: float = 1e-8
+    bound: float = 1000 / 3072
+    inner_lr: float = 10.0
+    batch_size: int = 256
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        for key in ("lr", "bound", "inner_lr"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
+        if not 0.0 <= self.alpha <= 1.0:
+            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
+        if self.gamma < 0:
+            raise ValueError(f"gamma must be >= 0, got {self.gamma}")
+        for key, low in (("rounds", 0), ("epochs", 1), ("batch_size", 1)):
+            if getattr(self, key) < low:
+                raise ValueError(f"{key} must be >= {low}, got {getattr(self, key)}")
+
+    def steps_per_pass(self, n: int) -> int:
+        """Batches of one pass over a clean set of ``n``."""
+        return -(-n // self.batch_size)
+
+    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        if self.rounds == 0:
+            return Repair(model)
+        masked, data = MaskedConvolutions(model), assets.train
+        per_round = self.epochs * self.steps_per_pass(len(data))
+        delta, step = torch.empty(0), 0
+
+        def loss(_: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+            nonlocal delta, step
+            if step % per_round == 0:
+                delta = self.find_perturbation(masked, data, trainer, round_=step // per_round)
+            step += 1
+            trainer.counters.forward_samples += len(images)
+            trainer.counters.backward_samples += len(images)
+            logits = masked(torch.cat([images, images + delta]))
+            clean, attacked = (functional.cross_entropy(half, labels) for half in logits.split(len(images)))
+            return self.alpha * clean + (1.0 - self.alpha) * attacked + self.gamma * masked.total()
+
+        history = trainer.fit(
+            masked,
+            data,
+            steps=self.rounds * per_round,
+            lr_at=schedules.constant(self.lr),
+            batch_size=self.batch_size,
+            optimizer=Optimizer("adam", weight_decay=0.0),
+            augmentation=trainer.augmentation() if self.augment else None,
+            trainable=list(masked.masks),
+            loss=loss,
+            after_step=masked.clip,
+        )
+        masked.apply_masks()
+        mean = float(masked.total().detach()) / sum(mask.numel() for mask in masked.masks)
+        return Repair(model.eval(), history=history, notes={"mask_mean": mean})
+
+    def find_perturbation(self, masked: nn.Module, data: ImageSet, trainer: Trainer, *, round_: int) -> Tensor:
+        """The perturbation of a round, (1, 3, H, W): away from the labels."""
+
+        def loss(images: Tensor, labels: Tensor, delta: Tensor) -> Tensor:
+            return -functional.cross_entropy(masked(images + delta), labels)
+
+        assert isinstance(masked, MaskedConvolutions)
+        return seek_perturbation(
+            masked,
+            data,
+            trainer,
+            loss=loss,
+            rate=self.inner_lr * pixel_scale(masked.model),
+            bounded=lambda delta: within(delta, delta.abs().mean(), self.bound),
+            batch_size=self.batch_size,
+            augment=self.augment,
+            round_=round_,
+        )
+
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
+        batch, searches = min(self.batch_size, n_owned), self.rounds * self.steps_per_pass(n_owned)
+        steps = searches * self.epochs
+        return Counters(
+            steps=steps,
+            forward_samples=(2 * steps + searches) * batch,
+            backward_samples=2 * steps * batch,
+            input_backward_samples=searches * batch,
+        )
+
+
+class MaskedConvolutions(nn.Module):
+    """A model every convolution weight of which has a factor of its own, 1 at first."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+        self.names = [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+        self.masks = nn.ParameterList(torch.ones_like(model.get_parameter(name)) for name in self.names)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The masked weights by parameter name."""
+        return {name: mask * self.model.get_parameter(name) for name, mask in zip(self.names, self.masks, strict=True)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of float images."""
+        logits: Tensor = functional_call(self.model, self.weights(), (images,))
+        return logits
+
+    def total(self) -> Tensor:
+        """Sum of all masks: their L1 norm, as none is negative."""
+        return torch.stack([mask.sum() for mask in self.masks]).sum()
+
+    @torch.no_grad()
+    def clip(self, _step: int = 0) -> None:
+        """Masks back into [0, 1]."""
+        for mask in self.masks:
+            mask.clamp_(0.0, 1.0)
+
+    @torch.no_grad()
+    def apply_masks(self) -> None:
+        """Multiply them into the model's own weights."""
+        for name, weight in self.weights().items():
+            self.model.get_parameter(name).copy_(weight)
