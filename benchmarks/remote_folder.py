@@ -4,7 +4,8 @@
 
 Without a URI an S3 server of moto is started on loopback: its own Python time is most of what is measured then, while
 the way to a real bucket (some 30 ms per request) is not. Rows and journal entries have the size of a study's. They are
-appended one between two looks of the mirror, which are a second apart in a study, and 17, as of 256 slots of 15 s trials.
+appended one between two looks of the mirror, which are a second apart in a study, and 17, as of 256 slots of 15 s
+trials.
 """
 
 from __future__ import annotations
