@@ -22,10 +22,13 @@ import torch
 from ray import tune
 
 from benchmarks.common import machine, record
+from study.cluster import ray_cluster
+from study.dispatcher import Dispatcher
 from study.driver import Driver
-from study.engine import ray_cluster, run_trials
+from study.execution import run_trials
 from study.ledger import Ledger
-from study.plan import Slots, make_plan
+from study.packing import Node, Room
+from study.plan import make_plan
 from study.progress import Progress
 from study.search import OptunaSearch
 from study.spec import load_spec
@@ -88,7 +91,9 @@ def main() -> None:
         progress = Timed(driver)
         started = time.perf_counter()
         trainable = tune.with_parameters(Sleeper, seconds=arguments.seconds)
-        run_trials(driver, progress, Slots(arguments.slots, 1, 0.0), trainable, trouble := Trouble("the benchmark"))
+        trouble, room = Trouble("the benchmark"), Room([Node("here", arguments.slots)], 1)
+        shares = dict.fromkeys(range(len(plan.cells)), 0.0)
+        run_trials(Dispatcher(driver, progress, room, shares, trouble), trainable)
         trouble.check()
         wall = time.perf_counter() - started
     skipped = max(1, arguments.trials // 10)

@@ -5,6 +5,8 @@
 Both sides train PreAct-ResNet18 at 32 pixels with SGD on the same random images, in turns within one run. The rival is
 what public backdoor benchmarks do: a torchvision-style data set of PIL images, RandomCrop with padding 4, ToTensor and
 Normalize per sample, float32, contiguous NCHW. Its loader gets the number of workers that makes it fastest here.
+
+Beside the rates stands the share of the machine's own matrix peak, measured in the same run: 1 would be the floor.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from benchmarks.common import machine, record, summary
+from benchmarks.common import machine, matrix_peak, record, summary, training_operations
 from trainables.data import ImageSet
 from trainables.models import build_model
 from trainables.models.classifier import Classifier
-from trainables.training import Augmentation, Optimizer, fit
+from trainables.training import Augmentation, Optimizer, autocast, fit
 
 IMAGES = 4096
+PEAKS = (torch.float32, torch.bfloat16)
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 
 
@@ -124,6 +127,10 @@ def main() -> None:
             rates[name].append(arguments.steps * arguments.batch / measure(arguments.steps))
     found = {name: summary(values) for name, values in rates.items()}
     best_rival = max((name for name in sides if name.startswith("DataLoader")), key=lambda name: found[name]["median"])
+    operations = training_operations(make_model(arguments.width, normalises=True), 32)
+    with autocast(torch.device("cpu")):
+        precision = "bfloat16" if torch.is_autocast_enabled("cpu") else "float32"
+    peaks = {str(dtype).removeprefix("torch."): matrix_peak(torch.device("cpu"), dtype) for dtype in PEAKS}
     ratios = [a / b for a, b in zip(rates["ours"], rates[best_rival], strict=True)]
     record(
         "training_loop",
@@ -134,6 +141,12 @@ def main() -> None:
             "images_per_second": found,
             "rival": best_rival,
             "ratio": summary(ratios),
+            "operations_per_image": operations,
+            "matrix_peak": peaks,
+            "share_of_peak": {
+                name: rate["median"] * operations / peaks[precision if name == "ours" else "float32"]
+                for name, rate in found.items()
+            },
             "threads": torch.get_num_threads(),
             **machine(torch.device("cpu")),
         },

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from trainables.remote import Place, as_place
+from trainables.remote import Place, RemoteError, as_place
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,7 +40,7 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
         except (SpecError, SettingError, DataError, ModelError) as error:
             click.echo(f"superft: {' '.join(str(error).split())}", err=True)
             sys.exit(BAD_INPUT)
-        except (StudyStoppedError, StoreUnavailableError) as error:
+        except (StudyStoppedError, StoreUnavailableError, RemoteError) as error:
             click.echo(f"superft: {error}; the same command goes on once that is repaired", err=True)
             sys.exit(TRY_LATER)
         except DivergedError as error:  # of a repair it is a result; without a victim there is none
@@ -270,13 +270,18 @@ def show(directory: Place) -> None:
 @main.command()
 @click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
 @SET
+@click.option("--out", type=as_place, metavar="PLACE", help="Its folder or URI, if it has begun. Default: runs/NAME.")
 @DOWNLOAD
 @_bad_input_is_one_line
-def plan(spec: str, assignments: Sequence[str], download: bool) -> None:
-    """Print what a study would do and what it would cost, without starting it."""
+def plan(spec: str, assignments: Sequence[str], out: Place | None, download: bool) -> None:
+    """Print what a study would do on this machine, what it would cost and how long it would take; starts nothing."""
     from study.overview import plan_summary
+    from study.remote_folder import open_folder
 
-    click.echo(plan_summary(_load(spec, assignments, None, download)))
+    resolved = _load(spec, assignments, None, download)
+    with open_folder(out or Path("runs") / resolved.name) as folder:
+        folder.fetch()
+        click.echo(plan_summary(resolved, folder.path))
 
 
 @main.command()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from study.cost import Bill
@@ -16,6 +16,10 @@ from study.search import OptunaSearch, Values
 WORST = (1.0, 0.0)
 # Trials in these states were measured; a failed one was not.
 MEASURED = ("ok", "diverged", "abstained", "backdoor_not_implanted")
+
+
+def _any(job: Job) -> bool:
+    return True
 
 
 class Driver:
@@ -65,18 +69,37 @@ class Driver:
     def finished(self) -> bool:
         return self.done >= self.total
 
+    def remaining(self) -> Counter[int]:
+        """Rows still to come, by cell; the sum is what `total` lacks."""
+        left: Counter[int] = Counter()
+        for job in self.plan.baselines:
+            cell = self.plan.cells[job.cell]
+            left[job.cell] += not self.ledger.has(job.trial, cell.victim.attack, cell.seed)
+        for search in self.searches:
+            made = Counter(key for trial in self._rows if self._is_of(trial, search) for key in self._rows[trial])
+            for number in search.search.cells:
+                cell = self.plan.cells[number]
+                left[number] += self._settings_in_the_end(search) - made[cell.victim.attack, cell.seed]
+        return left
+
     def has_work(self) -> bool:
         """Whether `next_job` has a job to hand out now (asks the searches for one if need be)."""
-        if not self._queue:
-            self._ask()
+        while not self._queue and self._ask(_any):
+            pass  # a setting whose rows are all there leaves nothing to do
         return bool(self._queue)
 
-    def next_job(self) -> Job | None:
-        """The next job, or None when all are handed out."""
+    def next_job(self, wanted: Callable[[Job], bool] = _any) -> Job | None:
+        """The next job that is ``wanted``, or None when all of those are handed out.
+
+        Of a search that has not been asked yet, ``wanted`` sees a job without id and settings.
+        """
         while True:
-            if not self.has_work():
-                return None
-            job = self._queue.popleft()
+            job = next((job for job in self._queue if wanted(job)), None)
+            if job is None:
+                if not self._ask(wanted):
+                    return None
+                continue
+            self._queue.remove(job)
             if job.cell not in self.broken:
                 return job
             self.fail(job, self.broken[job.cell])
@@ -111,8 +134,8 @@ class Driver:
             self._tell_if_complete(search, job.trial)
         return full
 
-    def fail(self, job: Job, error: str) -> dict[str, Any]:
-        """Record a job that could not be measured, with its cause."""
+    def fail(self, job: Job, error: str, **columns: Any) -> dict[str, Any]:
+        """Record a job that could not be measured, with its cause and further columns."""
         cell = self.plan.cells[job.cell]
         row: dict[str, Any] = {
             "attack": cell.victim.attack,
@@ -123,6 +146,7 @@ class Driver:
             "status": "failed",
             "error": error,
             **{f"param.{key}": value for key, value in job.settings.items()},
+            **columns,
         }
         return self.finish(job, row)
 
@@ -133,21 +157,23 @@ class Driver:
         """
         self.broken.update(cells)
 
-    def _ask(self) -> None:
-        """One more setting of the search that is furthest behind, as one job per cell."""
+    def _ask(self, wanted: Callable[[Job], bool]) -> bool:
+        """One more setting of the wanted search that is furthest behind, as one job per cell; whether there was one."""
         for search in sorted(self.searches, key=lambda search: search.asked / search.target):
+            if not any(wanted(Job("", "search", cell, {}, False)) for cell in search.search.cells):
+                continue
             if search.asked and all(cell in self.broken for cell in search.search.cells):
                 search.exhausted = True
             if self._budget_is_spent(search):
                 continue
             if (asked := search.ask()) is not None:
                 self._enqueue_setting(search, *asked)
-                return
+                return True
+        return False
 
     def _resume(self, search: OptunaSearch) -> None:
         label, cells = search.search.label, search.search.cells
-        mine = {trial: rows for trial, rows in self._rows.items() if trial.rpartition("/")[0] == label}
-        mine = {trial: rows for trial, rows in mine.items() if next(iter(rows.values()))["role"] == "search"}
+        mine = {trial: rows for trial, rows in self._rows.items() if self._is_of(trial, search)}
         complete = {trial: scores(rows) for trial, rows in mine.items() if len(rows) >= len(cells)}
         started = {trial: _settings(next(iter(rows.values()))) for trial, rows in mine.items()}
         for trial_id, settings in search.resume(complete, started):
@@ -157,6 +183,13 @@ class Driver:
                 self.fronts[label].add(*values)
         self._spent[label] = math.fsum(
             self._bills[label].charge(row) for rows in mine.values() for row in rows.values()
+        )
+
+    def _is_of(self, trial: str, search: OptunaSearch) -> bool:
+        """Whether the rows of ``trial`` are a setting of ``search``."""
+        return (
+            trial.rpartition("/")[0] == search.search.label
+            and next(iter(self._rows[trial].values()))["role"] == "search"
         )
 
     def _cost_of_a_setting(self, search: OptunaSearch) -> float:

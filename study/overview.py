@@ -6,12 +6,17 @@ import inspect
 import os
 from pathlib import Path
 
+import torch
+
 import search_spaces
 from study.folder import LEDGER_FILE, stored_spec
+from study.forecast import look_ahead, plan_lines
 from study.ledger import Ledger
-from study.plan import check_plan, estimate_cost, load_data, make_plan
+from study.measurements import read_measurements
+from study.packing import Node
+from study.plan import check_plan, load_data, make_plan
 from study.progress import describe, duration
-from study.settings import read_yaml_mapping
+from study.settings import SpecError, read_yaml_mapping
 from study.spec import StudySpec, recipe_names, recipe_path
 from study.tables import front_summary
 from trainables.attacks.base import ATTACKS
@@ -48,25 +53,21 @@ def listing(what: str) -> list[tuple[str, str]]:
             raise ValueError(f"nothing is listed as {what!r}")
 
 
-def plan_summary(spec: StudySpec) -> str:
-    """What a study would do: victims, trials, cost in E (one epoch of training on the whole training set)."""
+def plan_summary(spec: StudySpec, directory: Path) -> str:
+    """What a study, begun in ``directory`` or not, would do on this machine alone, and cost; Ray is not started."""
     plan = make_plan(spec)
     dataset, upstream = load_data(spec)
     check_plan(plan, dataset, upstream)
-    cost = estimate_cost(plan, dataset, upstream)
-    searched = sum(len(search.cells) for search in plan.searches) * spec.search.trials
-    cpus = os.cpu_count() or 1
-    lines = [
-        f"study {spec.name}: {spec.dataset} ({len(dataset.train)} training and {len(dataset.test)} test images of "
-        f"{dataset.image_size} pixels, {dataset.num_classes} classes), "
-        f"{spec.model}{f' of width {spec.width}' if spec.width else ''}",
-        f"victims:   {len(plan.victims())} (clean controls included), {cost.victims:.1f} E unless the store has them",
-        f"baselines: {len(plan.baselines)} trials, {cost.baselines:.1f} E",
-        f"searches:  {len(plan.searches)} of {spec.search.trials} settings each ({spec.search.sampler}), {searched} "
-        f"trials, {cost.searches:.1f} E if a setting costs what the published one does",
-        f"total:     {plan.total_jobs} trials, {cost.total:.1f} E; 1 E is one epoch on all {len(dataset.train)} images",
-        f"here:      {max(1, cpus // spec.resources.cpus_per_trial)} trials side by side on {cpus} CPUs",
-    ]
+    nodes = [Node("here", os.cpu_count() or 1, torch.cuda.device_count())]
+    lines = plan_lines(plan, dataset, upstream)
+    try:
+        ahead = look_ahead(plan, dataset, directory, nodes, plan.jobs_by_cell())
+    except SpecError as error:  # a plan for other machines is a plan all the same
+        lines.append(f"slots:     none on this machine: {error}")
+    else:
+        lines += [*ahead.slot_lines(), ahead.time_line(Ledger.read(directory / LEDGER_FILE).rows())]
+    if not any(node.gpus for node in nodes):
+        lines += [f"measured:  {name}: {item.describe()}" for name, item in read_measurements(directory).items()]
     return "\n".join(lines)
 
 

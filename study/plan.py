@@ -1,10 +1,10 @@
-"""Spec -> the work: victims, baselines, searches, their cost; and how many trials run side by side."""
+"""Spec -> the work: victims, baselines, searches, and their cost."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,6 @@ from trainables.models import build_model
 from trainables.scenarios import ScenarioName
 from trainables.trial import Cell
 from trainables.victims import VictimSpec, attacker_indices, check_victim
-
-# Until fractions are measured per study: four small-image trials share a card well below its memory.
-AUTO_GPU_FRACTION = 0.25
-
 
 # Half of the data for each side makes a standalone victim like any other.
 VICTIM_SCENARIOS: dict[str, ScenarioName] = {
@@ -89,6 +85,11 @@ class Plan:
     def total_jobs(self) -> int:
         """Ray trials of the finished study, i.e. rows of its ledger."""
         return len(self.baselines) + sum(len(search.cells) for search in self.searches) * self.spec.search.trials
+
+    def jobs_by_cell(self) -> dict[int, int]:
+        """How many of them each cell has."""
+        count = {job.cell: 1 for job in self.baselines}
+        return count | {cell: self.spec.search.trials for search in self.searches for cell in search.cells}
 
     def victims(self) -> list[Cell]:
         """One cell per distinct victim, controls first (the others need them for ASR-base)."""
@@ -220,64 +221,30 @@ class Cost:
         return self.victims + self.baselines + self.searches
 
 
+def trial_cost(cell: Cell, settings: Mapping[str, Any], dataset: Dataset) -> float:
+    """Planned work of one trial, in E."""
+    defense = DEFENSES.create(cell.defense, settings)
+    n_train = len(attacker_indices(cell.victim, dataset))
+    work = defense.plan(*_held(defense, cell, dataset))
+    return float(epochs(work.forward_samples, work.backward_samples, work.input_backward_samples, n_train))
+
+
 def estimate_cost(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) -> Cost:
     """Work in E; a searched setting is taken to cost what the published one does, a search at most its budget."""
-
-    def cell_cost(cell: Cell, settings: Mapping[str, Any]) -> float:
-        defense = DEFENSES.create(cell.defense, settings)
-        n_train = len(attacker_indices(cell.victim, dataset))
-        work = defense.plan(*_held(defense, cell, dataset))
-        return float(epochs(work.forward_samples, work.backward_samples, work.input_backward_samples, n_train))
 
     def victim_cost(victim: VictimSpec) -> float:
         unit = len(attacker_indices(victim, dataset))
         n_train = unit if upstream is None else len(upstream.train)
         return victim.recipe.steps(n_train) * min(victim.recipe.batch_size, n_train) / unit
 
-    baselines = sum(cell_cost(plan.cells[job.cell], job.settings) for job in plan.baselines)
+    baselines = sum(trial_cost(plan.cells[job.cell], job.settings, dataset) for job in plan.baselines)
     budget = plan.spec.search.budget_epochs
     per_setting = searches = 0.0
     for search in plan.searches:
         paper = search.settings(search.paper_params())
-        one = math.fsum(cell_cost(plan.cells[cell], paper) for cell in search.cells)
+        one = math.fsum(trial_cost(plan.cells[cell], paper, dataset) for cell in search.cells)
         per_setting += one
         whole = one * plan.spec.search.trials
         searches += whole if budget is None else min(whole, max(one, budget * len(search.cells)))
     victims = math.fsum(victim_cost(cell.victim) for cell in plan.victims())
     return Cost(victims, baselines, per_setting, searches)
-
-
-@dataclass(frozen=True)
-class Slots:
-    """What one trial takes and how many fit."""
-
-    count: int
-    cpus: int
-    gpus: float
-
-
-def count_slots(nodes: Iterable[Mapping[str, float]], spec: StudySpec) -> Slots:
-    """Slots over the nodes' resources (``CPU``, ``GPU``), never across a node's border.
-
-    Raises:
-        SpecError: the spec asks for GPUs and there are none, or nothing fits.
-    """
-    nodes = list(nodes)
-    has_gpu = any(node.get("GPU", 0) > 0 for node in nodes)
-    wanted = spec.resources.gpus_per_trial
-    gpus = (AUTO_GPU_FRACTION if has_gpu else 0.0) if wanted == "auto" else float(wanted)
-    cpus = spec.resources.cpus_per_trial
-    if gpus > 0 and not has_gpu:
-        raise SpecError(f"resources.gpus_per_trial is {gpus:g} but no node has a GPU; use 0 or auto")
-    count = 0
-    for node in nodes:
-        fit = int(node.get("CPU", 0) // cpus)
-        if gpus > 0:
-            on_gpus = int(node.get("GPU", 0)) * round(1 / gpus) if gpus < 1 else int(node.get("GPU", 0) // gpus)
-            fit = min(fit, on_gpus)
-        count += fit
-    if count == 0:
-        raise SpecError(
-            f"no node fits one trial of {cpus} CPUs and {gpus:g} GPUs; lower resources.cpus_per_trial or gpus_per_trial"
-        )
-    return Slots(count, cpus, gpus)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, TextIO
 
 from study.driver import Driver
 
 # Plain lines come at most this often (seconds), so that a study of thousands of trials leaves a readable log.
 LINE_EVERY = 2.0
+FEW = 3  # trials
+LONG = 600.0  # seconds
 
 
 class Progress:
@@ -27,7 +30,7 @@ class Progress:
     ) -> None:
         self.driver, self.stream, self.clock = driver, stream or sys.stderr, clock
         self.interactive = self.stream.isatty()
-        self._started, self._done_before = clock(), driver.done
+        self.trials_begin()
         self._last_line = -LINE_EVERY
         self._failed = 0
 
@@ -37,6 +40,10 @@ class Progress:
             self.stream.write("\r\x1b[2K")
         self.stream.write(text + "\n")
         self.stream.flush()
+
+    def trials_begin(self) -> None:
+        """The first trials start now: the time left is reckoned from here."""
+        self._started, self._done_before = self.clock(), self.driver.done
 
     def victim(self, facts: Mapping[str, Any]) -> None:
         """A victim is ready."""
@@ -70,7 +77,10 @@ class Progress:
         left = self.driver.total - self.driver.done
         if made == 0 or left <= 0:
             return ""
-        return f" | {duration((now - self._started) / made * left)} left"
+        seconds = (now - self._started) / made * left
+        text = f" | {duration(seconds)} left"
+        # The first few trials say little, and a short time needs no date.
+        return f"{text}, until {finishing_time(seconds)}" if made >= FEW and seconds > LONG else text
 
 
 def describe(row: Mapping[str, Any]) -> str:
@@ -91,3 +101,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def finishing_time(seconds: float, now: datetime | None = None) -> str:
+    """Day and time, on this machine's clock, so many seconds from now: Tue 24 Nov 14:35."""
+    return f"{(now or datetime.now()) + timedelta(seconds=seconds):%a %d %b %H:%M}"

@@ -111,7 +111,7 @@ class VictimPart(_Part):
 
 
 class Resources(_Part):
-    """What one trial takes. ``gpus_per_trial``: ``auto`` or a fraction 1/k (or a whole number).
+    """What one trial takes. ``gpus_per_trial``: a fraction 1/k, a whole number, or ``auto``: measured for every kind.
 
     ``trial_seconds``: a trial that takes longer is cut and recorded as failed; none by default. Its data and victim are
     loaded within this time too.
@@ -125,10 +125,12 @@ class Resources(_Part):
     @classmethod
     def _one_over_k(cls, value: Any) -> Any:
         fits = value == "auto"
+        if isinstance(value, str) and re.fullmatch(r"1/([1-9]\d?|100)", value):
+            return 1 / int(value[2:])
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
-            fits = float(value).is_integer() or abs(1 / value - round(1 / value)) < 1e-3
+            fits = float(value).is_integer() or (value >= 0.01 and abs(value - 1 / round(1 / value)) < 1e-4)
         if not fits:
-            raise ValueError(f"must be auto, 0, a whole number or 1/k (0.5, 0.25, ...), got {value!r}")
+            raise ValueError(f"must be auto, 0, a whole number or 1/k (1/2, 0.25, ...), got {value!r}")
         return value
 
 

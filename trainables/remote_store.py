@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,7 +50,9 @@ class RemoteStore(Store):
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Held by one process of all nodes at a time."""
-        with super().lock(name), Lease(self.remote, f".locks/{name}").waiting():
+        with super().lock(name), ExitStack() as stack:
+            with self._available("locked"):
+                stack.enter_context(Lease(self.remote, f".locks/{name}").waiting())
             yield
 
     def check(self) -> None:

@@ -22,7 +22,7 @@ from trainables.memo import Memo
 from trainables.metrics import Evaluation, evaluate
 from trainables.provenance import describe_device, peak_memory_bytes, versions
 from trainables.store import Store, StoreUnavailableError, content_key
-from trainables.training import DivergedError
+from trainables.training import Counters, DivergedError
 from trainables.victims import Victim, VictimSpec, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
@@ -219,6 +219,7 @@ def run_trial(
     victim: Victim,
     device: torch.device,
     memo: Memo | None = None,
+    counters: Counters | None = None,
 ) -> TrialResult:
     """Repair a copy of the victim with the cell's defense under ``settings``, and measure it.
 
@@ -226,6 +227,7 @@ def run_trial(
 
     Args:
         memo: of what trials of one victim share; None: nothing is taken from other trials or kept for them.
+        counters: to count the defense's work in, for a caller that may cut the trial short.
 
     Raises:
         SettingError: the settings are not the defense's.
@@ -252,6 +254,8 @@ def run_trial(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     trainer = make_trainer(cell.victim, dataset, device, seed=cell.seed)
+    if counters is not None:
+        trainer.counters = counters
     if memo is not None:
         trainer.memo, trainer.task = memo, _task(cell, defense, victim)
     model = copy.deepcopy(victim.model).to(device)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -17,10 +19,12 @@ import ray
 import torch
 from ray import tune
 
+from trainables.device_meter import CONTEXT_BYTES, Measuring, cap_memory, meter_of
 from trainables.remote import as_place
 from trainables.remote_store import open_store
 from trainables.store import StoreUnavailableError
-from trainables.trial import Cell, Workbench
+from trainables.training import Counters
+from trainables.trial import Cell, Workbench, run_trial
 
 # What a trial beyond its time limit gets to come back to Python in.
 GRACE_SECONDS = 30.0
@@ -68,7 +72,8 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 class TrialTrainable(tune.Trainable):
     """One trial per `step`; the configuration names a cell and the settings of its defense.
 
-    Config keys: ``cell`` (position in ``cells``), ``settings``.
+    Config keys: ``cell`` (position in ``cells``), ``settings``, ``gpus`` (share of a card, the same for all trials of
+    an actor: Tune gives an actor only to trials that ask for the same resources).
     """
 
     def setup(
@@ -78,23 +83,38 @@ class TrialTrainable(tune.Trainable):
         store: str = "",
         cpus: int = 1,
         trial_seconds: float | None = None,
+        outside_bytes: int = CONTEXT_BYTES,
     ) -> None:
         self.cells, self.trial_seconds = cells, trial_seconds
         # Its victims were made before: one that is missing now means that the store is gone, not that it is to be made.
         self.bench = bench(store, cpus, trains=False)
+        self.meter = meter_of(self.bench.device)
+        if self.meter is not None:
+            cap_memory(self.meter, config["gpus"], outside_bytes)
         self.node = ray.get_runtime_context().get_node_id()[:12]
         self.reset_config(config)
 
     def step(self) -> dict[str, Any]:
+        report = self._attempt()
+        if "out_of_memory" in report and self.meter is not None:
+            # The error is gone, and with it the frames that held the tensors.
+            gc.collect()
+            self.meter.release()
+        return {**report, "done": True}
+
+    def _attempt(self) -> dict[str, Any]:
+        """The row, or why there is none. That is not raised: Tune would try again with the same time and memory."""
         try:
             with time_limit(self.trial_seconds):
                 result = self.bench.run(self.cells[self.job["cell"]], self.job["settings"])
         except TimeLimitError as error:
-            return {"cut": str(error), "done": True}  # not raised: Tune would try it again
-        except StoreUnavailableError as error:  # likewise; and the actor lives on, for when the store is back
-            return {"lost": f"node {self.node}: {error}", "done": True}
+            return {"cut": str(error)}
+        except torch.OutOfMemoryError as error:
+            return {"out_of_memory": str(error)}
+        except StoreUnavailableError as error:  # the actor lives on, for when the store is back
+            return {"lost": f"node {self.node}: {error}"}
         # As one string: Tune would flatten, copy and log every column of it.
-        return {"row": json.dumps(result.row(node=self.node), allow_nan=False), "done": True}
+        return {"row": json.dumps(result.row(node=self.node, gpus=self.job["gpus"]), allow_nan=False)}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.job = new_config
@@ -107,9 +127,11 @@ class TrialTrainable(tune.Trainable):
         return None
 
 
-def train_victim(cell: Cell, store: str, cpus: int) -> dict[str, Any]:
+def train_victim(cell: Cell, store: str, cpus: int, gpus: float) -> dict[str, Any]:
     """Ray task: obtain the cell's victim; what people want to know of it, JSON-able."""
     place, notes = bench(store, cpus), _Notes()
+    if (meter := meter_of(place.device)) is not None:
+        cap_memory(meter, gpus)
     logger = logging.getLogger("superft.store")
     logger.addHandler(notes)
     found = place.store.holds(place.victim_name(cell))
@@ -127,6 +149,47 @@ def train_victim(cell: Cell, store: str, cpus: int) -> dict[str, Any]:
         "found": found and not notes.lines,
         "notes": notes.lines,
         **dataclasses.asdict(victim.evaluation.full),
+    }
+
+
+def measure_trial(cell: Cell, settings: dict[str, Any], store: str, cpus: int, seconds: float) -> dict[str, Any]:
+    """Ray task on a card of its own, in a process of its own: one trial, and what it takes of the card.
+
+    The victim is there before the clock starts, and nothing is taken from other trials: so much a trial takes once its
+    actor is warm, and at most.
+
+    Args:
+        cell, settings: of the trial.
+        store, cpus: as for a trial.
+        seconds: after which it is cut; what was seen until then counts.
+
+    Returns:
+        `Usage` and: ``seconds`` it took, ``cut``, its work as `Counters` and ``train_size``, ``node``, ``error``
+        (None, or why there is no more to know).
+    """
+    place, work, error, cut = bench(store, cpus, trains=False), Counters(), None, False
+    meter = meter_of(place.device)
+    if meter is None:
+        raise RuntimeError("Ray gave this process a GPU, but torch finds none: is it a build without CUDA?")
+    dataset, victim = place.dataset(cell.data), place.victim(cell)
+    started = time.perf_counter()
+    with Measuring(meter) as measuring:
+        try:
+            with time_limit(seconds):
+                run_trial(cell, settings, dataset=dataset, victim=victim, device=place.device, counters=work)
+        except TimeLimitError:
+            cut = True
+        except torch.OutOfMemoryError as problem:
+            error = str(problem)
+    assert measuring.usage is not None
+    return {
+        **dataclasses.asdict(measuring.usage),
+        **dataclasses.asdict(work),
+        "seconds": time.perf_counter() - started,
+        "train_size": len(victim.attacker_indices),
+        "cut": cut,
+        "error": error,
+        "node": ray.get_runtime_context().get_node_id(),
     }
 
 

@@ -75,12 +75,16 @@ def test_the_container_of_the_shipped_file_is_one_that_passes_too() -> None:
 
 def test_mps_of_the_shipped_file_is_off_and_its_line_is_a_command() -> None:
     assert config()["worker_setup_commands"] == []
-    switched_on = SHIPPED.read_text().replace(
-        "worker_setup_commands: []\n#  - CUDA", "worker_setup_commands:\n  - CUDA"
-    )
-    commands = yaml.safe_load(switched_on)["worker_setup_commands"]
-    assert len(commands) == 1
-    assert commands[0].endswith("nvidia-cuda-mps-control -d")
+    lines = SHIPPED.read_text().splitlines()
+    first = lines.index("worker_setup_commands: []")
+    block = [line.removeprefix("#") for line in lines[first + 1 : lines.index("", first)]]
+    switched_on = config() | yaml.safe_load("\n".join(["worker_setup_commands:", *block]))
+    (command,) = switched_on["worker_setup_commands"]
+    assert subprocess.run(["bash", "-n", "-c", command], check=False).returncode == 0
+    assert "CUDA_MPS_PIPE_DIRECTORY=/tmp/superft-mps" in command
+    assert "CUDA_MPS_PIPE_DIRECTORY=/tmp/superft-mps" in switched_on["worker_start_ray_commands"][1]
+    assert ray_accepts(switched_on)
+    assert check_cluster(switched_on).mistakes == []
 
 
 # What is done to the shipped file, and what the line about it names. Those marked True pass Ray's own validation.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,8 +112,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield place
 
 
-def spec_of(place: Place, name: str) -> Path:
-    return place.spec(name, search={"trials": 8, "startup_trials": 2})
+def spec_of(place: Place, name: str, longest: int = 500) -> Path:
+    """Of nine trials; the search chooses up to ``longest`` iterations."""
+    search = {"trials": 8, "startup_trials": 2, "ranges": {"super_ft": {"iterations": [20, longest]}}}
+    return place.spec(name, search=search)
 
 
 def assert_stopped(ended: Finished, *named: str) -> None:
@@ -128,9 +132,11 @@ def assert_whole(directory: Path, before: list[dict[str, object]], store: Path) 
     """The requested trials, none twice, none missing, those measured before as they were; every victim valid."""
     rows = rows_of(directory)
     assert sorted(row["trial"] for row in rows) == EXPECTED
-    assert {(row["status"], row["error"]) for row in rows} == {("ok", None)}
+    assert {row["status"] for row in rows} <= {"ok", "diverged"}
     assert rows[: len(before)] == before
-    assert set(optuna_states(directory)) == {TrialState.COMPLETE}
+    with tempfile.TemporaryDirectory() as copy:  # out of a namespace, whose paths mean something else here
+        shutil.copy(directory / "optuna.journal", copy)
+        assert set(optuna_states(Path(copy))) == {TrialState.COMPLETE}
     victims = [path.name for path in store.iterdir() if path.is_dir() and path.name != "derived"]
     assert len(victims) == 2
     assert all(Store(store).load(name) is not None for name in victims)
@@ -182,7 +188,7 @@ def test_a_study_whose_store_is_full_goes_on_when_there_is_space(place: Place) -
 def gone(place: Place) -> SimpleNamespace:
     """The store disappears among the trials, and with it the actors that had loaded their victims; then it is back."""
     directory, away = place.folder / "runs" / "gone", place.folder / "away"
-    command = ("run", spec_of(place, "gone"), "--out", directory)
+    command = ("run", spec_of(place, "gone", longest=2000), "--out", directory)
     first = place.start(*command)
     wait_for(lambda: len(rows_of(directory)) >= 2, 300, first.stderr.read_text)
     place.store.rename(away)
@@ -211,7 +217,7 @@ def actors(place: Place) -> list[int]:
 def test_a_study_whose_store_disappears_goes_on_when_it_is_back(gone: SimpleNamespace, place: Place) -> None:
     assert_stopped(gone.ended, "stopped after ", " of 9 trials: ", f"store {place.store} holds victim badnets-")
     assert not gone.made_anew, "no victim is trained into an empty mount point"
-    assert {row["status"] for row in gone.before} == {"ok"}
+    assert {row["status"] for row in gone.before} <= {"ok", "diverged"}
     assert len(gone.before) < 9
     assert gone.again.code == 0, gone.again.stderr
     assert "trained in" not in gone.again.stderr

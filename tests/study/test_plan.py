@@ -1,4 +1,4 @@
-"""A plan lists exactly the work of a study, what it costs, and how much of it runs side by side."""
+"""A plan lists exactly the work of a study, and what it costs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_spec
 
 import search_spaces
-from study.plan import Plan, check_plan, count_slots, estimate_cost, is_published, make_plan
+from study.plan import Plan, check_plan, estimate_cost, is_published, make_plan
 from study.settings import SpecError
 from study.spec import load_spec, make_spec
 from trainables.data import DataError, Dataset, load_dataset
@@ -57,7 +57,7 @@ def test_per_all_scores_each_setting_on_every_attack_and_seed() -> None:
 def test_total_counts_baselines_and_settings_on_all_their_cells(per: str) -> None:
     plan = make_plan(tiny_spec(*TWO, f"search.per={per}", "search.trials=5"))
     assert len(plan.baselines) == 2 * 2 * 2
-    assert plan.total_jobs == 8 + 2 * 2 * 2 * 5
+    assert plan.total_jobs == sum(plan.jobs_by_cell().values()) == 8 + 2 * 2 * 2 * 5
 
 
 def test_baselines_run_once_per_attack_and_seed_at_the_published_point_with_the_specs_settings_over_it() -> None:
@@ -188,53 +188,6 @@ def test_what_does_not_fit_the_data_is_refused_before_any_work(
 def test_the_quickstart_plan_fits_its_data() -> None:
     spec = load_spec("quickstart")
     check_plan(make_plan(spec), load_dataset(spec.dataset, image_size=spec.image_size))
-
-
-DGX = {"CPU": 128.0, "GPU": 8.0, "memory": 1e12}
-
-
-@pytest.mark.parametrize(
-    ("nodes", "assignments", "count", "gpus"),
-    [
-        ([{"CPU": 2.0}], (), 2, 0.0),
-        ([{"CPU": 2.0}], ("resources.cpus_per_trial=2",), 1, 0.0),
-        ([{"CPU": 3.0}, {"CPU": 3.0}], ("resources.cpus_per_trial=2",), 2, 0.0),
-        ([DGX], (), 32, 0.25),
-        ([DGX], ("resources.gpus_per_trial=0.125",), 64, 0.125),
-        ([DGX], ("resources.gpus_per_trial=0.3333",), 24, 0.3333),
-        ([DGX], ("resources.gpus_per_trial=1",), 8, 1.0),
-        ([DGX], ("resources.gpus_per_trial=3",), 2, 3.0),
-        ([DGX, DGX], ("resources.gpus_per_trial=3",), 4, 3.0),
-        ([DGX], ("resources.gpus_per_trial=0",), 128, 0.0),
-        ([DGX], ("resources.gpus_per_trial=0.125", "resources.cpus_per_trial=4"), 32, 0.125),
-        ([{"CPU": 4.0, "GPU": 8.0}], (), 4, 0.25),
-        ([DGX, {"CPU": 64.0}], (), 32, 0.25),
-        ([{"CPU": 0.0}, {"CPU": 2.0}], (), 2, 0.0),
-        ([{}, {"CPU": 2.0}], (), 2, 0.0),
-    ],
-)
-def test_slots_are_counted_node_by_node(
-    nodes: list[dict[str, float]], assignments: tuple[str, ...], count: int, gpus: float
-) -> None:
-    slots = count_slots(nodes, tiny_spec(*assignments))
-    assert (slots.count, slots.gpus) == (count, gpus)
-    assert slots.count * slots.gpus <= sum(node.get("GPU", 0) for node in nodes) + 1e-9
-
-
-@pytest.mark.parametrize(
-    ("nodes", "assignments", "message"),
-    [
-        ([{"CPU": 2.0}], ("resources.gpus_per_trial=0.25",), r"gpus_per_trial is 0\.25 but no node has a GPU; use 0"),
-        ([{"CPU": 2.0}, {"CPU": 2.0}], ("resources.cpus_per_trial=3",), "no node fits one trial of 3 CPUs"),
-        ([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}], ("resources.gpus_per_trial=2",), "no node fits"),
-        ([], (), "no node fits"),
-    ],
-)
-def test_what_fits_no_node_is_refused(
-    nodes: list[dict[str, float]], assignments: tuple[str, ...], message: str
-) -> None:
-    with pytest.raises(SpecError, match=message):
-        count_slots(nodes, tiny_spec(*assignments))
 
 
 def test_a_plan_reads_no_data() -> None:

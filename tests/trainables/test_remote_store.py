@@ -224,6 +224,7 @@ def test_storage_that_fails_is_no_damage_and_no_absence(moody: RemoteStore) -> N
         lambda: moody.load_or_discard(NAME),
         lambda: moody.holds(NAME),
         lambda: moody.save(NAME, artifact()),
+        moody.lock(NAME).__enter__,
         moody.check,
     ):
         with pytest.raises(StoreUnavailableError, match=f"store {moody.uri} cannot be .*the bucket is on fire"):
