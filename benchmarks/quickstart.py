@@ -10,12 +10,15 @@ own are in the slots' rest and in the victims.
 from __future__ import annotations
 
 import argparse
+import importlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+REPORT = ["write_trigger_figures", "write_report"]
 
 
 class Clock:
@@ -69,32 +72,36 @@ def main() -> None:
         import torch
 
         from benchmarks.common import machine, record
-        from study import engine
+        from study.folder import LEDGER_FILE
         from study.ledger import Ledger
-        from study.plan import Slots
+        from study.packing import count_slots
         from study.spec import load_spec
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    slots = list[Slots]()
 
-    def trials(driver: Any, progress: Any, given: Slots, *rest: Any, **settings: Any) -> Any:
-        slots.append(given)
-        return run_trials(driver, progress, given, *rest, **settings)
+        engine: Any = importlib.import_module("study.engine")  # its names are wrapped below
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    slots = list[int]()
+
+    def trials(dispatcher: Any, trainable: Any) -> None:
+        largest = max(dispatcher.shares.values(), default=0.0)
+        slots.append(count_slots(dispatcher.room.nodes, dispatcher.room.cpus, largest))
+        run_trials(dispatcher, trainable)
 
     run_trials = clock.timed("trials", engine.run_trials)
     engine.run_trials = trials
     engine.ray_cluster = clock.timed_block(engine.ray_cluster)
-    engine._make_victims = clock.timed("victims", engine._make_victims)
-    for name in ("write_trigger_figures", "write_report"):
-        setattr(engine, name, clock.timed("report", getattr(engine, name)))
+    phases = {"victims": ["make_victims"], "measuring": ["measure_kinds"], "report": REPORT}
+    for phase, names in phases.items():
+        for name in names:
+            setattr(engine, name, clock.timed(phase, getattr(engine, name)))
     with tempfile.TemporaryDirectory() as folder:
         spec = load_spec(arguments.recipe, [*arguments.set, f"store={folder}/store"])
         outcome = engine.run_study(spec, Path(folder) / "study")
         wall = time.perf_counter() - started
-        with Ledger(Path(folder) / "study" / engine.LEDGER_FILE) as ledger:
+        with Ledger(Path(folder) / "study" / LEDGER_FILE) as ledger:
             rows = ledger.rows()
     parts = {part: sum(row[f"seconds_{part}"] for row in rows) for part in ("setup", "repair", "evaluate")}
     parts["own_rest"] = sum(row["wall_seconds"] for row in rows) - sum(parts.values())
-    of_slots = slots[0].count * clock.seconds["trials"]
+    of_slots = slots[0] * clock.seconds["trials"]
     parts["no_trial"] = of_slots - sum(parts.values())
     clock.seconds["rest"] = wall - sum(clock.seconds.values())
     record(
@@ -104,7 +111,7 @@ def main() -> None:
             "changes": arguments.set,
             "state": outcome.state,
             "trials": len(rows),
-            "slots": slots[0].count,
+            "slots": slots[0],
             "wall_seconds": round(wall, 1),
             "seconds": {name: round(value, 1) for name, value in clock.seconds.items()},
             "share": {name: round(value / wall, 3) for name, value in clock.seconds.items()},
