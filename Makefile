@@ -39,8 +39,10 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 bench: setup
+	$(BIN)/python -m benchmarks.convolution
 	$(BIN)/python -m benchmarks.training_loop
 	$(BIN)/python -m benchmarks.engine_overhead
+	$(BIN)/python -m benchmarks.quickstart
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

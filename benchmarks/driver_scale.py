@@ -1,24 +1,28 @@
 """Does the driver keep up? Its own loop (searcher, ledger, front) under a simulated clock, without processes.
 
     python -m benchmarks.driver_scale [--slots 256] [--trials 5120] [--searches 1] [--seconds 15] [--sampler tpe]
+                                      [--history N]
 
 Trials of a fixed length run on as many slots as asked for; only what the driver itself does takes real time, and
 while it does that the clock goes on. `busy` is the share of slot time that trials used between the first fill of all
 slots and the last trial that was handed out. The driver's time is processor time of this process, so that other work
 on the machine does not count; waiting for the disk is left out with it. At the end the study is opened once more, as
-after a crash.
+after a crash. `fsyncs` counts the waits for the disk per trial. All made-up results lie on one curve, so that the front
+grows with the study: the dearest case for TPE's split into good and bad trials.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import heapq
+import os
 import random
 import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +41,7 @@ from trainables.attacks.base import ATTACKS
 Result = TypeVar("Result")
 # Of the first and the last so many trials the mean costs are compared.
 WINDOW = 500
+QUESTION = ("slots", "trials", "searches", "seconds", "sampler", "history")
 
 
 def main() -> None:
@@ -46,6 +51,7 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=1, help="attacks; each has a search of its own")
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--history", type=int, help="search.history")
     arguments = parser.parse_args()
     names = [name for name in ATTACKS.names() if ATTACKS.get(name).implants_backdoor]
     if arguments.searches > len(names):
@@ -59,25 +65,43 @@ def main() -> None:
             "baselines=[]",
             f"search.trials={each}",
             f"search.sampler={arguments.sampler}",
+            *([] if arguments.history is None else [f"search.history={arguments.history}"]),
         ],
     )
     plan = make_plan(spec)
     with tempfile.TemporaryDirectory() as folder:
         driver = _open(plan, Path(folder))
-        run = _simulate(driver, arguments.slots, arguments.seconds)
+        with _counted_fsyncs() as fsyncs:
+            run = _simulate(driver, arguments.slots, arguments.seconds)
+        run["fsyncs"] = round(fsyncs[0] / run["finished"], 2)
         driver.ledger.close()
         started = time.perf_counter()
         again = _open(plan, Path(folder))
         restart = time.perf_counter() - started
         if not again.finished or again.has_work():
             raise RuntimeError("the study that was opened again is not the finished one")
-    question = {key: getattr(arguments, key) for key in ("slots", "trials", "searches", "seconds", "sampler")}
+    question = {key: getattr(arguments, key) for key in QUESTION}
     row = {**question, **run, "restart_seconds": round(restart, 2)}
     record("driver_scale", {**row, **machine(torch.device("cpu"))})
 
 
 def _open(plan: Plan, folder: Path) -> Driver:
     return Driver(plan, Ledger(folder / "trials.jsonl"), open_searches(plan, open_storage("journal", folder)))
+
+
+@contextlib.contextmanager
+def _counted_fsyncs() -> Iterator[list[int]]:
+    count, fsync = [0], os.fsync
+
+    def counting(file: int) -> None:
+        count[0] += 1
+        fsync(file)
+
+    os.fsync = counting
+    try:
+        yield count
+    finally:
+        os.fsync = fsync
 
 
 def _simulate(driver: Driver, slots: int, seconds: float) -> dict[str, Any]:

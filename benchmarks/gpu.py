@@ -9,7 +9,9 @@ stage prints a row and appends it to ``results/gpu.jsonl``:
 - peak: operations per second of a large matrix product in float32, TF32 and bfloat16;
 - training: images per second of the training loop in float32 and bfloat16, with the share of the peak;
 - compiled: the same in bfloat16 beside a loss compiled by inductor (also with CUDA graphs on a GPU), what the first
-  step costs, and after how many steps that is won back;
+  step costs. Inductor keeps its code on disk: the first process of a
+  machine pays more, and TORCHINDUCTOR_CACHE_DIR names a fresh folder. Processor seconds (with those of compilers that
+  have ended) mean something beside other programs, too, if TORCHINDUCTOR_COMPILE_THREADS is 1;
 - victim: BadNets by the recipe ``fast``. Goal: clean accuracy >= 0.93 and ASR >= 0.95 within 90 s (width 64);
 - trial: super-fine-tuning, 1,000 steps at batch 256, with its evaluation. Goal: 10 s;
 - packing: trials per hour of 1, 2, 4 and 8 processes, with and without MPS, and how many there should be.
@@ -23,6 +25,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -47,8 +50,9 @@ STAGES = ("peak", "training", "compiled", "victim", "trial", "packing")
 class Sizes:
     """How much is done; ``--small`` has its own."""
 
-    matrix: int = 8192
+    matrix: int = 4096
     images: int = 50_000  # random ones of the training stages
+    image_size: int = 32  # of theirs
     steps: int = 100  # per measurement of them
     batch: int = 256
     trial_steps: int = 1000
@@ -58,7 +62,9 @@ class Sizes:
     epochs: float | None = None  # None: the recipe's
 
 
-SMALL = Sizes(128, 64, 2, 32, 4, 1, (1, 2), 20, 1.0)
+SMALL = Sizes(
+    matrix=128, images=64, steps=2, batch=32, trial_steps=4, packed_trials=1, processes=(1, 2), per_class=20, epochs=1.0
+)
 
 
 class Bench:
@@ -100,7 +106,7 @@ class Bench:
         return {"matrix": self.sizes.matrix, "operations_per_second": self.peaks}
 
     def training(self) -> dict[str, Any]:
-        rates = self._rates({name: (cross_entropy, name) for name in ("float32", "bfloat16")})
+        rates = self._rates(self._in_turns({name: (cross_entropy, name) for name in ("float32", "bfloat16")}))
         return {"images_per_second": rates, **self._shares(rates)}
 
     def compiled(self) -> dict[str, Any]:
@@ -112,16 +118,19 @@ class Bench:
             sides["graphs"] = (_with_graphs(), "bfloat16")
         first = {name: self._seconds(1, *side) for name, side in sides.items()}
         again = {name: self._seconds(1, *side) for name, side in sides.items()}
-        rates = self._rates(sides)
-        pays_after = {}
-        for name in sides:
-            saved = self.sizes.batch * (1 / rates["eager"]["median"] - 1 / rates[name]["median"])
-            pays_after[name] = round((first[name] - again[name]) / saved) if saved > 0 else None
+        seconds = self._in_turns(sides)
+        rates = self._rates(seconds)
         return {
+            "image_size": self.sizes.image_size,
+            "batch": self.sizes.batch,
+            "steps": self.sizes.steps,
             "images_per_second": rates,
-            "first_step_seconds": first,
-            "next_model_first_step_seconds": again,
-            "pays_after_steps": pays_after,
+            "seconds_of_first_step": {name: _rounded(value) for name, value in first.items()},
+            "seconds_of_next_models_first_step": {name: _rounded(value) for name, value in again.items()},
+            "processor_ms_per_step": {
+                name: summary([1e3 * processor / self.sizes.steps for _, processor in runs])
+                for name, runs in seconds.items()
+            },
             **self._shares(rates),
         }
 
@@ -164,23 +173,27 @@ class Bench:
         made = (self.peak, self.training, self.compiled, self.victim_by_fast, self.trial, self.packing)
         return dict(zip(STAGES, made, strict=True))
 
-    def _rates(self, sides: dict[str, tuple[LossFunction, str]]) -> dict[str, dict[str, float]]:
-        """Images per second of each side, taken in turns."""
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
+    def _in_turns(self, sides: dict[str, tuple[LossFunction, str]]) -> dict[str, list[tuple[float, float]]]:
+        """Wall and processor seconds of each side, repeatedly."""
         for side in sides.values():
             self._seconds(2, *side)  # first touch: kernels, caches
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
         for _ in range(self.repeats):
             for name, side in sides.items():
                 seconds[name].append(self._seconds(self.sizes.steps, *side))
-        images = self.sizes.steps * self.sizes.batch
-        return {name: summary([images / value for value in values]) for name, values in seconds.items()}
+        return seconds
 
-    def _seconds(self, steps: int, loss: LossFunction, precision: str) -> float:
-        """Seconds of so many steps of `trainables.training.fit`, on a model of their own."""
+    def _rates(self, seconds: dict[str, list[tuple[float, float]]]) -> dict[str, dict[str, float]]:
+        """Images per second of each side."""
+        images = self.sizes.steps * self.sizes.batch
+        return {name: summary([images / wall for wall, _ in runs]) for name, runs in seconds.items()}
+
+    def _seconds(self, steps: int, loss: LossFunction, precision: str) -> tuple[float, float]:
+        """Wall and processor seconds of so many steps of `trainables.training.fit`, on a model of their own."""
         generator = torch.Generator().manual_seed(0)
         model = build_model("preact_resnet18", num_classes=10, width=self.width, generator=generator).to(self.device)
         synchronise(self.device)
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), _processor_seconds()
         fit(
             model,
             self._random_images,
@@ -194,24 +207,35 @@ class Bench:
             precision=precision,
         )
         synchronise(self.device)
-        return time.perf_counter() - started
+        return time.perf_counter() - started, _processor_seconds() - worked
 
     @cached_property
     def _random_images(self) -> ImageSet:
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (self.sizes.images, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        shape = (self.sizes.images, 3, self.sizes.image_size, self.sizes.image_size)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         return ImageSet(images, torch.randint(0, 10, (self.sizes.images,), generator=generator)).to(self.device)
 
     def _shares(self, rates: dict[str, dict[str, float]]) -> dict[str, Any]:
         """Beside the rates: operations per image and the share of the peak. Float32 convolutions use TF32 on CUDA."""
         model = build_model("preact_resnet18", num_classes=10, width=self.width)
-        operations = training_operations(model, 32)
+        operations = training_operations(model, self.sizes.image_size)
         of_float32 = "tf32" if "tf32" in self.peaks and torch.backends.cudnn.allow_tf32 else "float32"
         shares = {}
         for name, rate in rates.items():
             peak = self.peaks[of_float32 if name == "float32" else "bfloat16"]
             shares[name] = round(rate["median"] * operations / peak, 4)
         return {"operations_per_image": operations, "share_of_peak": shares}
+
+
+def _processor_seconds() -> float:
+    """Of this process and of its children that have ended (compilers)."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+def _rounded(seconds: tuple[float, float]) -> dict[str, float]:
+    return {"wall": round(seconds[0], 2), "processor": round(seconds[1], 2)}
 
 
 def _with_graphs() -> LossFunction:
@@ -234,9 +258,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="a rehearsal in seconds")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("batch", "image_size", "steps", "matrix"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="if not as documented")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    bench = Bench(device, SMALL if arguments.small else Sizes(), arguments.width, arguments.repeats, arguments.data)
+    sizes = SMALL if arguments.small else Sizes(matrix=8192 if device.type == "cuda" else 4096)
+    given = {key: value for key in ("batch", "image_size", "steps", "matrix") if (value := getattr(arguments, key))}
+    sizes = dataclasses.replace(sizes, **given)
+    bench = Bench(device, sizes, arguments.width, arguments.repeats, arguments.data)
     stages = bench.stages()
     for name in arguments.stages:
         row = {"stage": name, "width": arguments.width, **stages[name](), **machine(device)}

@@ -80,7 +80,7 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) 
         stack.enter_context(stopping(trouble.what))
         ledger = stack.enter_context(Ledger(folder / LEDGER_FILE))
         for note in ledger.damaged:
-            log.warning("%s", note)
+            log.warning("%s", note.replace(str(folder), home.called))
         searches = open_searches(plan, database or open_storage("journal", folder))
         if database is not None and not len(ledger):
             _check_unused(searches)

@@ -17,12 +17,13 @@ from optuna.distributions import (
     IntDistribution,
     distribution_to_json,
 )
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from study.plan import Plan, Search
+from study.samplers import make_sampler
 from study.settings import SpecError
 from trainables.seeding import derive_seed
 
@@ -38,22 +39,6 @@ MOST_REPEATS = 10
 LARGEST_GRID = 10_000
 
 
-def make_sampler(name: str, *, seed: int, startup_trials: int) -> BaseSampler:
-    """A sampler by name: ``tpe`` (multivariate, constant liar), ``nsga2``, ``gp`` or ``random``."""
-    seed %= 2**32
-    match name:
-        case "tpe":
-            return TPESampler(multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed)
-        case "nsga2":
-            return NSGAIISampler(population_size=max(2, min(50, startup_trials * 2)), seed=seed)
-        case "gp":
-            return GPSampler(n_startup_trials=startup_trials, seed=seed)
-        case "random":
-            return RandomSampler(seed=seed)
-        case _:
-            raise SpecError(f"search.sampler: unknown sampler {name!r}")
-
-
 def open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
     """The plan's searches, in its order, all in one storage."""
     spec = plan.spec
@@ -65,6 +50,7 @@ def open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
             sampler=spec.search.sampler,
             seed=spec.seeds[0],
             startup_trials=spec.search.startup_trials,
+            history=spec.search.history,
             target=spec.search.trials,
         )
         for search in plan.searches
@@ -84,8 +70,8 @@ class OptunaSearch:
         search: what is searched.
         storage: shared by all searches of the study.
         study_name: name of the whole study; Optuna's is ``study_name/label``.
-        sampler, seed, startup_trials: see `make_sampler`; the seed moves on with the number of existing trials, so
-            that a restarted sampler does not draw its start-up points again.
+        sampler, seed, startup_trials, history: see `make_sampler`; the seed moves on with the number of existing
+            trials, so that a restarted sampler does not draw its start-up points again.
         target: settings to be finished.
 
     Raises:
@@ -102,6 +88,7 @@ class OptunaSearch:
         seed: int,
         startup_trials: int,
         target: int,
+        history: int | None = None,
     ) -> None:
         self.search, self.target = search, target
         self.exhausted = False
@@ -130,7 +117,7 @@ class OptunaSearch:
             raise SpecError(
                 f"search.storage holds a study {name!r} with another search space; choose another study name"
             )
-        self.sampler, self.seed, self.startup_trials = sampler, seed, startup_trials
+        self.sampler, self.seed, self.startup_trials, self.history = sampler, seed, startup_trials, history
         self.study.sampler = self._make_sampler(sampler, existing)
 
     def resume(
@@ -264,7 +251,7 @@ class OptunaSearch:
 
     def _make_sampler(self, name: str, count: int) -> BaseSampler:
         seed = derive_seed(self.seed, "sampler", self.search.label, count)
-        return make_sampler(name, seed=seed, startup_trials=self.startup_trials)
+        return make_sampler(name, seed=seed, startup_trials=self.startup_trials, history=self.history)
 
     def _params(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The searched parameters of settings, put back into their ranges where rounding left them just outside."""

@@ -67,6 +67,8 @@ class SearchSpec(_Part):
     ``ranges.DEFENSE.PARAMETER: [low, high]``, or a list of choices for a categorical one. With ``budget_epochs`` all
     searches get equal compute instead of equal trials: each ends when its trials have cost so many E per cell (one E is
     a training epoch on the attacker's whole set), after at least one and at most ``trials`` settings.
+    ``history``: finished trials that TPE learns from, the newest and those on the front; by default all, which is slow
+    after some thousand.
     """
 
     trials: Annotated[int, Field(ge=1)] = 32
@@ -75,6 +77,7 @@ class SearchSpec(_Part):
     startup_trials: Annotated[int, Field(ge=1)] = 10
     storage: str = "journal"
     budget_epochs: Annotated[float, Field(gt=0)] | None = None
+    history: Annotated[int, Field(ge=100)] | None = None
     space: dict[str, str] = Field(default_factory=dict)
     ranges: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
 
@@ -83,6 +86,13 @@ class SearchSpec(_Part):
     def _known_sampler(cls, value: str) -> str:
         if value not in SAMPLERS:
             raise ValueError(f"unknown sampler {value!r}: {nearest(value, SAMPLERS)}")
+        return value
+
+    @field_validator("history")
+    @classmethod
+    def _history_is_tpes(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("sampler", "tpe") != "tpe":
+            raise ValueError(f"has no meaning with sampler {info.data['sampler']}; leave it out")
         return value
 
     @field_validator("storage")

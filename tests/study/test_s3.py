@@ -109,15 +109,13 @@ def test_a_bucket_that_is_not_there_is_never_made(bucket: str) -> None:
 def killed(bucket: str, place: Place) -> SimpleNamespace:
     """A study killed with SIGKILL, looked at, refused to a second driver, and continued without any local state."""
     uri, store = f"{bucket}/runs/killed", f"{bucket}/store"
-    spec = place.spec(
-        "killed", search={"trials": 8, "startup_trials": 2, "ranges": {"super_ft": {"iterations": [20, 500]}}}
-    )
+    spec = place.spec("killed", search={"trials": 12, "startup_trials": 2}, defense=SLOW_ENOUGH)
     command = ("run", spec, "--out", uri, "--store", store)
     os.environ["SUPERFT_CACHE"] = str(place.folder / "cache-1")
     first = place.start(*command)
-    wait_for(lambda: len(rows_at(uri)) >= 3, 240, first.stderr.read_text)
-    rival = place.run(*command)
-    shown = place.run("show", uri)
+    wait_for(lambda: len(rows_at(uri)) >= 1, 300, first.stderr.read_text)
+    looking = [place.start(*command), place.start("show", uri)]
+    rival, shown = (one.end() for one in looking)
     first.process.send_signal(signal.SIGKILL)
     first.end()
     place.wait_until_killed()
@@ -143,14 +141,14 @@ def killed(bucket: str, place: Place) -> SimpleNamespace:
 
 @pytest.mark.cluster
 def test_a_killed_study_is_continued_from_the_uri_alone(killed: SimpleNamespace) -> None:
-    assert 3 <= len(killed.before) < 9
+    assert 1 <= len(killed.before) < 13
     assert killed.second.code == 0, killed.second.stderr
     rows = rows_at(killed.uri)
     assert rows[: len(killed.before)] == killed.before
-    expected = ["badnets/none/baseline"] + [f"badnets/super_ft/{number:04d}" for number in range(8)]
+    expected = ["badnets/none/baseline"] + [f"badnets/super_ft/{number:04d}" for number in range(12)]
     assert sorted(row["trial"] for row in rows) == expected
-    assert {row["status"] for row in rows} == {"ok"}
-    assert f"continuing: {len(killed.before)} of 9 trials are done" in killed.second.stderr
+    assert {row["status"] for row in rows} <= {"ok", "diverged"}
+    assert f"continuing: {len(killed.before)} of 13 trials are done" in killed.second.stderr
 
 
 @pytest.mark.cluster
@@ -175,7 +173,7 @@ def test_a_second_driver_is_refused_while_the_first_lives_or_may_live(killed: Si
 def test_commands_work_on_the_uri(killed: SimpleNamespace) -> None:
     assert killed.shown.code == 0, killed.shown.stderr
     assert f"study killed in {killed.uri}: " in killed.shown.stdout
-    assert f"the study in {killed.uri} is finished: 9 trials; nothing was run" in killed.again.stdout
+    assert f"the study in {killed.uri} is finished: 13 trials; nothing was run" in killed.again.stdout
     assert killed.reported.stdout == f"{killed.uri}/report.html\n"
 
 
@@ -201,18 +199,18 @@ def test_no_victim_is_trained_twice_by_two_nodes(bucket: str, place: Place) -> N
             os.environ["SUPERFT_CACHE"] = str(place.folder / f"cache-node-{number}")
             nodes.add()
         spec = nodes_place.spec(
-            "two", attacks=["badnets", "blended", "sig"], search={"trials": 4, "startup_trials": 2},
+            "two", attacks=["badnets", "blended"], search={"trials": 4, "startup_trials": 2},
             defense=SLOW_ENOUGH,
         )  # fmt: skip
         done = nodes_place.run("run", spec, "--out", uri, "--store", store, "--address", nodes.address, timeout=500)
         assert done.code == 0, done.stderr
         trained = [line for line in done.stderr.splitlines() if "trained in" in line]
-        assert len(trained) == 4, done.stderr
-        assert len(rows_at(uri)) == 15
+        assert len(trained) == 3, done.stderr
+        assert len(rows_at(uri)) == 10
         assert len({row["node"] for row in rows_at(uri)}) == 2
         copies = [list((place.folder / f"cache-node-{number}").glob("*/*/artifact.json")) for number in (1, 2)]
         assert all(copies), "both nodes worked on copies of their own"
-        assert len({path.read_bytes() for path in [*copies[0], *copies[1]]}) == 4, "of the same four victims"
+        assert len({path.read_bytes() for path in [*copies[0], *copies[1]]}) == 3, "of the same three victims"
     finally:
         nodes.cluster.shutdown()
         os.environ.clear()

@@ -19,9 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import Space, get_space
 from study.plan import Search
-from study.search import WORST, OptunaSearch, make_sampler, space_hash
+from study.samplers import make_sampler
+from study.search import WORST, OptunaSearch, space_hash
 from study.settings import SpecError
-from study.storage import open_storage
+from study.storage import Journal, open_storage
 
 LINE = Space({"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}, {"x": 0.5, "y": 0.25})
 GRID = Space(
@@ -377,12 +378,10 @@ def test_a_kill_at_any_write_to_the_storage_loses_and_repeats_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every log that the journal takes is a point at which the driver may die; each is tried, before and after it."""
-    from optuna.storages.journal import JournalFileBackend
-
-    append = JournalFileBackend.append_logs
+    append = Journal.append_logs
     writes, fatal, after = 0, math.inf, False
 
-    def append_or_die(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+    def append_or_die(self: Journal, logs: list[dict[str, Any]]) -> None:
         nonlocal writes
         writes += 1
         if writes == fatal and not after:
@@ -391,7 +390,7 @@ def test_a_kill_at_any_write_to_the_storage_loses_and_repeats_nothing(
         if writes == fatal:
             raise Killed
 
-    monkeypatch.setattr(JournalFileBackend, "append_logs", append_or_die)
+    monkeypatch.setattr(Journal, "append_logs", append_or_die)
 
     def study(directory: Path) -> tuple[OptunaSearch, dict[str, Any]]:
         finished: dict[str, Any] = {}
