@@ -144,12 +144,10 @@ class Room:
         self._cpus = {node.name: node.cpus for node in nodes}
         self._cards = {node.name: [UNIT] * node.gpus for node in nodes}
         for place in self._places.values():
-            if place.node is not None and all(card < len(self._cards.get(place.node, ())) for card in place.cards):
-                place.node = place.node if place.node in self._cpus else None
+            if place.node in self._cpus and all(card < len(self._cards[place.node]) for card in place.cards):
+                self._book(place, +1)
             else:
                 place.node = None
-            if place.node is not None:
-                self._book(place, +1)
         for place in self._places.values():
             if place.node is None:
                 self._put(place)
