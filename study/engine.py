@@ -165,6 +165,8 @@ def _sigterm_as_sigint() -> Iterator[None]:
     """SIGTERM (a job being stopped) ends the study as Ctrl-C does: in order, ready to be continued."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started by a script, with &
+            raise KeyboardInterrupt
         os.kill(os.getpid(), signal.SIGINT)
 
     previous = signal.signal(signal.SIGTERM, interrupt)
