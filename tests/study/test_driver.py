@@ -6,6 +6,7 @@ import dataclasses
 import io
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tiny import made_up_row, make_driver, run, tiny_spec
 from study.driver import Driver
 from study.ledger import Ledger
 from study.plan import Job, make_plan
-from study.progress import Progress, describe, duration
+from study.progress import Progress, describe, duration, finishing_time
 from study.search import open_searches
 from study.storage import open_storage
 
@@ -310,6 +311,22 @@ def test_progress_prints_plain_lines_with_count_front_and_time_left(tmp_path: Pa
     assert lines[-1].startswith("[5/5]")
     assert "left" not in lines[-1]
     assert "\x1b" not in out.getvalue()
+
+
+def test_progress_names_the_end_of_a_long_study_and_reckons_from_its_first_trial(tmp_path: Path) -> None:
+    driver, out, now = make_driver(tiny_spec("search.trials=9"), tmp_path / "trials.jsonl"), io.StringIO(), [0.0]
+    progress = Progress(driver, out, clock=lambda: now[0])
+    now[0] = 50_000.0  # the victims
+    progress.trials_begin()
+    for _ in range(4):
+        job = driver.next_job()
+        assert job is not None
+        now[0] += 600.0
+        progress.trial(driver.finish(job, made_up_row(job, driver.plan)))
+    lines = out.getvalue().splitlines()
+    assert lines[0].endswith("| 1 h 30 min left"), "the first few say little"
+    assert "| 60 min left, until " in lines[3]
+    assert finishing_time(3600, datetime(2026, 11, 22, 23, 30)) == "Mon 23 Nov 00:30"
 
 
 def test_progress_is_quiet_between_lines_but_never_about_a_failure(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from study.measurements import (
     still_valid,
     write_measurements,
 )
+from study.overview import plan_summary
 from study.packing import Node
 from study.plan import Plan, make_plan
 from study.settings import SpecError
@@ -206,6 +207,19 @@ def test_a_trial_on_a_full_card_takes_longer_and_one_that_was_cut_as_long_as_its
     assert measured(busy=0.3).seconds_beside(3, epochs=5.0) == pytest.approx(12)
     assert measured(busy=0.2, cut=True).seconds_beside(0, epochs=20.0) == pytest.approx(40)
     assert measured(busy=0.2, cut=True, epochs=0.0).seconds_beside(0, epochs=20.0) == pytest.approx(10)
+
+
+def test_the_plan_of_another_machine_is_a_plan_and_shows_what_was_measured_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    said = plan_summary(tiny_spec("resources.gpus_per_trial=1/4"), tmp_path)
+    assert "total:     5 trials" in said
+    assert "slots:     none on this machine: resources.gpus_per_trial is 0.25 but no node has a GPU" in said
+    write_measurements(tmp_path, {"super_ft, batch 16": measured()})
+    said = plan_summary(tiny_spec(), tmp_path)
+    assert "slots:     5 trials on " in said
+    assert "measured:  super_ft, batch 16: A100-SXM4-40GB: 2.0 of 40.0 GiB, of it 0.5 context; busy 10%" in said
 
 
 def test_nodes_without_what_the_spec_asks_for_are_refused(digits: Dataset, tmp_path: Path) -> None:

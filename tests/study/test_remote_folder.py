@@ -67,7 +67,8 @@ class Machine:
         claim = json.loads(remote.read(name) or b"")
         release, Lease.release = Lease.release, lambda self: self._end.set()  # type: ignore[method-assign]
         try:
-            self.stack.close()
+            with pytest.raises(KeyboardInterrupt), self.stack:
+                raise KeyboardInterrupt
         finally:
             Lease.release = release  # type: ignore[method-assign]
         remote.write(name, json.dumps({**claim, "pid": 2**22 + 1}).encode())
@@ -365,7 +366,8 @@ def test_storage_that_fails_for_good_is_reported_in_one_line(
     assert len(machine.told) == 1
     assert "the bucket was removed" in machine.told[0]
     assert "\n" not in machine.told[0]
-    machine.stack.close()
+    with pytest.raises(StudyStoppedError, match="the bucket was removed"):
+        machine.stack.close()
     Moody.refuses = None
     again = Machine(moody, tmp_path / "second")
     run(again.drive())
