@@ -66,8 +66,9 @@ RECIPES: dict[str, TrainingRecipe] = {
     # A quarter of bb's passes, an eighth of its steps. One cycle to a rate far above what a constant one would bear
     # (Smith & Topin 2017, arXiv:1708.07120): 0.1 per 128 images, scaled linearly with the batch (Goyal et al. 2017,
     # arXiv:1706.02677), warmed up, and down to nothing at the end, where most of the accuracy comes. Not a batch of
-    # 512: half the steps at the same work per image would leave small sets too few. The loss stays plain cross-entropy: label smoothing would buy some tenths of a point, but a model that
-    # was never sure of anything is another victim to defenses that look at losses and logits.
+    # 512: half the steps at the same work per image would leave small sets too few. The loss stays plain cross-entropy:
+    # label smoothing might buy some tenths of a point, but a model that was never sure of anything is another victim to
+    # defenses that look at losses and logits.
     "fast": TrainingRecipe(epochs=24, batch_size=256, lr=0.2, schedule="one_cycle", optimizer="nesterov"),
     # Small data on a CPU: few epochs at BackdoorBench's peak rate.
     "quick": TrainingRecipe(epochs=30, batch_size=64, lr=0.01, schedule="one_cycle"),
