@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from ray import tune
 
 from benchmarks.common import machine, record
+from benchmarks.sleeper import Sleeper
 from study.cluster import ray_cluster
 from study.dispatcher import Dispatcher
 from study.driver import Driver
@@ -34,27 +34,6 @@ from study.search import OptunaSearch
 from study.spec import load_spec
 from study.storage import open_storage
 from study.trouble import Trouble
-
-
-class Sleeper(tune.Trainable):
-    """A trial of known length that measures nothing."""
-
-    def setup(self, config: dict[str, Any], seconds: float = 2.0) -> None:
-        self.seconds = seconds
-        self.reset_config(config)
-
-    def step(self) -> dict[str, Any]:
-        time.sleep(self.seconds)
-        rate = self.settings["lr_max1"] % 1.0
-        row = {"attack": "badnets", "defense": "super_ft", "dataset": "digits", "model": "none", "seed": 0}
-        row |= {"status": "ok", "wall_seconds": self.seconds, "asr_search": rate, "clean_accuracy_search": rate**0.5}
-        row |= {f"filler_{number}": number / 7 for number in range(60)}
-        row |= {f"param.{key}": value for key, value in self.settings.items()}
-        return {"row": json.dumps(row), "done": True}
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.settings = new_config["settings"]
-        return True
 
 
 class Timed(Progress):

@@ -69,8 +69,10 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "task.pt"
         torch.save((task, victim), file)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what this process held is free for the others
         found["in_turns" if device.type == "cuda" else "shared"] = _rates(file, device, counts, question)
-        if device.type == "cuda" and shutil.which(MPS):
+        if device.type == "cuda" and shutil.which(MPS):  # in default compute mode this process may keep its context
             with _mps(Path(folder)):
                 found["mps"] = _rates(file, device, counts, question)
     sides = list(found.items())

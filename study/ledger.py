@@ -107,20 +107,9 @@ class Ledger:
             raise ValueError(
                 f"trial {key[0]!r}, attack {key[1]!r}, seed {key[2]} is already in {self.path}; ask has() first"
             )
-        state = os.fstat(self._file)
-        if state.st_nlink == 0:  # writing would succeed, and the row would be nowhere
+        if os.fstat(self._file).st_nlink == 0:  # writing would succeed, and the row would be nowhere
             raise FileNotFoundError(errno.ENOENT, "the ledger was removed", str(self.path))
-        try:
-            written = os.write(self._file, line)
-            if written < len(line):
-                raise OSError(
-                    f"only {written} of {len(line)} bytes of a row fit into {self.path}; free some disk space"
-                )
-            os.fsync(self._file)
-        except OSError:
-            # Half a line left behind would glue itself to the next row.
-            os.ftruncate(self._file, state.st_size)
-            raise
+        append_whole(self._file, line, self.path, wait=True)
         self._keys.add(key)
         self._rows.append(row)
 
@@ -215,6 +204,27 @@ def to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def as_list(cell: Any) -> list[str]:
     """The items of a list column of ``to_frame``, where they are joined to one text; none of a missing value."""
     return [text for text in str(cell).split(";") if text] if isinstance(cell, str) else []
+
+
+def append_whole(descriptor: int, content: bytes, path: Path, *, wait: bool) -> None:
+    """Append all of ``content`` to the file ``path``, open as ``descriptor``, or nothing.
+
+    Args:
+        wait: until it is on the disk.
+
+    Raises:
+        OSError: it does not fit (disk full); half a line left behind would glue itself to the next one.
+    """
+    size = os.fstat(descriptor).st_size
+    try:
+        written = os.write(descriptor, content)
+        if written < len(content):
+            raise OSError(f"only {written} of {len(content)} bytes of a row fit into {path}; free some disk space")
+        if wait:
+            os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -56,7 +56,7 @@ class RemoteFolder:
 
     def check(self, spec: StudySpec) -> None:
         """As `check_folder`; also refuses a URI that cannot be read (SpecError)."""
-        names = self._names()
+        names = self._names("--out ")
         if names and SPEC_FILE not in names:
             raise SpecError(f"--out {self.called} is not empty and holds no {SPEC_FILE}; name a new folder")
         if names:
@@ -134,12 +134,12 @@ class RemoteFolder:
             for name in gone:
                 del self._shipped[name]
 
-    def _names(self) -> list[str]:
+    def _names(self, option: str = "") -> list[str]:
         try:
             # Hidden ones may be all that a driver killed at its very start left.
             return [name for name in self.remote.sizes() if not name.startswith(".")]
         except RemoteError as error:
-            raise SpecError(f"--out {error}") from error
+            raise SpecError(f"{option}{error}") from error
 
     def _copy(self, mirror: Mirror) -> None:
         mirror.fetch()

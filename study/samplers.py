@@ -56,8 +56,8 @@ class RecentTPE(TPESampler):
     ) -> dict[str, Any]:
         if self._history is None:
             return super().sample_relative(study, trial, search_space)
-        front = set(list(self._front_of(study))[-self._history :])
-        return super().sample_relative(_Recent(study, self._history, front), trial, search_space)  # type: ignore[arg-type]
+        seen = _Recent(study, self._history, set(self._front_of(study)))
+        return super().sample_relative(seen, trial, search_space)  # type: ignore[arg-type]
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         super().after_trial(study, trial, state, values)
@@ -65,15 +65,14 @@ class RecentTPE(TPESampler):
             self._offer(self._front_of(study), study, trial.number, values)
 
     def _front_of(self, study: Study) -> dict[int, tuple[float, ...]]:
-        """Number and losses of the trials on the front, the newest last; built once, then kept up."""
+        """Number and losses of the newest ``history`` trials on the front; built once, then kept up."""
         if self._front is None:
             self._front = {}
             for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
                 self._offer(self._front, study, trial.number, trial.values)
         return self._front
 
-    @staticmethod
-    def _offer(front: dict[int, tuple[float, ...]], study: Study, number: int, values: Sequence[float]) -> None:
+    def _offer(self, front: dict[int, tuple[float, ...]], study: Study, number: int, values: Sequence[float]) -> None:
         loss = tuple(
             -value if direction == StudyDirection.MAXIMIZE else value
             for value, direction in zip(values, study.directions, strict=True)
@@ -83,6 +82,8 @@ class RecentTPE(TPESampler):
         for beaten in [key for key, other in front.items() if all(map(float.__le__, loss, other))]:
             del front[beaten]
         front[number] = loss
+        if self._history is not None and len(front) > self._history:
+            del front[next(iter(front))]
 
 
 def use_fast_tails() -> None:

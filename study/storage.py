@@ -11,6 +11,7 @@ from typing import Any
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
 
+from study.ledger import append_whole
 from study.settings import SpecError, without_password
 
 log = logging.getLogger("superft.search")
@@ -76,7 +77,7 @@ class Journal(BaseJournalBackend):
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         self._lock.acquire()
         try:
-            with self._path.open("ab") as file:
-                file.write(lines.encode())
+            with self._path.open("ab", buffering=0) as file:
+                append_whole(file.fileno(), lines.encode(), self._path, wait=False)
         finally:
             self._lock.release()

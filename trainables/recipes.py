@@ -65,10 +65,10 @@ RECIPES: dict[str, TrainingRecipe] = {
     "sha": TrainingRecipe(epochs=200, batch_size=256, lr=1e-3, schedule="constant"),
     # A quarter of bb's passes, an eighth of its steps. One cycle to a rate far above what a constant one would bear
     # (Smith & Topin 2017, arXiv:1708.07120): 0.1 per 128 images, scaled linearly with the batch (Goyal et al. 2017,
-    # arXiv:1706.02677), warmed up, and down to nothing at the end, where most of the accuracy comes. 256 is where the
-    # steps of a card that launches kernel by kernel stop getting longer; beyond it fewer steps only cost accuracy on
-    # small sets. The loss stays plain cross-entropy: label smoothing would buy some tenths of a point, but a model that
-    # was never sure of anything is another victim to defenses that look at losses and logits.
+    # arXiv:1706.02677), warmed up, and down to nothing at the end, where most of the accuracy comes. Not a batch of
+    # 512: half the steps at the same work per image would leave small sets too few. The loss stays plain cross-entropy:
+    # label smoothing might buy some tenths of a point, but a model that was never sure of anything is another victim to
+    # defenses that look at losses and logits.
     "fast": TrainingRecipe(epochs=24, batch_size=256, lr=0.2, schedule="one_cycle", optimizer="nesterov"),
     # Small data on a CPU: few epochs at BackdoorBench's peak rate.
     "quick": TrainingRecipe(epochs=30, batch_size=64, lr=0.01, schedule="one_cycle"),

@@ -76,6 +76,22 @@ class DiesOnce(Faulty):
         except FileExistsError:
             return Repair(model)
         os._exit(1)
+
+
+@register("meets")
+@dataclass(frozen=True)
+class Meets(Faulty):
+    """Comes to an end once trials of two nodes have begun."""
+
+    def repair(self, model, assets, trainer):
+        import ray
+
+        begun = os.environ["SUPERFT_TEST_ATTEMPTS"] + ".begun"
+        os.makedirs(begun, exist_ok=True)
+        open(os.path.join(begun, ray.get_runtime_context().get_node_id()), "a").close()
+        while len(os.listdir(begun)) < 2:
+            time.sleep(0.1)
+        return Repair(model)
 '''
 
 

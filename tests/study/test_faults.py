@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -22,6 +23,8 @@ from study.ledger import Ledger
 from study.trouble import TRY_LATER, StudyStoppedError, Trouble, stopping
 from tests.mounts import own_mounts
 from trainables.store import Store
+
+pytestmark = pytest.mark.timeout(1800)  # whole studies, several times
 
 EXPECTED = ["badnets/none/baseline"] + [f"badnets/super_ft/{number:04d}" for number in range(8)]
 ROW = {"trial": "badnets/super_ft/0000", "attack": "badnets", "seed": 0}
@@ -81,8 +84,6 @@ def test_a_row_that_does_not_fit_leaves_a_whole_ledger(tmp_path: Path) -> None:
         "except OSError as error:\n"
         "    print(error)\n"
     )
-    import json
-
     path = tmp_path / "trials.jsonl"
     ran = subprocess.run(
         [sys.executable, "-c", program, str(path), json.dumps(ROW)], capture_output=True, text=True, timeout=120
@@ -92,6 +93,28 @@ def test_a_row_that_does_not_fit_leaves_a_whole_ledger(tmp_path: Path) -> None:
     with Ledger(path) as ledger:
         assert ledger.damaged == []
         ledger.append({**ROW, "seed": 2})
+
+
+def test_an_entry_that_does_not_fit_leaves_a_whole_journal(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from study.storage import Journal\n"
+        "journal = Journal(Path(sys.argv[1]))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n"
+        "    for number in range(20):\n"
+        "        journal.append_logs([{'number': number, 'text': 'x' * 100}])\n"
+        "except OSError as error:\n"
+        "    print(error)\n"
+    )
+    path = tmp_path / "optuna.journal"
+    ran = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=120)
+    assert "free some disk space" in ran.stdout, ran.stderr
+    numbers = [json.loads(line)["number"] for line in path.read_text().splitlines()]
+    assert numbers == list(range(len(numbers)))
+    assert 5 < len(numbers) < 10
+    assert path.read_bytes().endswith(b"\n")
 
 
 def test_a_ledger_that_was_removed_takes_no_row_that_would_be_lost(tmp_path: Path) -> None:

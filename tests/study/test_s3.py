@@ -24,6 +24,8 @@ from trainables.lease import Lease, LeaseTakenError
 from trainables.remote import Remote, RemoteError
 from trainables.remote_store import RemoteStore
 
+pytestmark = pytest.mark.timeout(1800)  # whole studies, several times
+
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
