@@ -19,8 +19,9 @@ $(VENV)/.installed: pyproject.toml
 run: setup
 	$(BIN)/superft run quickstart
 
+# Tests of one file stay together: they share what was trained for them.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # Nodes that die and join, submitted jobs, a search on PostgreSQL: minutes.
 test-cluster: setup
