@@ -7,15 +7,17 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from trainables.provenance import describe_device, versions
+
+T = TypeVar("T")
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -33,6 +35,20 @@ def machine(device: torch.device) -> dict[str, Any]:
 def summary(values: Sequence[float]) -> dict[str, float]:
     """n, median and the whole spread of repeated measurements."""
     return {"n": len(values), "median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def in_turns(sides: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
+    """What each side measures, so often; in turns, so that a change of the machine's load meets all sides."""
+    found: dict[str, list[T]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, measure in sides.items():
+            found[name].append(measure())
+    return found
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:
+    """One side over the other, turn by turn."""
+    return summary([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype, side: int = 4096, repeats: int = 5) -> float:

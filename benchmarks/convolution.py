@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.common import machine, record, summary
+from benchmarks.common import in_turns, machine, ratio, record, summary
 from trainables.models.convolution import PatchProduct
 
 # Channels in and out, side of the input, stride.
@@ -63,16 +64,12 @@ def main() -> None:
         weight = drawn(out_channels, channels, 3, 3).requires_grad_()
         gradient = drawn(arguments.batch, out_channels, side // stride, side // stride)
         sides = {"torch": torchs, "product": ours}
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        for repeat in range(arguments.repeats + 2):
-            for name, convolve in sides.items():  # in turns, so that a change of the machine's load meets both
-                elapsed = step(convolve, x, weight, gradient)
-                if repeat >= 2:  # first touch
-                    seconds[name].append(elapsed)
-        ratios = [a / b for a, b in zip(seconds["torch"], seconds["product"], strict=True)]
+        steps = {name: partial(step, convolve, x, weight, gradient) for name, convolve in sides.items()}
+        in_turns(steps, 2)  # first touch
+        seconds = in_turns(steps, arguments.repeats)
         found[f"{channels}->{out_channels}, {side}x{side}, stride {stride}"] = {
             **{f"{name}_ms": round(1e3 * summary(values)["median"], 2) for name, values in seconds.items()},
-            "ratio": summary(ratios),
+            "ratio": ratio(seconds["torch"], seconds["product"]),
         }
     record(
         "convolution",

@@ -28,14 +28,14 @@ import json
 import os
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import packing
-from benchmarks.common import machine, matrix_peak, record, summary, training_operations
+from benchmarks.common import in_turns, machine, matrix_peak, record, summary, training_operations
 from benchmarks.task import Task, make_victim, photographs, run_super_ft, synchronise, task_of
 from trainables.data import ImageSet
 from trainables.models import build_model
@@ -177,11 +177,8 @@ class Bench:
         """Wall and processor seconds of each side, repeatedly."""
         for side in sides.values():
             self._seconds(2, *side)  # first touch: kernels, caches
-        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-        for _ in range(self.repeats):
-            for name, side in sides.items():
-                seconds[name].append(self._seconds(self.sizes.steps, *side))
-        return seconds
+        measures = {name: partial(self._seconds, self.sizes.steps, *side) for name, side in sides.items()}
+        return in_turns(measures, self.repeats)
 
     def _rates(self, seconds: dict[str, list[tuple[float, float]]]) -> dict[str, dict[str, float]]:
         """Images per second of each side."""

@@ -19,12 +19,13 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.common import machine, record, summary
+from benchmarks.common import in_turns, machine, ratio, record, summary
 from trainables.data import ImageSet, quantise
 from trainables.defenses.trigger_inversion import COST_DOWN, COST_UP, Inversion, flagged, invert_triggers
 from trainables.metrics import predict
@@ -97,11 +98,7 @@ def overlap(one: Tensor, other: Tensor) -> list[float]:
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Each other side against the batched one, turn by turn."""
-    return {
-        name: summary([a / b for a, b in zip(values, seconds["batched"], strict=True)])
-        for name, values in seconds.items()
-        if name != "batched"
-    }
+    return {name: ratio(values, seconds["batched"]) for name, values in seconds.items() if name != "batched"}
 
 
 def main() -> None:
@@ -145,16 +142,17 @@ def main() -> None:
         "batched": lambda: invert_triggers(model, images, trainer, rules, everyone).masks,
     }
     invert_triggers(model, images, trainer, dataclasses.replace(rules, epochs=1), everyone)  # first touch
-    # Processor time beside wall time: it also means something where other programs share the machine.
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    processor: dict[str, list[float]] = {name: [] for name in sides}
-    masks: dict[str, Tensor] = {}
-    for _ in range(arguments.repeats):  # in turns, so that a change of the machine's load meets all sides
-        for name, run in sides.items():
-            started, worked = time.perf_counter(), time.process_time()
-            masks[name] = run()
-            seconds[name].append(time.perf_counter() - started)
-            processor[name].append(time.process_time() - worked)
+
+    def timed(run: Callable[[], Tensor]) -> tuple[float, float, Tensor]:
+        """Processor time beside wall time: it also means something where other programs share the machine."""
+        started, worked = time.perf_counter(), time.process_time()
+        masks = run()
+        return time.perf_counter() - started, time.process_time() - worked, masks
+
+    runs = in_turns({name: partial(timed, run) for name, run in sides.items()}, arguments.repeats)
+    seconds = {name: [wall for wall, _, _ in found] for name, found in runs.items()}
+    processor = {name: [work for _, work, _ in found] for name, found in runs.items()}
+    masks = {name: found[-1][2] for name, found in runs.items()}
     norms = {name: found.flatten(1).sum(1).tolist() for name, found in masks.items()}
     record(
         "neural_cleanse",

@@ -15,6 +15,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from PIL import Image
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from benchmarks.common import machine, matrix_peak, record, summary, training_operations
+from benchmarks.common import in_turns, machine, matrix_peak, ratio, record, summary, training_operations
 from trainables.data import ImageSet
 from trainables.models import build_model
 from trainables.models.classifier import Classifier
@@ -119,19 +120,17 @@ def main() -> None:
         "ours, float32": ours(data, arguments.width, arguments.batch, "float32"),
         "ours": ours(data, arguments.width, arguments.batch, "auto"),
     }
-    rates: dict[str, list[float]] = {name: [] for name in sides}
     for measure in sides.values():
         measure(1)  # first touch, kernels, workers: outside the clock
-    for _ in range(arguments.repeats):  # in turns, so that a change of the machine's load meets all sides
-        for name, measure in sides.items():
-            rates[name].append(arguments.steps * arguments.batch / measure(arguments.steps))
+    seconds = in_turns({name: partial(measure, arguments.steps) for name, measure in sides.items()}, arguments.repeats)
+    images = arguments.steps * arguments.batch
+    rates = {name: [images / value for value in values] for name, values in seconds.items()}
     found = {name: summary(values) for name, values in rates.items()}
     best_rival = max((name for name in sides if name.startswith("DataLoader")), key=lambda name: found[name]["median"])
     operations = training_operations(make_model(arguments.width, normalises=True), 32)
     with autocast(torch.device("cpu")):
         precision = "bfloat16" if torch.is_autocast_enabled("cpu") else "float32"
     peaks = {str(dtype).removeprefix("torch."): matrix_peak(torch.device("cpu"), dtype) for dtype in PEAKS}
-    ratios = [a / b for a, b in zip(rates["ours"], rates[best_rival], strict=True)]
     record(
         "training_loop",
         {
@@ -140,7 +139,7 @@ def main() -> None:
             "batch": arguments.batch,
             "images_per_second": found,
             "rival": best_rival,
-            "ratio": summary(ratios),
+            "ratio": ratio(rates["ours"], rates[best_rival]),
             "operations_per_image": operations,
             "matrix_peak": peaks,
             "share_of_peak": {

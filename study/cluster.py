@@ -13,6 +13,7 @@ from typing import Any
 from study.packing import Node
 from study.scratch import scratch_folder
 from study.settings import SpecError
+from trainables.messages import one_line
 
 log = logging.getLogger("superft.engine")
 
@@ -103,7 +104,7 @@ def ray_cluster(address: str | None) -> Iterator[str | None]:
                 context = ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             # All lines: of a version mismatch the first one names no version.
-            why = " ".join(str(error).split())[:LONGEST_CAUSE]
+            why = one_line(error)[:LONGEST_CAUSE]
             hint = "; is it up, and its token here (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)?"
             raise SpecError(
                 f"--address {address}: cannot reach a Ray cluster: {why}"

@@ -11,9 +11,8 @@ from study.cost import Bill
 from study.front import RunningFront
 from study.ledger import Ledger
 from study.plan import Job, Plan, is_published
-from study.search import OptunaSearch, Values
+from study.search import WORST, OptunaSearch, Values
 
-WORST = (1.0, 0.0)
 # Trials in these states were measured; a failed one was not.
 MEASURED = ("ok", "diverged", "abstained", "backdoor_not_implanted")
 

@@ -12,6 +12,8 @@ from typing import ParamSpec, TypeVar
 
 from optuna.exceptions import StorageInternalError
 
+from trainables.messages import one_line
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -68,4 +70,4 @@ def stopping(what: str) -> Iterator[None]:
 
 
 def _text(what: str, error: Exception) -> str:
-    return f"{what}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}"
+    return f"{what}: {getattr(error, 'strerror', None) or one_line(error)}"

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from trainables.messages import one_line
+
 # Where files lie: a path of this machine (or of a shared mount), or, as a str, a URI.
 Place = Path | str
 
@@ -184,5 +186,5 @@ class Remote:
             raise
         # Drivers raise what their client libraries do, most of it no OSError; here it all means the same.
         except Exception as error:
-            cause = " ".join(str(error).split())[:LONGEST_CAUSE] or type(error).__name__
+            cause = one_line(error)[:LONGEST_CAUSE]
             raise RemoteError(f"{self.uri}{f'/{name}' if name else ''}: {cause}") from error

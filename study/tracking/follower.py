@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from study.driver import Driver
 from study.tracking.marks import Mark, Marks
 from study.tracking.points import Point, Points
+from trainables.messages import one_line
 
 PERIOD = 2.0  # seconds between looks at the ledger
 RETRY_SECONDS = 60.0  # after the tool failed
@@ -119,7 +120,7 @@ class Follower(threading.Thread):
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            why = " ".join(str(error).split())[:300] or type(error).__name__
+            why = one_line(error)[:300]
             self.say(
                 f"WARNING: tracking: {self.tool} failed ({why}); the study goes on, and what {self.tool} misses is "
                 "sent when it answers again, also by the same command later"

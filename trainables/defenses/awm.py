@@ -13,7 +13,7 @@ from torch.nn import functional
 from trainables import schedules
 from trainables.data import ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, register
-from trainables.defenses.perturbation import pixel_scale, seek_perturbation, within
+from trainables.defenses.perturbation import PerRound, pixel_scale, seek_perturbation, within
 from trainables.models.classifier import Classifier
 from trainables.trainer import Trainer
 from trainables.training import Counters, Optimizer
@@ -78,16 +78,12 @@ class AdversarialWeightMasking(Defense):
             return Repair(model)
         masked, data = MaskedConvolutions(model), assets.train
         per_round = self.epochs * self.steps_per_pass(len(data))
-        delta, step = torch.empty(0), 0
+        perturbation = PerRound(per_round, lambda round_: self.find_perturbation(masked, data, trainer, round_=round_))
 
         def loss(_: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-            nonlocal delta, step
-            if step % per_round == 0:
-                delta = self.find_perturbation(masked, data, trainer, round_=step // per_round)
-            step += 1
             trainer.counters.forward_samples += len(images)
             trainer.counters.backward_samples += len(images)
-            logits = masked(torch.cat([images, images + delta]))
+            logits = masked(torch.cat([images, images + perturbation.next()]))
             clean, attacked = (functional.cross_entropy(half, labels) for half in logits.split(len(images)))
             return self.alpha * clean + (1.0 - self.alpha) * attacked + self.gamma * masked.total()
 

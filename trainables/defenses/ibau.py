@@ -13,7 +13,7 @@ from torch.nn import functional
 from trainables import schedules
 from trainables.data import ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, register
-from trainables.defenses.perturbation import pixel_scale, seek_perturbation, within
+from trainables.defenses.perturbation import PerRound, pixel_scale, seek_perturbation, within
 from trainables.models.classifier import Classifier
 from trainables.trainer import Trainer
 from trainables.training import Counters, Optimizer
@@ -84,15 +84,11 @@ class ImplicitUnlearning(Defense):
         if self.rounds == 0:
             return Repair(model)
         data, per_round = assets.train, self.steps_per_round(len(assets.train))
-        delta, step = torch.empty(0), 0
+        perturbation = PerRound(per_round, lambda round_: self.find_perturbation(model, data, trainer, round_=round_))
 
         def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-            nonlocal delta, step
             with torch.autocast(images.device.type, enabled=False):
-                if step % per_round == 0:
-                    delta = self.find_perturbation(model, data, trainer, round_=step // per_round)
-                step += 1
-                return self.unlearning_loss(model, images, labels, delta, trainer.counters)
+                return self.unlearning_loss(model, images, labels, perturbation.next(), trainer.counters)
 
         history = trainer.fit(
             model,
@@ -105,7 +101,7 @@ class ImplicitUnlearning(Defense):
             bn_mode="eval",
             loss=loss,
         )
-        return Repair(model, history=history, notes={"perturbation_norm": float(delta.norm())})
+        return Repair(model, history=history, notes={"perturbation_norm": float(perturbation.current.norm())})
 
     def find_perturbation(self, model: nn.Module, data: ImageSet, trainer: Trainer, *, round_: int) -> Tensor:
         """The perturbation of a round, (1, 3, H, W): one pass over ``data``, away from what the model predicts now."""

@@ -56,6 +56,26 @@ def seek_perturbation(
     return delta
 
 
+class PerRound:
+    """The perturbation of the current round: sought anew at the first of every ``steps`` training steps.
+
+    Args:
+        seek: round from 0 -> perturbation.
+    """
+
+    def __init__(self, steps: int, seek: Callable[[int], Tensor]) -> None:
+        self.steps, self.seek = steps, seek
+        self.current = torch.empty(0)
+        self._step = 0
+
+    def next(self) -> Tensor:
+        """That of the next step."""
+        if self._step % self.steps == 0:
+            self.current = self.seek(self._step // self.steps)
+        self._step += 1
+        return self.current
+
+
 def within(delta: Tensor, norm: Tensor, bound: float) -> Tensor:
     """``delta``, shortened to ``bound`` where its ``norm`` is larger."""
     return delta * torch.clamp(bound / norm, max=1.0)

@@ -86,8 +86,3 @@ def channel_statistics(images: Tensor) -> tuple[Channels, Channels]:
     std[std < 1e-6] = 255.0
     m, s = (mean / 255).tolist(), (std / 255).tolist()
     return (m[0], m[1], m[2]), (s[0], s[1], s[2])
-
-
-def one_line(error: object) -> str:
-    """The error's message as part of a one-line message of ours; its type's name if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from trainables.data import DataError, ImageSet, fingerprint_of
 from trainables.files import locked, save_tensors
-from trainables.sources.base import Raw, one_line
+from trainables.messages import one_line
+from trainables.sources.base import Raw
 
 logger = logging.getLogger(__name__)
 

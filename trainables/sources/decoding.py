@@ -18,7 +18,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from trainables.data import DataError, ImageSet
-from trainables.sources.base import Raw, one_line
+from trainables.messages import one_line
+from trainables.sources.base import Raw
 from trainables.sources.cache import cached
 from trainables.sources.trees import Tree
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from trainables.data import DataError
-from trainables.sources.base import MIN_IMAGE_SIZE, Raw, one_line
+from trainables.messages import one_line
+from trainables.sources.base import MIN_IMAGE_SIZE, Raw
 from trainables.sources.decoding import IMAGE_FORMATS, UNREADABLE, decoded
 from trainables.sources.trees import IMAGE_ENDINGS, Tree, images_in, open_tree
 

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from trainables.data import DataError
 from trainables.files import locked
-from trainables.sources.base import Raw, Source, image_set, one_line
+from trainables.messages import one_line
+from trainables.sources.base import Raw, Source, image_set
 from trainables.sources.cache import cached
 from trainables.sources.trees import FolderTree
 

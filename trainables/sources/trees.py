@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from trainables.data import DataError
-from trainables.sources.base import one_line
+from trainables.messages import one_line
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm")
 
