@@ -157,7 +157,7 @@ def trial(
 
     --set also takes a bare setting of the defense: --set lr_max1=0.3.
     """
-    from study.single import run_single
+    from study.single import describe, run_single
 
     row = run_single(
         attack=attack,
@@ -173,7 +173,7 @@ def trial(
     if as_json:
         click.echo(json.dumps(row, allow_nan=False))
         return
-    click.echo(_trial_table(row))
+    click.echo(describe(row))
 
 
 @main.command()
@@ -360,22 +360,6 @@ def _load(spec: str, assignments: Sequence[str], store: Place | None, download: 
     if download:
         given.append("download=true")
     return load_spec(spec, given)
-
-
-def _trial_table(row: dict[str, Any]) -> str:
-    lines = [
-        f"{row['attack']} + {row['defense']} on {row['dataset']}, {row['model']}, seed {row['seed']}: {row['status']}"
-    ]
-    if row["error"]:
-        lines.append(f"  {row['error']}")
-    for name, label in (
-        ("asr", "attack success rate"),
-        ("clean_accuracy", "clean accuracy"),
-        ("robust_accuracy", "robust accuracy"),
-    ):
-        lines.append(f"  {label:<20} {row[f'{name}_before']:.4f} -> {row[name]:.4f}")
-    lines.append(f"  {row['steps']} steps in {row['seconds_repair']:.1f} s on {row['device']}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

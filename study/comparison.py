@@ -119,16 +119,14 @@ def detection_table(frame: pd.DataFrame, settings: pd.DataFrame, members: pd.Dat
     for name, one in told(settings, members):
         own = frame[(frame["trial"] == one["trial"]) & (frame["defense"] == one["defense"])]
         if len(own):
-            rows.append({"model": name, **_detected(own)})
+            rows.append({"model": name, **detected(own)})
     for defense, group in frame[frame["role"] == "search"].groupby("defense", sort=True):
         if len(group) > 1:
-            rows.append(
-                {"model": f"{defense}, all {len(group)} trials: least to most", **_detected(group, spread=True)}
-            )
+            rows.append({"model": f"{defense}, all {len(group)} trials: least to most", **detected(group, spread=True)})
     return rows
 
 
-def _detected(rows: pd.DataFrame, spread: bool = False) -> dict[str, str]:
+def detected(rows: pd.DataFrame, spread: bool = False) -> dict[str, str]:
     """Cells of some trials (of one setting: its seeds): means, or the range that they span."""
     cells = dict.fromkeys(DETECTION.values(), "")  # in this order, whichever detector comes first
     for column, heading in DETECTION.items():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from study.comparison import detected
 from study.folder import check_store
+from study.ledger import to_frame
 from study.plan import check_plan, is_published, load_data, make_plan
 from study.settings import SpecError, merge_assignments
 from study.spec import StudySpec, make_spec
@@ -62,6 +64,27 @@ def run_single(
     bench = Workbench(kept, place)
     result = bench.run(plan.cells[job.cell], job.settings)
     return result.row(study=spec.name, trial=job.trial, role="baseline", published=is_published(defense, job.settings))
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """The row for people: rates before and after, what a detector found, and what it took."""
+    lines = [
+        f"{row['attack']} + {row['defense']} on {row['dataset']}, {row['model']}, seed {row['seed']}: {row['status']}"
+    ]
+    if row["error"]:
+        lines.append(f"  {row['error']}")
+    for name, label in (
+        ("asr", "attack success rate"),
+        ("clean_accuracy", "clean accuracy"),
+        ("robust_accuracy", "robust accuracy"),
+    ):
+        lines.append(f"  {label:<20} {row[f'{name}_before']:.4f} -> {row[name]:.4f}")
+    if found := {heading: text for heading, text in detected(to_frame([row])).items() if text}:
+        lines.append(f"  {'detector':<20} {', '.join(f'{heading} {text}' for heading, text in found.items())}")
+    if row["flags"]:
+        lines.append(f"  {'flags':<20} {', '.join(row['flags'])}")
+    lines.append(f"  {row['steps']} steps in {row['seconds_repair']:.1f} s on {row['device']}")
+    return "\n".join(lines)
 
 
 def _qualify(assignment: str, defense: str, own: set[str]) -> str:
