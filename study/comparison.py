@@ -102,7 +102,8 @@ def cost_table(costs: pd.DataFrame, settings: pd.DataFrame) -> Table:
             row[name.replace("_", " ")] = str(one[name]) if one[name] else ""
         row["tuned cost: E"] = number(one["epochs"], 1)
         row["found ready: E"] = number(one["epochs_found"], 1) if one["epochs_found"] else ""
-        row["tuned cost: device-seconds"] = number(one["seconds"], 0 if one["seconds"] >= 10 else 1)
+        for name, seconds in (("trial-seconds", one["seconds"]), ("GPU-seconds", one["gpu_seconds"])):
+            row[f"tuned cost: {name}"] = number(seconds, 0 if seconds >= 10 else 1) if seconds else ""
         rows.append(row)
     return rows
 

@@ -110,7 +110,7 @@ CAPTION_COSTS = """
 trial is one setting on one model. E is compute as counted in samples. Work of earlier trials, also those of other
 studies with the same store, that was taken over (features, retrained models) is charged to a search once; found ready:
 what it would have cost beyond that.
-Device-seconds add up the wall time of the trials; where several share a device, each counts its own time.</p>
+Trial-seconds add up the wall time of the trials; GPU-seconds count of each its share of a GPU.</p>
 """
 CAPTION_MEMBERS = """
 <p class="caption">From least ASR to most accuracy, as chosen on the search half. Points lost are points of clean

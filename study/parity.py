@@ -167,10 +167,13 @@ def search_costs(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: ``settings``, ``trials``; how many trials came out as each of OUTCOMES (a collapsed model is in none of the
     others), and ``no_backdoor`` for those whose victim had none; ``epochs``, the E that was spent; ``epochs_found``,
-    the E of ready-made work beyond the first use, which is charged; ``seconds`` in trials, each with its share of a
-    device.
+    the E of ready-made work beyond the first use, which is charged; ``seconds`` of wall time in trials, and
+    ``gpu_seconds``, the same times each trial's share of a GPU.
     """
-    rows = frame.assign(status=true_status(frame))[frame["role"].fillna("search") == "search"]
+    share = frame["gpus"].astype("float64").fillna(0.0) if "gpus" in frame else 0.0
+    rows = frame.assign(status=true_status(frame), gpu_seconds=frame["wall_seconds"] * share)[
+        frame["role"].fillna("search") == "search"
+    ]
     parts = [rows] + ([rows.assign(attack=ALL_ATTACKS)] if is_shared(frame) else [])
     rows = pd.concat(parts, ignore_index=True) if len(parts) > 1 else rows.reset_index(drop=True)
     known = rows["status"].map({**{status: status for status in STATUSES}, "backdoor_not_implanted": "no_backdoor"})
@@ -182,8 +185,9 @@ def search_costs(frame: pd.DataFrame) -> pd.DataFrame:
         record = dict(zip(GROUP, keys, strict=True)) | {"settings": group["trial"].nunique(), "trials": len(group)}
         record |= {name: int((outcome[at] == name).sum()) for name in (*OUTCOMES, "no_backdoor")}
         record |= {"epochs": float(spent[at].sum()), "epochs_found": float((alone[at] - spent[at]).sum())}
-        records.append(record | {"seconds": float(group["wall_seconds"].sum())})
-    columns = ["settings", "trials", *OUTCOMES, "no_backdoor", "epochs", "epochs_found", "seconds"]
+        record |= {"seconds": float(group["wall_seconds"].sum()), "gpu_seconds": float(group["gpu_seconds"].sum())}
+        records.append(record)
+    columns = ["settings", "trials", *OUTCOMES, "no_backdoor", "epochs", "epochs_found", "seconds", "gpu_seconds"]
     return pd.DataFrame(records, columns=[*GROUP, *columns])
 
 

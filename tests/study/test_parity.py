@@ -163,3 +163,13 @@ def test_the_cost_of_a_search_is_the_sum_over_all_of_its_trials_whatever_came_of
     }
     assert (cost["settings"], cost["trials"], cost["seconds"]) == (6, 6, 7.5)
     assert (cost["epochs"], cost["epochs_found"]) == (pytest.approx(5.0), pytest.approx(1.0))
+
+
+def test_gpu_seconds_count_of_every_trial_its_share_of_a_gpu() -> None:
+    rows = [point(0, 0.5, 0.9, wall_seconds=8.0, gpus=0.25), point(1, 0.5, 0.9, wall_seconds=8.0, gpus=1.0)]
+    rows += [point(2, 0.5, 0.9, wall_seconds=8.0), failed_row("badnets/super_ft/0003", wall_seconds=None, gpus=1.0)]
+    assert parity.search_costs(to_frame(rows))["gpu_seconds"].tolist() == [10.0]
+
+
+def test_without_a_gpu_there_are_no_gpu_seconds() -> None:
+    assert parity.search_costs(to_frame([point(0, 0.5, 0.9)]))["gpu_seconds"].tolist() == [0.0]
