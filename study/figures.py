@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from plotly.subplots import make_subplots
 
+from study import labels
 from study.front import BOX_ASR, BOX_DROP, non_dominated_indices, settings_of
 from study.importance import TARGETS, TRUSTED_TRIALS, Importance
 from trainables.metrics import wilson
@@ -32,6 +33,7 @@ SEARCHED_COLOURS = (
 )
 SEARCHED_SHAPES = (("circle", "o"), ("triangle-up", "^"), ("square", "s"), ("diamond", "D"))  # change with every six
 FEW_SEARCHES = 3  # up to so many, the legend has an entry for every kind of mark of every search
+FEW_BASELINES = 4  # up to so many, a legend is enough; more have their names beside their marks
 PANELS = 3  # side by side
 BASELINE_STYLE = {  # name -> colour, Plotly shape, Matplotlib shape
     "before": ("#000000", "x", "X"),
@@ -71,6 +73,7 @@ class Marks:
     shape: tuple[str, str] = ("circle", "o")
     half_widths: tuple[tuple[float, float, float, float], ...] = ()  # 95 % interval: x down, x up, y down, y up
     owner: str = ""  # the searched defense; empty for baselines
+    label: str = ""  # written beside each point
     listed: bool = True  # in the legend
 
 
@@ -120,13 +123,17 @@ def front_picture(title: str, settings: pd.DataFrame, front: pd.DataFrame) -> Fr
     if not (baselines["defense"] == "none").any() and len(repaired):
         marks.append(_before(repaired))
     others = iter(OTHER_SHAPES * 9)
+    # Beside searches, baselines are grey: colours are the searches'.
+    colours = iter((*SEARCHED_COLOURS,) * 9 if not len(searched) else ("#777777",) * 99)
+    many = baselines["defense"].nunique() > FEW_BASELINES
     for defense, group in baselines.groupby("defense", sort=True):
-        colour, *shape = BASELINE_STYLE.get(str(defense)) or ("#777777", *next(others))
+        colour, *shape = BASELINE_STYLE.get(str(defense)) or (next(colours), *next(others))
         remarks = ["no repair" if defense == "none" else "baseline"]
         remarks += [status for status in ("abstained", "diverged") if (group["status"] == status).all()]
         remarks += ["collapsed"] if group["collapsed"].all() else []
         name = f"{defense!s} ({', '.join(remarks)})"
-        marks.append(_marks(name, "baseline", colour, group, (shape[0], shape[1])))
+        one = _marks(name, "baseline", colour, group, (shape[0], shape[1]))
+        marks.append(dataclasses.replace(one, label=str(defense) if many else ""))
     for defense, group in measured[measured["role"] == "control"].groupby("defense", sort=True):
         marks.append(_marks(f"{defense!s} (clean control)", "control", "#777777", group, next(others)))
     overview = _overview(marks)
@@ -177,7 +184,11 @@ def _searched(defense: str, index: int, group: pd.DataFrame, front: pd.DataFrame
 def front_plotly(picture: FrontPicture) -> go.Figure:
     """Interactive scatter: settings on hover, buttons for the overview, the useful corner and the whole plane."""
     figure = go.Figure()
-    for m in picture.marks:
+    beside = _label_sides(picture, picture.overview)
+    for index, m in enumerate(picture.marks):
+        style = _plotly_style(m, picture.crowded)
+        if index in beside:
+            style |= {"mode": "markers+text", "text": m.label, "textposition": beside[index], "textfont": {"size": 11}}
         figure.add_scatter(
             x=m.x,
             y=m.y,
@@ -187,7 +198,7 @@ def front_plotly(picture: FrontPicture) -> go.Figure:
             cliponaxis=m.kind not in ("baseline", "control"),
             showlegend=m.listed,
             legendgroup=m.owner if picture.crowded and m.owner else None,
-            **_plotly_style(m, picture.crowded),
+            **style,
         )
     figure.update_layout(
         **_PLOTLY_LAYOUT,
@@ -234,6 +245,8 @@ def front_png(picture: FrontPicture) -> Figure:
     for axis, (x, y) in zip(axes, (picture.overview, picture.corner), strict=True):
         for m in picture.marks:
             _draw(axis, m, picture.crowded)
+        for index, side in _label_sides(picture, (x, y)).items():
+            _write_beside(axis, picture.marks[index], side)
         axis.set(xlim=x, ylim=y, xlabel="clean accuracy  (more is better →)", ylabel=Y_LABEL)
         axis.xaxis.set_major_formatter(FuncFormatter(_tick))
         axis.yaxis.set_major_formatter(FuncFormatter(_tick))
@@ -539,6 +552,39 @@ def _draw(axis: Axes, m: Marks, crowded: bool) -> None:
     else:
         size = 15 if m.kind == "published" else 8.5
         axis.plot(m.x, m.y, shape, color=m.colour, markersize=size, label=m.name, zorder=5, linestyle="none", **edge)
+
+
+def _label_sides(picture: FrontPicture, view: tuple[tuple[float, float], tuple[float, float]]) -> dict[int, list[str]]:
+    """For each of the picture's marks that has a label: the side of each of its points where the label stands."""
+    (left, right), (bottom, top) = view
+
+    def placed(m: Marks) -> list[tuple[float, float]]:
+        return [((x - left) / (right - left), (y - bottom) / (top - bottom)) for x, y in zip(m.x, m.y, strict=True)]
+
+    labelled = [(index, place) for index, m in enumerate(picture.marks) if m.label for place in placed(m)]
+    everything = [place for m in picture.marks for place in placed(m)]
+    names = [picture.marks[index].label for index, _ in labelled]
+    found: dict[int, list[str]] = {}
+    for (index, _), side in zip(labelled, labels.sides([p for _, p in labelled], names, everything), strict=True):
+        found.setdefault(index, []).append(side)
+    return found
+
+
+def _write_beside(axis: Axes, m: Marks, sides: Sequence[str]) -> None:
+    for x, y, side in zip(m.x, m.y, sides, strict=True):
+        across, up = labels.SIDES[side]
+        axis.annotate(
+            m.label,
+            (x, y),
+            xytext=(across * (4.5 if up else 7), up * (4.5 if across else 6)),
+            textcoords="offset points",
+            horizontalalignment=("right", "center", "left")[across + 1],
+            verticalalignment=("top", "center", "bottom")[up + 1],
+            fontsize=8,
+            color="#333333",
+            annotation_clip=True,
+            zorder=6,
+        )
 
 
 def _outcome_look(shape: str) -> dict[str, Any]:

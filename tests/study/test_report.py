@@ -479,3 +479,26 @@ def test_a_thousand_trials_are_reported_in_seconds(tmp_path: Path) -> None:
     write_report(folder)
     assert time.monotonic() - start < 60  # 8 s on two busy cores; the limit only catches a change of order
     assert len(_pictures(folder)) == 15
+
+
+def test_many_baselines_are_named_beside_their_marks_and_look_different_each() -> None:
+    names = [f"d{i:02d}" for i in range(18)]
+    rows = [make_row(f"badnets/{name}/baseline", asr=0.05 * i) for i, name in enumerate(names)]
+    picture = _picture(rows)
+    marks = [m for m in picture.marks if m.kind == "baseline" and m.name != "before repair"]
+    assert [m.label for m in marks] == names
+    assert len({(m.colour, m.shape) for m in marks}) == 18
+    written = [text.get_text() for text in figures.front_png(picture).axes[0].texts]
+    assert written == names
+    assert [trace.text for trace in figures.front_plotly(picture).data if trace.text] == names
+
+
+def test_few_baselines_need_no_names_beside_their_marks() -> None:
+    rows = [make_row(f"badnets/{name}/baseline") for name in ("none", "ft", "scratch")]
+    assert not any(m.label for m in _picture(rows).marks)
+
+
+def test_beside_searches_baselines_without_a_colour_of_their_own_are_grey() -> None:
+    rows = [point(0, 0.2, 0.9), make_row("badnets/nad/baseline"), make_row("badnets/abl/baseline")]
+    grey = {m.colour for m in _picture(rows).marks if m.name in ("nad (baseline)", "abl (baseline)")}
+    assert grey == {"#777777"}
