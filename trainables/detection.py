@@ -48,8 +48,8 @@ def detection_columns(repair: Repair, kinds: Tensor, targets: Tensor) -> dict[st
     """Columns of a row on what a repair removed, scored and flagged; empty for a defense that detects nothing.
 
     Poison is positive and clean is negative. Samples that carry a trigger under their true label (`Kind.CROSS`) are
-    neither: finding them is no merit and no harm, so only ``detection_precision``, the share of poison among all that
-    was removed, counts them.
+    neither: finding them is no merit and no harm. Only ``detection_removed`` and ``detection_precision``, the share of
+    poison among all that was removed, count them.
 
     Args:
         repair: as the defense returned it.

@@ -35,7 +35,7 @@ class ActivationClustering(RetrainingDefense):
         decision: what is dropped of each class: ``smaller``: always its smaller cluster; ``relative_size``: that, if
             its share is below ``size_threshold``; ``silhouette``: if, as well, the clusters' mean silhouette is above
             ``silhouette_threshold``; ``distance``: the cluster whose median lies closer to the median of another class
-            than to that of its own (in the unreduced features).
+            than to that of its own (in the unreduced features); the smaller one, where it holds for both.
         size_threshold: in [0, 0.5].
         silhouette_threshold: in [-1, 1].
         epochs, lr, batch_size, momentum, weight_decay: of the retraining.
