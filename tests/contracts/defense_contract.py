@@ -198,6 +198,7 @@ def same_seed_gives_the_same_weights(subject: Subject) -> None:
         again = subject.run()[0]
         assert torch.equal(torch.get_rng_state(), before), "the defense draws from the global generator"
     assert same(again.state, subject.first.state)
+    assert again.repair.flagged_classes == subject.first.repair.flagged_classes
     for one, other in (
         (again.repair.removed, subject.first.repair.removed),
         (again.repair.scores, subject.first.repair.scores),
@@ -289,10 +290,16 @@ class Sentinel:
 
 
 def forbidden_data_is_never_read(subject: Subject) -> None:
-    """Test set, trigger, poison mask and attack are sentinels while the defense works."""
+    """The bench is made from a test set and an attack that are sentinels, and the defense works all the same.
+
+    Trigger and poison mask are given to nobody here; that no way leads to them either is the next check's claim.
+    """
     assets = subject.assets()
-    data = dataclasses.replace(subject.data, test=Sentinel("test"), train=subject.data.train)  # type: ignore[arg-type]
-    trainer = make_trainer(subject.victim.spec, data, CPU, seed=0)
+    data = dataclasses.replace(subject.data, test=Sentinel("test"))  # type: ignore[arg-type]
+    spec = copy.copy(subject.victim.spec)
+    for what in ("attack", "attack_settings"):
+        object.__setattr__(spec, what, Sentinel(what))
+    trainer = make_trainer(spec, data, CPU, seed=0)
     run = subject.defense.repair(copy.deepcopy(subject.victim.model), assets, trainer)
     assert same(dict(run.model.state_dict()), subject.first.state)
 
@@ -363,6 +370,7 @@ def a_permuted_training_set_gives_permuted_findings(subject: Subject) -> None:
     n = len(assets.train)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     permuted, _ = subject.run(assets=PoisonedData(assets.train.subset(order)))
+    assert permuted.repair.flagged_classes == found.flagged_classes
     if found.scores is not None:
         assert permuted.repair.scores is not None
         torch.testing.assert_close(permuted.repair.scores, found.scores[order], rtol=1e-3, atol=1e-4)
@@ -382,6 +390,35 @@ def findings_are_about_the_training_set(subject: Subject) -> None:
     if found.flagged_classes is not None:
         assert set(found.flagged_classes) <= set(range(subject.data.num_classes))
     assert found.status in ("ok", "abstained")
+
+
+def false_alarms_on_clean_data_are_told(subject: Subject) -> None:
+    """Where nothing was poisoned the row tells the accuracy before and after, and calls all findings false alarms."""
+    spec = dataclasses.replace(subject.victim.spec, attack="clean", attack_settings={})
+    control = dataclasses.replace(subject.victim, spec=spec, poisoned=PoisonedSamples.none(subject.data.train))
+    cell = Cell(DataSource("toy"), spec, subject.name, CLEAN_FRACTION)
+    row = run_trial(cell, subject.settings, dataset=subject.data, victim=control, device=CPU).row()
+    assert row["clean_accuracy"] is not None
+    assert row["clean_accuracy_before"] is not None
+    if subject.first.repair.removed is not None:
+        assert row.get("detection_fpr") == row.get("detection_removed") is not None
+        assert row.get("detection_tpr") is None
+    if subject.first.repair.flagged_classes is not None:
+        assert row.get("false_classes") == len(row.get("flagged_classes", ()))
+        assert row.get("target_flagged") is None
+
+
+def a_rate_beyond_all_bounds_diverges_by_name(subject: Subject) -> None:
+    """Or is survived with finite weights: NaN is never handed back."""
+    for item in dataclasses.fields(subject.defense):
+        if "lr" not in item.name.split("_"):
+            continue
+        try:
+            run, _ = subject.run(subject.create(**{item.name: 1e12}))
+        except (SettingError, DivergedError):
+            continue
+        for name, tensor in run.state.items():
+            assert bool(tensor.isfinite().all()), f"{item.name}=1e12 leaves {name} not finite"
 
 
 def every_setting_changes_the_run_or_is_refused(subject: Subject) -> None:
@@ -514,6 +551,8 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     forbidden_data_cannot_be_reached,
     a_permuted_training_set_gives_permuted_findings,
     findings_are_about_the_training_set,
+    false_alarms_on_clean_data_are_told,
+    a_rate_beyond_all_bounds_diverges_by_name,
     every_setting_changes_the_run_or_is_refused,
     impossible_settings_are_refused_by_name,
     repaired_row_is_json,

@@ -10,13 +10,14 @@ import torch
 
 from tests.contracts import defense_contract
 from tests.contracts.defense_contract import CHECKS, Subject, needs_accuracy, small_settings
+from trainables import trial
 from trainables.data import Dataset
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair, training_work
 from trainables.models.classifier import Classifier
 from trainables.schedules import constant
 from trainables.trainer import Trainer
 from trainables.training import Counters
-from trainables.victims import Victim, make_trainer
+from trainables.victims import Victim, VictimSpec, make_trainer
 
 Check = Callable[[Subject], None]
 
@@ -149,6 +150,16 @@ class Wandering(Tuner):
         return super().repair(model, assets, trainer)
 
 
+@dataclass(frozen=True)
+class Runaway(Tuner):
+    lr: float = 0.01
+
+    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        with torch.no_grad():
+            model.classifier.weight.mul_(self.lr**4)
+        return Repair(model)
+
+
 class LeavesDropoutOn(Tuner):
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         found = super().repair(model, assets, trainer)
@@ -165,6 +176,7 @@ class LeavesDropoutOn(Tuner):
         (Careless, "victim_and_assets_are_left_as_they_were"),
         (Wandering, "same_seed_gives_the_same_weights"),
         (LeavesDropoutOn, "returned_model_is_the_one_that_is_measured"),
+        (Runaway, "a_rate_beyond_all_bounds_diverges_by_name"),
         (ByPlace, "a_permuted_training_set_gives_permuted_findings"),
     ],
 )
@@ -176,24 +188,37 @@ def test_a_broken_defense_is_caught(
         check_named(check)(Subject("probe", toy_victim, toy))
 
 
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [("forbidden_data_cannot_be_reached", "closure"), ("forbidden_data_is_never_read", "the length of test")],
+)
 def test_a_trainer_that_carries_the_data_set_is_caught(
-    registered: Any, toy: Dataset, toy_victim: Victim, monkeypatch: pytest.MonkeyPatch
+    check: str, message: str, registered: Any, toy: Dataset, toy_victim: Victim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leaking(*arguments: Any, **settings: Any) -> Trainer:
-        trainer = make_trainer(*arguments, **settings)
+    def leaking(spec: VictimSpec, data: Dataset, *arguments: Any, **settings: Any) -> Trainer:
+        trainer = make_trainer(spec, data, *arguments, **settings)
         inner = trainer.new_model
 
         def new_model(generator: torch.Generator) -> Classifier:
-            assert len(toy.test)  # as a closure over the data set would
+            assert len(data.test)
             return inner(generator)
 
         trainer.new_model = new_model
         return trainer
 
-    registered(Tuner)
+    registered(Darkest)
     monkeypatch.setattr(defense_contract, "make_trainer", leaking)
-    with pytest.raises(AssertionError, match="closure"):
-        check_named("forbidden_data_cannot_be_reached")(Subject("probe", toy_victim, toy))
+    with pytest.raises(AssertionError, match=message):
+        check_named(check)(Subject("probe", toy_victim, toy))
+
+
+def test_findings_on_clean_data_that_are_not_told_are_caught(
+    registered: Any, toy: Dataset, toy_victim: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered(Darkest)
+    monkeypatch.setattr(trial, "detection_columns", lambda *_: {})
+    with pytest.raises(AssertionError):
+        check_named("false_alarms_on_clean_data_are_told")(Subject("probe", toy_victim, toy))
 
 
 def test_data_free_defenses_own_nothing(toy: Dataset, toy_victim: Victim) -> None:
