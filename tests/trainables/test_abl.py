@@ -1,16 +1,21 @@
 """Anti-backdoor learning: gates, isolation, ascent."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 
-from tests.toy import toy_dataset
+from tests.contracts.defense_contract import same
+from tests.toy import toy_dataset, toy_spec
 from trainables.data import Dataset, ImageSet
 from trainables.defenses.abl import AntiBackdoorLearning, canonical_order, isolate, sample_losses
 from trainables.defenses.base import DEFENSES, PoisonedData
+from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.trainer import Trainer
+from trainables.training import Augmentation, History, Optimizer
+from trainables.victims import make_trainer
 
 # A clipping that binds and a gate near the first losses (log 10): after few steps the inherited suite sees both.
 SMALL = {"grad_clip": 0.1, "gamma": 2.3}
@@ -72,7 +77,7 @@ def test_losses_are_taken_in_whole_batches_without_augmentation(toy: Dataset, tr
     losses = sample_losses(model, toy.train, trainer)
     assert calls == [200]
     assert trainer.counters.forward_samples == 200
-    logits = model(toy.train.images.float() / 255)
+    logits = model.eval()(toy.train.images.float() / 255)
     expected = torch.nn.functional.cross_entropy(logits, toy.train.labels, reduction="none").double()
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
 
@@ -85,53 +90,112 @@ def short(**settings: object) -> AntiBackdoorLearning:
     return defense
 
 
-def outcome(defense: AntiBackdoorLearning, data: ImageSet, trainer: Trainer) -> tuple[dict[str, torch.Tensor], float]:
+def bench(data: Dataset) -> Trainer:
+    """One for every repair: a shared one would hand the second what the first one remembered."""
+    return make_trainer(toy_spec("clean"), data, torch.device("cpu"), seed=0)
+
+
+def outcome(defense: AntiBackdoorLearning, data: Dataset) -> tuple[dict[str, torch.Tensor], float]:
     """Weights after the repair, and the mean loss of what was isolated."""
-    found = defense.repair(trainer.fresh_model(), PoisonedData(data), trainer)
+    trainer = bench(data)
+    found = defense.repair(trainer.fresh_model(), PoisonedData(data.train), trainer)
     assert found.removed is not None
-    return dict(found.model.state_dict()), float(sample_losses(found.model, data.subset(found.removed), trainer).mean())
+    losses = sample_losses(found.model, data.train.subset(found.removed), trainer)
+    return dict(found.model.state_dict()), float(losses.mean())
 
 
-def test_ascent_raises_the_loss_of_the_isolated_samples(toy: Dataset, trainer: Trainer) -> None:
-    before = outcome(short(unlearning_epochs=0), toy.train, trainer)[1]
-    after = outcome(short(unlearning_epochs=10, unlearn_lr=0.01), toy.train, trainer)[1]
+def test_what_is_isolated_has_the_lowest_losses_of_the_gated_model(toy: Dataset) -> None:
+    # Without later stages that model is returned: its plain losses, by place, are all that may count.
+    trainer = bench(toy)
+    defense = short(finetuning_epochs=0, unlearning_epochs=0)
+    found = defense.repair(trainer.fresh_model(), PoisonedData(toy.train), trainer)
+    losses = sample_losses(found.model, toy.train, trainer)
+    assert found.scores is not None
+    assert found.removed is not None
+    torch.testing.assert_close(found.scores, -losses)
+    assert found.removed.tolist() == isolate(losses, 20).tolist()
+
+
+def test_each_stage_trains_on_its_samples_at_its_rate(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = dict[str, dict[str, Any]]()
+
+    def spy(self: Trainer, model: Classifier, data: ImageSet, *, purpose: str, **settings: Any) -> History:
+        rates = [settings["lr_at"](step) for step in range(settings["steps"])]
+        stages[purpose] = {**settings, "n": len(data), "rates": rates, "before": copy.deepcopy(model.state_dict())}
+        history = fit(self, model, data, purpose=purpose, **settings)
+        stages[purpose]["after"] = copy.deepcopy(model.state_dict())
+        return history
+
+    fit = Trainer.fit
+    monkeypatch.setattr(Trainer, "fit", spy)
+    outcome(short(finetuning_epochs=3, unlearning_epochs=2, unlearn_lr=0.01), toy)
+    tuning, finetuning, unlearning = (stages[f"abl-{name}"] for name in ("tuning", "finetuning", "unlearning"))
+    assert [stage["n"] for stage in stages.values()] == [200, 180, 20]
+    assert tuning["rates"] == [0.05] * 2
+    assert finetuning["rates"] == pytest.approx([0.05, 0.05, 0.005])
+    assert unlearning["rates"] == [0.01] * 2
+    assert [stage["grad_clip"] for stage in stages.values()] == [None, None, 10.0]
+    assert [stage["bn_mode"] for stage in stages.values()] == ["train", "train", "eval"]
+    for stage in stages.values():
+        assert stage["optimizer"] == Optimizer("nesterov", 0.9, 1e-4)
+        assert stage["augmentation"] == Augmentation(2)
+    # Each goes on where the one before has ended.
+    assert same(finetuning["before"], tuning["after"])
+    assert same(unlearning["before"], finetuning["after"])
+
+
+def test_ascent_raises_the_loss_of_the_isolated_samples(toy: Dataset) -> None:
+    before = outcome(short(unlearning_epochs=0), toy)[1]
+    after = outcome(short(unlearning_epochs=10, unlearn_lr=0.01), toy)[1]
     assert after > before + 0.1
 
 
-def test_ascent_is_bounded_by_the_clipped_gradient(toy: Dataset, trainer: Trainer) -> None:
+def test_ascent_is_bounded_by_the_clipped_gradient(toy: Dataset) -> None:
     # Without a bound the loss runs away; a tight one holds the weights within steps * lr * clip / (1 - momentum).
-    free = outcome(short(unlearning_epochs=0), toy.train, trainer)[0]
-    bound = outcome(short(unlearning_epochs=30, unlearn_lr=0.1, grad_clip=1e-3, weight_decay=0.0), toy.train, trainer)[
-        0
-    ]
-    free = outcome(short(unlearning_epochs=0, weight_decay=0.0), toy.train, trainer)[0]
-    moved = sum(float((bound[key] - free[key]).double().square().sum()) for key in free) ** 0.5
+    settings = {"unlearn_lr": 0.1, "grad_clip": 1e-3, "weight_decay": 0.0}
+    before = outcome(short(unlearning_epochs=0, **settings), toy)[0]
+    after = outcome(short(unlearning_epochs=30, **settings), toy)[0]
+    moved = sum(float((after[key] - before[key]).double().square().sum()) for key in before) ** 0.5
     assert 0.0 < moved <= 30 * 0.1 * 1e-3 / (1 - 0.9) + 1e-6
 
 
-def test_without_unlearning_the_last_stage_is_the_identity(toy: Dataset, trainer: Trainer) -> None:
-    defense = short(unlearning_epochs=0)
-    states = [outcome(defense, toy.train, trainer)[0] for _ in range(2)]
-    other = outcome(short(unlearning_epochs=0, unlearn_lr=0.5, grad_clip=0.1), toy.train, trainer)[0]
-    for state in (states[1], other):
-        assert all(torch.equal(state[key], states[0][key]) for key in state)
+def test_without_unlearning_the_last_stage_is_the_identity(toy: Dataset) -> None:
+    one = outcome(short(unlearning_epochs=0), toy)[0]
+    other = outcome(short(unlearning_epochs=0, unlearn_lr=0.5, grad_clip=0.1), toy)[0]
+    assert same(one, other)
 
 
-def test_unlearning_leaves_running_statistics_to_the_task(toy: Dataset, trainer: Trainer) -> None:
-    before = outcome(short(unlearning_epochs=0), toy.train, trainer)[0]
-    after = outcome(short(unlearning_epochs=5, unlearn_lr=0.01), toy.train, trainer)[0]
+def test_unlearning_leaves_running_statistics_to_the_task(toy: Dataset) -> None:
+    before = outcome(short(unlearning_epochs=0), toy)[0]
+    after = outcome(short(unlearning_epochs=5, unlearn_lr=0.01), toy)[0]
     statistics = [key for key in before if "running_" in key]
     assert statistics
     assert all(torch.equal(before[key], after[key]) for key in statistics)
 
 
-def test_the_victim_is_not_looked_at(toy: Dataset, trainer: Trainer) -> None:
+def test_the_victim_is_not_looked_at(toy: Dataset) -> None:
     defense = short(unlearning_epochs=1)
     one, other = (
-        defense.repair(trainer.fresh_model(seed), PoisonedData(toy.train), trainer).model.state_dict()
+        defense.repair(bench(toy).fresh_model(seed), PoisonedData(toy.train), bench(toy)).model.state_dict()
         for seed in ("a", "b")
     )
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert same(one, other)
+
+
+def test_a_permuted_training_set_gives_the_same_model_and_permuted_findings(toy: Dataset) -> None:
+    # In small batches: a step that takes the whole set hides in which order it came.
+    defense, order = short(batch_size=32), torch.randperm(200, generator=torch.Generator().manual_seed(1))
+    one, other = (
+        defense.repair(bench(toy).fresh_model(), PoisonedData(data), bench(toy))
+        for data in (toy.train, toy.train.subset(order))
+    )
+    assert one.scores is not None
+    assert other.scores is not None
+    assert one.removed is not None
+    assert other.removed is not None
+    assert torch.equal(other.scores, one.scores[order])
+    assert torch.equal(order[other.removed].sort().values, one.removed)
+    assert same(dict(one.model.state_dict()), dict(other.model.state_dict()))
 
 
 def test_canonical_order_belongs_to_the_samples_not_to_their_places() -> None:
