@@ -85,6 +85,48 @@ def test_nothing_is_flagged_where_nothing_was_planted() -> None:
         assert found.flagged_classes == ()
 
 
+def test_a_silhouette_above_its_threshold_does_not_excuse_a_large_share() -> None:
+    # Both must hold, each by itself: `a > b & c > d` without brackets is another rule.
+    features, labels, poison = planted()
+    share = 40 / 200
+    for size_threshold, silhouette_threshold in ((share, 0.1), (share + 0.01, 0.9)):
+        found = find(
+            features,
+            labels,
+            decision="silhouette",
+            size_threshold=size_threshold,
+            silhouette_threshold=silhouette_threshold,
+        )
+        assert not found.removed.any()
+    both = find(features, labels, decision="silhouette", size_threshold=share + 0.01, silhouette_threshold=0.1)
+    assert torch.equal(both.removed, poison)
+
+
+def test_classes_are_flagged_by_their_label_though_others_are_missing() -> None:
+    features, labels, _ = planted()
+    assert find(features, 2 * labels + 3, size_threshold=0.3).flagged_classes == (5,)
+
+
+@pytest.mark.parametrize(("other", "dropped"), [(10.0, [False] * 7 + [True] * 5), (30.0, [True] * 7 + [False] * 5)])
+def test_a_cluster_far_from_home_is_dropped_the_smaller_one_first(other: float, dropped: list[bool]) -> None:
+    # The median of class 1 is 5. Its larger cluster has its own at 1, beside class 0; its smaller one lies at 9.
+    places = {0: [0.0] * 9, 1: [1.0] * 4 + [5.0] * 3 + [9.0] * 5, 2: [other] * 9}
+    labels = torch.tensor([label for label, along in places.items() for _ in along])
+    features = torch.tensor([[x, 0.0] for along in places.values() for x in along])
+    found = find(features, labels, decision="distance").removed
+    assert found[labels == 1].tolist() == dropped
+    assert not found[labels != 1].any()
+
+
+def test_the_silhouette_is_that_of_the_reduced_features() -> None:
+    # In all 16 dimensions the noise of 15 hides the gap along one.
+    features, labels, poison = planted()
+    found = find(features, labels, decision="silhouette", nb_dims=1, silhouette_threshold=0.6)
+    assert torch.equal(found.removed, poison)
+    points = features[labels == 1].double()
+    assert silhouette(points, poison[labels == 1]) < 0.6
+
+
 def test_the_silhouette_must_be_above_its_threshold() -> None:
     features, labels, poison = planted()
     loose, strict = (find(features, labels, decision="silhouette", silhouette_threshold=t) for t in (0.1, 0.9))
@@ -109,7 +151,23 @@ def test_two_means_is_as_tight_as_many_random_starts() -> None:
         inertia = sum(float((part - part.mean(0)).square().sum()) for part in (points[small], points[~small]))
         best = KMeans(2, n_init=20, random_state=0).fit(points.numpy()).inertia_
         assert inertia <= best * 1.02
+        centres = torch.stack([points[small].mean(0), points[~small].mean(0)])
+        assert torch.equal(torch.cdist(points, centres).argmin(1) == 0, small)
         assert int(small.sum()) <= 100
+
+
+def test_two_means_finds_the_gap_though_another_axis_is_wider() -> None:
+    wide = torch.distributions.Normal(0.0, 1.15).icdf((torch.arange(100.0) + 0.5) / 100)
+    points = torch.stack([wide.repeat(2), torch.tensor([-1.0, 1.0]).repeat_interleave(100)], 1).double()
+    one = two_means(points)
+    assert one[:100].all() != one[100:].all()
+    assert int(one.sum()) == 100
+
+
+def test_of_two_clusters_of_equal_size_the_tighter_one_is_called_the_smaller() -> None:
+    points = torch.tensor([[0.0], [2.0], [10.0], [10.1]], dtype=torch.float64)
+    for sign in (1.0, -1.0):
+        assert two_means(sign * points).tolist() == [False, False, True, True]
 
 
 def test_independent_components_give_the_clusters_of_fast_ica() -> None:

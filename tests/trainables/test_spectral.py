@@ -44,10 +44,10 @@ def test_scores_are_squared_projections_on_the_top_singular_vector() -> None:
     torch.testing.assert_close(spectral_scores(points), (centred @ -right[0]).square())
 
 
-def test_adding_a_constant_vector_changes_nothing() -> None:
+def test_adding_a_constant_vector_to_each_class_changes_nothing() -> None:
     # Public code projects the uncentred features: a constant as large as this would decide everything there.
     features, labels, _ = planted()
-    constant = 100.0 * torch.arange(12.0)
+    constant = 100.0 * torch.arange(12.0) * (labels[:, None] - 1)
     one, other = find(features.double(), labels), find(features.double() + constant, labels)
     torch.testing.assert_close(one.scores, other.scores)
     assert torch.equal(one.removed, other.removed)
