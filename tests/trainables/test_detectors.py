@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.contracts.defense_contract import Subject, assert_identity
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.base import PoisonedSamples
-from trainables.data import DataError, Dataset, DataSource
+from trainables.data import DataError, Dataset, DataSource, ImageSet
 from trainables.defenses.base import DEFENSES, PoisonedData
-from trainables.defenses.retraining import principal_directions, victim_features
+from trainables.defenses.retraining import RetrainingDefense, principal_directions, victim_features
 from trainables.memo import Memo
-from trainables.models import build_model
+from trainables.models import Classifier, build_model
 from trainables.store import Store
 from trainables.trial import Cell, TrialResult, Workbench, assets_for, run_trial
 from trainables.victims import Victim, make_trainer
@@ -94,6 +95,61 @@ def test_detector_settings_that_keep_the_same_samples_cost_one_training(
     assert reused(trial(memo, lr=0.02)) == ["features_reused"]
     # Another actor: nothing in memory, all on disk.
     assert reused(trial(Memo(Store(tmp_path)))) == ["features_reused", "retraining_reused"]
+
+
+def test_other_kept_samples_are_another_training(toy: Dataset, toy_victim: Victim, tmp_path: Any) -> None:
+    memo, cell = Memo(Store(tmp_path)), cell_of(toy_victim, "spectral")
+    found = [
+        run_trial(
+            cell,
+            {**SHORT["spectral"], "remove_fraction": fraction},
+            dataset=toy,
+            victim=toy_victim,
+            device=CPU,
+            memo=memo,
+        )
+        for fraction in (0.1, 0.2)
+    ]
+    assert [reused(result) for result in found] == [[], ["features_reused"]]
+
+
+@pytest.mark.parametrize("name", ["ac", "spectral"])
+def test_findings_are_about_plain_images_and_the_new_model_sees_exactly_what_is_kept(
+    name: str, toy: Dataset, toy_victim: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Features of augmented images, or a list of kept samples in the order of another pass, would mean other samples.
+    defense, data = DEFENSES.create(name, SHORT[name]), toy_victim.poisoned_training_set(toy)
+    assert isinstance(defense, RetrainingDefense)
+    trainer, model = make_trainer(toy_victim.spec, toy, CPU, seed=0), copy.deepcopy(toy_victim.model)
+    given = list[ImageSet]()
+
+    def spy(train: ImageSet, *_: Any, **__: Any) -> Classifier:
+        given.append(train)
+        return trainer.fresh_model()
+
+    monkeypatch.setattr(trainer, "train_from_scratch", spy)
+    found = defense.repair(model, PoisonedData(data), trainer)
+    with torch.no_grad():
+        features = {"stage4_pooled": model.features(data.images.float() / 255)}
+    expected = defense.find(features, data.labels)
+    assert found.scores is not None
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-4)
+    assert found.removed is not None
+    assert found.removed.tolist() == expected.removed.nonzero()[:, 0].tolist()
+    assert torch.equal(given[0].images, data.images[~expected.removed])
+    assert torch.equal(given[0].labels, data.labels[~expected.removed])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("ac", {"decision": "relative_size", "size_threshold": 0.0}), ("spectral", {"remove_fraction": 0.0})],
+)
+def test_with_nothing_to_remove_the_victim_comes_back(
+    name: str, settings: dict[str, Any], toy: Dataset, toy_victim: Victim
+) -> None:
+    subject = Subject(name, toy_victim, toy)
+    assert_identity(subject, **settings)
+    assert subject.run(subject.create(**settings))[0].repair.status == "abstained"
 
 
 def test_another_victim_shares_nothing(toy: Dataset, toy_victim: Victim, tmp_path: Any) -> None:
