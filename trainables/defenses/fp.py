@@ -40,7 +40,8 @@ class FinePruning(Defense):
         acc_tol: pruning ends before validation accuracy has dropped by more than this, in [0, 1).
         tolerance: that drop is ``relative`` to the accuracy before (BackdoorBench), or in ``points`` (the paper).
         layer: ``classifier_in``, the features that enter the classifier (BackdoorBench), or ``last_conv``, the output
-            channels of the last convolution (the paper), with the BatchNorm of that convolution where it has one.
+            channels of the last convolution (the paper), with the BatchNorm of that convolution where it has one and
+            behind the activation where one follows at once.
         prune_steps: equal steps in which all units would go, >= 1, with a look at the validation set after each; a step
             takes at least one unit.
         lr: peak of the fine-tuning's rate (cosine to 0 over its actual length), > 0.
@@ -76,7 +77,7 @@ class FinePruning(Defense):
                 raise ValueError(f"{key} must be >= 1, got {getattr(self, key)}")
         Optimizer("sgd", self.momentum, self.weight_decay)
 
-    def check(self, model: Classifier, n_owned: int, n_validation: int = 0) -> None:
+    def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_validation(n_validation, self.name)
 
     def total_steps(self, n: int) -> int:
@@ -153,8 +154,7 @@ class _Features:
         def accuracy_without(units: Tensor) -> float:
             weight = head.weight.clone()
             weight[:, units] = 0.0
-            with training.autocast(features.device, self.trainer.precision):  # as the whole model computes it
-                logits = functional.linear(features, weight, head.bias)
+            logits = functional.linear(features, weight, head.bias)  # in float32 whatever the precision, as the model's
             return float((logits.argmax(1) == validation.labels).double().mean())
 
         return accuracy_without
@@ -175,6 +175,11 @@ class _LastConvolution:
         assert isinstance(conv, nn.Conv2d)
         norms = [batch_norms(model)[pair.norm] for pair in pairs if pair.direct and pair.conv == order[-1]]
         self.output: nn.Module = norms[-1] if norms else conv
+        block = model.last_block
+        if isinstance(block, nn.Sequential) and block[0] is conv:
+            # Convolution, norm and activation, nothing else (VGG, MobileNetV2): a unit is what the activation lets
+            # through. A channel far below 0 on every image is silent, large as its magnitude before that is.
+            self.output = block[-1]
         self.pruned_parameters = [parameter for module in (conv, *norms) for parameter in module.parameters()]
 
     @torch.no_grad()
