@@ -194,7 +194,7 @@ def check_plan(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) ->
     trials += [(cell, search.settings(search.paper_params())) for search in plan.searches for cell in search.cells]
     for index, settings in trials:
         defense = DEFENSES.create(plan.cells[index].defense, settings)
-        defense.check(model, *_held(defense, plan.cells[index], dataset))
+        defense.check(model, *_held(defense, plan.cells[index], dataset), image_size=dataset.image_size)
 
 
 def _held(defense: Defense, cell: Cell, dataset: Dataset) -> tuple[int, int]:
@@ -225,7 +225,7 @@ def trial_cost(cell: Cell, settings: Mapping[str, Any], dataset: Dataset) -> flo
     """Planned work of one trial, in E."""
     defense = DEFENSES.create(cell.defense, settings)
     n_train = len(attacker_indices(cell.victim, dataset))
-    work = defense.plan(*_held(defense, cell, dataset))
+    work = defense.plan_for(dataset.num_classes, *_held(defense, cell, dataset))
     return float(epochs(work.forward_samples, work.backward_samples, work.input_backward_samples, n_train))
 
 

@@ -10,9 +10,10 @@ import torch
 from tiny import tiny_spec
 
 import search_spaces
-from study.plan import Plan, check_plan, estimate_cost, is_published, make_plan
+from study.plan import Plan, check_plan, estimate_cost, is_published, make_plan, trial_cost
 from study.settings import SpecError
 from study.spec import load_spec, make_spec
+from tests.toy import toy_dataset
 from trainables.data import DataError, Dataset, load_dataset
 from trainables.models import ModelError
 from trainables.registry import SettingError
@@ -176,6 +177,7 @@ def test_the_planned_cost_is_what_a_real_run_counts(assignments: tuple[str, ...]
         (("clean_source=heldout", "clean_fraction=1"), DataError, "smaller clean_fraction"),
         (("model=resnet18",), ModelError, "width: resnet18 has a fixed width, got 2"),
         (("model=vgg19_bn", "width="), ModelError, "image_size: vgg19_bn needs 16 pixels"),
+        (("baselines=[nad]",), DataError, "defense.nad needs attention maps .* got 1x1 from stage 5 of 5 at 8 pixels"),
     ],
 )
 def test_what_does_not_fit_the_data_is_refused_before_any_work(
@@ -183,6 +185,21 @@ def test_what_does_not_fit_the_data_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(error, match=message):
         check_plan(make_plan(tiny_spec(*assignments)), digits)
+
+
+def test_a_task_of_two_classes_is_refused_before_any_work_by_what_compares_classes() -> None:
+    plan = make_plan(tiny_spec("baselines=[nc]", "clean_fraction=0.5"))
+    with pytest.raises(DataError, match=r"^defense nc compares .* at least 3 classes, got 2$"):
+        check_plan(plan, toy_dataset(num_classes=2, image_size=8))
+
+
+def test_the_planned_cost_of_what_looks_at_every_class_grows_with_their_number() -> None:
+    settings = {"mask_epochs": 1, "epochs": 0}
+    plan = make_plan(tiny_spec("baselines=[nc]", "clean_fraction=0.1"))
+    for classes in (10, 20):
+        data = toy_dataset(train=20 * classes, num_classes=classes, image_size=8)
+        # One image per class is left for training, and each gets the trigger of every class.
+        assert trial_cost(plan.cells[0], settings, data) == pytest.approx(classes * classes / len(data.train))
 
 
 def test_the_quickstart_plan_fits_its_data() -> None:

@@ -97,7 +97,7 @@ class AntiBackdoorLearning(Defense):
         values = losses.mean() if self.gate_on == "batch" else losses
         return ((values - self.gamma).abs() + self.gamma).mean()
 
-    def check(self, model: Classifier, n_owned: int, n_validation: int = 0) -> None:
+    def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         if n_owned < 4:
             raise DataError(f"defense {self.name} needs at least 4 training images, got {n_owned}")
 

@@ -86,7 +86,7 @@ class AdversarialNeuronPruning(Defense):
         Tolerance(self.acc_tol, self.tolerance)
         Optimizer("sgd", self.momentum, 0.0)
 
-    def check(self, model: Classifier, n_owned: int, n_validation: int = 0) -> None:
+    def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_batch_norm(model, self.name)
         if self.threshold is None:
             require_validation(n_validation, self.name)

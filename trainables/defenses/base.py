@@ -79,12 +79,15 @@ class Defense(ABC):
     # The inherited suite holds every other field to changing the result by itself.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
 
-    def check(self, model: Classifier, n_owned: int, n_validation: int = 0) -> None:  # noqa: B027 - most need nothing
-        """Refuse, before any work, a model or an amount of data that this defense cannot work with.
+    def check(  # noqa: B027 - most need nothing
+        self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32
+    ) -> None:
+        """Refuse, before any work, a model or data that this defense cannot work with.
 
         Args:
             model: of the victim's architecture; its weights mean nothing.
             n_owned, n_validation: as in `plan`.
+            image_size: side of the images, in pixels.
 
         Raises:
             DataError, ModelError: one line that names what is missing.
@@ -110,6 +113,10 @@ class Defense(ABC):
             n_owned: training samples among the assets.
             n_validation: validation samples among them.
         """
+
+    def plan_for(self, num_classes: int, n_owned: int, n_validation: int = 0) -> Counters:
+        """`plan` on a task of so many classes; for most methods they do not matter."""
+        return self.plan(n_owned, n_validation)
 
 
 DEFENSES: Registry[Defense] = Registry("defense", "trainables.defenses")

@@ -44,7 +44,7 @@ class ChannelLipschitzPruning(Defense):
         if self.pair_mode not in ("skip", "last_conv"):
             raise ValueError(f"pair_mode must be skip or last_conv, got {self.pair_mode!r}")
 
-    def check(self, model: Classifier, n_owned: int, n_validation: int = 0) -> None:
+    def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_batch_norm(model, self.name)
 
     @torch.no_grad()

@@ -88,11 +88,13 @@ class NeuralAttentionDistillation(Defense):
                 period = EPOCHS_PER_STEP * -(-n // self.batch_size)
                 return lambda step: float(self.lr * 0.1 ** (step // period))
 
+    def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
+        refuse_single_positions(model, image_size)
+
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
-        """Raises DataError where a stage's maps have a single position (images too small for the model)."""
+        self.check(model, len(assets.train), image_size=assets.train.image_size)
         if self.steps(self.epochs, len(assets.train)) == 0:
-            return Repair(model)
-        refuse_single_positions(model, assets.train.image_size)
+            return Repair(model.eval())
         teacher = copy.deepcopy(model)
         self._fine_tune(teacher, assets.train, trainer, epochs=self.te_epochs, purpose="teacher")
         return Repair(model, history=self.distill(model, teacher, assets.train, trainer))

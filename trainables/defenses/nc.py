@@ -113,7 +113,7 @@ class NeuralCleanse(Defense):
         """Fine-tuning steps on a clean set of ``n``."""
         return self.epochs * -(-n // self.batch_size)
 
-    def check(self, model: Classifier, n_owned: int, n_validation: int = 0) -> None:
+    def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         if model.num_classes < 3:
             raise DataError(
                 f"defense {self.name} compares the triggers of classes with their median: it needs at least 3 "
@@ -155,8 +155,12 @@ class NeuralCleanse(Defense):
         )
         return Repair(model, history=history, flagged_classes=suspects, notes=notes)
 
-    def plan(self, n_owned: int, n_validation: int = 0, num_classes: int = 10) -> Counters:
-        """The most it can cost, for ``num_classes`` classes."""
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
+        """The most it can cost, for 10 classes."""
+        return self.plan_for(10, n_owned, n_validation)
+
+    def plan_for(self, num_classes: int, n_owned: int, n_validation: int = 0) -> Counters:
+        """The most it can cost: a trigger is sought for every class."""
         tuning = training_work(self.steps(n_owned), self.batch_size, n_owned)
         stamped = num_classes * self.mask_epochs * n_owned
         return Counters(

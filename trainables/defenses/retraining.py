@@ -79,7 +79,7 @@ class RetrainingDefense(Defense):
     def find(self, features: dict[str, Tensor], labels: Tensor) -> Finding:
         """Judge the training set by its features (of `victim_features`) and its labels as released, int64 (N,)."""
 
-    def check(self, model: Classifier, n_owned: int, n_validation: int = 0) -> None:
+    def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         if n_owned < 2 * model.num_classes:
             raise DataError(
                 f"defense {self.name} compares samples within a class: it needs at least 2 per class "
