@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from tests.toy import toy_dataset
 from trainables.data import DataError, Dataset, ImageSet
+from trainables.defenses import nc
 from trainables.defenses.base import DEFENSES, CleanData
 from trainables.defenses.nc import NeuralCleanse, Unlearning
 from trainables.defenses.trigger_inversion import (
     COST_LIMIT,
+    PASS_IMAGES,
     CostController,
     Inversion,
     anomaly_indices,
@@ -152,6 +154,46 @@ def test_classes_sought_together_are_those_sought_alone(toy: Dataset, trainer: T
         torch.testing.assert_close(together.patterns[label], alone.patterns[0], rtol=1e-3, atol=1e-3)
 
 
+def test_a_class_in_a_pass_of_its_own_keeps_its_target_and_its_cost(
+    toy: Dataset, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The fresh model sends everything to one class: that one's cost rises, the others' fall.
+    model, images = trainer.fresh_model(), toy.train.images[:16]
+    rules = Inversion(epochs=2, patience=1)
+    together = invert_triggers(model, images, trainer, rules, range(10))
+    monkeypatch.setitem(PASS_IMAGES, "cpu", 16)
+    apart = invert_triggers(model, images, trainer, rules, range(10))
+    torch.testing.assert_close(together.masks, apart.masks, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(together.success, apart.success)
+
+
+def test_search_starts_at_random_around_one_half_and_elsewhere_for_every_class(toy: Dataset, trainer: Trainer) -> None:
+    rules = Inversion(epochs=1, lr=1e-9)
+    found = invert_triggers(trainer.fresh_model(), toy.train.images[:4], trainer, rules, range(3))
+    for start in (found.masks, found.patterns):
+        assert float(start.mean()) == pytest.approx(0.5, abs=0.05)
+        assert float(start.std()) > 0.1
+        assert not torch.equal(start[0], start[1])
+
+
+def decided(scores: list[float]) -> Classifier:
+    """Gives these logits to every image of 4 pixels a side."""
+    head = nn.Linear(48, len(scores))
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor(scores))
+    return Classifier([nn.Sequential(nn.Sequential(nn.Flatten()))], nn.Identity(), head, (0.0,) * 3, (1.0,) * 3).eval()
+
+
+def test_a_settled_class_leaves_while_the_others_go_on(trainer: Trainer) -> None:
+    # Class 1 needs no trigger: its cost is at the limit and its second mask is not 1 % smaller. 0 and 2 have none.
+    rules = Inversion(epochs=10, init_cost=COST_LIMIT, lr=1e-4, patience=1, stop_patience=1)
+    pictures = torch.zeros(5, 3, 4, 4, dtype=torch.uint8)
+    found = invert_triggers(decided([0.0, 9.0, 0.0]), pictures, trainer, rules, range(3))
+    assert trainer.counters.input_backward_samples == 5 * (10 + 2 + 10)
+    assert found.success.tolist() == [0.0, 1.0, 0.0]
+
+
 def test_settled_classes_cost_nothing_more(toy: Dataset, trainer: Trainer) -> None:
     model = trainer.fresh_model()
     rules = Inversion(epochs=8, batch_size=64, tau=0.0, patience=1, stop_patience=1)
@@ -171,6 +213,28 @@ def test_the_model_is_frozen_while_triggers_are_sought(toy: Dataset, trainer: Tr
     invert_triggers(model, toy.train.images[:32], trainer, Inversion(epochs=2), range(10))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_share_that_is_just_tau_is_enough(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nine of ten pictures stay dark enough for class 1 under any mask of the start; as float32 that is less than 0.9.
+    head = nn.Linear(3 * 16**2, 3)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.weight[0] = 1.0
+        head.bias.copy_(torch.tensor([0.0, 3 * 16**2 / 2, -1e3]))
+    model = Classifier([nn.Sequential(nn.Sequential(nn.Flatten()))], nn.Identity(), head, (0.0,) * 3, (1.0,) * 3)
+    pictures = torch.zeros(10, 3, 16, 16, dtype=torch.uint8)
+    pictures[0] = 255
+    seen = list[bool]()
+
+    def update(control: CostController, success: float, _norm: float) -> bool:
+        seen.append(success >= control.rules.tau)
+        return True
+
+    monkeypatch.setattr(CostController, "update", update)
+    found = invert_triggers(model, pictures, trainer, Inversion(epochs=1, tau=0.9), [1])
+    assert found.success.tolist() == pytest.approx([0.9])
+    assert seen == [True]
 
 
 def test_a_stamp_blends_pixels() -> None:
@@ -197,6 +261,21 @@ def test_unlearning_stamps_its_share_and_keeps_true_labels() -> None:
     assert torch.equal(inputs, kept)
 
 
+def test_every_trigger_has_its_turn_however_small_the_batch() -> None:
+    seen = list[float]()
+
+    class Spy(nn.Module):
+        def forward(self, batch: Tensor) -> Tensor:
+            seen.append(round(float(batch[0].mean()), 1))
+            return torch.zeros(len(batch), 5)
+
+    patterns = torch.tensor([0.2, 0.5, 0.9])[:, None, None, None].expand(3, 3, 4, 4)
+    loss = Unlearning(torch.ones(3, 1, 4, 4), patterns, 0.2)
+    for _ in range(4):  # one stamped image each
+        loss(Spy(), torch.zeros(5, 3, 4, 4), torch.arange(5))
+    assert seen == [0.2, 0.5, 0.9, 0.2]
+
+
 def held(count: int = 40) -> CleanData:
     data = toy_dataset(train=count).train
     return CleanData(data, data.subset(torch.arange(4)))
@@ -211,6 +290,26 @@ def test_without_a_flag_it_abstains_and_returns_its_input(trainer: Trainer) -> N
     assert found.model is model
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert trainer.counters.backward_samples == 0
+
+
+def test_only_triggers_of_flagged_classes_are_unlearned_along_a_cosine(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = list[Tensor]()
+
+    class Spy(Unlearning):
+        def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+            shown.append(self.masks)
+            return super().__call__(model, images, labels)
+
+    monkeypatch.setattr(nc, "Unlearning", Spy)
+    defense = NeuralCleanse(mask_epochs=1, mad_threshold=0.0, epochs=4, lr=0.02)
+    found = defense.repair(trainer.fresh_model(), held(), trainer)
+    assert found.flagged_classes
+    assert len(found.flagged_classes) < 10
+    norms = [found.notes["mask_norms"][label] for label in found.flagged_classes]
+    assert shown[0].flatten(1).sum(1).tolist() == pytest.approx(norms)
+    assert found.history.lr == pytest.approx([0.02 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)])
 
 
 def test_the_model_that_was_tuned_is_the_one_returned(trainer: Trainer) -> None:
@@ -238,7 +337,7 @@ def test_two_classes_are_refused_in_one_line(trainer: Trainer) -> None:
 def test_plan_grows_with_the_classes() -> None:
     defense = NeuralCleanse(mask_epochs=3, epochs=0)
     assert defense.plan(50).input_backward_samples == 3 * 50 * 10
-    assert defense.plan(50, num_classes=43).input_backward_samples == 3 * 50 * 43
+    assert defense.plan_for(43, 50).input_backward_samples == 3 * 50 * 43
 
 
 @pytest.mark.parametrize(

@@ -171,24 +171,28 @@ class NeuralCleanse(Defense):
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Unlearning:
     """Cross-entropy with true labels, where the first images of each batch carry a trigger.
 
-    Batches are shuffled, so the first are any; with several triggers they take turns.
+    Batches are shuffled, so the first are any; several triggers take turns, and the next batch goes on where this one
+    ended.
 
     Args:
         masks, patterns: of the flagged classes, (F, 1, H, W) and (F, 3, H, W).
         ratio: share of the batch that is stamped, at least one image.
+        shown: how many images were stamped so far.
     """
 
     masks: Tensor
     patterns: Tensor
     ratio: float
+    shown: int = 0
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         count = max(1, round(self.ratio * len(images)))
-        turn = torch.arange(count, device=images.device) % len(self.masks)
+        turn = torch.arange(self.shown, self.shown + count, device=images.device) % len(self.masks)
+        self.shown += count
         stamped = stamp(images[:count], self.masks[turn], self.patterns[turn])
         mixed = torch.cat([stamped, images[count:]]).contiguous(memory_format=torch.channels_last)
         return functional.cross_entropy(model(mixed), labels)
