@@ -66,6 +66,8 @@ def even(victim: Classifier) -> Classifier:
 def test_planted_rank_one_channel_is_the_only_one_pruned(trainer: Trainer) -> None:
     victim = even(model())
     plant(victim, "stages.2.0.conv1", 7, 50.0)
+    with torch.no_grad():
+        batch_norms(victim)["stages.2.0.bn2"].bias.fill_(0.5)
     before = copy.deepcopy(victim)
     repair = prune(victim, trainer)
     assert pruned_channels(before, victim) == {"stages.2.0.bn2": [7]}
@@ -150,6 +152,7 @@ def test_outliers_of_a_hand_computed_layer() -> None:
     bounds = torch.tensor([1.0] * 15 + [9.0])  # mean 1.5, sample standard deviation 2.0: 9 is 3.75 of them above
     assert outliers(bounds, 3.74).nonzero().tolist() == [[15]]
     assert not outliers(bounds, 3.76).any()
+    assert not outliers(-bounds, 3.0).any()  # far below the others is no reason
     assert not outliers(Tensor([5.0]), 0.0).any()
 
 

@@ -62,6 +62,15 @@ def test_attention_of_a_known_map() -> None:
     torch.testing.assert_close(attention(features, 2), expected, rtol=1e-5, atol=0)
 
 
+def test_attention_of_bfloat16_maps_is_summed_in_float32() -> None:
+    # 256 channels of 1.0 and one of 0.5: their squares sum to 256.25, which bfloat16 would round to 256.
+    features = torch.ones(1, 257, 1, 2, dtype=torch.bfloat16)
+    features[0, -1, 0, 0] = 0.5
+    found = attention(features, 2)
+    assert found.dtype == torch.float32
+    assert float(found[0, 1] / found[0, 0]) == pytest.approx(257 / 256.25, rel=1e-5)
+
+
 def test_dead_maps_have_no_attention_and_a_finite_gradient() -> None:
     dead = torch.zeros(2, 3, 2, 2, requires_grad=True)
     found = attention(dead, 2)
@@ -152,9 +161,10 @@ def test_teacher_stays_as_it_is_and_the_student_comes_to_attend_like_it(toy: Dat
 
 
 def test_teacher_is_counted(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
-    NeuralAttentionDistillation(**SHORT).repair(copy.deepcopy(toy_victim.model), clean(toy), trainer)
-    # 4 steps of the teacher, 4 of the student, each of which shows its batch to the teacher too.
-    assert trainer.counters == Counters(steps=8, forward_samples=(4 + 8) * 32, backward_samples=8 * 32)
+    defense = NeuralAttentionDistillation(te_epochs=1, epochs=2, batch_size=32)
+    defense.repair(copy.deepcopy(toy_victim.model), clean(toy), trainer)
+    # 2 steps of the teacher, 4 of the student, each of which shows its batch to the teacher too.
+    assert trainer.counters == Counters(steps=6, forward_samples=(2 + 8) * 32, backward_samples=6 * 32)
 
 
 def test_maps_of_one_position_are_refused_before_any_work(trainer: Trainer) -> None:
