@@ -71,7 +71,7 @@ def toy_spec(
     reserved_fraction: float | None = None,
     **settings: object,
 ) -> VictimSpec:
-    """A victim small enough that a training step takes some milliseconds; float32, so that every machine agrees."""
+    """A victim small enough that a training step takes some milliseconds; float32, also where bfloat16 is fast."""
     # lf and sbl refuse the settings of one form beside another.
     other_form = settings.get("source") == "random" or settings.get("variant") in ("naive", "anchoring")
     affordable = {} if other_form else AFFORDABLE.get(attack, {})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class AdversarialWeightMasking(Defense):
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    # One pass at the published step ends well within the bound.
+    matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {"bound": {"inner_lr": 1000.0}}
 
     lr: float = 0.01
     rounds: int = 20
