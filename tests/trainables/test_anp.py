@@ -19,7 +19,7 @@ from trainables.victims import Victim
 
 # For the inherited suite: two updates that move masks from 1 past the thresholds, of a model with something to lose.
 NEEDS_ACCURACY = True
-SMALL = {
+SMALL: dict[str, Any] = {
     "lr": 1.5,
     "iterations": 2,
     "batch_size": 32,
@@ -116,6 +116,28 @@ def test_loss_weighs_the_clean_and_the_disturbed_model_by_alpha(
         disturbed = float(functional.cross_entropy(masked(images, disturbance), labels))
     assert disturbed > clean
     assert found.history.loss == [pytest.approx(alpha * clean + (1 - alpha) * disturbed, rel=1e-3)]
+
+
+def test_an_update_is_a_step_down_the_slope_of_the_masks_and_of_nothing_else(
+    toy: Dataset, learned: Classifier, masked: MaskedModel, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, fit = list[MaskedModel](), Trainer.fit
+
+    def spy(self: Trainer, model: MaskedModel, *arguments: Any, **settings: Any) -> Any:
+        history = fit(self, model, *arguments, **settings)
+        seen.append(copy.deepcopy(model))
+        return history
+
+    monkeypatch.setattr(Trainer, "fit", spy)
+    # With alpha 1 the noise has no part in the loss, nor its signs in the result.
+    settings = {"alpha": 1.0, "iterations": 1, "batch_size": 64, "augment": False, "bn_mode": "eval"}
+    repair(toy, learned, trainer, **settings)
+    images, labels = batch(toy, 64)
+    (slope,) = torch.autograd.grad(functional.cross_entropy(masked(images), labels), masked.mask)
+    wanted = 1.0 - SMALL["lr"] * slope
+    assert float(wanted.max()) > 1.0, "else there is nothing to clip"
+    torch.testing.assert_close(seen[0].mask.detach(), wanted.clamp(0.0, 1.0), rtol=1e-4, atol=1e-5)
+    assert same(dict(seen[0].model.state_dict()), dict(learned.state_dict()))
 
 
 def test_validation_accuracy_stays_within_the_tolerance(toy: Dataset, learned: Classifier, trainer: Trainer) -> None:

@@ -73,6 +73,38 @@ def test_the_perturbation_fools_within_its_bound(
     assert loss(images + delta) > loss(images + noise), "worse than noise of its size"
 
 
+def test_the_perturbation_is_that_of_the_masked_model(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
+    masked, defense, found = MaskedConvolutions(toy_victim.model), AdversarialWeightMasking(), list[Tensor]()
+    for mask in (1.0, 0.5):
+        with torch.no_grad():
+            for each in masked.masks:
+                each.fill_(mask)
+        found.append(defense.find_perturbation(masked, clean(toy).train, trainer, round_=0))
+    assert not torch.allclose(found[0], found[1])
+
+
+def test_loss_weighs_clean_and_attacked_images_by_alpha_and_adds_the_penalty(
+    toy: Dataset, toy_victim: Victim, trainer: Trainer
+) -> None:
+    settings: dict[str, Any] = {"alpha": 0.8, "gamma": 1e-3, "inner_lr": 200.0, "batch_size": 64, "augment": False}
+    defense, data = AdversarialWeightMasking(rounds=1, epochs=1, lr=0.1, **settings), clean(toy)
+    model, masked = copy.deepcopy(toy_victim.model), MaskedConvolutions(toy_victim.model)
+    delta = defense.find_perturbation(masked, data.train, trainer, round_=0)
+    images = to_float(data.train.images)
+    with torch.no_grad():
+        clean_, attacked = (
+            float(functional.cross_entropy(masked(x), data.train.labels)) for x in (images, images + delta)
+        )
+    assert attacked > clean_ + 0.01
+    found = defense.repair(model, data, trainer)
+    wanted = 0.8 * clean_ + 0.2 * attacked + 1e-3 * sum(mask.numel() for mask in masked.masks)
+    assert found.history.loss == [pytest.approx(wanted, rel=1e-4)]
+    # Adam's first step is as long for every mask.
+    name = masked.names[-1]
+    masks = (model.get_parameter(name) / toy_victim.model.get_parameter(name)).detach()
+    assert float(masks.min()) == pytest.approx(0.9, rel=1e-3)
+
+
 def test_a_large_penalty_removes_weights(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
     means = []
     for gamma in (0.0, 1e-2):

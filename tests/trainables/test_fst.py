@@ -64,6 +64,15 @@ def test_head_turns_away_from_the_old_one(toy: Dataset, toy_victim: Victim, trai
     assert product(1.0) < product(0.2) < product(0.0) <= float(old.square().sum()) * 1.0001
 
 
+def test_a_new_head_too_is_pushed_away_from_the_old_one(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
+    def after_one_step(alpha: float) -> Tensor:
+        defense = FeatureShiftTuning(alpha=alpha, epochs=1, batch_size=64, schedule="constant", fix_norm=False)
+        return repaired(defense, toy_victim, toy, trainer).classifier.weight.detach()
+
+    push = after_one_step(0.5) - after_one_step(0.0)
+    torch.testing.assert_close(push, -0.01 * 0.5 * toy_victim.model.classifier.weight.detach(), rtol=1e-3, atol=1e-6)
+
+
 def test_without_push_and_restart_it_is_norm_constrained_fine_tuning(
     toy: Dataset, toy_victim: Victim, trainer: Trainer
 ) -> None:
@@ -98,6 +107,7 @@ def test_without_epochs_not_even_the_head_is_touched(toy: Dataset, toy_victim: V
 def test_new_head_is_uniform_within_its_bound_and_forgets_the_old_one() -> None:
     head = nn.Linear(400, 10)
     nn.init.constant_(head.weight, 7.0)
+    nn.init.constant_(head.bias, 7.0)
     restart(head, torch.Generator().manual_seed(0))
     drawn: Tensor = head.weight.detach()
     assert float(drawn.abs().max()) <= 0.05

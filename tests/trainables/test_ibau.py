@@ -180,6 +180,49 @@ def test_ascent_in_pixels_takes_the_steps_of_one_on_normalised_images(
     torch.testing.assert_close(found / model.normalize.std, -8.0 * slope, rtol=1e-3, atol=1e-6)
 
 
+def test_perturbation_makes_small_minus_the_loss_of_the_predictions_and_a_thousandth_of_its_square() -> None:
+    images, delta = torch.rand(4, 3, 1, 1), torch.tensor([3.0, -4.0, 0.0]).reshape(1, 3, 1, 1)
+    predicted = torch.tensor([0, 1, 2, 0])
+    found = inner_loss(nn.Flatten(), images, predicted, delta)
+    wanted = 0.025 - nn.functional.cross_entropy((images + delta).flatten(1), predicted)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_fixed_point_step_is_a_tenth_on_normalised_images(toy: Dataset, toy_victim: Victim) -> None:
+    model, data = copy.deepcopy(toy_victim.model).requires_grad_(True), clean(toy).train
+    images, labels, delta = data.images.float() / 255, data.labels, torch.full((1, 3, 16, 16), 0.05)
+    predicted = model(images).argmax(1)
+
+    def slope(loss: Tensor) -> Tensor:
+        return torch.autograd.grad(loss, model.classifier.weight)[0]
+
+    def with_step(step: float | Tensor) -> Tensor:
+        return slope(
+            implicit_loss(
+                lambda d: nn.functional.cross_entropy(model(images + d), labels),
+                lambda d: inner_loss(model, images, predicted, d),
+                delta,
+                iterations=2,
+                step=step,
+            )
+        )
+
+    defense = ImplicitUnlearning(fixed_point_iterations=2)
+    found = slope(defense.unlearning_loss(model, images, labels, delta, Counters()))
+    plain, wanted = with_step(0.0), with_step(0.1 * model.normalize.std.square())
+    assert float((wanted - plain).norm()) > 0
+    assert float((found - wanted).norm()) < 0.01 * float((wanted - plain).norm())
+
+
+def test_weights_take_steps_of_adam(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
+    defense = ImplicitUnlearning(rounds=1, batch_size=64, lr=1e-3)
+    found = defense.repair(copy.deepcopy(toy_victim.model), clean(toy), trainer).model
+    before = dict(toy_victim.model.named_parameters())
+    moves = torch.cat([(after - before[name]).detach().abs().flatten() for name, after in found.named_parameters()])
+    # Its first step is as long for every weight, whatever the gradient.
+    assert [float(moves.median()), float(moves.max())] == pytest.approx([1e-3, 1e-3], rel=0.01)
+
+
 def test_without_rounds_nothing_changes(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
     found = ImplicitUnlearning(rounds=0).repair(copy.deepcopy(toy_victim.model), clean(toy), trainer).model
     assert same(found, toy_victim.model)

@@ -362,8 +362,11 @@ def test_channels_of_every_registered_model_can_be_pruned(
     ("defense", "settings", "message"),
     [
         ("anp", ["model=convnext_tiny", "width=null"], "BatchNorm"),
+        ("rnp", ["model=convnext_tiny", "width=null"], "BatchNorm"),
         ("clp", ["model=convnext_tiny", "width=null"], "BatchNorm"),
         ("fp", ["clean_fraction=0.008"], "validation"),
+        ("anp", ["clean_fraction=0.008"], "validation"),
+        ("rnp", ["clean_fraction=0.008"], "validation"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_victim_is_trained(

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tests.contracts.defense_contract import Subject, assert_identity, same
-from trainables.data import Dataset, ImageSet
+from trainables.data import Dataset, ImageSet, to_float
 from trainables.defenses.base import CleanData, Repair
-from trainables.defenses.pruning import batch_norms
+from trainables.defenses.pruning import MaskedModel, batch_norms
 from trainables.defenses.rnp import Ascent, ReconstructiveNeuronPruning
 from trainables.metrics import predict
 from trainables.models import Classifier
@@ -137,6 +138,20 @@ def test_recovery_touches_masks_only(
     assert float(recovered["mask"].max()) <= 1.0
     for key, tensor in unlearned.items():  # the masks are learned on the model that has forgotten
         assert torch.equal(recover_before[f"model.{key}"], tensor)
+
+
+def test_a_recovery_step_goes_down_the_slope_of_the_masks_without_decay(
+    toy: Dataset, learned: Classifier, trainer: Trainer
+) -> None:
+    masked = MaskedModel(copy.deepcopy(learned), batch_statistics=False).eval()
+    data = toy.train.subset(torch.arange(40))
+    loss = functional.cross_entropy(masked(to_float(data.images)), data.labels)
+    (slope,) = torch.autograd.grad(loss, masked.mask)
+    settings = {"unlearn_epochs": 0, "recover_epochs": 1, "alpha": 0.2, "recover_lr": 5.0, "batch_size": 40}
+    _, found = repair(toy, learned, trainer, **settings, augment=False, bn_mode="eval")
+    wanted = (1.0 - 0.2 * 5.0 * slope).clamp(0.0, 1.0)
+    assert found.notes["mask_mean"] == pytest.approx(float(wanted.mean()), abs=1e-5)
+    assert found.notes["mask_min"] == pytest.approx(float(wanted.min()), abs=1e-4)
 
 
 @pytest.mark.parametrize("settings", [{"recover_epochs": 0}, {"recover_lr": 1e-9}])

@@ -70,6 +70,33 @@ def test_examples_stay_in_their_bound_and_in_the_image_range(norm: float, toy: D
     assert float(found.max()) <= 1.0
 
 
+def test_search_starts_at_the_bound_on_every_pixel(toy: Dataset, toy_victim: Victim) -> None:
+    data, defense = clean(toy).train, SharedAdversarialUnlearning(attack_steps=0, norm=0.2)
+    images = to_float(data.images)
+    found = defense.shared_examples(toy_victim.model, toy_victim.model, images, data.labels, Counters())
+    assert torch.equal(found, (images + 0.2).clamp(max=1.0))
+
+
+def test_the_reference_stays_what_the_model_was(
+    toy: Dataset, toy_victim: Victim, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unmoved, search = list[tuple[bool, bool]](), SharedAdversarialUnlearning.shared_examples
+    victim = toy_victim.model.state_dict()
+
+    def spy(self: SharedAdversarialUnlearning, model: Classifier, reference: Classifier, *arguments: Any) -> Tensor:
+        states = model.state_dict(), reference.state_dict()
+        unmoved.append(tuple(all(torch.equal(state[key], victim[key]) for key in victim) for state in states))
+        return search(self, model, reference, *arguments)
+
+    monkeypatch.setattr(SharedAdversarialUnlearning, "shared_examples", spy)
+    defense = SharedAdversarialUnlearning(rounds=2, batch_size=64, lr=1e-3)
+    found = defense.repair(copy.deepcopy(toy_victim.model), clean(toy), trainer).model
+    assert unmoved == [(True, True), (False, True)]
+    before = dict(toy_victim.model.named_parameters())
+    moves = torch.cat([(after - before[name]).detach().abs().flatten() for name, after in found.named_parameters()])
+    assert 1e-3 < float(moves.max()) < 2.01e-3, "two steps of Adam"
+
+
 def test_examples_of_the_search_are_shared_more_often_than_its_start(
     toy: Dataset, toy_victim: Victim, learned: Classifier
 ) -> None:
