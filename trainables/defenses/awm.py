@@ -31,7 +31,8 @@ class AdversarialWeightMasking(Defense):
     set; then the masks are trained for some passes against it.
 
     Delta is in pixels, [0, 1] images, and not clipped to the image range; the published step is for normalised images
-    and is multiplied by std^2, which makes it the same step. Running statistics stay as they are.
+    and is multiplied by std^2, which makes it the same step. Running statistics stay as they are. (The public code
+    searches for as many passes as it then masks, away from the model's predictions, and bounds delta at the end alone.)
 
     Args:
         lr: of Adam on the masks, > 0.

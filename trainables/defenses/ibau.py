@@ -33,11 +33,12 @@ class ImplicitUnlearning(Defense):
     weights (`implicit_loss`); plain adversarial training (``fixed_point_iterations=0``) takes delta as given.
 
     Delta and its norm are in pixels, [0, 1] images, and delta is not clipped to the image range. BackdoorBench's steps
-    (rate 10 and 0.1) are for normalised images; both are multiplied by std^2 here, which makes them the same steps seen
-    in pixels. (As they stand they would be some ten times longer: on 16-pixel digits delta then ran into a bound of 10
-    within a round and the repair ruined the model.) Everything runs in float32 and with frozen running statistics; it
-    needs second derivatives, some three times the memory of training. A product with the second derivative costs about
-    twice the backward pass that it is counted as.
+    (rate 10 and 0.1) are for normalised images; both are multiplied by std^2 here, which makes the loss move delta as
+    there, seen in pixels; its decay, which is of the norm in pixels, is weaker by std^2. (As they stand they would be
+    some ten times longer: on 16-pixel digits delta then ran into a bound of 10 within a round and the repair ruined the
+    model.) Everything runs in float32 and with frozen running statistics; it needs second derivatives, some three times
+    the memory of training. A product with the second derivative costs about twice the backward pass that it is counted
+    as.
 
     Args:
         rounds: of search and unlearning, >= 0.
