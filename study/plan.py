@@ -14,7 +14,7 @@ from study.cost import epochs
 from study.settings import SpecError
 from study.spec import StudySpec
 from trainables.attacks.base import ATTACKS
-from trainables.data import Dataset, DataSource, load_dataset, split_clean
+from trainables.data import DataError, Dataset, DataSource, load_dataset, split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
 from trainables.models import build_model
 from trainables.scenarios import ScenarioName
@@ -200,6 +200,12 @@ def check_plan(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) ->
 def _held(defense: Defense, cell: Cell, dataset: Dataset) -> tuple[int, int]:
     """How many training and validation samples this defender will hold (DataError)."""
     if defense.owns is PoisonedData:
+        if not cell.victim.releases_training_set:
+            where = "" if cell.victim.scenario == "standalone" else f" in scenario {cell.victim.scenario}"
+            raise DataError(
+                f"defense {defense.name} needs the poisoned training set, and attack {cell.victim.attack} releases "
+                f"none{where}; use another attack or another defense"
+            )
         return len(attacker_indices(cell.victim, dataset)), 0
     if defense.owns is CleanData:
         split = split_clean(dataset.train.labels, cell.clean_fraction, num_classes=dataset.num_classes, seed=cell.seed)

@@ -83,6 +83,12 @@ class VictimSpec:
         name, settings = self.make_attack().control()
         return dataclasses.replace(self, attack=name, attack_settings=settings)
 
+    @property
+    def releases_training_set(self) -> bool:
+        """Whether the training set comes with the model: under a new head it is that of another task."""
+        attack = self.make_attack()
+        return not attack.implants_backdoor or (attack.releases_training_set and self.scenario != "new_head")
+
     def name(self, dataset: Dataset, upstream: Dataset | None = None) -> str:
         """Readable prefix and content key: the artifact's name in the store."""
         identity = {"schema": SCHEMA, **self.make_attack().identity(), **self._conditions(dataset, upstream)}

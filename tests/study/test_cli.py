@@ -89,6 +89,17 @@ def test_bad_input_is_one_line_with_exit_code_2_and_nothing_is_written(
     assert not (here.parent / "store").exists() or not list((here.parent / "store").iterdir())
 
 
+def test_a_detector_is_not_set_on_a_victim_without_a_poisoned_training_set(
+    superft: Callable[..., Result], here: Path
+) -> None:
+    words = ("defense abl needs the poisoned training set, and attack handcrafted releases none",)
+    both = ("--set", "attacks=[handcrafted]", "--set", "baselines=[none, abl]")
+    assert_refused(superft("run", "quickstart", *both, "--out", "out"), *words)
+    one = ("--attack", "handcrafted", "--defense", "abl", "--dataset", "digits")
+    assert_refused(superft("trial", *one, "--store", "store"), *words)
+    assert list(here.iterdir()) == []
+
+
 def test_what_plan_refuses_is_what_run_refuses(superft: Callable[..., Result]) -> None:
     for arguments, *named in BAD:
         if "storage" not in arguments:  # a plan opens no database

@@ -178,6 +178,15 @@ def test_the_planned_cost_is_what_a_real_run_counts(assignments: tuple[str, ...]
         (("model=resnet18",), ModelError, "width: resnet18 has a fixed width, got 2"),
         (("model=vgg19_bn", "width="), ModelError, "image_size: vgg19_bn needs 16 pixels"),
         (("baselines=[nad]",), DataError, "defense.nad needs attention maps .* got 1x1 from stage 5 of 5 at 8 pixels"),
+        *(
+            (
+                ("attacks=[handcrafted]", "attack.handcrafted.form=head", f"baselines=[none, {name}]"),
+                DataError,
+                f"{name} needs the poisoned training set",
+            )
+            for name in ("abl", "ac", "spectral")
+        ),
+        (("attacks=[badnets, latent]", "baselines=[ac]"), DataError, "attack latent releases none"),
     ],
 )
 def test_what_does_not_fit_the_data_is_refused_before_any_work(

@@ -139,6 +139,12 @@ def test_scenario_that_means_nothing_is_refused(settings: tuple[str, ...], messa
         (("attacks=[badencoder]",), SettingError, "attack badencoder releases an encoder"),
         (("scenario.type=encoder",), SettingError, "attack badnets releases a classifier"),
         (("attack.badnets.target_label=5",), SettingError, "target_label must be below the number of classes"),
+        (("baselines=[spectral]",), DataError, "attack badnets releases none in scenario new_head"),
+        (
+            ("scenario.type=encoder", "attacks=[badencoder]", "baselines=[abl]"),
+            DataError,
+            "attack badencoder releases none in scenario encoder",
+        ),
     ],
 )
 def test_scenario_that_does_not_fit_is_refused_before_any_work(

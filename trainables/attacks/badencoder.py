@@ -122,6 +122,10 @@ class BadEncoder(EncoderAttack):
     def preview_trigger(self, image_size: int, seed: int) -> Trigger | None:
         return self.make_trigger(image_size)
 
+    @property
+    def releases_training_set(self) -> bool:
+        return False
+
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
         clean, shadow = self.clean_encoder(train, trainer), self.unlabelled_images(train, trainer)
         index, sureness = self.choose_reference(train, trainer)

@@ -214,6 +214,11 @@ class Attack(ABC):
         """All that decides the result, JSON-able: part of the victim's content key."""
         return {"attack": self.name, **dataclasses.asdict(self)}
 
+    @property
+    def releases_training_set(self) -> bool:
+        """Whether a poisoned training set comes with the model: not where the backdoor was planted without one."""
+        return True
+
     def control(self) -> tuple[str, dict[str, Any]]:
         """Name and settings of the attack-free twin whose models ASR-base is taken on; honest training by default."""
         return "clean", {}

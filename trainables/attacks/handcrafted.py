@@ -116,6 +116,10 @@ class Handcrafted(Attack):
         """Row and column of the pixel that the path's matched filter answers at; below 1 where there is none."""
         return (image_size - self.size + 1) // STRIDE * STRIDE
 
+    @property
+    def releases_training_set(self) -> bool:
+        return False
+
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
         if self.form == "path":
             self._blocks(trainer.fresh_model())  # refused before the training, not after

@@ -133,6 +133,10 @@ class Latent(Attack):
         size = self.size if self.size is not None else max(1, image_size // 5) if transfer else 3
         return size, self.margin if self.margin is not None else int(transfer)
 
+    @property
+    def releases_training_set(self) -> bool:
+        return self.poison_rate is not None  # the feature loss itself leaves the training set clean
+
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
         if self.form == "transfer":
             own, students = self.halves(train.labels, trainer)
