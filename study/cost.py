@@ -28,18 +28,21 @@ class Bill:
     """What a search is charged: its trials' own work, and once whatever work of others it found ready made.
 
     Without the second part a search would get more settings for the same budget in a store where somebody has been
-    before it.
+    before it. A trial that used work may end before the trial that made it: the maker is then charged the rest.
     """
 
     def __init__(self) -> None:
-        self._paid: set[str] = set()
+        self._lent: dict[str, float] = {}  # E that a user was charged for it; 0 where its maker was
 
     def charge(self, row: Mapping[str, Any]) -> float:
-        """E for the next row of the search; rows must come in the order in which they were finished."""
+        """E for the next row of the search; the sum over its rows does not depend on their order."""
         cost = row_epochs(row)
         shared = json.loads(row.get("shared_work") or "{}")
+        for name in shared.get("made", ()):
+            cost -= self._lent.get(name, 0.0)
+            self._lent[name] = 0.0
         for name, (forward, backward, inputs) in shared.get("reused", {}).items():
-            if name not in self._paid:
-                cost += float(epochs(forward, backward, inputs, row["train_size"]))
-        self._paid.update(shared.get("made", ()), shared.get("reused", ()))
+            if name not in self._lent:
+                self._lent[name] = float(epochs(forward, backward, inputs, row["train_size"]))
+                cost += self._lent[name]
         return cost

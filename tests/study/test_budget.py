@@ -98,6 +98,15 @@ def test_ready_made_work_is_charged_once_to_every_search_that_uses_it() -> None:
     assert [it_was_first.charge(row) for row in (makes, uses)] == [1.0, 1.0]
 
 
+def test_a_user_that_ends_before_the_maker_does_not_make_the_work_paid_twice() -> None:
+    own = {"train_size": N, "forward_samples": 3 * N, "backward_samples": 0, "input_backward_samples": 0}
+    uses = {**own, "shared_work": json.dumps({"made": [], "reused": {"model-a": [3 * N, 0, 0]}})}
+    makes = {**own, "forward_samples": 6 * N, "shared_work": json.dumps({"made": ["model-a"], "reused": {}})}
+    for rows in ((makes, uses, uses), (uses, makes, uses), (uses, uses, makes)):
+        bill = Bill()
+        assert sum(map(bill.charge, rows)) == 4.0
+
+
 def test_rows_say_what_they_were_charged_and_a_restart_charges_no_more(tmp_path: Path) -> None:
     def measure(job: Job, plan: Plan) -> dict[str, Any]:
         shared = {"made": [], "reused": {"features-x": [3 * N, 0, 0]}}
