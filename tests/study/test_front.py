@@ -147,6 +147,13 @@ def test_a_setting_is_the_mean_over_its_seeds() -> None:
     assert setting["complete"]
 
 
+def test_an_abstention_counts_as_no_repair_in_the_mean_over_seeds() -> None:
+    rows = [point(0, 0.1, 0.9, seed=0), point(0, 0.99, 0.98, seed=1, status="abstained")]
+    (setting,) = front.aggregate(to_frame(rows)).to_dict("records")
+    assert (setting["asr_report"], setting["cells"]) == (pytest.approx(0.545), 2)
+    assert (setting["status"], setting["complete"]) == ("abstained", True)
+
+
 def test_a_setting_that_lacks_a_seed_is_no_rival_yet() -> None:
     rows = [point(0, 0.2, 0.9, seed=0), point(0, 0.2, 0.9, seed=1), point(1, 0.0, 1.0, seed=0)]
     assert front.fronts(to_frame(rows))["trial"].tolist() == ["badnets/super_ft/0000"]

@@ -118,6 +118,12 @@ def test_a_search_whose_models_all_collapsed_has_no_area() -> None:
     assert (record["hypervolume_all"], record["hypervolume_all_high"]) == (0.0, 0.0)
 
 
+def test_hypervolumes_are_those_of_the_report_half() -> None:
+    record = _one([point(0, 0.1, 0.985, asr_search=0.0, clean_accuracy_search=1.0)])
+    assert record["hypervolume_all"] == pytest.approx(0.9 * 0.985)
+    assert record["box_all"] == pytest.approx(0.5)
+
+
 def test_a_search_alone_has_its_hypervolume_and_no_rules() -> None:
     record = _one([point(0, 0.2, 0.9)])
     assert record["hypervolume_all"] == pytest.approx(0.8 * 0.9)
