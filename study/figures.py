@@ -314,7 +314,9 @@ def hypervolume_plotly(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
             "width": 2.5 if line["style"] == "solid" else 1.5,
         }
         shape["shape"] = "hv"
-        points = {"mode": "lines+markers", "marker": {"size": 5}} if len(line["x"]) == 1 else {"mode": "lines"}
+        # The last step has no length: without a dot, what a search won in its last trial would be a bare upright line.
+        ends = {"mode": "lines+markers", "marker": {"size": [0] * (len(line["x"]) - 1) + [6]}}
+        points = {"mode": "lines"} if line["style"] == "dotted" else ends
         hover = "trial %{x}: %{y:.4f}"
         figure.add_scatter(
             x=line["x"], y=line["y"], name=html.escape(line["name"]), line=shape, hovertemplate=hover, **points
@@ -339,7 +341,8 @@ def hypervolume_png(title: str, lines: Sequence[Mapping[str, Any]]) -> Figure:
             continue
         width = 2.2 if line["style"] == "solid" else 1.4
         style = {"color": line["colour"], "linestyle": line["style"], "linewidth": width, "label": line["name"]}
-        axis.plot(line["x"], line["y"], drawstyle="steps-post", marker="o" if len(line["x"]) == 1 else "", **style)
+        style |= {} if line["style"] == "dotted" else {"marker": "o", "markevery": [-1], "markersize": 5}
+        axis.plot(line["x"], line["y"], drawstyle="steps-post", **style)
     axis.set(xlabel="finished trials", ylabel="hypervolume (1 = perfect)")
     axis.set_title(title, fontsize=12, fontweight="bold")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))

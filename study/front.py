@@ -38,6 +38,7 @@ METRICS = (
     "robust_accuracy_before",
     "asr_before_report",
     "clean_accuracy_before_report",
+    "robust_accuracy_before_report",
 )
 _EXTRA_MEANS = ("asr_base", "false_target_rate", "asr_before_search", "clean_accuracy_before_search")
 _SPREAD = ("asr_report", "clean_accuracy_report")

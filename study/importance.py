@@ -20,6 +20,7 @@ from study.ledger import PARAM
 TARGETS = {"asr": "ASR", "clean_accuracy": "clean accuracy", "front": "reaching the front"}
 MIN_TRIALS = 4  # below this there is nothing to compute
 TRUSTED_TRIALS = 100  # below this an order of settings is a hint
+WORST = (1.0, 0.0)  # ASR and clean accuracy
 _LOG_RATIO = 10.0  # a positive setting that spans more than this was searched, and is compared, by its logarithm
 
 
@@ -55,10 +56,12 @@ def importance(settings: pd.DataFrame) -> Importance:
         notes.append(
             f"Only {n} trials: fewer than {TRUSTED_TRIALS}, so take the order of the bars as a hint, not as a result."
         )
+    places = settings[["asr_search", "clean_accuracy_search"]].to_numpy(dtype=float)
+    places[settings["collapsed"].to_numpy(dtype=bool)] = WORST  # on no front, though its ASR may be 0 by accident
     targets = {
         "asr": settings["asr_report"].to_numpy(dtype=float),
         "clean_accuracy": settings["clean_accuracy_report"].to_numpy(dtype=float),
-        "front": _domination_rank(settings[["asr_search", "clean_accuracy_search"]].to_numpy(dtype=float)),
+        "front": _domination_rank(places),
     }
     shares: dict[str, dict[str, float]] = {}
     for name, values in targets.items():

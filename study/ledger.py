@@ -26,7 +26,7 @@ COLUMNS: tuple[str, ...] = (
     *("steps", "forward_samples", "backward_samples", "wall_seconds", "peak_memory_bytes"),
     *("device", "versions", "error"),
     *("role", "n_clean", "n_triggered", "n_clean_report", "n_triggered_report", "asr_base", "false_target_rate"),
-    *("asr_before_report", "clean_accuracy_before_report", "train_size"),
+    *("asr_before_report", "clean_accuracy_before_report", "robust_accuracy_before_report", "train_size"),
     *("seconds_setup", "seconds_repair", "seconds_evaluate", "started", "flags", "published"),
 )
 COUNTS = frozenset(

@@ -33,7 +33,8 @@ nav { margin: 1em 0; }
 .aid h3 { margin-top: .6em; }
 .aid dt { font-weight: 600; margin-top: .5em; }
 .aid dd { margin-left: 0; }
-.wide { overflow-x: auto; }
+.wide, .plot { overflow-x: auto; }
+.plotly-graph-div { min-width: 760px; }
 table { border-collapse: collapse; font-size: .85em; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3em .5em; border-bottom: 1px solid #ddd; vertical-align: top; }
 thead th { border-bottom: 2px solid #999; vertical-align: bottom; }
@@ -74,7 +75,7 @@ in the legend to hide it, double-click to see it alone; drag to zoom. <i>Useful 
 ASR and little accuracy lost.</p>
 """
 CAPTION_TABLE = """
-<p class="caption">All on the report half, except RA before repair and ASR-base (full test set). RA: triggered images
+<p class="caption">All on the report half, except ASR-base and false target rate (full test set). RA: triggered images
 given their true class. DER, RIR: reward for ASR lost and RA won, less the accuracy lost; 0.5 is no change, and a
 ruined model can score more, so never read them without clean accuracy. ASR-base: what the trigger does to a clean
 model. False target rate: untriggered images of other classes sent to the attacker's class after repair. 1 E is the

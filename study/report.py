@@ -22,9 +22,11 @@ from study.ledger import Ledger, write_atomically
 from study.markup import Table, escape, number, plain, plural, rate, table_html
 from study.trigger_picture import TRIGGER_PREFIX
 from trainables.metrics import der, rir
+from trainables.victims import IMPLANTED_ACCURACY_DROP, IMPLANTED_ASR
 
 # Plotly's tool bar offers to upload a chart to its maker's server unless told not to.
 PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False, "plotlyServerURL": ""}
+NOTHING_FOUND = "the defense found nothing to repair"
 OWN_FIGURES = ("front_", "hypervolume_", "importance_")
 
 
@@ -91,7 +93,7 @@ def before_after(settings: pd.DataFrame, members: pd.DataFrame) -> Table:
         before = {"model": "before repair", "status": "–", "settings": ""}
         before["ASR"] = rate(first["asr_before_report"], first["n_triggered_report"])
         before["clean accuracy"] = rate(first["clean_accuracy_before_report"], first["n_clean_report"])
-        before["RA"] = percent(first["robust_accuracy_before"])
+        before["RA"] = rate(first["robust_accuracy_before_report"], first["n_triggered_report"])
         rows.append(before | {"DER": "0.500", "RIR": "0.500", "ASR-base": percent(first["asr_base"])})
     rows += [{"model": name, **_measured(one)} for name, one in told(settings, members)]
     return rows
@@ -160,7 +162,9 @@ def _why_empty(rows: pd.DataFrame) -> str:
     accuracies = ", ".join(percent(value) for value in victims["clean_accuracy_before"])
     return (
         f"<p><b>The backdoor was not implanted</b>, so there is nothing to repair and no picture: before any repair "
-        f"ASR was {rates} at clean accuracy {accuracies}. Its {len(rows)} {plural('trial', len(rows))} "
+        f"ASR was {rates} at clean accuracy {accuracies} (full test set). A backdoor counts from ASR "
+        f"{IMPLANTED_ASR:.0%} on, in a model at most {100 * IMPLANTED_ACCURACY_DROP:g} points less accurate than a "
+        f"clean one. Its {len(rows)} {plural('trial', len(rows))} "
         f"{'counts' if len(rows) == 1 else 'count'} in no front; see <i>What went wrong</i> below.</p>"
     )
 
@@ -266,7 +270,7 @@ def _measured(one: pd.Series[Any]) -> dict[str, str]:
     cells["clean accuracy"] = rate(accuracy, one["n_clean_report"])
     cells["RA"] = rate(one["robust_accuracy_report"], one["n_triggered_report"])
     cells["DER"] = number(der(before, asr, accuracy_before, accuracy), 3)
-    ra = rir(one["robust_accuracy_before"], one["robust_accuracy_report"], accuracy_before, accuracy)
+    ra = rir(one["robust_accuracy_before_report"], one["robust_accuracy_report"], accuracy_before, accuracy)
     cells["RIR"] = number(ra, 3)
     cells["ASR-base"] = percent(one["asr_base"])
     cells["false target rate"] = percent(one["false_target_rate"])
@@ -307,7 +311,9 @@ def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
 def _published_hypervolume(searched: pd.DataFrame) -> dict[str, float]:
     rows = searched[searched["published"]]
     return {
-        str(defense): front.hypervolume(group[["asr_report", "clean_accuracy_report"]].to_numpy(dtype=float))
+        str(defense): front.hypervolume(
+            front.on_front(group)[["asr_report", "clean_accuracy_report"]].to_numpy(dtype=float)
+        )
         for defense, group in rows.groupby("defense", sort=True)
     }
 
@@ -345,6 +351,8 @@ def _progress(spec: Mapping[str, Any], frame: pd.DataFrame, table: pd.DataFrame)
         "<code>superft report</code>.</p>"
     counts = frame["status"].value_counts()
     words = ", ".join(f"{counts[status]} {status}" for status in front.STATUSES if status in counts)
+    ruined = int(front.collapsed(frame).sum())
+    words += f"; {ruined} left a collapsed model" if ruined else ""
     text = f"{len(frame)} {plural('trial', len(frame))} finished ({words})."
     search = spec.get("search")
     asked = search.get("trials") if isinstance(search, dict) else None
@@ -370,7 +378,8 @@ def _troubles(frame: pd.DataFrame, notes: Sequence[str]) -> str:
     absent = frame[frame["status"] == "backdoor_not_implanted"]
     if len(bad):
         out.append(
-            "<p>A failed trial is in no figure; a diverged one counts as the worst point (ASR 100 %, accuracy 0 %).</p>"
+            "<p>A failed trial is in no figure; a diverged one counts as the worst point (ASR 100 %, accuracy 0 %); "
+            "one that abstained counts with the model as it was.</p>"
         )
         rows = [
             {
@@ -380,14 +389,16 @@ def _troubles(frame: pd.DataFrame, notes: Sequence[str]) -> str:
                 "defense": str(row["defense"]),
                 "seed": str(row["seed"]),
                 "settings": front.settings_text(row),
-                "cause": str(row["error"] or row["flags"] or "not recorded"),
+                "cause": str(row["error"] or (NOTHING_FOUND if row["status"] == "abstained" else "not recorded")),
             }
             for row in bad.sort_values("status", kind="stable").to_dict("records")
         ]
         out.append(table_html(rows))
     if len(absent):
         victims = absent.drop_duplicates(["dataset", "model", "attack", "seed"]).to_dict("records")
-        out.append("<p>In these models no backdoor took hold, so nothing can be said about removing it:</p>")
+        out.append(
+            "<p>In these models no backdoor took hold (full test set), so nothing can be said about removing it:</p>"
+        )
         rows = [
             {
                 "attack": str(row["attack"]),

@@ -32,6 +32,20 @@ def test_the_setting_that_moves_an_objective_has_its_importance() -> None:
     assert found.notes == ()
 
 
+def test_collapsed_models_are_not_what_reaches_the_front() -> None:
+    """Half of the trials collapse at ASR 0: were that the front, ``ruin`` would decide who reaches it."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(120):
+        ruin, fine = rng.uniform(0, 1, size=2)
+        place = (0.0, 0.1, ["collapsed"]) if ruin > 0.5 else (0.5 - 0.4 * fine, 0.9, [])
+        asr, accuracy, flags = place
+        settings = {"param.ruin": float(ruin), "param.fine": float(fine)}
+        rows.append(point(number, float(asr), accuracy, flags=flags, **settings))
+    shares = importance(candidates(to_frame(rows))).shares["front"]
+    assert shares["fine"] > shares["ruin"]
+
+
 def test_few_trials_are_computed_but_called_a_hint() -> None:
     found = importance(_settings(20))
     assert found.shares

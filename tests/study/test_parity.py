@@ -119,9 +119,12 @@ def test_a_search_whose_models_all_collapsed_has_no_area() -> None:
 
 
 def test_hypervolumes_are_those_of_the_report_half() -> None:
-    record = _one([point(0, 0.1, 0.985, asr_search=0.0, clean_accuracy_search=1.0)])
+    record = _one([point(0, 0.1, 0.985, asr_search=0.0, clean_accuracy_search=1.0, clean_accuracy_before=0.95)])
+    # CA_before is .985 on that half: (.1, .985) is half of the box up to there.
     assert record["hypervolume_all"] == pytest.approx(0.9 * 0.985)
     assert record["box_all"] == pytest.approx(0.5)
+    lossy = _one([point(0, 0.1, 0.935, clean_accuracy_before=0.95)])
+    assert lossy["box_all"] == pytest.approx(0.25)
 
 
 def test_a_search_alone_has_its_hypervolume_and_no_rules() -> None:

@@ -16,10 +16,11 @@ from PIL import Image
 from rows import failed_row, made_up_study, make_row, point
 
 from study import figures, front
-from study.comparison import detection_table
+from study.comparison import cost_table, detection_table
 from study.importance import importance
 from study.ledger import Ledger, to_frame
-from study.report import before_after, write_report
+from study.parity import search_costs
+from study.report import _front_table, _in_short, _published_hypervolume, before_after, write_report
 from trainables.metrics import wilson
 
 SPEC = {"name": "made-up", "dataset": "digits", "search": {"trials": 12, "per": "attack"}}
@@ -125,6 +126,16 @@ def test_names_from_a_ledger_cannot_become_markup(tmp_path: Path) -> None:
             "at least 4 finished trials",
         ),
         ([make_row("badnets/ft/baseline")], ["front_badnets"], "1 trial finished (1 ok)"),
+        (
+            [make_row("badnets/ft/baseline", asr=0.0, clean_accuracy=0.1, flags=["collapsed"])],
+            ["front_badnets"],
+            "1 trial finished (1 ok; 1 left a collapsed model)",
+        ),
+        (
+            [make_row("badnets/ac/baseline", status="abstained", flags=["features_reused"])],
+            ["front_badnets"],
+            "the defense found nothing to repair",
+        ),
         ([failed_row("badnets/ft/baseline", error="RuntimeError: boom")], [], "RuntimeError: boom"),
         ([point(0, 0.1, 0.9, status="backdoor_not_implanted", asr_before=0.2)], [], "no backdoor took hold"),
         (
@@ -133,7 +144,7 @@ def test_names_from_a_ledger_cannot_become_markup(tmp_path: Path) -> None:
             "loss is NaN",
         ),
     ],
-    ids=["empty", "single trial", "one baseline", "failure", "no backdoor", "diverged"],
+    ids=["empty", "single trial", "one baseline", "collapsed", "abstained", "failure", "no backdoor", "diverged"],
 )
 def test_small_and_unlucky_studies_have_a_report(
     tmp_path: Path, rows: list[dict[str, Any]], pictures: list[str], sentence: str
@@ -176,6 +187,7 @@ def test_an_attack_that_was_not_implanted_has_its_line_and_no_empty_picture(tmp_
     section = _page(write_report(folder)).partition('<section id="blended">')[2].partition("</section>")[0]
     assert "The backdoor was not implanted" in section
     assert "ASR was 24.0 %" in section
+    assert "A backdoor counts from ASR 50% on, in a model at most 5 points less accurate than a clean one" in section
     assert "3 trials count in no front" in section
     assert "<table" not in section
     assert "plotly" not in section
@@ -251,6 +263,8 @@ def test_before_and_after_gives_report_half_values_with_wilson_intervals() -> No
         point(0, 0.1, 0.95, published=True),
         failed_row("badnets/scratch/baseline"),
     ]
+    for row in rows:  # of the full test set: no business of this table
+        row["robust_accuracy_before"] = 0.5
     frame = to_frame(rows)
     table = {row["model"]: row for row in before_after(front.aggregate(frame), front.fronts(frame))}
     low, high = wilson(12, 243)
@@ -264,6 +278,21 @@ def test_before_and_after_gives_report_half_values_with_wilson_intervals() -> No
     name = "super_ft, published settings; found: knee, least ASR at ≤ 5 points lost, max DER"
     assert table[name]["status"] == "ok"
     assert table["before repair"]["ASR"].startswith("99.0 % [")
+    assert table["before repair"]["RA"].startswith("1.0 % [")
+
+
+def test_sentences_costs_and_the_front_itself_are_read_on_the_report_half() -> None:
+    halves = {"asr_search": 0.1, "asr_report": 0.3, "clean_accuracy_search": 0.99, "clean_accuracy_report": 0.95}
+    frame = to_frame([point(0, 0.2, 0.97, published=True, **halves)])
+    settings, members = front.aggregate(frame), front.fronts(frame)
+    assert "at its published settings ASR 30.0 % at clean accuracy 95.0 %" in _in_short(settings, members)
+    (cost,) = cost_table(search_costs(frame), settings)
+    assert cost["published: ASR"].startswith("30.0 % [")
+    assert cost["published: clean accuracy"].startswith("95.0 % [")
+    (member,) = _front_table(members, settings)
+    assert member["ASR"].startswith("30.0 % [")
+    assert member["clean accuracy"].startswith("95.0 % [")
+    assert (member["search half: ASR"], member["search half: accuracy"]) == ("10.0 %", "99.0 %")
 
 
 def _detections(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
@@ -469,6 +498,21 @@ def test_hypervolume_lines_carry_both_halves_and_the_published_point() -> None:
     drawn = [list(line.get_ydata()) for line in figures.hypervolume_png("x", lines).axes[0].get_lines()]
     assert drawn == [line["y"] for line in lines]
     assert [list(trace.y) for trace in figures.hypervolume_plotly(lines).data] == drawn
+
+
+def test_the_last_value_of_a_search_is_marked_and_the_published_line_is_not() -> None:
+    history = front.hypervolume_over_trials(to_frame([point(0, 0.5, 0.9), point(1, 0.2, 0.9)]))
+    lines = figures.hypervolume_series(history, {"super_ft": 0.3})
+    drawn = figures.hypervolume_png("x", lines).axes[0].get_lines()
+    assert [(line.get_marker(), line.get_markevery()) for line in drawn[:2]] == [("o", [-1])] * 2
+    assert drawn[2].get_marker() == "None"
+    traces = figures.hypervolume_plotly(lines).data
+    assert [trace.marker.size for trace in traces] == [(0, 6), (0, 6), None]
+
+
+def test_a_published_setting_that_collapsed_has_no_hypervolume() -> None:
+    searched = front.candidates(to_frame([point(0, 0.0, 0.1, published=True, flags=["collapsed"])]))
+    assert _published_hypervolume(searched) == {"super_ft": 0.0}
 
 
 @pytest.mark.slow
