@@ -21,6 +21,7 @@ from trainables.detection import detection_columns
 from trainables.memo import Memo
 from trainables.metrics import Evaluation, evaluate
 from trainables.provenance import describe_device, peak_memory_bytes, versions
+from trainables.seeding import derive_seed
 from trainables.store import Store, StoreUnavailableError, content_key
 from trainables.training import Counters, DivergedError
 from trainables.victims import Victim, VictimSpec, make_trainer, obtain_victim
@@ -190,6 +191,11 @@ class Workbench:
         return result
 
 
+def defender_seed(cell: Cell) -> int:
+    """Seed of a repair: under the cell's own, `Trainer.generator` would draw the attacker's poison once more."""
+    return derive_seed(cell.seed, "defense")
+
+
 def assets_for(defense: Defense, cell: Cell, dataset: Dataset, victim: Victim, device: torch.device) -> Assets:
     """Exactly what this defender owns, and nothing else (the leak rule).
 
@@ -253,7 +259,7 @@ def run_trial(
     )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    trainer = make_trainer(cell.victim, dataset, device, seed=cell.seed)
+    trainer = make_trainer(cell.victim, dataset, device, seed=defender_seed(cell))
     if counters is not None:
         trainer.counters = counters
     if memo is not None:
@@ -331,7 +337,7 @@ def _task(cell: Cell, defense: Defense, victim: Victim) -> str:
     The victim's facts are in it because a victim that was trained again, after damage, may differ in its last bits.
     """
     held = [cell.clean_fraction, cell.clean_source, cell.fresh_head] if defense.owns is CleanData else []
-    return content_key({"victim": victim.name, "facts": victim.facts, "seed": cell.seed, "held": held})
+    return content_key({"victim": victim.name, "facts": victim.facts, "seed": defender_seed(cell), "held": held})
 
 
 def _metrics(evaluation: Evaluation | None, victim: Victim) -> dict[str, float | int | None]:

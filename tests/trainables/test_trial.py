@@ -12,20 +12,24 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from tests.contracts.defense_contract import reachable
 from tests.toy import toy_dataset, toy_spec
 from trainables import trial, victims
 from trainables.attacks import base
-from trainables.attacks.base import ATTACKS
+from trainables.attacks.base import ATTACKS, PoisonedSamples, Trigger
 from trainables.data import DataError, Dataset, DataSource
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair
+from trainables.memo import Memo
+from trainables.metrics import TriggeredSet
 from trainables.models import Classifier
 from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
+from trainables.seeding import generator_for
 from trainables.store import Store
 from trainables.trainer import Trainer
 from trainables.training import Counters, DivergedError
 from trainables.trial import MEASURES, Cell, TrialResult, Workbench, assets_for, run_trial
-from trainables.victims import Victim, obtain_victim
+from trainables.victims import Victim, VictimSpec, obtain_victim
 
 CPU = torch.device("cpu")
 SHORT: dict[str, Any] = {"iterations": 3, "batch_size": 16}
@@ -267,6 +271,48 @@ def test_defense_never_receives_triggered_test_images(toy_victim: Victim, toy: D
         test = torch.cat([toy.test.images, toy_victim.triggered.images]).flatten(1)
         handed = torch.cat([getattr(received[0], item.name).images for item in dataclasses.fields(received[0])])
         assert not (handed.flatten(1)[:, None] == test[None]).all(2).any()
+
+
+def test_nothing_that_a_trial_hands_over_leads_to_what_is_forbidden(
+    toy_victim: Victim, toy: Dataset, tmp_path: Path, probe: Any
+) -> None:
+    """The inherited suite follows a bare trainer; here it is the trial's own, with its memo."""
+    received = list[Any]()
+
+    class Looks(Plain):
+        owns: ClassVar[Any] = PoisonedData
+
+        def repair(self, model: Classifier, assets: Any, trainer: Trainer) -> Repair:
+            received.extend((self, model, assets, trainer))
+            trainer.remember("features", {}, lambda: {"mean": assets.train.images.float().mean()})
+            return Repair(model)
+
+    probe(Looks)
+    cell = cell_of(toy_victim, "probe")
+    run_trial(cell, {}, dataset=toy, victim=toy_victim, device=CPU, memo=Memo(Store(tmp_path)))
+    secret = (toy, toy.test, toy.train, toy_victim, toy_victim.trigger, toy_victim.poisoned, toy_victim.triggered)
+    forbidden = (Victim, VictimSpec, Dataset, Cell, Trigger, PoisonedSamples, TriggeredSet)
+    for thing, path in reachable(tuple(received)):
+        assert not isinstance(thing, forbidden), f"{path} is a {type(thing).__name__}"
+        assert not any(thing is one for one in secret), path
+
+
+def test_a_defender_cannot_draw_the_attackers_numbers_again(toy_victim: Victim, toy: Dataset, probe: Any) -> None:
+    drawn = list[torch.Tensor]()
+
+    class DrawsAgain(Plain):
+        owns: ClassVar[Any] = PoisonedData
+
+        def repair(self, model: Classifier, assets: Any, trainer: Trainer) -> Repair:
+            drawn.append(torch.randperm(len(assets.train), generator=trainer.generator("poison-index")))
+            return Repair(model)
+
+    probe(DrawsAgain)
+    run(toy_victim, toy, "probe")
+    poisoned = toy_victim.poisoned.indices
+    attackers = torch.randperm(len(toy.train), generator=generator_for(toy_victim.spec.seed, "poison-index"))
+    assert torch.equal(attackers[: len(poisoned)].sort().values, poisoned)
+    assert not torch.equal(drawn[0][: len(poisoned)].sort().values, poisoned)
 
 
 def test_workbench_loads_data_and_victims_once(toy_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

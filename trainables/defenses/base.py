@@ -1,7 +1,8 @@
 """What defenses share: exactly what a defender owns, what a repair returns, and the registry.
 
 Leak rule: a defense receives a model, its assets and a trainer. Test data, trigger, target label, poison mask and the
-true poison rate are not reachable from any of them.
+true poison rate are not reachable from any of them, nor are the streams that drew them. (A file system is open to all
+code: a defense that searched the folders beside its memo would find the store of victims. None may.)
 """
 
 from __future__ import annotations
