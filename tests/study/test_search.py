@@ -16,11 +16,12 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from tiny import tiny_spec
 
 from search_spaces import Space, get_space
-from study.plan import Search
+from study.plan import Search, make_plan
 from study.samplers import make_sampler
-from study.search import WORST, OptunaSearch, space_hash
+from study.search import WORST, OptunaSearch, open_searches, space_hash
 from study.settings import SpecError
 from study.storage import Journal, open_storage
 
@@ -115,6 +116,17 @@ def test_trial_0_of_a_real_space_is_the_published_point(defense: str, variant: s
     assert first is not None
     for key, value in first[1].items():
         assert value == (pytest.approx(space.paper[key], rel=1e-12) if isinstance(value, float) else space.paper[key])
+
+
+def test_all_searches_of_a_study_go_by_the_same_rules() -> None:
+    plan = make_plan(tiny_spec("attacks=[badnets, blended]", "defenses=[super_ft, ft, clp]", "search.ranges={}"))
+    rules = {
+        (search.sampler, search.seed, search.startup_trials, search.history, search.target)
+        for search in open_searches(plan, InMemoryStorage())
+    }
+    assert rules == {("tpe", 0, 2, None, 4)}
+    seeds = {plan.cells[cell].seed for search in plan.searches for cell in search.cells}
+    assert seeds == {0}
 
 
 def test_tpe_learns_from_what_it_is_told() -> None:
