@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from study.spec import StudySpec
@@ -29,7 +30,8 @@ class TensorBoard:
     def open(self, run: str | None) -> str:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(self._home.path / self.place))
+        # Files are named by the second: one that went on within it would write over what was there.
+        self._writer = SummaryWriter(str(self._home.path / self.place), filename_suffix=f".{time.time_ns()}")
         self._writer.add_text("study.yaml", "\n".join(f"    {line}" for line in self._spec.to_yaml().splitlines()))
         return self.place
 
