@@ -99,6 +99,15 @@ def test_a_class_settles_when_the_cost_went_both_ways_and_nothing_improves() -> 
     assert not control.settled
 
 
+def test_slow_progress_adds_up() -> None:
+    control = controller(tau=0.9, patience=1, stop_patience=2)
+    settled = []
+    for success, norm in ((0.95, 5.0), (0.1, 5.0), (0.95, 4.97), (0.95, 4.94)):
+        control.update(success, norm)
+        settled.append(control.settled)
+    assert settled == [False, False, True, False]  # 4.94 is 1.2 % less than 5, though 0.6 % less than 4.97
+
+
 def test_a_class_that_needs_no_trigger_settles_at_the_limit_of_its_cost() -> None:
     control = controller(tau=0.9, patience=1, stop_patience=3)
     for _ in range(200):
@@ -154,6 +163,36 @@ def test_classes_sought_together_are_those_sought_alone(toy: Dataset, trainer: T
         torch.testing.assert_close(together.patterns[label], alone.patterns[0], rtol=1e-3, atol=1e-3)
 
 
+def test_each_class_is_sought_as_a_plain_loop_would(trainer: Trainer) -> None:
+    model, pictures = Backdoored(8, 4).eval(), images(12, 4, 8)
+    rules = Inversion(init_cost=0.02, tau=0.3, epochs=6, batch_size=6, patience=1)
+
+    def in_a_loop(label: int) -> tuple[Tensor, float]:
+        raw = torch.randn(4, 8, 8, generator=trainer.generator("nc-start", label)).requires_grad_()
+        adam, control = torch.optim.Adam([raw], lr=rules.lr, betas=(0.5, 0.9)), CostController(rules)
+        generator, kept = trainer.generator("nc-batches"), raw
+        for _ in range(rules.epochs):
+            reached = 0
+            for chosen in torch.randperm(12, generator=generator).split(6):
+                values = raw.tanh() / 2 + 0.5
+                logits = model(stamp(pictures[chosen].float() / 255, values[:1], values[1:]))
+                wanted = torch.full((6,), label)
+                adam.zero_grad()
+                (nn.functional.cross_entropy(logits, wanted) + control.cost * values[:1].sum()).backward()
+                adam.step()
+                reached += int((logits.argmax(1) == wanted).sum())
+            values = raw.detach().tanh() / 2 + 0.5
+            if control.update(reached / 12, float(values[:1].sum())) or control.best == math.inf:
+                kept = values
+        return kept, control.cost
+
+    alone = [in_a_loop(label) for label in range(4)]
+    assert len({cost for _, cost in alone}) > 1  # they went different ways
+    found = invert_triggers(model, pictures, trainer, rules, range(4))
+    together = torch.cat([found.masks, found.patterns], 1)
+    torch.testing.assert_close(together, torch.stack([kept for kept, _ in alone]), rtol=1e-3, atol=1e-3)
+
+
 def test_a_class_in_a_pass_of_its_own_keeps_its_target_and_its_cost(
     toy: Dataset, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +231,20 @@ def test_a_settled_class_leaves_while_the_others_go_on(trainer: Trainer) -> None
     found = invert_triggers(decided([0.0, 9.0, 0.0]), pictures, trainer, rules, range(3))
     assert trainer.counters.input_backward_samples == 5 * (10 + 2 + 10)
     assert found.success.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_the_mask_that_is_kept_is_the_best_and_not_the_last(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms, update = list[float](), CostController.update
+
+    def works_once(control: CostController, _success: float, norm: float) -> bool:
+        norms.append(norm)
+        return update(control, float(len(norms) == 2), norm)
+
+    monkeypatch.setattr(CostController, "update", works_once)
+    pictures = torch.zeros(5, 3, 4, 4, dtype=torch.uint8)
+    found = invert_triggers(decided([0.0, 9.0, 0.0]), pictures, trainer, Inversion(epochs=4), [1])
+    assert float(found.norms) == pytest.approx(norms[1])
+    assert norms[1] != pytest.approx(norms[3])
 
 
 def test_settled_classes_cost_nothing_more(toy: Dataset, trainer: Trainer) -> None:
