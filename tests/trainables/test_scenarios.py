@@ -72,8 +72,8 @@ def test_normalisation_of_the_attacker_is_kept(taken_over: Victim, toy: Dataset,
 
 
 def test_new_head_has_learned_the_users_task(taken_over: Victim) -> None:
-    # Chance is 0.25, and on 120 images 0.35 once in two hundred times; the encoder has 16 features and knows ten shapes to
-    # 0.35, and logistic regression on it reaches 0.48. What it is on one machine differs by some points from another's.
+    # Chance is 0.25, and on 120 images 0.35 once in two hundred times. The encoder has 16 features and knows ten shapes
+    # to 0.35, and logistic regression on it reaches 0.48; machines that round differently differ by some points.
     assert taken_over.evaluation.full.clean_accuracy > 0.35
 
 
