@@ -82,6 +82,16 @@ def test_losses_are_taken_in_whole_batches_without_augmentation(toy: Dataset, tr
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_losses_of_what_is_all_but_certain_are_still_told_apart(
+    toy: Dataset, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In float32 both would be 0, and the first in order would be isolated.
+    model = trainer.fresh_model()
+    monkeypatch.setattr(model, "forward", lambda _images: torch.tensor([[20.0, 0.0], [25.0, 0.0]]))
+    data = ImageSet(toy.train.images[:2], torch.zeros(2, dtype=torch.int64))
+    assert isolate(sample_losses(model, data, trainer), 1).tolist() == [1]
+
+
 def short(**settings: object) -> AntiBackdoorLearning:
     defense = DEFENSES.create(
         "abl", {"tuning_epochs": 2, "finetuning_epochs": 1, "isolation_ratio": 0.1, "lr": 0.05, **settings}
