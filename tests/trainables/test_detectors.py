@@ -174,7 +174,17 @@ def test_later_stages_of_abl_reuse_the_earlier_ones(toy: Dataset, toy_victim: Vi
     assert flags(unlearn_lr=1e-3, unlearning_epochs=2, grad_clip=1.0) == ["finetuning_reused", "gated_training_reused"]
     assert flags(isolation_ratio=0.1) == ["gated_training_reused"]
     assert flags(finetuning_epochs=2) == ["gated_training_reused"]
-    assert flags(gamma=0.3) == []
+    others = {
+        "tuning_epochs": 2,
+        "gate_on": "sample",
+        "gamma": 0.3,
+        "lr": 0.02,
+        "batch_size": 128,
+        "momentum": 0.5,
+        "weight_decay": 0.0,
+    }
+    for key, value in others.items():
+        assert flags(**{key: value}) == [], key
 
 
 def test_actors_share_through_the_store_of_the_victims(tmp_path: Any) -> None:

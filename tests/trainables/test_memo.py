@@ -66,6 +66,15 @@ def test_what_is_remembered_does_not_depend_on_whether_it_was_reused(toy: Datase
     assert torch.equal(reused(images), alone(images))
 
 
+def test_a_trial_that_asks_twice_does_not_call_its_own_work_reused(toy: Dataset, tmp_path: Path) -> None:
+    trainer = bench(toy, Memo(Store(tmp_path)))
+    for _ in range(2):
+        retrain(trainer, toy)
+    assert trainer.counters.steps == RECIPE.steps(200)
+    assert len(trainer.made) == 1
+    assert trainer.reused == {}
+
+
 def test_other_settings_and_other_tasks_share_nothing(toy: Dataset, tmp_path: Path) -> None:
     memo = Memo(Store(tmp_path))
     retrain(bench(toy, memo), toy, kept="a")
@@ -139,7 +148,9 @@ def _slow_build(root: Path) -> None:
         time.sleep(0.3)
         return Artifact({"tensors": {"x": torch.ones(1)}}, {})
 
-    Memo(Store(root / "store")).obtain("thing", build)
+    _, built = Memo(Store(root / "store")).obtain("thing", build)
+    with (root / "told").open("a") as file:
+        file.write(f"{built}\n")
 
 
 def test_two_processes_that_ask_at_once_build_once(tmp_path: Path) -> None:
@@ -149,4 +160,5 @@ def test_two_processes_that_ask_at_once_build_once(tmp_path: Path) -> None:
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
+    assert sorted((tmp_path / "told").read_text().splitlines()) == ["False", "True"]
     assert (tmp_path / "builds").read_text().splitlines() == ["built"]
