@@ -19,6 +19,7 @@ from trainables.trainer import Trainer
 from trainables.training import Counters, autocast
 
 # Directions with less than this share of the largest variance are rounding of float32 features, not data.
+# Under bfloat16 rounding has shares of 1e-6 and passes: too little to matter, unless `ac` whitens it (``ica``).
 RANK_TOLERANCE = 1e-9
 
 
