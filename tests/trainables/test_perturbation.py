@@ -17,12 +17,13 @@ def seek(
     trainer: Trainer,
     loss: PerturbationLoss,
     *,
+    model: nn.Module | None = None,
     bounded: Callable[[Tensor], Tensor] = lambda delta: delta,
     round_: int = 0,
 ) -> Tensor:
     """Four batches of 16 images, steps of a tenth of the slope."""
     return seek_perturbation(
-        nn.Identity(),
+        model or nn.Identity(),
         toy.train.subset(torch.arange(64)),
         trainer,
         loss=loss,
@@ -65,6 +66,21 @@ def test_every_round_takes_all_images_in_an_order_of_its_own(toy: Dataset, train
         rounds.append(labels_seen)
     assert rounds[0] != rounds[1]
     assert sorted(rounds[0]) == sorted(rounds[1]) == sorted(toy.train.labels[:64].tolist())
+
+
+def test_search_looks_at_the_model_as_it_will_be_used_and_leaves_its_mode(toy: Dataset, trainer: Trainer) -> None:
+    model, modes = nn.BatchNorm2d(3).train(), set[bool]()
+
+    def loss(images: Tensor, _labels: Tensor, delta: Tensor) -> Tensor:
+        modes.add(model.training)
+        found: Tensor = model(images + delta).sum()
+        return found
+
+    seek(toy, trainer, loss, model=model)
+    assert modes == {False}
+    assert model.training
+    assert model.num_batches_tracked is not None
+    assert int(model.num_batches_tracked) == 0
 
 
 def test_perturbation_is_sought_anew_at_the_first_step_of_every_round() -> None:
