@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,7 @@ BASELINE_STYLE = {  # name -> colour, Plotly shape, Matplotlib shape
     "ft": ("#E69F00", "square", "s"),
     "scratch": ("#009E73", "diamond", "D"),
 }
+GREY = "#777777"
 OTHER_SHAPES = (
     *(("triangle-up", "^"), ("triangle-down", "v"), ("pentagon", "p"), ("hexagon", "h")),
     *(("triangle-left", "<"), ("triangle-right", ">"), ("cross", "P")),
@@ -122,9 +124,9 @@ def front_picture(title: str, settings: pd.DataFrame, front: pd.DataFrame) -> Fr
     repaired = measured[measured["role"] != "control"]
     if not (baselines["defense"] == "none").any() and len(repaired):
         marks.append(_before(repaired))
-    others = iter(OTHER_SHAPES * 9)
+    others = itertools.cycle(OTHER_SHAPES)
     # Beside searches, baselines are grey: colours are the searches'.
-    colours = iter((*SEARCHED_COLOURS,) * 9 if not len(searched) else ("#777777",) * 99)
+    colours = itertools.cycle((GREY,) if len(searched) else SEARCHED_COLOURS)
     many = baselines["defense"].nunique() > FEW_BASELINES
     for defense, group in baselines.groupby("defense", sort=True):
         colour, *shape = BASELINE_STYLE.get(str(defense)) or (next(colours), *next(others))
@@ -135,7 +137,7 @@ def front_picture(title: str, settings: pd.DataFrame, front: pd.DataFrame) -> Fr
         one = _marks(name, "baseline", colour, group, (shape[0], shape[1]))
         marks.append(dataclasses.replace(one, label=str(defense) if many else ""))
     for defense, group in measured[measured["role"] == "control"].groupby("defense", sort=True):
-        marks.append(_marks(f"{defense!s} (clean control)", "control", "#777777", group, next(others)))
+        marks.append(_marks(f"{defense!s} (clean control)", "control", GREY, group, next(others)))
     overview = _overview(marks)
     outside = sum(x < overview[0][0] for m in marks if m.kind in _SINGLE for x in m.x)
     return FrontPicture(title, marks, overview, _corner(marks, settings), outside)

@@ -16,14 +16,8 @@ SIDES = {
     "top left": (-1, 1),
     "bottom left": (-1, -1),
 }
-
-
-class Sizes(NamedTuple):
-    """Of text and marks, in units of the panel's sides (which are 1 by 1)."""
-
-    character: float = 0.0125
-    line: float = 0.03
-    mark: float = 0.022
+# Of text and marks, in units of the panel's sides (which are 1 by 1).
+CHARACTER, LINE, MARK = 0.0125, 0.03, 0.022
 
 
 class _Box(NamedTuple):
@@ -46,10 +40,7 @@ class _Box(NamedTuple):
 
 
 def sides(
-    points: Sequence[tuple[float, float]],
-    names: Sequence[str],
-    marks: Sequence[tuple[float, float]],
-    sizes: Sizes = Sizes(),  # noqa: B008 - immutable
+    points: Sequence[tuple[float, float]], names: Sequence[str], marks: Sequence[tuple[float, float]]
 ) -> list[str]:
     """The side of each point on which its name covers least of marks, of names before it, and of the panel's edge.
 
@@ -59,11 +50,11 @@ def sides(
         points: of each name; the panel is the unit square.
         marks: everything that is drawn, those points included.
     """
-    half = sizes.mark / 2
+    half = MARK / 2
     taken = [_Box(x - half, y - half, x + half, y + half) for x, y in marks if 0 <= x <= 1 and 0 <= y <= 1]
     chosen: list[str] = []
     for (x, y), name in zip(points, names, strict=True):
-        boxes = {side: _text_box(x, y, name, direction, sizes) for side, direction in SIDES.items()}
+        boxes = {side: _text_box(x, y, name, direction) for side, direction in SIDES.items()}
 
         def cost(side: str, boxes: dict[str, _Box] = boxes) -> float:
             return 3 * boxes[side].outside + sum(boxes[side].overlap(box) for box in taken)
@@ -73,10 +64,10 @@ def sides(
     return chosen
 
 
-def _text_box(x: float, y: float, name: str, direction: tuple[int, int], sizes: Sizes) -> _Box:
-    width, height = sizes.character * len(name), sizes.line
+def _text_box(x: float, y: float, name: str, direction: tuple[int, int]) -> _Box:
+    width, height = CHARACTER * len(name), LINE
     across, up = direction
-    reach = sizes.mark / 2 * (0.7 if across and up else 1.0)
+    reach = MARK / 2 * (0.7 if across and up else 1.0)
     left = x + across * reach - width * (1 - across) / 2
     bottom = y + up * reach - height * (1 - up) / 2
     return _Box(left, bottom, left + width, bottom + height)
