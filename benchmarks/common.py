@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from trainables.provenance import describe_device, versions
+from trainables.machine.provenance import describe_device, versions
 
 T = TypeVar("T")
 

@@ -30,12 +30,12 @@ import optuna
 import torch
 
 from benchmarks.common import machine, record
-from study.driver import Driver
-from study.ledger import Ledger
-from study.plan import Job, Plan, make_plan
-from study.search import open_searches
-from study.spec import load_spec
-from study.storage import open_storage
+from study.plan.jobs import Job, Plan, make_plan
+from study.record.ledger import Ledger
+from study.record.optuna_storage import open_storage
+from study.run.driver import Driver
+from study.search.optuna_search import open_searches
+from study.spec.load import load_spec
 from trainables.attacks.base import ATTACKS
 
 Result = TypeVar("Result")

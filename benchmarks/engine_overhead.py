@@ -22,18 +22,18 @@ from ray import tune
 
 from benchmarks.common import machine, record
 from benchmarks.sleeper import Sleeper
-from study.cluster import ray_cluster
-from study.dispatcher import Dispatcher
-from study.driver import Driver
-from study.execution import run_trials
-from study.ledger import Ledger
-from study.packing import Node, Room
-from study.plan import make_plan
-from study.progress import Progress
-from study.search import OptunaSearch
-from study.spec import load_spec
-from study.storage import open_storage
-from study.trouble import Trouble
+from study.cluster.connect import ray_cluster
+from study.plan.jobs import make_plan
+from study.plan.slots import Node, Room
+from study.record.ledger import Ledger
+from study.record.optuna_storage import open_storage
+from study.record.stopped import Trouble
+from study.run.dispatcher import Dispatcher
+from study.run.driver import Driver
+from study.run.on_tune import run_trials
+from study.run.progress import Progress
+from study.search.optuna_search import OptunaSearch
+from study.spec.load import load_spec
 
 
 class Timed(Progress):

@@ -37,10 +37,10 @@ import torch
 from benchmarks import packing
 from benchmarks.common import in_turns, machine, matrix_peak, record, summary, training_operations
 from benchmarks.task import Task, make_victim, photographs, run_super_ft, synchronise, task_of
-from trainables.data import ImageSet
+from trainables.data.images import ImageSet
 from trainables.models import build_model
-from trainables.recipes import RECIPES
-from trainables.training import Augmentation, LossFunction, Optimizer, cross_entropy, fit
+from trainables.training.loop import Augmentation, LossFunction, Optimizer, cross_entropy, fit
+from trainables.training.recipes import RECIPES
 from trainables.victims import Victim
 
 STAGES = ("peak", "training", "compiled", "victim", "trial", "packing")
@@ -186,7 +186,7 @@ class Bench:
         return {name: summary([images / wall for wall, _ in runs]) for name, runs in seconds.items()}
 
     def _seconds(self, steps: int, loss: LossFunction, precision: str) -> tuple[float, float]:
-        """Wall and processor seconds of so many steps of `trainables.training.fit`, on a model of their own."""
+        """Wall and processor seconds of so many steps of `trainables.training.loop.fit`, on a model of their own."""
         generator = torch.Generator().manual_seed(0)
         model = build_model("preact_resnet18", num_classes=10, width=self.width, generator=generator).to(self.device)
         synchronise(self.device)

@@ -29,14 +29,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.common import in_turns, machine, ratio, record, summary
-from trainables.data import ImageSet, quantise
+from trainables.data.images import ImageSet, quantise
 from trainables.defenses.trigger_inversion import COST_DOWN, COST_UP, PROGRESS, Inversion, flagged, invert_triggers
-from trainables.metrics import predict
 from trainables.models import build_model
 from trainables.models.classifier import Classifier
-from trainables.recipes import TrainingRecipe
 from trainables.seeding import generator_for
-from trainables.trainer import Trainer
+from trainables.training.predict import predict
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 TARGET = 0
 

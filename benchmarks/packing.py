@@ -30,7 +30,7 @@ import torch
 
 from benchmarks.common import machine, record, summary
 from benchmarks.task import Task, make_victim, photographs, run_super_ft, task_of
-from trainables.recipes import RECIPES
+from trainables.training.recipes import RECIPES
 from trainables.victims import Victim
 
 MPS = "nvidia-cuda-mps-control"

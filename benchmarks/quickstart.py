@@ -72,12 +72,12 @@ def main() -> None:
         import torch
 
         from benchmarks.common import machine, record
-        from study.folder import LEDGER_FILE
-        from study.ledger import Ledger
-        from study.packing import count_slots
-        from study.spec import load_spec
+        from study.plan.slots import count_slots
+        from study.record.folder import LEDGER_FILE
+        from study.record.ledger import Ledger
+        from study.spec.load import load_spec
 
-        engine: Any = importlib.import_module("study.engine")  # its names are wrapped below
+        engine: Any = importlib.import_module("study.run.engine")  # its names are wrapped below
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     slots = list[int]()
 

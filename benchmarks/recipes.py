@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from benchmarks.common import machine, record
-from trainables.data import DataSource
-from trainables.recipes import RECIPES, TrainingRecipe
-from trainables.store import Store
+from trainables.data.load import DataSource
+from trainables.storage.store import Store
+from trainables.training.recipes import RECIPES, TrainingRecipe
 from trainables.trial import Cell, Workbench
 from trainables.victims import VictimSpec
 

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import machine, record, summary
-from study.mirror import Mirror
+from study.record.shipping import Mirror
 from tests.s3 import s3_server
-from trainables.remote import Remote
+from trainables.storage.remote import Remote
 
 ROW = {"attack": "badnets", "seed": 0, **{f"column{number}": 0.123456789 for number in range(110)}}
 ENTRY = json.dumps({"op_code": 4, "trial": "x" * 250}).encode() + b"\n"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from trainables.data import Dataset, DataSource, ImageSet, load_dataset
-from trainables.metrics import evaluate
-from trainables.recipes import TrainingRecipe
+from trainables.data.images import Dataset, ImageSet
+from trainables.data.load import DataSource, load_dataset
+from trainables.evaluation.metrics import evaluate
+from trainables.training.recipes import TrainingRecipe
 from trainables.trial import Cell, TrialResult, run_trial
 from trainables.victims import Victim, VictimSpec, make_trainer
 

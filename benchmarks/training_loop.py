@@ -25,10 +25,10 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
 from benchmarks.common import in_turns, machine, matrix_peak, ratio, record, summary, training_operations
-from trainables.data import ImageSet
+from trainables.data.images import ImageSet
 from trainables.models import build_model
 from trainables.models.classifier import Classifier
-from trainables.training import Augmentation, Optimizer, autocast, fit
+from trainables.training.loop import Augmentation, Optimizer, autocast, fit
 
 IMAGES = 4096
 PEAKS = (torch.float32, torch.bfloat16)
@@ -80,7 +80,7 @@ def rival(data: ImageSet, width: int, batch: int, workers: int) -> Callable[[int
 
 
 def ours(data: ImageSet, width: int, batch: int, precision: str) -> Callable[[int], float]:
-    """Seconds for so many steps of `trainables.training.fit`."""
+    """Seconds for so many steps of `trainables.training.loop.fit`."""
     model = make_model(width, normalises=True)
     generator = torch.Generator().manual_seed(0)
 

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from trainables.remote import Place, RemoteError, as_place
+from trainables.storage.remote import Place, RemoteError, as_place
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,13 +27,13 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        from study.settings import SpecError
-        from study.trouble import TRY_LATER, StudyStoppedError
-        from trainables.data import DataError
+        from study.record.stopped import TRY_LATER, StudyStoppedError
+        from study.spec.yaml_io import SpecError
+        from trainables.data.images import DataError
         from trainables.models import ModelError
         from trainables.registry import SettingError
-        from trainables.store import StoreUnavailableError
-        from trainables.training import DivergedError
+        from trainables.storage.store import StoreUnavailableError
+        from trainables.training.loop import DivergedError
 
         try:
             return command(*args, **kwargs)
@@ -104,9 +104,9 @@ def run(
     """
     import optuna
 
-    from study.engine import run_study
-    from study.remote_folder import open_folder
-    from study.tables import front_summary
+    from study.record.remote_folder import open_folder
+    from study.report.terminal import front_summary
+    from study.run.engine import run_study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     resolved = _load(spec, assignments, store, download)
@@ -157,7 +157,7 @@ def trial(
 
     --set also takes a bare setting of the defense: --set lr_max1=0.3.
     """
-    from study.single import describe, run_single
+    from study.run.one_trial import describe, run_single
 
     row = run_single(
         attack=attack,
@@ -203,7 +203,7 @@ def trigger(
     --set also takes a bare setting of the attack: --set alpha=0.3. A trigger that is learned with its victim (lf,
     inputaware) is drawn from the stored victim, which is trained first if there is none.
     """
-    from study.trigger_picture import write_trigger_picture
+    from study.run.trigger_picture import write_trigger_picture
 
     picture = write_trigger_picture(
         attack=attack,
@@ -224,9 +224,9 @@ def trigger(
 @_bad_input_is_one_line
 def report(directory: Place) -> None:
     """Write report.html, the figures and the tables of a study again, from its ledger."""
-    from study.folder import stored_spec
-    from study.remote_folder import open_folder
-    from study.report import write_report
+    from study.record.folder import stored_spec
+    from study.record.remote_folder import open_folder
+    from study.report.write import write_report
 
     with open_folder(directory) as folder:
         folder.fetch()
@@ -241,8 +241,8 @@ def report(directory: Place) -> None:
 @_bad_input_is_one_line
 def front(directories: tuple[Place, ...]) -> None:
     """Print the Pareto front of a study, or compare the fronts of several."""
-    from study.remote_folder import open_folder
-    from study.tables import compare_summary, front_summary
+    from study.record.remote_folder import open_folder
+    from study.report.terminal import compare_summary, front_summary
 
     with ExitStack() as stack:
         folders = [stack.enter_context(open_folder(directory)) for directory in directories]
@@ -260,7 +260,7 @@ def front(directories: tuple[Place, ...]) -> None:
 def show(directory: Place) -> None:
     """Say how far a study is (also while it runs): trials, failures, fronts, hypervolume."""
     from study.overview import overview
-    from study.remote_folder import open_folder
+    from study.record.remote_folder import open_folder
 
     with open_folder(directory) as folder:
         folder.fetch(rows_only=True)
@@ -276,7 +276,7 @@ def show(directory: Place) -> None:
 def plan(spec: str, assignments: Sequence[str], out: Place | None, download: bool) -> None:
     """Print what a study would do on this machine, what it would cost and how long it would take; starts nothing."""
     from study.overview import plan_summary
-    from study.remote_folder import open_folder
+    from study.record.remote_folder import open_folder
 
     resolved = _load(spec, assignments, None, download)
     with open_folder(out or Path("runs") / resolved.name) as folder:
@@ -315,7 +315,7 @@ def submit(
     The cluster's token is taken from RAY_AUTH_TOKEN or the file named by RAY_AUTH_TOKEN_PATH. Paths in the spec are
     those of the cluster. The same command again continues the study.
     """
-    from study.submit import submit_study
+    from study.cluster.submit import submit_study
 
     given = [*assignments, *([] if store is None else [f"store={store}"])]
     sys.exit(submit_study(_load(spec, given, None, download), out, address=address, follow=follow, python=python))
@@ -326,7 +326,7 @@ def submit(
 @_bad_input_is_one_line
 def check_cluster(file: Path) -> None:
     """Look for the mistakes in a Ray cluster file that Ray's own schema lets pass."""
-    from study.cluster_check import check_cluster_file
+    from study.cluster.check_file import check_cluster_file
 
     found = check_cluster_file(file)
     for line in found.mistakes:
@@ -352,7 +352,7 @@ def list_names(what: str) -> None:
 
 
 def _load(spec: str, assignments: Sequence[str], store: Place | None, download: bool) -> Any:
-    from study.spec import load_spec
+    from study.spec.load import load_spec
 
     given = list(assignments)
     if store is not None and not any(item.startswith("store=") for item in given):

@@ -9,20 +9,21 @@ from pathlib import Path
 import torch
 
 import search_spaces
-from study.folder import LEDGER_FILE, stored_spec
-from study.forecast import look_ahead, plan_lines
-from study.ledger import Ledger
-from study.measurements import read_measurements
-from study.packing import Node
-from study.plan import check_plan, load_data, make_plan
-from study.progress import describe, duration
-from study.settings import SpecError, read_yaml_mapping
-from study.spec import StudySpec, recipe_names, recipe_path
-from study.tables import front_summary
+from study.plan.forecast import look_ahead, plan_lines
+from study.plan.gpu_shares import read_measurements
+from study.plan.jobs import check_plan, load_data, make_plan
+from study.plan.slots import Node
+from study.record.folder import LEDGER_FILE, stored_spec
+from study.record.ledger import Ledger
+from study.record.words import describe, duration
+from study.report.terminal import front_summary
+from study.spec.load import recipe_names, recipe_path
+from study.spec.schema import StudySpec
+from study.spec.yaml_io import SpecError, read_yaml_mapping
 from trainables.attacks.base import ATTACKS
+from trainables.data.load import SOURCES
 from trainables.defenses.base import DEFENSES
 from trainables.models import MODELS
-from trainables.sources import SOURCES
 
 
 def listing(what: str) -> list[tuple[str, str]]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from trainables.data import Dataset
+from trainables.data.images import Dataset
 from trainables.models import Classifier
-from trainables.recipes import TrainingRecipe
-from trainables.store import Store
-from trainables.trainer import Trainer
+from trainables.storage.store import Store
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 from trainables.victims import Victim, make_trainer, obtain_victim
 
 # The suites are imported, not collected: without this their assertions would fail without showing values.

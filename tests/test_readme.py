@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from study.cli import main
-from study.plan import make_plan
-from study.settings import parse_yaml
-from study.spec import StudySpec, make_spec, recipe_names
+from study.plan.jobs import make_plan
+from study.spec.load import make_spec, recipe_names
+from study.spec.schema import StudySpec
+from study.spec.yaml_io import parse_yaml
 from trainables.attacks.base import ATTACKS, stamp
 from trainables.defenses.base import DEFENSES
 

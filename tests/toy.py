@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from trainables.data import Dataset, ImageSet, fingerprint_of
-from trainables.recipes import TrainingRecipe
+from trainables.data.images import Dataset, ImageSet, fingerprint_of
 from trainables.seeding import generator_for
+from trainables.training.recipes import TrainingRecipe
 from trainables.victims import VictimSpec
 
 SHAPES = (

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Literal
 
 from trainables.attacks.base import Attack
-from trainables.data import DataError, Dataset, ImageSet
+from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.models.classifier import Classifier, Head
-from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
-from trainables.trainer import Trainer
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 ScenarioName = Literal["standalone", "new_head", "encoder"]
 

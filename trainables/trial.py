@@ -15,15 +15,16 @@ from typing import Any
 import torch
 
 from trainables.attacks.base import ATTACKS
-from trainables.data import DataError, Dataset, DataSource, load_dataset
+from trainables.data.images import DataError, Dataset
+from trainables.data.load import DataSource, load_dataset
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData
-from trainables.detection import detection_columns
-from trainables.memo import Memo
-from trainables.metrics import Evaluation, evaluate
-from trainables.provenance import describe_device, peak_memory_bytes, versions
+from trainables.evaluation.detection import detection_columns
+from trainables.evaluation.metrics import Evaluation, evaluate
+from trainables.machine.provenance import describe_device, peak_memory_bytes, versions
 from trainables.seeding import derive_seed
-from trainables.store import Store, StoreUnavailableError, content_key
-from trainables.training import Counters, DivergedError
+from trainables.storage.memo import Memo
+from trainables.storage.store import Store, StoreUnavailableError, content_key
+from trainables.training.loop import Counters, DivergedError
 from trainables.victims import Victim, VictimSpec, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")

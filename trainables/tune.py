@@ -19,11 +19,11 @@ import ray
 import torch
 from ray import tune
 
-from trainables.device_meter import CONTEXT_BYTES, Measuring, cap_memory, meter_of
-from trainables.remote import as_place
-from trainables.remote_store import open_store
-from trainables.store import StoreUnavailableError
-from trainables.training import Counters
+from trainables.machine.device_meter import CONTEXT_BYTES, Measuring, cap_memory, meter_of
+from trainables.storage.remote import as_place
+from trainables.storage.remote_store import open_store
+from trainables.storage.store import StoreUnavailableError
+from trainables.training.loop import Counters
 from trainables.trial import Cell, Workbench, run_trial
 
 # What a trial beyond its time limit gets to come back to Python in.

@@ -24,16 +24,18 @@ from trainables.attacks.base import (
     rebuild_trigger,
     stamp,
 )
-from trainables.data import CleanSplit, DataError, Dataset, ImageSet, split_clean
-from trainables.memo import Memo
-from trainables.metrics import Evaluation, Rates, TriggeredSet, evaluate, predict, report_half
+from trainables.data.images import DataError, Dataset, ImageSet, TriggeredSet
+from trainables.data.split import CleanSplit, split_clean
+from trainables.evaluation.metrics import Evaluation, Rates, evaluate, report_half
+from trainables.machine.provenance import describe_device, versions
 from trainables.models import build_model
 from trainables.models.classifier import Classifier
-from trainables.provenance import describe_device, versions
-from trainables.recipes import TrainingRecipe
 from trainables.scenarios import PROBE, ScenarioName, check_scenario, take_over
-from trainables.store import Artifact, DamagedArtifactError, Store, content_key
-from trainables.trainer import Trainer
+from trainables.storage.memo import Memo
+from trainables.storage.store import Artifact, DamagedArtifactError, Store, content_key
+from trainables.training.predict import predict
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 log = logging.getLogger("superft.victims")
 

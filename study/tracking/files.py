@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from study.folder import REPORT_FILE, SPEC_FILE
-from study.settings import parse_yaml
-from study.spec import StudySpec, flatten
+from study.record.folder import REPORT_FILE, SPEC_FILE
+from study.spec.schema import StudySpec, flatten
+from study.spec.yaml_io import parse_yaml
 
 FRONT_FILE = "front.csv"
 KEPT = (SPEC_FILE, "trials.csv", FRONT_FILE, REPORT_FILE)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from study.driver import Driver
+from study.run.driver import Driver
 from study.tracking.marks import Mark, Marks
 from study.tracking.points import Point, Points
-from trainables.messages import one_line
+from trainables.storage.messages import one_line
 
 PERIOD = 2.0  # seconds between looks at the ledger
 RETRY_SECONDS = 60.0  # after the tool failed

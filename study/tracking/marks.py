@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from study.ledger import write_atomically
+from study.record.files import write_atomically
 
 MARKS_FILE = "tracking.json"
 

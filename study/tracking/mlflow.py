@@ -6,12 +6,12 @@ import logging
 import os
 from collections.abc import Sequence
 
-from study.settings import SpecError, without_password
-from study.spec import StudySpec
+from study.spec.schema import StudySpec
+from study.spec.yaml_io import SpecError, without_password
 from study.tracking.files import kept_files, parameters
 from study.tracking.marks import Home
 from study.tracking.points import Point
-from trainables.remote import Place
+from trainables.storage.remote import Place
 
 EXPERIMENT = "superft"
 SERVER = "MLFLOW_TRACKING_URI"

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from study.driver import has_backdoor, scores
-from study.front import STATUSES, RunningFront
-from study.plan import Plan
+from study.plan.jobs import Plan
+from study.results.pareto import RunningFront
+from study.results.scores import has_backdoor, scores
+from study.results.settings import STATUSES
 
 STUDY = "study"
 MEASURES = ("asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report", "wall_seconds")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from study.spec import StudySpec
+from study.spec.schema import StudySpec
 from study.tracking.files import front_table
 from study.tracking.marks import Home
 from study.tracking.points import Point
-from trainables.remote import Place
+from trainables.storage.remote import Place
 
 
 def check(directory: Place) -> None:

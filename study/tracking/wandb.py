@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from study.settings import SpecError
-from study.spec import StudySpec
+from study.spec.schema import StudySpec
+from study.spec.yaml_io import SpecError
 from study.tracking.files import front_table, kept_files, parameters
 from study.tracking.marks import Home
 from study.tracking.points import Point
-from trainables.remote import Place
+from trainables.storage.remote import Place
 
 PROJECT = "superft"
 OPEN_SECONDS = 30.0

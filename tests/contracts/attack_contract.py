@@ -32,11 +32,12 @@ from torch import Tensor
 
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.base import ATTACKS, Attack, DataPoisoning, Implanted, Kind, rebuild_trigger, stamp
-from trainables.data import Dataset, ImageSet, quantise, to_float
-from trainables.metrics import TriggeredSet, evaluate, predict
-from trainables.recipes import TrainingRecipe
+from trainables.data.images import Dataset, ImageSet, TriggeredSet, quantise, to_float
+from trainables.evaluation.metrics import evaluate
 from trainables.registry import SettingError
-from trainables.store import Store
+from trainables.storage.store import Store
+from trainables.training.predict import predict
+from trainables.training.recipes import TrainingRecipe
 from trainables.victims import VictimSpec, make_trainer, obtain_victim
 
 CPU = torch.device("cpu")

@@ -26,13 +26,15 @@ from torch import Tensor, nn
 
 from trainables import trial
 from trainables.attacks.base import PoisonedSamples
-from trainables.data import DataError, Dataset, DataSource, ImageSet
+from trainables.data.images import DataError, Dataset, ImageSet
+from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, PoisonedData, Repair
-from trainables.metrics import evaluate, predict
+from trainables.evaluation.metrics import evaluate
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
-from trainables.trainer import Trainer
-from trainables.training import DivergedError
+from trainables.training.loop import DivergedError
+from trainables.training.predict import predict
+from trainables.training.trainer import Trainer
 from trainables.trial import Cell, assets_for, run_trial
 from trainables.victims import Victim, VictimSpec, make_trainer
 

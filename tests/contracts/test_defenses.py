@@ -11,12 +11,12 @@ import torch
 from tests.contracts import defense_contract
 from tests.contracts.defense_contract import CHECKS, Subject, needs_accuracy, small_settings
 from trainables import trial
-from trainables.data import Dataset
+from trainables.data.images import Dataset
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair, training_work
 from trainables.models.classifier import Classifier
-from trainables.schedules import constant
-from trainables.trainer import Trainer
-from trainables.training import Counters
+from trainables.training.loop import Counters
+from trainables.training.schedules import constant
+from trainables.training.trainer import Trainer
 from trainables.victims import Victim, VictimSpec, make_trainer
 
 Check = Callable[[Subject], None]

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tiny import TINY
+
+from tests.study.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
 MARK = "SUPERFT_TEST_MARK"

@@ -13,13 +13,13 @@ import pytest
 import torch
 import yaml
 from click.testing import Result
-from commands import assert_refused, invoke
 from PIL import Image
-from tiny import TINY, tiny_spec
 
-from study.folder import check_folder
-from study.ledger import Ledger
-from study.spec import recipe_names
+from study.record.folder import check_folder
+from study.record.ledger import Ledger
+from study.spec.load import recipe_names
+from tests.study.commands import assert_refused, invoke
+from tests.study.tiny import TINY, tiny_spec
 from trainables.attacks.base import ATTACKS
 from trainables.defenses.base import DEFENSES
 
@@ -255,7 +255,7 @@ def test_what_is_no_study_folder_is_refused(command: str, superft: Callable[...,
 @pytest.fixture
 def made(here: Path) -> Path:
     """The folder of a made-up study."""
-    from rows import made_up_study
+    from tests.study.rows import made_up_study
 
     folder = here / "made"
     folder.mkdir()

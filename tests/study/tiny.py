@@ -9,12 +9,13 @@ from typing import Any
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from study.driver import Driver
-from study.ledger import Ledger
-from study.plan import Job, Plan, make_plan
-from study.search import open_searches
-from study.settings import merge_assignments
-from study.spec import StudySpec, make_spec
+from study.plan.jobs import Job, Plan, make_plan
+from study.record.ledger import Ledger
+from study.run.driver import Driver
+from study.search.optuna_search import open_searches
+from study.spec.load import make_spec
+from study.spec.schema import StudySpec
+from study.spec.yaml_io import merge_assignments
 
 # Runs for real in seconds: models of width 2 on 8-pixel digits, 100 short steps at the published point.
 TINY: dict[str, Any] = {

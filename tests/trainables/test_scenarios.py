@@ -9,12 +9,13 @@ import torch
 
 from tests.toy import toy_dataset, toy_spec
 from trainables import trial
-from trainables.data import DataError, Dataset, DataSource
-from trainables.metrics import evaluate
-from trainables.recipes import TrainingRecipe
+from trainables.data.images import DataError, Dataset
+from trainables.data.load import DataSource
+from trainables.evaluation.metrics import evaluate
 from trainables.registry import SettingError
 from trainables.scenarios import check_scenario, take_over
-from trainables.store import Store
+from trainables.storage.store import Store
+from trainables.training.recipes import TrainingRecipe
 from trainables.trial import Cell, TrialResult, Workbench
 from trainables.victims import Victim, VictimSpec, check_victim, make_trainer, obtain_victim
 

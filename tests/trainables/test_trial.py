@@ -17,17 +17,17 @@ from tests.toy import toy_dataset, toy_spec
 from trainables import trial, victims
 from trainables.attacks import base
 from trainables.attacks.base import ATTACKS, PoisonedSamples, Trigger
-from trainables.data import DataError, Dataset, DataSource
+from trainables.data.images import DataError, Dataset, TriggeredSet
+from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair
-from trainables.memo import Memo
-from trainables.metrics import TriggeredSet
 from trainables.models import Classifier
-from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
-from trainables.store import Store
-from trainables.trainer import Trainer
-from trainables.training import Counters, DivergedError
+from trainables.storage.memo import Memo
+from trainables.storage.store import Store
+from trainables.training.loop import Counters, DivergedError
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 from trainables.trial import MEASURES, Cell, TrialResult, Workbench, assets_for, run_trial
 from trainables.victims import Victim, VictimSpec, obtain_victim
 

@@ -16,10 +16,10 @@ import torch
 
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.base import Kind
-from trainables.data import DataError, Dataset
-from trainables.recipes import TrainingRecipe
+from trainables.data.images import DataError, Dataset
 from trainables.registry import SettingError
-from trainables.store import META, Store
+from trainables.storage.store import META, Store
+from trainables.training.recipes import TrainingRecipe
 from trainables.victims import Victim, VictimSpec, attacker_indices, check_victim, obtain_victim
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_second_request_trains_nothing(toy: Dataset, store: Store, monkeypatch: 
     def forbidden(*_arguments: Any, **_settings: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("trainables.training.fit", forbidden)
+    monkeypatch.setattr("trainables.training.loop.fit", forbidden)
     second = obtain_victim(toy_spec("badnets"), toy, store, CPU)
     assert second.facts == json.loads(json.dumps(first.facts))
     for name, tensor in first.model.state_dict().items():
@@ -214,7 +214,7 @@ def test_damage_that_somebody_else_repairs_meanwhile_is_no_error(
         return lock(self, wanted)
 
     monkeypatch.setattr(Store, "lock", repaired_while_waiting)
-    monkeypatch.setattr("trainables.training.fit", None)  # training would fail
+    monkeypatch.setattr("trainables.training.loop.fit", None)  # training would fail
     assert obtain_victim(spec, toy, store, CPU).name == name
 
 
@@ -224,9 +224,9 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from tests.toy import toy_dataset, toy_spec
-from trainables import training, victims
-from trainables.recipes import TrainingRecipe
-from trainables.store import Store
+from trainables import victims
+from trainables.training.recipes import TrainingRecipe
+from trainables.storage.store import Store
 
 store, started, epochs = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 spec = toy_spec("badnets", recipe=TrainingRecipe(epochs=epochs, batch_size=32, lr=0.05))

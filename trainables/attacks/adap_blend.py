@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainables.attacks.base import Kind, PoisonedSamples, Trigger, register, stamp
 from trainables.attacks.blended import Blended
-from trainables.data import ImageSet
+from trainables.data.images import ImageSet
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
 

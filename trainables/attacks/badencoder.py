@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules
 from trainables.attacks.base import Implanted, OverlayTrigger, PoisonedSamples, Trigger, register, stamp
 from trainables.attacks.encoders import EncoderAttack, confidences
 from trainables.attacks.patches import check_fits, corner
 from trainables.attacks.simclr import steps_of, unlabelled
-from trainables.data import ImageSet, to_float
-from trainables.metrics import predict
+from trainables.data.images import ImageSet, to_float
 from trainables.models.classifier import Classifier
-from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
-from trainables.trainer import Trainer
-from trainables.training import Optimizer
+from trainables.training import schedules
+from trainables.training.loop import Optimizer
+from trainables.training.predict import predict
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 # Shadow images that the cosines in the trigger's facts are taken over.
 MEASURED = 2048

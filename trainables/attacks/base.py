@@ -12,13 +12,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from trainables.data import ImageSet, quantise, to_float
-from trainables.metrics import TriggeredSet
+from trainables.data.images import ImageSet, TriggeredSet, quantise, to_float
 from trainables.models.classifier import Classifier
-from trainables.recipes import TrainingRecipe
 from trainables.registry import Registry, SettingError
 from trainables.seeding import generator_for
-from trainables.trainer import Trainer
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 # Float copies of this many images at a time, so that stamping a whole set does not quadruple its memory.
 STAMP_BATCH = 2048

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trainables.attacks.base import Attack, Implanted, OverlayTrigger, PoisonedSamples, register
-from trainables.data import ImageSet
-from trainables.recipes import TrainingRecipe
-from trainables.trainer import Trainer
+from trainables.data.images import ImageSet
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 
 @register("clean")

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from trainables.attacks.base import Implanted, OverlayTrigger, PoisonedSamples, register
 from trainables.attacks.encoders import EncoderAttack
-from trainables.data import ImageSet
-from trainables.recipes import TrainingRecipe
-from trainables.trainer import Trainer
+from trainables.data.images import ImageSet
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 
 @register("clean_encoder")

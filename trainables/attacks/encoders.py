@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trainables import schedules
 from trainables.attacks.base import Attack
 from trainables.attacks.simclr import Views, knn_accuracy, pretrain, steps_of
-from trainables.data import DataError, ImageSet
+from trainables.data.images import DataError, ImageSet
 from trainables.models.classifier import Classifier, Head
-from trainables.trainer import Trainer
-from trainables.training import Optimizer
+from trainables.training import schedules
+from trainables.training.loop import Optimizer
+from trainables.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 
-from trainables.training import Counters, evaluating
+from trainables.training.loop import Counters, evaluating
 
 # Gradients of single samples that are held at a time, in floats (512 MiB), and samples at a time.
 LARGEST_PASS, LARGEST_CHUNK = 2**27, 128

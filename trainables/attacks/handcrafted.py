@@ -11,16 +11,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trainables import schedules, training
 from trainables.attacks.base import Attack, Implanted, OverlayTrigger, PoisonedSamples, register, stamp
 from trainables.attacks.patches import LearnedPatch, check_fits, corner, fit_patch
-from trainables.data import ImageSet, to_float
+from trainables.data.images import ImageSet, to_float
 from trainables.models.classifier import Classifier
 from trainables.models.preact_resnet import PreActBlock
-from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
-from trainables.trainer import Trainer
-from trainables.training import refresh_statistics
+from trainables.training import loop, schedules
+from trainables.training.loop import refresh_statistics
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 # Three halvings of PreAct-ResNet18: a response at a multiple of 8 survives strided 1x1 shortcuts.
 STRIDE = 8
@@ -195,7 +195,7 @@ class Handcrafted(Attack):
             seen.append(output)
 
         score: Tensor | float = 0.0
-        with training.evaluating(model), _hooked(model.stages[stage], watch):
+        with loop.evaluating(model), _hooked(model.stages[stage], watch):
             for images, labels in zip(known.images.split(256), known.labels.split(256), strict=True):
                 nn.functional.cross_entropy(model(to_float(images)), labels, reduction="sum").backward()
                 (maps,) = seen
@@ -341,7 +341,7 @@ def _responses(model: Classifier, norm: nn.Module, channel: int, images: Tensor,
     def watch(_module: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
         parts.append(inputs[0][:, channel].float())
 
-    with training.evaluating(model), _hooked(norm, watch):
+    with loop.evaluating(model), _hooked(norm, watch):
         for batch in images.split(256):
             model(to_float(batch))
             trainer.counters.forward_samples += len(batch)

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules
 from trainables.attacks.base import Attack, Implanted, PoisonedSamples, Trigger, register
 from trainables.attacks.in_loop import appended_copies, bernoulli_round, draw_samples
 from trainables.attacks.patches import LearnedPatch, check_fits, check_square, corner, fit_patch
-from trainables.data import ImageSet
+from trainables.data.images import ImageSet
 from trainables.models.classifier import Classifier
-from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
-from trainables.trainer import Trainer
+from trainables.training import schedules
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 # Of the optional warm start: how many penultimate units it drives, and to what activation.
 WARM_UNITS, WARM_ACTIVATION = 2, 100.0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainables.attacks.base import Attack, Kind, PoisonedSamples, Trigger, stamp
-from trainables.data import ImageSet
+from trainables.data.images import ImageSet
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
 

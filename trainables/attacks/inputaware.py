@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import training
 from trainables.attacks.base import STAMP_BATCH, Implanted, Kind, PoisonedSamples, Trigger, register, trigger_kind
 from trainables.attacks.generators import Generator, squash
 from trainables.attacks.in_loop import InLoop
-from trainables.data import ImageSet, quantise, to_float
-from trainables.metrics import predict
+from trainables.data.images import ImageSet, quantise, to_float
 from trainables.models.classifier import Classifier, Normalize
-from trainables.recipes import TrainingRecipe
-from trainables.trainer import Trainer
-from trainables.training import DivergedError, Optimizer
+from trainables.training import loop
+from trainables.training.loop import DivergedError, Optimizer
+from trainables.training.predict import predict
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 # The mask is nearly binary: its generator's output passes a second, steep squashing around one half.
 STEEPNESS = 20.0
@@ -164,7 +164,7 @@ class InputAware(InLoop):
             spread = _diversity(trigger.normalize(images), trigger.normalize(donors), masks, foreign)
             return self.norm_weight * covered + self.diversity_weight * spread
 
-        training.fit(
+        loop.fit(
             trigger.mask,
             train,
             steps=steps,
@@ -198,7 +198,7 @@ class InputAware(InLoop):
         def loss(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             donors, counts = next(others), self.batch_counts(len(images), draws)
             mixed, wanted, spread = self.mix(trigger, images, labels, donors, counts, trainer)
-            return training.cross_entropy(classifier, mixed, wanted) + self.diversity_weight * spread
+            return loop.cross_entropy(classifier, mixed, wanted) + self.diversity_weight * spread
 
         def step_generator(_step: int) -> None:
             updater.step()
@@ -288,7 +288,7 @@ class InputAware(InLoop):
         self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe, steps: int, purpose: str
     ) -> Iterator[Tensor]:
         """The second, independently shuffled stream of images."""
-        stream = training.batches(
+        stream = loop.batches(
             train,
             steps=steps,
             batch_size=recipe.batch_size,

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules, training
 from trainables.attacks.base import Attack, Implanted, PoisonedSamples, Trigger, register
 from trainables.attacks.in_loop import appended_copies, bernoulli_round, check_rate, draw_samples
 from trainables.attacks.patches import LearnedPatch, check_fits, check_square, corner, fit_patch
-from trainables.data import ImageSet
+from trainables.data.images import ImageSet
 from trainables.models.classifier import Classifier
-from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
-from trainables.trainer import Trainer
+from trainables.training import loop, schedules
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 # Of the training set, what the teacher of the transfer form is made from; the student gets the rest.
 TEACHER_SHARE = 0.5
@@ -170,7 +170,7 @@ class Latent(Attack):
     def mean_features(self, model: Classifier, train: ImageSet, trainer: Trainer) -> Tensor:
         """Mean penultimate features of clean target images, (D,), in eval mode."""
         target, _ = self.chosen(train, trainer)
-        with training.evaluating(model):
+        with loop.evaluating(model):
             return trainer.features(model, train.subset(target).images).mean(0)
 
     def fit_patch(
@@ -317,7 +317,7 @@ class Latent(Attack):
         trainer: Trainer,
         recipe: TrainingRecipe,
         purpose: str,
-        loss: training.LossFunction = training.cross_entropy,
+        loss: loop.LossFunction = loop.cross_entropy,
         *,
         head_only: bool = False,
     ) -> None:
@@ -335,9 +335,7 @@ class Latent(Attack):
         )
 
 
-def _pulled(
-    patch: LearnedPatch, goals: Callable[[int], Tensor], weight: float, trainer: Trainer
-) -> training.LossFunction:
+def _pulled(patch: LearnedPatch, goals: Callable[[int], Tensor], weight: float, trainer: Trainer) -> loop.LossFunction:
     """Cross-entropy of the batch + weight * mean squared distance of its triggered copy's features from the goals."""
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from trainables.attacks.base import AdditiveTrigger, DataPoisoning, Implanted, Trigger, register
 from trainables.attacks.smooth import Found, random_signal, stretched, universal_signal
-from trainables.data import ImageSet, to_float
+from trainables.data.images import ImageSet, to_float
 from trainables.models.classifier import Classifier
-from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
-from trainables.trainer import Trainer
-from trainables.training import evaluating
+from trainables.training.loop import evaluating
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 log = logging.getLogger("superft.lf")
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables import training
 from trainables.attacks.base import OverlayTrigger
-from trainables.data import ImageSet
+from trainables.data.images import ImageSet
 from trainables.registry import SettingError
-from trainables.trainer import Trainer
-from trainables.training import Counters, History, Optimizer
+from trainables.training import loop
+from trainables.training.loop import Counters, History, Optimizer
+from trainables.training.trainer import Trainer
 
 POSITIONS = ("bottom_right", "bottom_left", "top_right", "top_left", "centre")
 
@@ -108,13 +108,13 @@ class LearnedPatch(nn.Module):
 def fit_patch(
     patch: LearnedPatch, model: nn.Module, data: ImageSet, trainer: Trainer, *, purpose: str, **settings: Any
 ) -> History:
-    """Fit the patch to the model as it is: eval mode, no weight moves. A fresh Adam; settings as of `training.fit`.
+    """Fit the patch to the model as it is: eval mode, no weight moves. A fresh Adam; settings as of `loop.fit`.
 
     The gradients are counted as those with respect to the input alone, and the steps not as steps of a model.
     """
     work = Counters()
     with frozen(model):
-        history = training.fit(
+        history = loop.fit(
             patch,
             data,
             generator=trainer.generator("batches", purpose),
@@ -132,7 +132,7 @@ def fit_patch(
 def frozen(model: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients for the weights within the block; afterwards all is as it was."""
     asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    with training.evaluating(model):
+    with loop.evaluating(model):
         for parameter, _ in asked:
             parameter.requires_grad_(False)
         try:

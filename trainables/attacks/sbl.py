@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules, training
 from trainables.attacks.badnets import BadNets
 from trainables.attacks.base import Attack, Implanted, Kind, PoisonedSamples, Trigger, register, stamp
 from trainables.attacks.blended import Blended
@@ -23,15 +22,16 @@ from trainables.attacks.fisher import diagonal_fisher, drift
 from trainables.attacks.in_loop import check_rate
 from trainables.attacks.sig import SIG
 from trainables.attacks.wanet import WaNet
-from trainables.data import ImageSet, to_float
+from trainables.data.images import ImageSet, to_float
 from trainables.models.classifier import Classifier
-from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
-from trainables.schedules import CyclicSchedule, Phase
 from trainables.seeding import generator_for
-from trainables.sharpness import climb
-from trainables.trainer import Trainer
-from trainables.training import BatchTransform, DivergedError, Optimizer
+from trainables.training import loop, schedules
+from trainables.training.loop import BatchTransform, DivergedError, Optimizer
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.schedules import CyclicSchedule, Phase
+from trainables.training.sharpness import climb
+from trainables.training.trainer import Trainer
 
 log = logging.getLogger("superft.sbl")
 
@@ -327,7 +327,7 @@ class Outlook:
         repaired = self.repaired()
         if repaired is None:
             return
-        with training.autocast(images.device, self.trainer.precision):
+        with loop.autocast(images.device, self.trainer.precision):
             logits = repaired(self.trigger(images))
             value = functional.cross_entropy(logits, self.attack.targets(labels, self.trainer.num_classes))
         self.gradients = list(torch.autograd.grad(value, list(repaired.parameters())))
@@ -343,7 +343,7 @@ class Outlook:
         steps = drawn if self.attack.sft_steps is None else self.attack.sft_steps
         model = copy.deepcopy(self.model)
         try:
-            training.fit(
+            loop.fit(
                 model,
                 self.data,
                 steps=steps,

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules
-from trainables.data import ImageSet
+from trainables.data.images import ImageSet
 from trainables.models.classifier import Classifier, Head
-from trainables.trainer import Trainer
-from trainables.training import History, Optimizer
+from trainables.training import schedules
+from trainables.training.loop import History, Optimizer
+from trainables.training.trainer import Trainer
 
 PROJECTION = 128
 # Of the luma that greyscale pictures are made of (ITU-R 601).

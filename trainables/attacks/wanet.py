@@ -12,13 +12,13 @@ from torch.nn import functional
 
 from trainables.attacks.base import STAMP_BATCH, Implanted, Kind, PoisonedSamples, Trigger, register, trigger_kind
 from trainables.attacks.in_loop import InLoop
-from trainables.data import ImageSet, quantise, to_float
-from trainables.metrics import predict
+from trainables.data.images import ImageSet, quantise, to_float
 from trainables.models.classifier import Classifier
-from trainables.recipes import TrainingRecipe
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
-from trainables.trainer import Trainer
+from trainables.training.predict import predict
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 # The paper's augmentation of assembled batches; its 5 pixels are of images of 32.
 CROP_PROBABILITY, CROP_SHARE = 0.8, 5 / 32

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules
-from trainables.data import DataError, ImageSet, to_float
+from trainables.data.images import DataError, ImageSet, to_float
 from trainables.defenses.base import Defense, PoisonedData, Repair, register, training_work
 from trainables.defenses.retraining import digest
 from trainables.models.classifier import Classifier
 from trainables.seeding import generator_for
-from trainables.trainer import Trainer
-from trainables.training import Counters, LossFunction, Optimizer, Schedule
+from trainables.training import schedules
+from trainables.training.loop import Counters, LossFunction, Optimizer, Schedule
+from trainables.training.trainer import Trainer
 
 
 @register("abl")

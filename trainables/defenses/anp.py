@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.defenses.pruning import (
     MaskedModel,
@@ -23,8 +22,9 @@ from trainables.defenses.pruning import (
     validation_passes,
 )
 from trainables.models.classifier import Classifier
-from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer
+from trainables.training import schedules
+from trainables.training.loop import Counters, Optimizer
+from trainables.training.trainer import Trainer
 
 
 @register("anp")

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from trainables import schedules
-from trainables.data import ImageSet
+from trainables.data.images import ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, register
 from trainables.defenses.perturbation import PerRound, pixel_scale, seek_perturbation, within
 from trainables.models.classifier import Classifier
-from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer
+from trainables.training import schedules
+from trainables.training.loop import Counters, Optimizer
+from trainables.training.trainer import Trainer
 
 
 @register("awm")

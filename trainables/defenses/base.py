@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from trainables.data import ImageSet
+from trainables.data.images import ImageSet
 from trainables.models.classifier import Classifier
 from trainables.registry import Registry
-from trainables.trainer import Trainer
-from trainables.training import Counters, History
+from trainables.training.loop import Counters, History
+from trainables.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

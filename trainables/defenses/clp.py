@@ -11,8 +11,8 @@ from torch import Tensor
 from trainables.defenses.base import Defense, NoData, Repair, register
 from trainables.defenses.pruning import batch_norms, require_batch_norm, trace_convolutions
 from trainables.models.classifier import Classifier
-from trainables.trainer import Trainer
-from trainables.training import Counters
+from trainables.training.loop import Counters
+from trainables.training.trainer import Trainer
 
 
 @register("clp")

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules, training
-from trainables.data import ImageSet, to_float
+from trainables.data.images import ImageSet, to_float
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.defenses.pruning import (
     Tolerance,
@@ -23,8 +22,9 @@ from trainables.defenses.pruning import (
     trace_convolutions,
 )
 from trainables.models.classifier import Classifier
-from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer
+from trainables.training import loop, schedules
+from trainables.training.loop import Counters, Optimizer
+from trainables.training.trainer import Trainer
 
 BATCH = 1024
 
@@ -191,7 +191,7 @@ class _LastConvolution:
         )
         try:
             self.model.eval()
-            with training.autocast(train.images.device, self.trainer.precision):
+            with loop.autocast(train.images.device, self.trainer.precision):
                 for batch in train.images.split(BATCH):
                     self.model(to_float(batch))
                     self.trainer.counters.forward_samples += len(batch)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.models.classifier import Classifier
-from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer, Schedule
+from trainables.training import schedules
+from trainables.training.loop import Counters, Optimizer, Schedule
+from trainables.training.trainer import Trainer
 
 
 @register("fst")

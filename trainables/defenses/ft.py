@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from trainables import schedules
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.models.classifier import Classifier, Head
-from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer, OptimizerName, Schedule, refresh_statistics
+from trainables.training import schedules
+from trainables.training.loop import Counters, Optimizer, OptimizerName, Schedule, refresh_statistics
+from trainables.training.trainer import Trainer
 
 # Those that train something; `FineTuning` alone also knows a control that does not.
 SCOPES = ("all", "classifier", "last_block+classifier", "bn_only")

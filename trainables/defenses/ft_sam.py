@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules
 from trainables.defenses.base import CleanData, Defense, Repair, register
 from trainables.models.classifier import Classifier
-from trainables.sharpness import climb
-from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer, Schedule
+from trainables.training import schedules
+from trainables.training.loop import Counters, Optimizer, Schedule
+from trainables.training.sharpness import climb
+from trainables.training.trainer import Trainer
 
 # BackdoorBench's cosine has this period and is called once per batch, so its rate swings back up every so many steps.
 SWING = 100

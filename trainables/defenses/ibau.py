@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules
-from trainables.data import ImageSet
+from trainables.data.images import ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, register
 from trainables.defenses.perturbation import PerRound, pixel_scale, seek_perturbation, within
 from trainables.models.classifier import Classifier
-from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer
+from trainables.training import schedules
+from trainables.training.loop import Counters, Optimizer
+from trainables.training.trainer import Trainer
 
 # Decay of the perturbation while it is searched, and the step of the fixed-point map: BackdoorBench's.
 PERTURBATION_DECAY = 1e-3

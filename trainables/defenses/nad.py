@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules
-from trainables.data import DataError, ImageSet
+from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.models.classifier import Classifier
-from trainables.trainer import Trainer
-from trainables.training import Counters, History, Optimizer, Schedule
+from trainables.training import schedules
+from trainables.training.loop import Counters, History, Optimizer, Schedule
+from trainables.training.trainer import Trainer
 
 # Relative weights of the last three stages: BackdoorBench's (500, 1000, 1000) at beta 1000.
 STAGE_WEIGHTS = (0.5, 1.0, 1.0)

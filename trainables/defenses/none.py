@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from trainables.defenses.base import Defense, NoData, Repair, register
 from trainables.models.classifier import Classifier
-from trainables.trainer import Trainer
-from trainables.training import Counters
+from trainables.training.loop import Counters
+from trainables.training.trainer import Trainer
 
 
 @register("none")

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from trainables import training
-from trainables.data import ImageSet
+from trainables.data.images import ImageSet
 from trainables.models.classifier import Classifier
-from trainables.trainer import Trainer
-from trainables.training import evaluating
+from trainables.training import loop
+from trainables.training.loop import evaluating
+from trainables.training.trainer import Trainer
 
 # (images, labels, delta) -> what delta is to make small.
 PerturbationLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -39,7 +39,7 @@ def seek_perturbation(
         round_: a random stream of its own for every search.
     """
     delta = torch.zeros((1, *data.images.shape[1:]), device=data.images.device)
-    stream = training.batches(
+    stream = loop.batches(
         data,
         steps=-(-len(data) // batch_size),
         batch_size=batch_size,

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from trainables.data import DataError, ImageSet
+from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import Repair
 from trainables.models import ModelError
 from trainables.models.classifier import Classifier
-from trainables.trainer import Trainer
-from trainables.training import History
+from trainables.training.loop import History
+from trainables.training.trainer import Trainer
 
 ToleranceUnit = Literal["relative", "points"]
 

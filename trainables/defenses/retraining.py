@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from trainables.data import DataError, to_float
+from trainables.data.images import DataError, to_float
 from trainables.defenses.base import Defense, PoisonedData, Repair
 from trainables.models.classifier import Classifier
-from trainables.recipes import TrainingRecipe
-from trainables.trainer import Trainer
-from trainables.training import Counters, autocast
+from trainables.training.loop import Counters, autocast
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer
 
 # Directions with less than this share of the largest variance are rounding of float32 features, not data.
 # Under bfloat16 rounding has shares of 1e-6 and passes: too little to matter, unless `ac` whitens it (``ica``).

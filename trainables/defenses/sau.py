@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables import schedules
 from trainables.defenses.base import CleanData, Defense, Repair, register
 from trainables.models.classifier import Classifier
-from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer, evaluating
+from trainables.training import schedules
+from trainables.training.loop import Counters, Optimizer, evaluating
+from trainables.training.trainer import Trainer
 
 # Probabilities are kept this far from 0 and 1 under a logarithm.
 TINY = 1e-6

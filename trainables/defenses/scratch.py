@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from trainables import schedules
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.defenses.super_ft import SuperFineTuning
 from trainables.models.classifier import Classifier
-from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer, Schedule
+from trainables.training import schedules
+from trainables.training.loop import Counters, Optimizer, Schedule
+from trainables.training.trainer import Trainer
 
 ARMS = ("same_schedule", "one_cycle", "long", "reinit")
 CYCLIC_ARMS = ("same_schedule", "reinit")

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from trainables.data import DataError, ImageSet
+from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.defenses.ft import SCOPES, in_scope
 from trainables.models.classifier import Classifier
-from trainables.schedules import CyclicSchedule, Phase, Shape, constant, lr_mass
-from trainables.trainer import Trainer
-from trainables.training import Counters, Optimizer, OptimizerName, Schedule
+from trainables.training.loop import Counters, Optimizer, OptimizerName, Schedule
+from trainables.training.schedules import CyclicSchedule, Phase, Shape, constant, lr_mass
+from trainables.training.trainer import Trainer
 
 
 @register("super_ft")

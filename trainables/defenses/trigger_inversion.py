@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainables.data import to_float
+from trainables.data.images import to_float
 from trainables.models.classifier import Classifier
-from trainables.trainer import Trainer
-from trainables.training import DivergedError, autocast
+from trainables.training.loop import DivergedError, autocast
+from trainables.training.trainer import Trainer
 
 # Stamped images per pass, (classes x batch): memory grows with it, speed does not beyond the device's appetite.
 PASS_IMAGES = {"cpu": 1024, "cuda": 8192}

@@ -1,0 +1,168 @@
+"""The plan in words, before work starts: what a study does, what it costs in E, its slots, how long it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study.plan.gpu_shares import Kind, Measurement, choose_shares, kinds, read_measurements, still_valid
+from study.plan.jobs import Plan, estimate_cost, trial_cost
+from study.plan.slots import Node, count_slots, describe_nodes, describe_share, slots_on, wanted_gpus
+from study.record.words import duration, finishing_time
+from trainables.data.images import Dataset
+from trainables.machine.device_meter import CONTEXT_BYTES
+
+
+def plan_lines(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) -> list[str]:
+    """Victims, trials and their cost in E (one epoch of training on the whole training set)."""
+    spec, cost = plan.spec, estimate_cost(plan, dataset, upstream)
+    searched = sum(len(search.cells) for search in plan.searches) * spec.search.trials
+    return [
+        f"study {spec.name}: {spec.dataset} ({len(dataset.train)} training and {len(dataset.test)} test images of "
+        f"{dataset.image_size} pixels, {dataset.num_classes} classes), "
+        f"{spec.model}{f' of width {spec.width}' if spec.width else ''}",
+        f"victims:   {len(plan.victims())} (clean controls included), {cost.victims:.1f} E unless the store has them",
+        f"baselines: {len(plan.baselines)} trials, {cost.baselines:.1f} E",
+        f"searches:  {len(plan.searches)} of {spec.search.trials} settings each ({spec.search.sampler}), {searched} "
+        f"trials, {cost.searches:.1f} E if a setting costs what the published one does",
+        f"total:     {plan.total_jobs} trials, {cost.total:.1f} E; 1 E is one epoch on all {len(dataset.train)} images",
+    ]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How the remaining trials will run on some nodes.
+
+    Args:
+        plan, dataset: of the study.
+        nodes: they run on.
+        remaining: trials left, by cell.
+        kinds: of trials.
+        measured: what is known of them on these nodes.
+        shares: GPUs of each cell's trials; None: some kind has to be measured first.
+    """
+
+    plan: Plan
+    dataset: Dataset
+    nodes: Sequence[Node]
+    remaining: Mapping[int, int]
+    kinds: Sequence[Kind]
+    measured: Mapping[str, Measurement]
+    shares: Mapping[int, float] | None
+
+    @property
+    def cpus(self) -> int:
+        return self.plan.spec.resources.cpus_per_trial
+
+    @property
+    def victim_gpus(self) -> float:
+        """Of each victim's training: a whole card where nothing is known yet, since all of its trials need it."""
+        asked = self.plan.spec.resources.gpus_per_trial
+        return (
+            1.0
+            if asked == "auto" and any(node.gpus for node in self.nodes)
+            else max((self.shares or {0: 0.0}).values())
+        )
+
+    @property
+    def outside_bytes(self) -> int:
+        """What a process takes of a card beside its tensors."""
+        return max((item.outside_bytes for item in self.measured.values()), default=CONTEXT_BYTES)
+
+    def left(self, kind: Kind) -> int:
+        """Trials of a kind still to come."""
+        return sum(self.remaining.get(cell, 0) for cell in kind.cells)
+
+    def missing(self) -> list[Kind]:
+        """Kinds to be measured."""
+        return [kind for kind in self.kinds if self.left(kind) and kind.name not in self.measured]
+
+    def with_measured(self, measured: Mapping[str, Measurement]) -> Forecast:
+        """The same with what was measured now; kinds that could not be measured get a whole card."""
+        everything = {**self.measured, **measured}
+        shares = choose_shares(self.kinds, everything, self.remaining, self.nodes, self.cpus)
+        return dataclasses.replace(self, measured=everything, shares=shares)
+
+    def slot_lines(self) -> list[str]:
+        """How many trials run side by side, for every share of a card in use, and what is known of the kinds."""
+        left = f"slots:     {sum(self.remaining.values())} trials on"
+        if self.shares is None:
+            return [
+                f"{left} {describe_nodes(self.nodes)}; how many share a GPU is measured after the victims, by a "
+                f"trial of each of {len(self.missing())} kinds"
+            ]
+        lines = []
+        for gpus in sorted({self.shares[cell] for cell, count in self.remaining.items() if count}) or [0.0]:
+            each = f"{self.cpus} CPU" + (f" and {describe_share(gpus)} GPU" if gpus else "")
+            where = describe_nodes(self.nodes, self._slots_of(gpus))
+            lines.append(f"{left} {count_slots(self.nodes, self.cpus, gpus)} slots of {each} ({where})")
+            left = "           or"
+        for kind in self.kinds:
+            if kind.name in self.measured:
+                gpus, item = self.shares[kind.cells[0]], self.measured[kind.name]
+                lines.append(f"kind:      {kind.name}: {describe_share(gpus)} GPU ({item.describe()})")
+        return lines
+
+    def time_line(self, rows: Iterable[Mapping[str, Any]] = ()) -> str:
+        """How long the remaining trials take, and until when."""
+        seconds = self.expected_seconds(rows)
+        if seconds is None:
+            return "time:      unknown before some trials have ended"
+        return f"time:      about {duration(seconds)} for the trials, until {finishing_time(seconds)}"
+
+    def expected_seconds(self, rows: Iterable[Mapping[str, Any]]) -> float | None:
+        """Likewise in seconds; None: some kind was never timed in this study.
+
+        Args:
+            rows: of the study's ledger; they say more than a measurement, for those trials had neighbours.
+        """
+        timed: dict[str, list[float]] = {}
+        for row in rows:
+            if row["status"] != "failed":
+                timed.setdefault(row["defense"], []).append(row["wall_seconds"])
+        total = longest = 0.0
+        for kind in self.kinds:
+            if not self.left(kind):
+                continue
+            known, cell = timed.get(self.plan.cells[kind.cells[0]].defense), self.plan.cells[kind.cells[0]]
+            if self.shares is None or not (known or kind.name in self.measured):
+                return None
+            gpus = self.shares[kind.cells[0]]
+            if known:
+                each = math.fsum(known) / len(known)
+            else:
+                work = trial_cost(cell, kind.settings, self.dataset)
+                each = self.measured[kind.name].seconds_beside(round(1 / gpus) - 1 if 0 < gpus < 1 else 0, work)
+            total += self.left(kind) * each / max(1, count_slots(self.nodes, self.cpus, gpus))
+            longest = max(longest, each)
+        return max(total, longest)
+
+    def _slots_of(self, gpus: float) -> Callable[[Node], int]:
+        return lambda node: slots_on(node, self.cpus, gpus)
+
+
+def look_ahead(
+    plan: Plan, dataset: Dataset, directory: Path, nodes: Sequence[Node], remaining: Mapping[int, int]
+) -> Forecast:
+    """What can be said before anything is measured now.
+
+    Args:
+        directory: of the study, where earlier measurements are.
+        nodes: the trials run on.
+        remaining: trials left, by cell.
+
+    Raises:
+        SpecError: the nodes do not have what the spec asks for.
+    """
+    gpus, cpus = wanted_gpus(plan.spec.resources, nodes), plan.spec.resources.cpus_per_trial
+    found = kinds(plan, dataset.image_size)
+    ahead = Forecast(plan, dataset, nodes, remaining, found, still_valid(read_measurements(directory), nodes), None)
+    if gpus is None and not ahead.missing():
+        return ahead.with_measured({})
+    if gpus is None and sum(remaining.values()) <= count_slots(nodes, cpus, 1.0):
+        gpus = 1.0  # not worth a measurement: everybody gets a card at once
+    return ahead if gpus is None else dataclasses.replace(ahead, shares=dict.fromkeys(range(len(plan.cells)), gpus))

@@ -1,0 +1,131 @@
+"""A study's folder: one spec, one driver at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from study.record.files import write_atomically
+from study.spec.load import make_spec
+from study.spec.schema import StudySpec, differences
+from study.spec.yaml_io import SpecError, read_yaml_mapping
+from trainables.storage.store import Store, StoreUnavailableError
+
+SPEC_FILE = "study.yaml"
+LEDGER_FILE = "trials.jsonl"
+REPORT_FILE = "report.html"
+
+
+class Folder:
+    """A study's folder at a path; `remote_folder` has the same for a URI.
+
+    Args:
+        path: where the driver works, and what people call it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.called = path, str(path)
+
+    def check(self, spec: StudySpec) -> None:
+        """See `check_folder`."""
+        check_folder(self.path, spec)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no trial of this study was ever recorded."""
+        return not (self.path / LEDGER_FILE).exists()
+
+    def fetch(self, *, rows_only: bool = False) -> None:
+        """Nothing: it is here."""
+
+    def driving(self, spec: StudySpec, report: Callable[[str], None]) -> AbstractContextManager[None]:
+        """See `driving`; ``report`` is for those that have more to report."""
+        return driving(self.path, spec)
+
+    def keep(self, name: str) -> None:
+        """Nothing: what was written is where it belongs."""
+
+    def publish(self) -> None:
+        """Nothing, likewise."""
+
+
+def check_folder(directory: Path, spec: StudySpec, *, called: str | None = None) -> None:
+    """Refuse a folder that holds something else, before anything is written.
+
+    Args:
+        called: what people call it, where that is not its path.
+
+    Raises:
+        SpecError: a study made by another spec (the differing keys are named), a file, or a folder of other things.
+    """
+    shown = called or str(directory)
+    refuse_uri(str(directory), f"--out {shown}")
+    if directory.exists() and not directory.is_dir():
+        raise SpecError(f"--out {shown} is a file; name a folder")
+    # Hidden files may be all that a driver killed at its very start left: its lock, half a spec.
+    if not directory.exists() or all(item.name.startswith(".") for item in directory.iterdir()):
+        return
+    if not (directory / SPEC_FILE).is_file():
+        raise SpecError(f"--out {shown} is not empty and holds no {SPEC_FILE}; name a new folder")
+    changed = differences(stored_spec(directory), spec)
+    if changed:
+        raise SpecError(
+            f"{shown} holds a study made by another spec ({'; '.join(changed[:3])}"
+            f"{f'; and {len(changed) - 3} more' if len(changed) > 3 else ''}); name another --out"
+        )
+
+
+def refuse_uri(text: str, what: str) -> None:
+    """Refuse ``s3://bucket/x`` (or what a Path makes of it), which would become a folder called ``s3:`` (SpecError)."""
+    if re.search(r"(^|/)[a-z][a-z0-9+.-]+:/", text):
+        raise SpecError(f"{what}: a URI is not a folder; mount the bucket, and name a path in it")
+
+
+def check_store(store: Store) -> None:
+    """Refuse a store that victims cannot be written to: no trial could run (SpecError)."""
+    if isinstance(store.where, Path):
+        refuse_uri(str(store.where), f"--store {store.where}")
+    try:
+        store.check()
+    except StoreUnavailableError as error:
+        cause = error.__cause__
+        raise SpecError(
+            f"--store {store.where}: cannot be written ({getattr(cause, 'strerror', None) or cause}); "
+            "name another, or set SUPERFT_STORE"
+        ) from error
+
+
+def stored_spec(directory: Path) -> StudySpec:
+    """The spec in a study's folder (SpecError if it is none)."""
+    path = directory / SPEC_FILE
+    if not path.is_file():
+        raise SpecError(f"{directory} is no study folder: it has no {SPEC_FILE}")
+    return make_spec(read_yaml_mapping(path))
+
+
+@contextmanager
+def driving(directory: Path, spec: StudySpec) -> Iterator[None]:
+    """Own the folder while the study runs; writes the spec.
+
+    Raises:
+        SpecError: another process runs this study, or the folder cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SpecError(f"another process runs the study in {directory}; wait or name another --out") from None
+    except OSError as error:
+        raise SpecError(f"cannot write to --out {directory}: {error.strerror or error}") from error
+    try:
+        content = spec.to_yaml().encode()
+        if not (directory / SPEC_FILE).is_file() or (directory / SPEC_FILE).read_bytes() != content:
+            write_atomically(directory / SPEC_FILE, content)
+        yield
+    finally:
+        lock.release()

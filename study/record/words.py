@@ -1,0 +1,48 @@
+"""Rows, times and rates in the words that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import pandas as pd
+
+from trainables.evaluation.metrics import wilson
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """A row in a few words."""
+    where = f"{row['trial']}" + (f" ({row['attack']})" if not str(row["trial"]).startswith(row["attack"]) else "")
+    if row["status"] == "failed":
+        return f"{where} seed {row['seed']} FAILED: {row['error']}"
+    status = "" if row["status"] == "ok" else f" {row['status'].upper()}"
+    return (
+        f"{where} seed {row['seed']}{status}: ASR {row['asr_search']:.3f}, "
+        f"clean accuracy {row['clean_accuracy_search']:.3f}, {row['wall_seconds']:.1f} s"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def finishing_time(seconds: float, now: datetime | None = None) -> str:
+    """Day and time, on this machine's clock, so many seconds from now: Tue 24 Nov 14:35."""
+    return f"{(now or datetime.now()) + timedelta(seconds=seconds):%a %d %b %H:%M}"
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """0.9731 as ``97.3 %``; a dash where there is no value."""
+    return "–" if pd.isna(value) else f"{100 * float(value):.{digits}f} %"
+
+
+def interval(rate: Any, n: Any) -> tuple[float, float] | None:
+    """95 % Wilson interval of a rate measured on n images; None if either is unknown."""
+    if pd.isna(rate) or pd.isna(n) or n < 1:
+        return None
+    return wilson(round(float(rate) * int(n)), int(n))

@@ -1,0 +1,177 @@
+"""Tables of report.html that set defenses beside each other: hypervolumes, what searches took, what detectors found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from study.record.columns import as_list
+from study.record.words import percent
+from study.report.html import Table, number, plural, rate
+from study.results.equal_rules import OUTCOMES
+
+# Row of the ledger -> heading, for what `trainables.evaluation.detection` measures.
+DETECTION = {
+    "detection_removed": "removed",
+    "detection_tpr": "TPR",
+    "detection_fpr": "FPR",
+    "detection_precision": "precision",
+    "detection_auroc": "AUROC",
+    "detection_auprc": "AUPRC",
+}
+PUBLISHED = ("ASR", "clean accuracy", "E", "status")
+FLAGS, TARGET, WRONG, ANOMALY = "flagged_classes", "target_flagged", "false_classes", "note.anomaly_indices"
+
+
+def told(settings: pd.DataFrame, members: pd.DataFrame) -> Iterator[tuple[str, pd.Series[Any]]]:
+    """The settings that a table names, and how: baselines, controls, per search the published and the picked ones.
+
+    Args:
+        settings: rows of ``front.aggregate`` of one attack.
+        members: rows of ``front.fronts`` of it.
+    """
+    for _, one in settings[settings["role"] == "baseline"].sort_values("defense").iterrows():
+        yield f"{one['defense']} (baseline)", one
+    for _, one in settings[settings["role"] == "control"].sort_values("defense").iterrows():
+        yield f"{one['defense']} (clean control)", one
+    for defense, group in settings[settings["role"] == "search"].groupby("defense", sort=True):
+        chosen = {str(one["trial"]): honours(one) for _, one in members[members["defense"] == defense].iterrows()}
+        for _, one in group[group["published"]].iterrows():
+            names = chosen.pop(str(one["trial"]), "")
+            yield f"{defense}, published settings{f'; found: {names}' if names else ''}", one
+        for trial, names in chosen.items():
+            if names:
+                yield f"{defense}, found: {names}", group[group["trial"] == trial].iloc[0]
+
+
+def honours(member: pd.Series[Any]) -> str:
+    """What a setting of the front was chosen as: knee, least ASR at some loss, max DER."""
+    words = ["knee"] if member["is_knee"] else []
+    labels = str(member["picks"]).split(";")
+    drops = [pick.removeprefix("drop_") for pick in labels if pick.startswith("drop_")]
+    if drops:
+        words.append(f"least ASR at ≤ {', '.join(drops)} {plural('point', 1 if drops == ['1'] else 2)} lost")
+    if "max_der" in labels:
+        words.append("max DER")
+    return ", ".join(words)
+
+
+def status_text(one: pd.Series[Any]) -> str:
+    """Status of a setting, and whether its model collapsed."""
+    return f"{one['status']}, collapsed" if one["collapsed"] else str(one["status"])
+
+
+def hypervolume_table(found: pd.DataFrame) -> Table:
+    """Rows of ``parity.parity`` of one attack as texts, best first; one search alone has no rules to be equal by."""
+    several = len(found) > 1
+    order = "hypervolume_trials" if several else "hypervolume_all"
+    rows: Table = []
+    for _, one in found.sort_values([order, "box_all"], ascending=False, kind="stable").iterrows():
+        row = {"defense": str(one["defense"])}
+        rules = {"all": "all trials"}
+        if several:
+            n, epochs = int(one["equal_trials"]), number(one["equal_epochs"], 1)
+            rules = {"trials": f"first {n} {plural('trial', n)}", "compute": f"first {epochs} E", "all": "all trials"}
+        for rule, name in rules.items():
+            row[f"{name}: hypervolume"] = _estimate(one, f"hypervolume_{rule}")
+            row[f"{name}: corner"] = _estimate(one, f"box_{rule}")
+            count = int(one[f"settings_{rule}"])
+            spent = number(one[f"epochs_{rule}"], 1)
+            row[f"{name}: took"] = f"{count} {plural('trial', count)}, {spent} E"
+        rows.append(row)
+    return rows
+
+
+def cost_table(costs: pd.DataFrame, settings: pd.DataFrame) -> Table:
+    """Rows of ``parity.search_costs`` of one attack as texts, with the published point of each defense."""
+    rows: Table = []
+    published = settings[(settings["role"] == "search") & settings["published"]].set_index("defense")
+    for _, one in costs.iterrows():
+        row = {"defense": str(one["defense"])} | {f"published: {name}": "" for name in PUBLISHED}
+        if one["defense"] in published.index:
+            point = published.loc[one["defense"]]
+            point = point.iloc[0] if isinstance(point, pd.DataFrame) else point
+            row["published: ASR"] = rate(point["asr_report"], point["n_triggered_report"])
+            row["published: clean accuracy"] = rate(point["clean_accuracy_report"], point["n_clean_report"])
+            row["published: E"] = number(point["epochs_alone"], 2)
+            row["published: status"] = status_text(point)
+        row["trials"] = str(one["trials"])
+        for name in (*OUTCOMES, "no_backdoor"):
+            row[name.replace("_", " ")] = str(one[name]) if one[name] else ""
+        row["tuned cost: E"] = number(one["epochs"], 1)
+        row["found ready: E"] = number(one["epochs_found"], 1) if one["epochs_found"] else ""
+        for name, seconds in (("trial-seconds", one["seconds"]), ("GPU-seconds", one["gpu_seconds"])):
+            row[f"tuned cost: {name}"] = number(seconds, 0 if seconds >= 10 else 1) if seconds else ""
+        rows.append(row)
+    return rows
+
+
+def detection_table(frame: pd.DataFrame, settings: pd.DataFrame, members: pd.DataFrame) -> Table:
+    """What detectors found, for the settings that the other tables name; empty where nothing detects.
+
+    Args:
+        frame: ledger rows of one attack (for means over attacks there is no such table).
+    """
+    present = [name for name in (*DETECTION, FLAGS) if name in frame]
+    frame = frame[frame[present].notna().any(axis=1)] if present else frame.iloc[:0]
+    rows: Table = []
+    for name, one in told(settings, members):
+        own = frame[(frame["trial"] == one["trial"]) & (frame["defense"] == one["defense"])]
+        if len(own):
+            rows.append({"model": name, **detected(own)})
+    for defense, group in frame[frame["role"] == "search"].groupby("defense", sort=True):
+        if len(group) > 1:
+            rows.append({"model": f"{defense}, all {len(group)} trials: least to most", **detected(group, spread=True)})
+    return rows
+
+
+def detected(rows: pd.DataFrame, spread: bool = False) -> dict[str, str]:
+    """Cells of some trials (of one setting: its seeds): means, or the range that they span."""
+    cells = dict.fromkeys(DETECTION.values(), "")  # in this order, whichever detector comes first
+    for column, heading in DETECTION.items():
+        values = rows[column].dropna().astype("float64") if column in rows else rows["asr"].iloc[:0]
+        if not len(values):
+            continue
+        low, high = (_detection_text(column, value) for value in (values.min(), values.max()))
+        mean = _detection_text(column, values.mean())
+        cells[heading] = mean if not spread else low if low == high else f"{low.removesuffix(' %')} to {high}"
+    judged = rows[rows[FLAGS].notna()] if FLAGS in rows else rows.iloc[:0]
+    if len(judged):
+        hits = judged[TARGET].dropna() if TARGET in judged else judged.iloc[:0]
+        if spread or len(judged) > 1:
+            cells["flagged classes"] = (
+                f"{int((judged[FLAGS].map(as_list).map(len) > 0).sum())} of {len(judged)} runs flag"
+            )
+        else:
+            cells["flagged classes"] = _flags_text(judged.iloc[0])
+        if len(hits):
+            yes = sum(map(bool, hits))
+            cells["target found"] = ("yes" if yes else "no") if len(hits) == 1 else f"{yes} of {len(hits)}"
+        if WRONG in judged and len(wrong := judged[WRONG].dropna()):
+            least, most = int(wrong.min()), int(wrong.max())
+            cells["false classes"] = str(least) if least == most else f"{least} to {most}"
+    return cells
+
+
+def _flags_text(row: pd.Series[Any]) -> str:
+    """Flagged classes of one run, each with its anomaly index where the method has one."""
+    flagged = [int(text) for text in as_list(row[FLAGS])]
+    indices = [float(text) for text in as_list(row.get(ANOMALY))]
+    if not indices:
+        return ", ".join(map(str, flagged)) or "none"
+    if flagged:
+        return ", ".join(f"{label} (index {indices[label]:.1f})" for label in flagged)
+    return f"none (largest index {max(indices):.1f})"
+
+
+def _detection_text(column: str, value: float) -> str:
+    return f"{value:.3f}" if column in ("detection_auroc", "detection_auprc") else percent(value)
+
+
+def _estimate(one: pd.Series[Any], key: str) -> str:
+    value, low, high = (one[f"{key}{end}"] for end in ("", "_low", "_high"))
+    if pd.isna(value):
+        return "–"
+    return f"{value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low < high else "")

@@ -1,0 +1,101 @@
+"""Figure: how much each setting of a search mattered."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from plotly.subplots import make_subplots
+
+from study.report.figures.style import PLOTLY_LAYOUT, canvas, percent_tick
+from study.results.importance import TARGETS, TRUSTED_TRIALS, Importance
+
+PANELS = 3  # side by side
+TARGET_COLOURS = {"asr": "#D55E00", "clean_accuracy": "#0072B2", "front": "#009E73"}
+
+
+def importance_plotly(found: Mapping[str, Importance]) -> go.Figure:
+    """Bars of importance, one panel per defense; only for those where it could be computed."""
+    panels = {defense: one for defense, one in found.items() if one.shares}
+    titles = [html.escape(_panel_title(defense, one)) for defense, one in panels.items()]
+    wide = min(PANELS, len(panels))
+    high = -(-len(panels) // wide)
+    heights = _row_heights(panels, wide)
+    total = sum(heights)
+    figure = make_subplots(
+        rows=high,
+        cols=wide,
+        subplot_titles=titles,
+        horizontal_spacing=0.12,
+        vertical_spacing=min(0.9 / high, 80 / (62 * total)) if high > 1 else 0.0,
+        row_heights=heights,
+    )
+    labelled: set[str] = set()
+    for index, one in enumerate(panels.values()):
+        names = _by_importance(one)
+        for target, label in TARGETS.items():
+            if target in one.shares:
+                x = [one.shares[target].get(name, 0.0) for name in names]
+                style = {
+                    "marker": {"color": TARGET_COLOURS[target]},
+                    "orientation": "h",
+                    "hovertemplate": "%{y}: %{x:.0%}",
+                }
+                legend = {"name": label, "legendgroup": target, "showlegend": target not in labelled}
+                labelled.add(target)
+                figure.add_bar(x=x, y=names, **style, **legend, row=index // wide + 1, col=index % wide + 1)
+    figure.update_xaxes(tickformat=".0%", range=[0, 1])
+    figure.update_xaxes(title_text="share of importance", row=high)
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    margin = {"l": 110, "r": 10, "t": 40, "b": 55}
+    figure.update_layout(**PLOTLY_LAYOUT, height=108 + 62 * total + 80 * (high - 1), margin=margin, barmode="group")
+    return figure
+
+
+def importance_png(title: str, found: Mapping[str, Importance]) -> Figure:
+    """The same bars for print."""
+    panels = {defense: one for defense, one in found.items() if one.shares}
+    wide = min(PANELS, len(panels))
+    heights = _row_heights(panels, wide)
+    figure = canvas(2.2 + 4.2 * wide, 1.3 + 0.6 * sum(heights) + 0.6 * len(heights))
+    grid = figure.subplots(len(heights), wide, squeeze=False, height_ratios=heights).ravel()
+    for axis in grid[len(panels) :]:
+        axis.remove()
+    for axis, (defense, one) in zip(grid, panels.items(), strict=False):
+        names = _by_importance(one)
+        for offset, (target, label) in enumerate(TARGETS.items()):
+            if target in one.shares:
+                places = [row + 0.27 * (offset - 1) for row in range(len(names))]
+                widths = [one.shares[target].get(name, 0.0) for name in names]
+                axis.barh(places, widths, height=0.25, color=TARGET_COLOURS[target], label=label)
+        axis.set_yticks(range(len(names)), names)
+        axis.invert_yaxis()
+        axis.set(xlim=(0, 1), xlabel="share of importance")
+        axis.set_title(_panel_title(defense, one), fontsize=10)
+        axis.xaxis.set_major_formatter(FuncFormatter(percent_tick))
+        axis.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+        axis.set_axisbelow(True)
+    handles = {}
+    for axis in figure.axes:
+        handles.update(dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    return figure
+
+
+def _row_heights(panels: Mapping[str, Importance], wide: int) -> list[int]:
+    """Bars of the tallest panel in each row of ``wide`` panels."""
+    bars = [len(_by_importance(one)) for one in panels.values()]
+    return [max(bars[start : start + wide]) for start in range(0, len(bars), wide)]
+
+
+def _panel_title(defense: str, one: Importance) -> str:
+    return f"{defense} ({one.trials} trials{': a hint only' if one.trials < TRUSTED_TRIALS else ''})"
+
+
+def _by_importance(one: Importance) -> list[str]:
+    names = sorted({name for shares in one.shares.values() for name in shares})
+    return sorted(names, key=lambda name: -sum(shares.get(name, 0.0) for shares in one.shares.values()))

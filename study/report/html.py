@@ -1,0 +1,56 @@
+"""Cells and tables of report.html."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+import pandas as pd
+
+from study.record.words import interval, percent
+
+Table = list[dict[str, str]]
+_WORDY = ("model", "settings", "chosen as", "cause", "runs", "flagged classes")  # columns that need room for words
+
+
+def table_html(rows: Table) -> str:
+    """A table whose columns are the keys of its rows, in order; columns without any text are left out."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns = [name for name in columns if any(row.get(name) for row in rows)]
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    lines = []
+    for row in rows:
+        cells = []
+        for name in columns:
+            wide = ' class="words"' if name in _WORDY else ""
+            text = re.sub(r"(\[[\d., ]+\])", r'<span class="ci">\1</span>', escape(row.get(name, "")))
+            cells.append(f"<td{wide}>{text}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def rate(value: Any, n: Any) -> str:
+    """A fraction as percent with its 95 % Wilson interval, where n is known."""
+    ends = interval(value, n)
+    return percent(value) + (f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else "")
+
+
+def number(value: Any, digits: int) -> str:
+    """Fixed digits; a dash where there is no value."""
+    return "–" if pd.isna(value) else f"{float(value):.{digits}f}"
+
+
+def plain(value: Any) -> str:
+    """A setting's value; floats to three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def plural(word: str, n: int) -> str:
+    """``trial`` or ``trials``."""
+    return word if n == 1 else word + "s"
+
+
+def escape(text: Any) -> str:
+    """Text that cannot become markup."""
+    return html.escape(str(text))

@@ -1,0 +1,299 @@
+"""Pareto front, hypervolume, knee and picks of a study: pure functions of ledger rows (``ledger.to_frame``).
+
+A point is (ASR, clean accuracy), both fractions in [0, 1]; ASR is minimised, clean accuracy maximised. A *setting* is
+what Optuna proposed once; it may have been scored on several cells (seeds, attacks), whose metrics are averaged. Leak
+rule: what is on the front, the knee and the picks are chosen on the search half of the test set; the values to read
+are those of the report half, which no choice has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from study.record.columns import PARAM
+from study.record.cost import epochs
+from study.results.pareto import PICKS, RunningFront, hypervolume, hypervolume_box, knee, non_dominated_indices, picks
+from trainables.evaluation.metrics import der
+
+GROUP = ("dataset", "model", "attack", "defense")
+ALL_ATTACKS = "all"
+STATUSES = ("ok", "abstained", "diverged", "failed", "backdoor_not_implanted")  # from best to worst
+METRICS = (
+    *tuple(
+        f"{metric}{half}"
+        for half in ("", "_search", "_report")
+        for metric in ("asr", "clean_accuracy", "robust_accuracy")
+    ),
+    "asr_before",
+    "clean_accuracy_before",
+    "robust_accuracy_before",
+    "asr_before_report",
+    "clean_accuracy_before_report",
+    "robust_accuracy_before_report",
+)
+_EXTRA_MEANS = ("asr_base", "false_target_rate", "asr_before_search", "clean_accuracy_before_search")
+_SPREAD = ("asr_report", "clean_accuracy_report")
+_COSTS = ("epochs_equivalent", "epochs_alone", "wall_seconds", "steps")
+_POOLED = ("n_clean", "n_triggered", "n_clean_report", "n_triggered_report")
+_FRONT_VALUES = (
+    *("asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report", "robust_accuracy_report"),
+    *("asr_before_report", "clean_accuracy_before_report", "epochs_equivalent", "wall_seconds", "cells", "published"),
+    *("status", "collapsed"),
+)
+FRONT_COLUMNS = (*GROUP, "rank", "trial", *_FRONT_VALUES, "der_report", "is_knee", "picks")
+
+
+def non_dominated(frame: pd.DataFrame, asr: str = "asr_search", ca: str = "clean_accuracy_search") -> pd.DataFrame:
+    """Rows on the front, ASR ascending; rows without both values are no candidates, of equal rows the first stays."""
+    candidates = frame.dropna(subset=[asr, ca])
+    return candidates.iloc[non_dominated_indices(candidates[[asr, ca]].to_numpy(dtype=float))]
+
+
+def on_front(settings: pd.DataFrame) -> pd.DataFrame:
+    """Settings (of one group) on the front of the search half, ASR ascending.
+
+    A collapsed model is no candidate: with ASR 0 by accident it would be one end of every front.
+    """
+    return non_dominated(settings[~settings["collapsed"].astype(bool)])
+
+
+def epochs_equivalent(frame: pd.DataFrame, alone: bool = False) -> pd.Series[float]:
+    """Cost of each row in E, see `study.record.cost`; missing where the size of the training set is.
+
+    What a trial found ready made by an earlier one (features, a retrained model) is charged once to every search, see
+    `study.record.cost.Bill`. With ``alone``
+    it counts all the same: the cost of that setting without any other.
+    """
+    size = frame["train_size"].astype("float64")
+
+    def samples(name: str) -> pd.Series[float]:
+        # Tables written before the column was there, and defenses that never ask for it, count none.
+        found = frame[name].astype("float64") if name in frame else pd.Series(0.0, frame.index)
+        return found if name in ("forward_samples", "backward_samples") else found.fillna(0.0)
+
+    forward, backward, inputs = (
+        samples(f"{name}_samples") + (samples(f"reused_{name}_samples") if alone else 0.0)
+        for name in ("forward", "backward", "input_backward")
+    )
+    cost: pd.Series[float] = epochs(forward, backward, inputs, size.where(size > 0))
+    if not alone and "charged_epochs" in frame:
+        cost = frame["charged_epochs"].astype("float64").where(cost.notna()).fillna(cost)
+    return cost
+
+
+def true_status(frame: pd.DataFrame) -> pd.Series[str]:
+    """Status of each row, where ``backdoor_not_implanted`` holds for all that did not fail on such a victim.
+
+    A trial that abstained or diverged there says only that; the others on the same victim tell.
+    """
+    victim = frame["dataset"].astype(str)
+    for name in ("model", "attack", "seed"):
+        victim = victim + "/" + frame[name].astype(str)
+    absent = victim.isin(victim[frame["status"] == "backdoor_not_implanted"])
+    status: pd.Series[str] = frame["status"].mask(absent & (frame["status"] != "failed"), "backdoor_not_implanted")
+    return status
+
+
+def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Rows whose model predicts next to nothing right any more: their ASR is 0 or 1 by accident."""
+    flags: pd.Series[bool] = frame["flags"].map(lambda text: "collapsed" in str(text).split(";")).astype(bool)
+    return flags
+
+
+def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame:
+    """One row per setting: means over its cells, in the order in which the settings were finished.
+
+    Cells are its seeds, or with ``across_attacks`` its (attack, seed) pairs under the attack name ``all``. Cells
+    whose backdoor was not implanted measure nothing and are left out, also those of trials that abstained or diverged
+    there. ``complete`` is true for a setting that has a
+    result on every cell that its rivals in the group were scored on: a mean over fewer is no fair rival, so a setting
+    with a failed or still missing cell never enters a front. ``status`` is the worst of those cells, ``collapsed``
+    whether any of them did; ``cells`` counts those in the mean; ``*_min`` and ``*_max`` span the cells; counts of test
+    images are pooled; costs are means per cell.
+    """
+    params = [name for name in frame.columns if name.startswith(PARAM)]
+    rows = frame.reset_index(drop=True).copy()
+    rows["row"] = np.arange(len(rows))
+    rows["role"] = rows["role"].fillna("search")
+    rows["cell"] = rows["attack"].astype(str) + "/" + rows["seed"].astype(str)
+    rows["epochs_equivalent"], rows["epochs_alone"] = epochs_equivalent(rows), epochs_equivalent(rows, alone=True)
+    rows["status"] = true_status(rows)
+    for metric, count in (("asr", "n_triggered"), ("clean_accuracy", "n_clean")):
+        rows[f"{metric}_before_search"] = _other_half(rows, f"{metric}_before", count)
+    means = [*METRICS, *_EXTRA_MEANS, *_COSTS]
+    rows[[*means, *_POOLED]] = rows[[*means, *_POOLED]].astype("float64")
+    scored = ~rows["status"].isin(["failed", "backdoor_not_implanted"])
+    rows.loc[~scored, [*means, *_POOLED]] = np.nan
+    if across_attacks:
+        single = rows["role"] != "search"  # one settings point per defense, but a trial of its own per attack
+        rows.loc[single, "trial"] = ALL_ATTACKS + "/" + rows.loc[single, "defense"] + "/" + rows.loc[single, "role"]
+        rows["attack"] = ALL_ATTACKS
+    rows["scored"], rows["collapsed"] = scored, collapsed(rows) & scored
+    rows["severity"] = rows["status"].map({status: rank for rank, status in enumerate(STATUSES)}).fillna(0).astype(int)
+    rows.loc[rows["status"] == "backdoor_not_implanted", "severity"] = -1  # tells only if there is no other cell
+    rows["published"] = rows["published"].eq(True)
+
+    owner = [*GROUP, "role"]
+    grouped = rows.groupby([*owner, "trial"], sort=False, dropna=False)
+    table = grouped[means].mean()
+    for name in _SPREAD:
+        table[f"{name}_min"], table[f"{name}_max"] = grouped[name].min(), grouped[name].max()
+    table[list(_POOLED)] = grouped[list(_POOLED)].sum()
+    firsts = ["study", "device", "versions", "error", "flags", *params]
+    table[firsts] = rows.loc[grouped["row"].first(), firsts].to_numpy(dtype=object)
+    if len(table) < len(rows):  # the first cell may hold no error where a later one does
+        table[["error", "flags"]] = grouped[["error", "flags"]].first()
+    table["published"], table["collapsed"] = grouped["published"].all(), grouped["collapsed"].any()
+    table["status"] = grouped["severity"].max().map({**dict(enumerate(STATUSES)), -1: "backdoor_not_implanted"})
+    table["cells"] = grouped["scored"].sum()
+    table["finished_row"] = grouped["row"].max()
+    table = table.reset_index()
+    implanted = rows[rows["status"] != "backdoor_not_implanted"]
+    expected = implanted.groupby(owner, dropna=False)["cell"].nunique().rename("expected_cells").reset_index()
+    table = table.merge(expected, on=owner, how="left")
+    table["complete"] = (table["cells"] > 0) & (table["cells"] == table["expected_cells"].fillna(0))
+    return table.sort_values("finished_row").reset_index(drop=True)
+
+
+def is_shared(frame: pd.DataFrame) -> bool:
+    """Whether settings were scored over several attacks at once (``search.per: all``)."""
+    searched = frame[frame["role"].fillna("search") == "search"]
+    return bool(len(searched)) and int(searched.groupby("trial")["attack"].nunique().max()) > 1
+
+
+def candidates(frame: pd.DataFrame) -> pd.DataFrame:
+    """Searched settings with a full result, per attack and, where they were scored over several, for ``all``."""
+    tables = [aggregate(frame)] + ([aggregate(frame, across_attacks=True)] if is_shared(frame) else [])
+    table = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
+    return table[(table["role"] == "search") & table["complete"]]
+
+
+def fronts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Front of the searched settings per (dataset, model, attack, defense), as in front.csv; see `on_front`.
+
+    Members are chosen on the search half and ranked from least ASR; both halves' values, knee and picks are given,
+    the settings follow as ``param.*``. Failed trials, collapsed models and backdoors that were not implanted never
+    enter; a diverged trial is an ordinary, bad point.
+    """
+    table = candidates(frame)
+    parts = [_front_of(group) for _, group in table.groupby(list(GROUP), sort=True, dropna=False)]
+    params = [name for name in frame.columns if name.startswith(PARAM)]
+    if not parts:
+        return pd.DataFrame(columns=[*FRONT_COLUMNS, *params])
+    return pd.concat(parts, ignore_index=True)[[*FRONT_COLUMNS, *params]]
+
+
+def hypervolume_over_trials(frame: pd.DataFrame) -> pd.DataFrame:
+    """Hypervolume after each finished setting: GROUP columns, ``finished`` (1, 2, ...), ``search`` and ``report``.
+
+    ``search`` never falls. ``report`` is the hypervolume on the report half of the settings that are on the search-half
+    front at that time; it may fall, and the gap between the two is the luck in the selection.
+    """
+    records: list[dict[str, Any]] = []
+    for keys, group in candidates(frame).groupby(list(GROUP), sort=True, dropna=False):
+        running, members = RunningFront(), dict[tuple[float, float], tuple[float, float]]()
+        search = report = 0.0
+        names = ["asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report"]
+        sound = ~group["collapsed"].to_numpy(dtype=bool)
+        for finished, (a, c, a_report, c_report) in enumerate(group[names].to_numpy(dtype=float), start=1):
+            if sound[finished - 1] and running.add(a, c):
+                members[a, c] = (a_report, c_report)
+                members = {point: members[point] for point in running.points}
+                search, report = running.hypervolume, hypervolume(list(members.values()))
+            records.append(
+                {**dict(zip(GROUP, keys, strict=True)), "finished": finished, "search": search, "report": report}
+            )
+    return pd.DataFrame(records, columns=[*GROUP, "finished", "search", "report"])
+
+
+def compare(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Studies side by side, for ``superft front A B``: one row per group and study (the key), groups together.
+
+    ``hypervolume_search``/``_report`` and ``box_search``/``_report`` (second box); the knee's and the picks' values
+    on the report half (``knee_*``, ``asr_drop_*``: report-half ASR of that pick); ``best_clean_accuracy``:
+    report-half accuracy of the most accurate setting with ASR <= 0.1 on the search half. Missing values: nothing
+    satisfies the condition.
+    """
+    records = []
+    for name, frame in frames.items():
+        for keys, group in candidates(frame).groupby(list(GROUP), sort=True, dropna=False):
+            front = _front_of(group)
+            halves = {
+                half: front[[f"asr_{half}", f"clean_accuracy_{half}"]].to_numpy(float) for half in ("search", "report")
+            }
+            before = {half: float(group[f"clean_accuracy_before_{half}"].mean()) for half in ("search", "report")}
+            bends = front[front["is_knee"]]
+            record = {**dict(zip(GROUP, keys, strict=True)), "study": name, "trials": len(group), "front": len(front)}
+            record |= {f"hypervolume_{half}": hypervolume(points) for half, points in halves.items()}
+            record |= {f"box_{half}": hypervolume_box(points, before[half]) for half, points in halves.items()}
+            for metric in ("asr", "clean_accuracy"):
+                record[f"knee_{metric}"] = float(bends[f"{metric}_report"].iloc[0]) if len(bends) else np.nan
+            record["knee_settings"] = settings_text(bends.iloc[0]) if len(bends) else ""
+            for pick in PICKS:
+                chosen = front[front["picks"].str.split(";").map(lambda labels, pick=pick: pick in labels)]
+                record[f"asr_{pick}"] = float(chosen["asr_report"].iloc[0]) if len(chosen) else np.nan
+            removed = front[front["asr_search"] <= 0.1]
+            record["best_clean_accuracy"] = float(removed["clean_accuracy_report"].iloc[-1]) if len(removed) else np.nan
+            records.append(record)
+    columns = [
+        *GROUP,
+        "study",
+        "trials",
+        "front",
+        "hypervolume_search",
+        "hypervolume_report",
+        "box_search",
+        "box_report",
+    ]
+    columns += [
+        "knee_asr",
+        "knee_clean_accuracy",
+        "knee_settings",
+        *(f"asr_{pick}" for pick in PICKS),
+        "best_clean_accuracy",
+    ]
+    return pd.DataFrame(records, columns=columns).sort_values([*GROUP], kind="stable").reset_index(drop=True)
+
+
+def settings_of(row: Mapping[Any, Any] | pd.Series[Any]) -> dict[str, Any]:
+    """The settings of a row of any table here, without those that its defense does not have."""
+    return {str(name)[len(PARAM) :]: v for name, v in row.items() if str(name).startswith(PARAM) and not pd.isna(v)}
+
+
+def settings_text(row: Mapping[Any, Any] | pd.Series[Any]) -> str:
+    """Settings as ``lr_base=0.0003, iterations=500``; floats to 3 digits."""
+    return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings_of(row).items())
+
+
+def _front_of(group: pd.DataFrame) -> pd.DataFrame:
+    front = on_front(group).copy()
+    points = front[["asr_search", "clean_accuracy_search"]].to_numpy(dtype=float)
+    labels: list[list[str]] = [[] for _ in range(len(front))]
+    before = (float(front[f"{metric}_before_search"].mean()) for metric in ("asr", "clean_accuracy"))
+    for label, index in picks(points, *before).items():
+        labels[index].append(label)
+    front["rank"] = np.arange(1, len(front) + 1)
+    # Two points are a straight line: calling its accurate end the knee would praise a setting that repairs nothing.
+    front["is_knee"] = np.arange(len(front)) == (knee(points) if len(front) not in (0, 2) else -1)
+    front["picks"] = [";".join(names) for names in labels]
+    front["der_report"] = [
+        der(*values)
+        for values in front[
+            ["asr_before_report", "asr_report", "clean_accuracy_before_report", "clean_accuracy_report"]
+        ]
+        .to_numpy(dtype=float)
+        .tolist()
+    ]
+    return front
+
+
+def _other_half(rows: pd.DataFrame, metric: str, count: str) -> pd.Series[float]:
+    """``metric`` on the search half, from its values on the full set and the report half; else the full value."""
+    full, report = rows[metric].astype("float64"), rows[f"{metric}_report"].astype("float64")
+    n, n_report = rows[count].astype("float64"), rows[f"{count}_report"].astype("float64")
+    rest = ((full * n - report * n_report) / (n - n_report).where(n > n_report)).clip(0.0, 1.0)
+    return rest.fillna(full)

@@ -1,0 +1,105 @@
+"""What a study does on Ray before its trials: victims, and one measured trial of each kind."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from study.plan.forecast import Forecast
+from study.plan.gpu_shares import LONGEST_SECONDS, MEASURED_FILE, Kind, Measurement, write_measurements
+from study.plan.jobs import Plan
+from study.plan.slots import describe_share, next_larger
+from study.record.cost import epochs
+from study.record.folder import Folder
+from study.record.remote_folder import RemoteFolder
+from study.record.stopped import StudyStoppedError
+from study.run.on_tune import MAX_FAILURES, cause, root
+from study.run.progress import Progress
+from trainables.storage.store import StoreUnavailableError
+from trainables.trial import Cell
+
+
+def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> dict[int, str]:
+    """Train the victims that are missing, side by side; the cells of those that failed, with the cause.
+
+    Args:
+        gpus: of each; one that runs out of memory is trained again with the next larger share.
+        store: of victims.
+    """
+    import ray
+    import torch
+
+    from trainables.tune import train_victim
+
+    cpus = plan.spec.resources.cpus_per_trial
+
+    def start(cell: Cell, gpus: float) -> Any:
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_FAILURES)(train_victim)
+        return task.remote(cell, store, cpus, gpus)
+
+    waiting = {start(cell, gpus): (cell, gpus) for cell in plan.victims()}
+    failed: dict[str, str] = {}
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=1)
+        cell, had = waiting.pop(ready[0])
+        name = f"victim {cell.victim.attack} (seed {cell.seed})"
+        try:
+            progress.victim(ray.get(ready[0]))
+        except ray.exceptions.RayError as error:
+            larger = next_larger(had)
+            if isinstance(root(error), StoreUnavailableError):
+                raise StudyStoppedError(str(root(error))) from error
+            if isinstance(root(error), torch.OutOfMemoryError) and larger is not None and had == gpus:
+                progress.say(
+                    f"{name}: out of memory on {describe_share(had)} GPU; once more on {describe_share(larger)}"
+                )
+                waiting[start(cell, larger)] = (cell, larger)
+            else:
+                failed[repr(cell.victim)] = f"victim: {cause(error)}"
+                progress.say(f"{name} FAILED: {cause(error)}")
+    return {number: failed[repr(cell.victim)] for number, cell in enumerate(plan.cells) if repr(cell.victim) in failed}
+
+
+def measure_kinds(
+    ahead: Forecast, progress: Progress, store: str, home: Folder | RemoteFolder, broken: Mapping[int, str]
+) -> dict[str, Measurement]:
+    """One trial of each kind that is not measured yet, each on a card of its own; kept in the study's folder.
+
+    Args:
+        broken: cells without a victim; a kind that has only those is left out.
+    """
+    import ray
+
+    from trainables.tune import measure_trial
+
+    limit = min(LONGEST_SECONDS, ahead.plan.spec.resources.trial_seconds or LONGEST_SECONDS)
+    # A process of its own each: its context is measured too.
+    task = ray.remote(num_cpus=ahead.cpus, num_gpus=1, max_calls=1, max_retries=MAX_FAILURES)(measure_trial)
+    waiting: dict[Any, Kind] = {}
+    for kind in ahead.missing():
+        whole = [cell for cell in kind.cells if cell not in broken]
+        if whole:
+            job = task.remote(ahead.plan.cells[whole[0]], dict(kind.settings), store, ahead.cpus, limit)
+            waiting[job] = kind
+    cards = {node.name: node.accelerator for node in ahead.nodes}
+    found: dict[str, Measurement] = {}
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=1)
+        kind = waiting.pop(ready[0])
+        try:
+            found[kind.name] = _measurement(ray.get(ready[0]), cards)
+        except ray.exceptions.RayError as error:
+            if isinstance(root(error), StoreUnavailableError):
+                raise StudyStoppedError(str(root(error))) from error
+            progress.say(f"WARNING: {kind.name} could not be measured, its trials get a whole GPU: {cause(error)}")
+            continue
+        write_measurements(home.path, {**ahead.measured, **found})
+        home.keep(MEASURED_FILE)
+    return found
+
+
+def _measurement(seen: Mapping[str, Any], cards: Mapping[str, str]) -> Measurement:
+    work = epochs(seen["forward_samples"], seen["backward_samples"], seen["input_backward_samples"], seen["train_size"])
+    named = {item.name: seen[item.name] for item in dataclasses.fields(Measurement) if item.name in seen}
+    return Measurement(**named, accelerator=cards.get(seen["node"], ""), epochs=float(work))

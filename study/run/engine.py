@@ -1,0 +1,176 @@
+"""Runs a study on Ray Tune: victims first, then all trials over reused actors; continues after any crash."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from study.cluster.connect import ray_cluster, usable_nodes
+from study.plan.forecast import look_ahead, plan_lines
+from study.plan.jobs import Plan, check_plan, load_data, make_plan
+from study.plan.slots import Room, wanted_gpus
+from study.record.folder import LEDGER_FILE, REPORT_FILE, Folder, check_store
+from study.record.ledger import Ledger
+from study.record.optuna_storage import open_storage
+from study.record.remote_folder import RemoteFolder, open_folder
+from study.record.stopped import Trouble, stopping
+from study.report.write import write_report
+from study.run.before_trials import make_victims, measure_kinds
+from study.run.dispatcher import Dispatcher
+from study.run.driver import Driver
+from study.run.on_tune import run_trials
+from study.run.progress import Progress
+from study.run.trigger_picture import write_trigger_figures
+from study.search.optuna_search import OptunaSearch, open_searches
+from study.spec.schema import StudySpec
+from study.spec.yaml_io import SpecError
+from study.tracking.trackers import check_trackers, tracking
+from trainables.data.images import Dataset
+from trainables.storage.remote import Place
+from trainables.storage.remote_store import open_store
+
+log = logging.getLogger("superft.engine")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: ``finished``, ``already_finished`` or ``interrupted``."""
+
+    state: str
+    report: str | None
+    done: int
+    total: int
+
+
+def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) -> Outcome:
+    """Run or continue the study in ``directory``.
+
+    Args:
+        spec: what to run; an existing folder must hold the same.
+        directory: of the study, or its URI.
+        address: of a Ray cluster; None starts Ray on this machine for the time of the study.
+
+    Raises:
+        SpecError, SettingError, DataError: bad input, before anything is written.
+        StudyStoppedError: the folder, the database or the store failed; nothing is lost, and it can be continued.
+    """
+    plan = make_plan(spec)
+    check_trackers(spec, directory)
+    dataset, upstream = load_data(spec)
+    check_plan(plan, dataset, upstream)
+    trouble = Trouble(f"the study in {directory}")
+    with _sigterm_as_sigint(), contextlib.ExitStack() as stack:
+        home = stack.enter_context(open_folder(directory))
+        home.check(spec)
+        folder, is_new, dashboard = home.path, home.is_new, None
+        store = open_store(spec.store)
+        check_store(store)
+        # A database that does not answer is found out before the folder is made; the journal lies within it.
+        database = None if spec.search.storage == "journal" else open_storage(spec.search.storage, folder)
+        if is_new:  # a cluster that does not answer, or fits no trial, is found out before the folder is made
+            dashboard = stack.enter_context(ray_cluster(address))
+            wanted_gpus(spec.resources, usable_nodes())
+        stack.enter_context(home.driving(spec, trouble.report))
+        stack.enter_context(stopping(trouble.what))
+        ledger = stack.enter_context(Ledger(folder / LEDGER_FILE))
+        for note in ledger.damaged:
+            log.warning("%s", note.replace(str(folder), home.called))
+        searches = open_searches(plan, database or open_storage("journal", folder))
+        if database is not None and not len(ledger):
+            _check_unused(searches)
+        driver = Driver(plan, ledger, searches)
+        progress = Progress(driver)
+        stack.enter_context(tracking(driver, home, progress.say))
+        state = "already_finished"
+        if driver.has_work():
+            if driver.done:
+                progress.say(f"continuing: {driver.done} of {driver.total} trials are done")
+            try:
+                # Twice: Ray's start puts a handler of its own over ours, which would abort the driver.
+                cluster = contextlib.nullcontext(dashboard) if is_new else ray_cluster(address)
+                with cluster as dashboard, _sigterm_as_sigint():
+                    if dashboard:
+                        progress.say(f"Ray dashboard: {dashboard}")
+                    _run_on_ray(plan, (dataset, upstream), driver, progress, str(store.where), home, trouble)
+            except KeyboardInterrupt:
+                log.debug("interrupted")
+            trouble.check(f"stopped after {driver.done} of {driver.total} trials: ")
+            state = "finished" if driver.finished else "interrupted"
+        if driver.done and (state != "already_finished" or not _is_current(folder)):
+            write_trigger_figures(plan, dataset, store, folder / "figures")
+            write_report(folder)
+        report = f"{home.called}/{REPORT_FILE}" if driver.done else None
+    return Outcome(state, report, driver.done, driver.total)
+
+
+def _check_unused(searches: list[OptunaSearch]) -> None:
+    """Refuse a database that holds results of this study while its folder holds none: they are another folder's."""
+    for search in searches:
+        if search.told:
+            raise SpecError(
+                f"search.storage holds a study {search.study.study_name!r} of another folder; "
+                "choose another name, another database, or that folder as --out"
+            )
+
+
+def _is_current(directory: Path) -> bool:
+    """Whether the report is there and not older than the ledger."""
+    report = directory / REPORT_FILE
+    return report.is_file() and report.stat().st_mtime_ns >= (directory / LEDGER_FILE).stat().st_mtime_ns
+
+
+def _run_on_ray(
+    plan: Plan,
+    data: tuple[Dataset, Dataset | None],
+    driver: Driver,
+    progress: Progress,
+    store: str,
+    home: Folder | RemoteFolder,
+    trouble: Trouble,
+) -> None:
+    """Say the plan, make the victims, measure what shares a GPU, run the trials."""
+    from ray import tune
+
+    from trainables.tune import TrialTrainable
+
+    ahead = look_ahead(plan, data[0], home.path, usable_nodes(), driver.remaining())
+    for line in [*plan_lines(plan, *data), *ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:
+        progress.say(line)
+    driver.break_cells(make_victims(plan, progress, ahead.victim_gpus, store))
+    if ahead.shares is None:
+        ahead = ahead.with_measured(measure_kinds(ahead, progress, store, home, driver.broken))
+        for line in [*ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:
+            progress.say(line)
+    trainable = tune.with_parameters(
+        TrialTrainable,
+        cells=plan.cells,
+        store=store,
+        cpus=ahead.cpus,
+        trial_seconds=plan.spec.resources.trial_seconds,
+        outside_bytes=ahead.outside_bytes,
+    )
+    progress.trials_begin()
+    room = Room(ahead.nodes, ahead.cpus, recount=usable_nodes)
+    run_trials(Dispatcher(driver, progress, room, ahead.shares or {}, trouble), trainable)
+
+
+@contextlib.contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """SIGTERM (a job being stopped) ends the study as Ctrl-C does: in order, ready to be continued."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started by a script, with &
+            raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

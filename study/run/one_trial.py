@@ -1,0 +1,108 @@
+"""One combination in this process: the spec's checks without a study, and without Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from study.plan.jobs import check_plan, is_published, load_data, make_plan
+from study.record.columns import to_frame
+from study.record.folder import check_store
+from study.report.cells import detected
+from study.spec.load import make_spec
+from study.spec.schema import StudySpec
+from study.spec.yaml_io import SpecError, merge_assignments
+from trainables.defenses.base import DEFENSES
+from trainables.storage.remote import Place
+from trainables.storage.remote_store import open_store
+from trainables.trial import Workbench
+
+
+def run_single(
+    *,
+    attack: str,
+    defense: str,
+    dataset: str,
+    model: str | None = None,
+    seed: int = 0,
+    assignments: Sequence[str] = (),
+    store: Place | None = None,
+    download: bool = False,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """The ledger row of one trial at the published settings with ``assignments`` over them.
+
+    Raises:
+        SpecError, SettingError, DataError: bad input, before any work.
+    """
+    settings: dict[str, Any] = {
+        "name": "trial",
+        "attacks": [attack],
+        "baselines": [defense],
+        "dataset": dataset,
+        "seeds": [seed],
+        "download": download,
+        "store": None if store is None else str(store),
+    }
+    if model is not None:
+        settings["model"] = model
+    own = {field.name for field in dataclasses.fields(DEFENSES.get(defense))}
+    merged = merge_assignments(settings, [_qualify(item, defense, own) for item in assignments])
+    fixed = ("attacks", "baselines", "dataset", "seeds")
+    for key in fixed:
+        if merged[key] != settings[key]:
+            raise SpecError(f"--set {key}: a trial is one combination; use --attack, --defense, --dataset and --seed")
+    spec = make_spec(merged)
+    plan = make_plan(spec)
+    data, upstream = load_data(spec)
+    check_plan(plan, data, upstream)
+    job = plan.baselines[0]
+    place, kept = pick_device(device), open_store(spec.store)
+    check_store(kept)
+    bench = Workbench(kept, place)
+    result = bench.run(plan.cells[job.cell], job.settings)
+    return result.row(study=spec.name, trial=job.trial, role="baseline", published=is_published(defense, job.settings))
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """The row for people: rates before and after, what a detector found, and what it took."""
+    lines = [
+        f"{row['attack']} + {row['defense']} on {row['dataset']}, {row['model']}, seed {row['seed']}: {row['status']}"
+    ]
+    if row["error"]:
+        lines.append(f"  {row['error']}")
+    for name, label in (
+        ("asr", "attack success rate"),
+        ("clean_accuracy", "clean accuracy"),
+        ("robust_accuracy", "robust accuracy"),
+    ):
+        lines.append(f"  {label:<20} {row[f'{name}_before']:.4f} -> {row[name]:.4f}")
+    if found := {heading: text for heading, text in detected(to_frame([row])).items() if text}:
+        lines.append(f"  {'detector':<20} {', '.join(f'{heading} {text}' for heading, text in found.items())}")
+    if row["flags"]:
+        lines.append(f"  {'flags':<20} {', '.join(row['flags'])}")
+    lines.append(f"  {row['steps']} steps in {row['seconds_repair']:.1f} s on {row['device']}")
+    return "\n".join(lines)
+
+
+def _qualify(assignment: str, defense: str, own: set[str]) -> str:
+    """``lr_max1=0.3`` means the defense's setting, unless the spec has a key of that name."""
+    key = assignment.partition("=")[0]
+    if key in own and key not in StudySpec.model_fields:
+        return f"defense.{defense}.{assignment}"
+    return assignment
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device called ``name``, default CUDA where there is one; SpecError where it cannot be used."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SpecError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return device

@@ -1,0 +1,83 @@
+"""What a running study says: done/total, front and hypervolume of the search that moved, time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from study.record.words import describe, duration, finishing_time
+from study.run.driver import Driver
+
+# Plain lines come at most this often (seconds), so that a study of thousands of trials leaves a readable log.
+LINE_EVERY = 2.0
+FEW = 3  # trials
+LONG = 600.0  # seconds
+
+
+class Progress:
+    """Says each finished trial in one flushed line; on a terminal a status line with the time left stays below.
+
+    Args:
+        driver: of the study.
+        stream: default standard error, so that standard output stays for results.
+        clock: seconds; tests pass their own.
+    """
+
+    def __init__(
+        self, driver: Driver, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.driver, self.stream, self.clock = driver, stream or sys.stderr, clock
+        self.interactive = self.stream.isatty()
+        self.trials_begin()
+        self._last_line = -LINE_EVERY
+        self._failed = 0
+
+    def say(self, text: str) -> None:
+        """One line, at once."""
+        if self.interactive:
+            self.stream.write("\r\x1b[2K")
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def trials_begin(self) -> None:
+        """The first trials start now: the time left is reckoned from here."""
+        self._started, self._done_before = self.clock(), self.driver.done
+
+    def victim(self, facts: Mapping[str, Any]) -> None:
+        """A victim is ready."""
+        for note in facts["notes"]:
+            self.say(f"WARNING: {note}")
+        made = "from the store" if facts["found"] else f"trained in {facts['seconds']:.0f} s"
+        base = "" if facts["asr_base"] is None else f", ASR of the trigger on a clean model {facts['asr_base']:.3f}"
+        warning = "" if facts["implanted"] else "  WARNING: the backdoor is not implanted, its trials count in no front"
+        self.say(
+            f"victim {facts['attack']} (seed {facts['seed']}): clean accuracy {facts['clean_accuracy']:.3f}, "
+            f"ASR {facts['asr']:.3f}{base}; {made}{warning}"
+        )
+
+    def trial(self, row: Mapping[str, Any]) -> None:
+        """A trial is recorded."""
+        self._failed += row["status"] == "failed"
+        now = self.clock()
+        last = self.driver.done >= self.driver.total
+        if self.interactive or last or row["status"] == "failed" or now - self._last_line >= LINE_EVERY:
+            self._last_line = now
+            self.say(f"[{self.driver.done}/{self.driver.total}] {describe(row)}{self._front(row)}{self._left(now)}")
+
+    def _front(self, row: Mapping[str, Any]) -> str:
+        front = self.driver.fronts.get(str(row["trial"]).rpartition("/")[0])
+        if front is None or row["role"] != "search":
+            return ""
+        return f" | front {len(front)}, hypervolume {front.hypervolume:.4f}"
+
+    def _left(self, now: float) -> str:
+        made = self.driver.done - self._done_before
+        left = self.driver.total - self.driver.done
+        if made == 0 or left <= 0:
+            return ""
+        seconds = (now - self._started) / made * left
+        text = f" | {duration(seconds)} left"
+        # The first few trials say little, and a short time needs no date.
+        return f"{text}, until {finishing_time(seconds)}" if made >= FEW and seconds > LONG else text

@@ -1,0 +1,312 @@
+"""Optuna ask/tell for one search: the published point first, nothing evaluated twice, no trial left running."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from study.plan.jobs import Plan, Search
+from study.results.scores import WORST, Values
+from study.search.samplers import make_sampler
+from study.spec.yaml_io import SpecError
+from trainables.seeding import derive_seed
+
+METRICS = ("asr", "clean_accuracy")
+DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
+# Consecutive suggestions of known settings after which a new one is looked for without the sampler: it may repeat
+# itself long before a small space is searched through.
+MOST_REPEATS = 10
+# Points of a space without continuous parameters up to which they are looked through one by one.
+LARGEST_GRID = 10_000
+
+
+def open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
+    """The plan's searches, in its order, all in one storage."""
+    spec = plan.spec
+    return [
+        OptunaSearch(
+            search,
+            storage,
+            study_name=spec.name,
+            sampler=spec.search.sampler,
+            seed=spec.seeds[0],
+            startup_trials=spec.search.startup_trials,
+            history=spec.search.history,
+            target=spec.search.trials,
+        )
+        for search in plan.searches
+    ]
+
+
+def space_hash(distributions: Mapping[str, BaseDistribution]) -> str:
+    """Digest of a search space; a study continued under another one would mix incomparable trials."""
+    text = json.dumps({name: distribution_to_json(item) for name, item in distributions.items()}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+class OptunaSearch:
+    """One `Search` of the plan as an Optuna study.
+
+    Args:
+        search: what is searched.
+        storage: shared by all searches of the study.
+        study_name: name of the whole study; Optuna's is ``study_name/label``.
+        sampler, seed, startup_trials, history: see `make_sampler`; the seed moves on with the number of existing
+            trials, so that a restarted sampler does not draw its start-up points again.
+        target: settings to be finished.
+
+    Raises:
+        SpecError: the storage holds a study of that name with other directions or another space.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        storage: BaseStorage,
+        *,
+        study_name: str,
+        sampler: str,
+        seed: int,
+        startup_trials: int,
+        target: int,
+        history: int | None = None,
+    ) -> None:
+        self.search, self.target = search, target
+        self.exhausted = False
+        self._used: set[str] = set()
+        self._open: dict[str, int] = {}
+        self._told: dict[str, Values | None] = {}
+        self._next = 0
+        self._by_settings: dict[str, str] = {}
+        name = f"{study_name}/{search.label}"
+        known = optuna.study.get_all_study_names(storage)
+        if name in known:  # opened without a write: looking at a finished study changes nothing
+            self.study = optuna.load_study(study_name=name, storage=storage)
+        else:
+            self.study = optuna.create_study(study_name=name, storage=storage, directions=list(DIRECTIONS))
+        fingerprint = space_hash(search.space.distributions)
+        existing = len(self.study.get_trials(deepcopy=False))
+        # Without trials and space: new, or left by a driver that was killed right here.
+        if name not in known or (existing == 0 and "space" not in self.study.user_attrs):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.study.set_metric_names(list(METRICS))  # labels in optuna-dashboard
+            self.study.set_user_attr("space", fingerprint)
+        if list(self.study.directions) != list(DIRECTIONS):
+            raise SpecError(f"search.storage holds a study {name!r} with other directions; choose another study name")
+        if self.study.user_attrs.get("space") != fingerprint:
+            raise SpecError(
+                f"search.storage holds a study {name!r} with another search space; choose another study name"
+            )
+        self.sampler, self.seed, self.startup_trials, self.history = sampler, seed, startup_trials, history
+        self.study.sampler = self._make_sampler(sampler, existing)
+
+    def resume(
+        self, finished: Mapping[str, Values | None], started: Mapping[str, Mapping[str, Any]]
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """Bring Optuna up to the ledger, and return the settings that were asked but not finished.
+
+        Args:
+            finished: what the ledger says of each trial id with all its cells measured (None: all of them failed).
+            started: settings of each trial id that has any row.
+
+        Returns:
+            (trial id, settings) to be run again, under the Optuna trials they already have.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        present = {trial.user_attrs["id"] for trial in trials if "id" in trial.user_attrs}
+        unfinished: dict[str, dict[str, Any]] = {}
+        for trial in trials:
+            trial_id = trial.user_attrs.get("id")
+            if trial.state.is_finished() and trial_id is not None and trial_id not in finished:
+                # Its row was lost with a damaged line: measured again, though Optuna keeps what it was told.
+                unfinished[trial_id] = self.search.settings(trial.params)
+            if trial.state != TrialState.RUNNING:
+                continue
+            if trial_id is None or set(trial.params) != set(self.search.space.distributions):
+                self.study.tell(trial.number, state=TrialState.FAIL)  # the driver was killed while asking it
+                continue
+            self._open[trial_id] = trial.number
+            if trial_id in finished:
+                self.tell(trial_id, finished[trial_id])
+            else:
+                unfinished[trial_id] = self.search.settings(trial.params)
+        for trial_id in sorted(started):
+            if trial_id in present:
+                continue
+            # The storage was deleted or is another one: the ledger is the truth.
+            if trial_id in finished:
+                self._restore(trial_id, finished[trial_id], started[trial_id])
+            else:
+                self.study.enqueue_trial(self._params(started[trial_id]))
+                trial_again = self.study.ask(dict(self.search.space.distributions))
+                trial_again.set_user_attr("id", trial_id)
+                self._open[trial_id] = trial_again.number
+                unfinished[trial_id] = self._own(started[trial_id])
+        for trial_id, values in finished.items():
+            self._told[trial_id] = values
+            self._by_settings.setdefault(_fingerprint(self._own(started[trial_id])), trial_id)
+        for trial_id, settings in unfinished.items():
+            self._by_settings.setdefault(_fingerprint(settings), trial_id)
+        self._used = {*finished, *unfinished}
+        if len(trials) < len(self._used):  # a storage made anew: its number of trials tells nothing
+            self.study.sampler = self._make_sampler(self.sampler, len(self._used))
+        waiting = any(trial.state == TrialState.WAITING for trial in trials)
+        if not waiting and _fingerprint(self._paper_settings()) not in self._by_settings:
+            self.study.enqueue_trial(self.search.paper_params())
+        return sorted(unfinished.items())
+
+    @property
+    def asked(self) -> int:
+        """Settings asked so far, finished or not."""
+        return len(self._used)
+
+    @property
+    def told(self) -> int:
+        """Trials with values that Optuna's storage holds."""
+        return len(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
+    @property
+    def finished(self) -> int:
+        """Settings finished so far."""
+        return len(self._told)
+
+    def ask(self) -> tuple[str, dict[str, Any]] | None:
+        """The next setting and its id; None when enough were asked, or the space holds no new one.
+
+        A suggestion that was evaluated before is told its known values at once and not counted.
+        """
+        repeats, own = 0, self.study.sampler
+        while self.asked < self.target and not self.exhausted:
+            trial = self.study.ask(dict(self.search.space.distributions))
+            settings = self.search.settings(trial.params)
+            known = self._by_settings.get(_fingerprint(settings))
+            if known is None:
+                trial_id = self._new_id()
+                trial.set_user_attr("id", trial_id)
+                self._open[trial_id] = trial.number
+                self._by_settings[_fingerprint(settings)] = trial_id
+                self._used.add(trial_id)
+                self.study.sampler = own
+                return trial_id, settings
+            trial.set_user_attr("repeats", known)
+            self._finish(trial.number, self._told.get(known))
+            repeats += 1
+            if repeats >= MOST_REPEATS and (choices := self._grid()):
+                unseen = self._unseen(choices)
+                self.exhausted = unseen is None
+                if unseen is not None:
+                    self.study.enqueue_trial(unseen)
+            elif repeats == MOST_REPEATS:
+                self.study.sampler = self._make_sampler("random", trial.number)
+        return None
+
+    def tell(self, trial_id: str, values: Values | None) -> None:
+        """Finish a setting with (ASR, clean accuracy); None, where nothing could be measured, ends it as failed.
+
+        Values that are not finite are told as the worst point: a failure would teach the sampler nothing.
+        """
+        if values is not None and not all(map(math.isfinite, values)):
+            values = WORST
+        self._told[trial_id] = values
+        if trial_id in self._open:
+            self._finish(self._open.pop(trial_id), values)
+
+    def _finish(self, number: int, values: Values | None) -> None:
+        if values is None:
+            self.study.tell(number, state=TrialState.FAIL)
+        else:
+            self.study.tell(number, values)
+
+    def _restore(self, trial_id: str, values: Values | None, settings: Mapping[str, Any]) -> None:
+        distributions = dict(self.search.space.distributions)
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.FAIL if values is None else TrialState.COMPLETE,
+                params=self._params(settings),
+                distributions=distributions,
+                values=None if values is None else list(values),
+                user_attrs={"id": trial_id},
+            )
+        )
+
+    def _make_sampler(self, name: str, count: int) -> BaseSampler:
+        seed = derive_seed(self.seed, "sampler", self.search.label, count)
+        return make_sampler(name, seed=seed, startup_trials=self.startup_trials, history=self.history)
+
+    def _params(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The searched parameters of settings, put back into their ranges where rounding left them just outside."""
+        params = self.search.space.to_params(settings)
+        return {name: _within(params[name], item) for name, item in self.search.space.distributions.items()}
+
+    def _new_id(self) -> str:
+        while (trial_id := self.search.trial_id(self._next)) in self._used:
+            self._next += 1
+        return trial_id
+
+    def _grid(self) -> list[Sequence[Any]]:
+        """The values of each parameter in a space of few points, else nothing."""
+        choices = [_points(item) for item in self.search.space.distributions.values()]
+        return choices if 0 < math.prod(map(len, choices)) <= LARGEST_GRID else []
+
+    def _unseen(self, choices: list[Sequence[Any]]) -> dict[str, Any] | None:
+        """Parameters that were not asked yet; None when all were."""
+        size = math.prod(map(len, choices))
+        # Not in order: the first points of a grid all lie at one border.
+        first = derive_seed(len(self._used), "unseen") % size
+        for number in (*range(first, size), *range(first)):
+            params = {}
+            for name, points in zip(self.search.space.distributions, choices, strict=True):
+                number, index = divmod(number, len(points))
+                params[name] = points[index]
+            if _fingerprint(self.search.settings(params)) not in self._by_settings:
+                return params
+        return None
+
+    def _paper_settings(self) -> dict[str, Any]:
+        return self.search.settings(self.search.paper_params())
+
+    def _own(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """A ledger row's settings, cut to those that this search decides or fixes."""
+        return {key: settings[key] for key in self._paper_settings() if key in settings}
+
+
+def _within(value: Any, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, FloatDistribution):
+        return min(max(value, distribution.low), distribution.high)
+    return value
+
+
+def _points(distribution: BaseDistribution) -> Sequence[Any]:
+    """All values of a distribution; none for a continuous one."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    if isinstance(distribution, IntDistribution):
+        return range(distribution.low, distribution.high + 1, distribution.step)
+    return [distribution.low] if isinstance(distribution, FloatDistribution) and distribution.single() else []
+
+
+def _fingerprint(settings: Mapping[str, Any]) -> str:
+    """Equal for equal settings, also when one was written as 1 and read as 1.0."""
+    plain = {
+        key: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        for key, value in settings.items()
+    }
+    return json.dumps(plain, sort_keys=True, default=str)

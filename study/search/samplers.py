@@ -1,0 +1,118 @@
+"""Optuna's samplers as a study uses them, and what keeps TPE quick over thousands of trials."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container, Sequence
+from typing import Any
+
+import scipy.special
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from study.spec.yaml_io import SpecError
+
+
+def make_sampler(name: str, *, seed: int, startup_trials: int, history: int | None = None) -> BaseSampler:
+    """A sampler by name: ``tpe`` (multivariate, constant liar), ``nsga2``, ``gp`` or ``random``.
+
+    ``history``: TPE alone, see `RecentTPE`; None: it learns from all trials.
+    """
+    seed %= 2**32
+    match name:
+        case "tpe":
+            return RecentTPE(history, multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed)
+        case "nsga2":
+            return NSGAIISampler(population_size=max(2, min(50, startup_trials * 2)), seed=seed)
+        case "gp":
+            return GPSampler(n_startup_trials=startup_trials, seed=seed)
+        case "random":
+            return RandomSampler(seed=seed)
+        case _:
+            raise SpecError(f"search.sampler: unknown sampler {name!r}")
+
+
+class RecentTPE(TPESampler):
+    """TPE over the newest ``history`` finished trials and the newest ``history`` on the front, besides those running.
+
+    An ask of plain TPE grows with all trials there are; here it stops growing. What is forgotten is old and dominated:
+    the split into good and bad trials is then made among those that are left, which changes the search.
+
+    Args:
+        history: trials; None: all, which is plain TPE.
+        settings: of `TPESampler`.
+    """
+
+    def __init__(self, history: int | None, **settings: Any) -> None:
+        super().__init__(**settings)
+        use_fast_tails()
+        self._history = history
+        self._front: dict[int, tuple[float, ...]] | None = None
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if self._history is None:
+            return super().sample_relative(study, trial, search_space)
+        seen = _Recent(study, self._history, set(self._front_of(study)))
+        return super().sample_relative(seen, trial, search_space)  # type: ignore[arg-type]
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        super().after_trial(study, trial, state, values)
+        if self._history is not None and state == TrialState.COMPLETE and values is not None:
+            self._offer(self._front_of(study), study, trial.number, values)
+
+    def _front_of(self, study: Study) -> dict[int, tuple[float, ...]]:
+        """Number and losses of the newest ``history`` trials on the front; built once, then kept up."""
+        if self._front is None:
+            self._front = {}
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+                self._offer(self._front, study, trial.number, trial.values)
+        return self._front
+
+    def _offer(self, front: dict[int, tuple[float, ...]], study: Study, number: int, values: Sequence[float]) -> None:
+        loss = tuple(
+            -value if direction == StudyDirection.MAXIMIZE else value
+            for value, direction in zip(values, study.directions, strict=True)
+        )
+        if any(all(map(float.__le__, other, loss)) for other in front.values()):
+            return
+        for beaten in [key for key, other in front.items() if all(map(float.__le__, loss, other))]:
+            del front[beaten]
+        front[number] = loss
+        if self._history is not None and len(front) > self._history:
+            del front[next(iter(front))]
+
+
+def use_fast_tails() -> None:
+    """Let TPE take the normal distribution's log tail from SciPy, the same function for whole arrays.
+
+    It needs it for both ends of every kernel; Optuna's own goes through them one by one in Python, which is most of the
+    time of an ask. It is private to Optuna: where it goes by another name, asks are as slow as Optuna makes them.
+    """
+    with contextlib.suppress(ImportError):
+        from optuna.samplers._tpe import _truncnorm
+
+        _truncnorm._log_ndtr = scipy.special.log_ndtr
+
+
+class _Recent:
+    """A study that shows a sampler only some of its finished trials, as Optuna's own pruners do it for theirs."""
+
+    def __init__(self, study: Study, history: int, front: set[int]) -> None:
+        self._study, self._history, self._front = study, history, front
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = self._study._get_trials(deepcopy, states, use_cache)
+        finished = [trial for trial in trials if trial.state.is_finished()]
+        if len(finished) <= self._history:
+            return trials
+        oldest = finished[-self._history].number
+        return [t for t in trials if t.number >= oldest or not t.state.is_finished() or t.number in self._front]

@@ -1,0 +1,109 @@
+"""Specs from recipes, YAML files and --set; errors name key, value and remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import (
+    BaseModel,
+    ValidationError,
+)
+
+from study.spec.schema import StudySpec
+from study.spec.yaml_io import SpecError, merge_assignments, read_yaml_mapping
+from trainables.registry import SettingError, nearest
+
+
+def load_spec(source: str | None, assignments: Iterable[str] = ()) -> StudySpec:
+    """The spec of a recipe's name or a YAML file, with ``--set`` assignments over it.
+
+    Raises:
+        SpecError: one clear line.
+    """
+    name = source or "quickstart"
+    if name in recipe_names():
+        settings = read_yaml_mapping(recipe_path(name))
+    elif Path(name).is_file():
+        settings = read_yaml_mapping(Path(name))
+    elif Path(name).suffix in (".yaml", ".yml") or "/" in name:
+        raise SpecError(f"no such file: {name}")
+    else:
+        raise SpecError(f"unknown recipe {name!r}: {nearest(name, recipe_names())}; a file must end in .yaml")
+    return make_spec(merge_assignments(settings, assignments))
+
+
+def make_spec(settings: Mapping[str, Any]) -> StudySpec:
+    """The validated spec of a mapping (SpecError)."""
+    try:
+        return StudySpec.model_validate(dict(settings))
+    except ValidationError as error:
+        raise SpecError(_one_line(error)) from error
+    except SettingError as error:
+        raise SpecError(str(error)) from error
+
+
+def recipe_path(name: str) -> Path:
+    """The YAML file of a recipe that ships."""
+    return Path(str(resources.files("study") / "recipes" / f"{name}.yaml"))
+
+
+def recipe_names() -> list[str]:
+    """Recipes that ship, sorted."""
+    return sorted(
+        Path(str(item)).stem for item in (resources.files("study") / "recipes").iterdir() if item.name.endswith(".yaml")
+    )
+
+
+def _known_keys() -> list[str]:
+    keys = []
+    for key, field in StudySpec.model_fields.items():
+        keys.append(key)
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                keys.extend(f"{key}.{inner}" for inner in part.model_fields)
+    return keys
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first complaint of pydantic as ``key: what, got value``."""
+    first = error.errors()[0]
+    # Type tags of unions are no keys of ours.
+    path = ".".join(
+        str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "float", "int"))
+    )
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {path!r}: {_nearest_key(path)}"
+    if first["type"] == "missing":
+        return f"missing key {path!r}"
+    prefix = f"{path}: " if path else ""
+    if first["type"] == "value_error":  # our own words
+        return prefix + first["msg"].removeprefix("Value error, ")
+    message = first["msg"].replace("Input should", "must").replace("must be a valid", "must be a")
+    for theirs, ours in _PLAIN_WORDS.items():
+        message = re.sub(theirs, ours, message, flags=re.IGNORECASE)
+    return f"{prefix}{message[0].lower()}{message[1:]}, got {first['input']!r}"
+
+
+def _nearest_key(path: str) -> str:
+    """A hint among the keys beside an unknown one."""
+    above = path.rpartition(".")[0]
+    beside = [key for key in _known_keys() if key.rpartition(".")[0] == above]
+    return nearest(path, beside)
+
+
+# pydantic's words -> ours.
+_PLAIN_WORDS = {
+    r"must be a dictionary( or instance of \w+)?": "must be a mapping of keys",
+    r"must be a list": "must be a list such as [a, b]",
+    r"must be a integer, .*": "must be a whole number",
+    r"must be a (number|boolean), .*": r"must be a \1",
+    r"must be a boolean": "must be true or false",
+    r"must be a string": "must be text",
+    r"must be a integer": "must be a whole number",
+    r"list should have at least 1 item after validation, not 0": "must name at least one",
+    r"string should match pattern .*": "must be letters, digits, dot, dash and underscore",
+}

@@ -1,0 +1,361 @@
+"""StudySpec: what a study is; unknown keys are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+import search_spaces
+from study.spec.yaml_io import dump_yaml, without_password
+from trainables.attacks.base import ATTACKS
+from trainables.defenses.base import DEFENSES
+from trainables.models import DEFAULT_WIDTH, MODELS, WIDE_MODELS
+from trainables.registry import Registry, SettingError, nearest
+from trainables.storage.remote import Place, as_place
+from trainables.training.loop import Precision
+from trainables.training.recipes import RECIPES, TrainingRecipe
+from trainables.victims import CLEAN_SOURCES
+
+# What a data set gets where the spec says nothing: small pictures a small model and a quick recipe.
+SMALL = {"digits": {"width": 8, "recipe": "quick"}}
+DEFAULT_RECIPE = "bb"
+# What an encoder scenario takes by default.
+ENCODER_MODEL = "encoder_resnet18"
+SAMPLERS = ("tpe", "nsga2", "gp", "random")
+TRACKERS = ("mlflow", "wandb", "tensorboard")
+# A study folder may be continued under other values of these.
+MAY_CHANGE = ("download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would read true as 1."""
+        field = cls.model_fields[info.field_name or ""]
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, bool) and field.annotation is not bool:
+                raise ValueError(f"must not be true or false, got {value!r}")
+        return value
+
+
+class SearchSpec(_Part):
+    """How settings are searched: ``trials`` settings per search, the published point first.
+
+    ``space`` names a variant of a defense's search space; ``ranges`` narrows or widens single parameters of it,
+    ``ranges.DEFENSE.PARAMETER: [low, high]``, or a list of choices for a categorical one. With ``budget_epochs`` all
+    searches get equal compute instead of equal trials: each ends when its trials have cost so many E per cell (one E is
+    a training epoch on the attacker's whole set), after at least one and at most ``trials`` settings.
+    ``history``: finished trials that TPE learns from, the newest and those on the front; by default all, which is slow
+    after some thousand.
+    """
+
+    trials: Annotated[int, Field(ge=1)] = 32
+    sampler: str = "tpe"
+    per: Literal["attack", "all"] = "attack"
+    startup_trials: Annotated[int, Field(ge=1)] = 10
+    storage: str = "journal"
+    budget_epochs: Annotated[float, Field(gt=0)] | None = None
+    history: Annotated[int, Field(ge=100)] | None = None
+    space: dict[str, str] = Field(default_factory=dict)
+    ranges: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, value: str) -> str:
+        if value not in SAMPLERS:
+            raise ValueError(f"unknown sampler {value!r}: {nearest(value, SAMPLERS)}")
+        return value
+
+    @field_validator("history")
+    @classmethod
+    def _history_is_tpes(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("sampler", "tpe") != "tpe":
+            raise ValueError(f"has no meaning with sampler {info.data['sampler']}; leave it out")
+        return value
+
+    @field_validator("storage")
+    @classmethod
+    def _journal_or_url(cls, value: str) -> str:
+        if value != "journal" and "://" not in value:
+            raise ValueError(f"must be journal or a database URL such as postgresql://..., got {value!r}")
+        return value
+
+
+class VictimPart(_Part):
+    """How victims are made; keys given here go over the recipe's own."""
+
+    recipe: str | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    lr: Annotated[float, Field(gt=0)] | None = None
+    poison_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @field_validator("recipe")
+    @classmethod
+    def _known_recipe(cls, value: str | None) -> str | None:
+        if value is not None and value not in RECIPES:
+            raise ValueError(f"unknown recipe {value!r}: {nearest(value, RECIPES)}")
+        return value
+
+
+class Resources(_Part):
+    """What one trial takes. ``gpus_per_trial``: a fraction 1/k, a whole number, or ``auto``: measured for every kind.
+
+    ``trial_seconds``: a trial that takes longer is cut and recorded as failed; none by default. Its data and victim are
+    loaded within this time too.
+    """
+
+    gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    cpus_per_trial: Annotated[int, Field(ge=1)] = 1
+    trial_seconds: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("gpus_per_trial", mode="before")
+    @classmethod
+    def _one_over_k(cls, value: Any) -> Any:
+        fits = value == "auto"
+        if isinstance(value, str) and re.fullmatch(r"1/([1-9]\d?|100)", value):
+            return 1 / int(value[2:])
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+            fits = float(value).is_integer() or (value >= 0.01 and abs(value - 1 / round(1 / value)) < 1e-4)
+        if not fits:
+            raise ValueError(f"must be auto, 0, a whole number or 1/k (1/2, 0.25, ...), got {value!r}")
+        return value
+
+
+class ScenarioSpec(_Part):
+    """What ``dataset``, the user's, is to the attacker (Sha et al., section 4).
+
+    ``standalone``: the task that was attacked. ``same-label``: the same task, but half of every class belongs to the
+    attacker and half to the user, who takes ``clean_fraction`` of his. ``new-head``: ``upstream`` was attacked, and the
+    user puts a new head on the model. ``encoder``: an encoder was attacked that was trained on ``upstream``.
+    ``head``: ``fresh``: defenders with clean data train a new head themselves; ``probe``: they get the one that was
+    trained on the fixed model, as everybody without data does. ``controls``: run every baseline also on a clean model
+    under the same trigger: what a new task does to a model by itself is no merit of a defense.
+    """
+
+    type: Literal["standalone", "same-label", "new-head", "encoder"] = "standalone"
+    upstream: str | None = None
+    head: Literal["fresh", "probe"] = "fresh"
+    controls: bool = True
+
+    @model_validator(mode="after")
+    def _upstream_where_there_is_one(self) -> ScenarioSpec:
+        if self.has_upstream and self.upstream is None:
+            raise ValueError(f"type {self.type} needs scenario.upstream, the data set of the attacker")
+        if not self.has_upstream:
+            for key in ("upstream", "head", "controls"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} has no meaning in type {self.type}; leave it out")
+        return self
+
+    @property
+    def has_upstream(self) -> bool:
+        """Whether the attacker had another data set than the user."""
+        return self.type in ("new-head", "encoder")
+
+
+def _place(value: Any) -> Any:
+    return as_place(value) if isinstance(value, str) else value
+
+
+class StudySpec(_Part):
+    """A study. Settings of a method: ``attack.NAME.key``, ``defense.NAME.key``."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)] = "study"
+    dataset: str = "digits"
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    data_root: Path | None = None
+    download: bool = False
+    model: str = "preact_resnet18"
+    width: Annotated[int, Field(ge=1)] | None = None
+    attacks: Annotated[list[str], Field(min_length=1)]
+    defenses: list[str] = Field(default_factory=list)
+    baselines: list[str] = Field(default_factory=list)
+    attack: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    defense: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    search: SearchSpec = SearchSpec()
+    victim: VictimPart = VictimPart()
+    scenario: ScenarioSpec = ScenarioSpec()
+    clean_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    clean_source: str = "overlap"
+    precision: Precision = "auto"
+    store: Annotated[Place, BeforeValidator(_place)] | None = None
+    resources: Resources = Resources()
+    tracking: list[str] = Field(default_factory=list)
+
+    @field_validator("attacks", "defenses", "baselines", "seeds", "tracking")
+    @classmethod
+    def _no_repeats(cls, value: list[Any]) -> list[Any]:
+        repeated = sorted({item for item in value if value.count(item) > 1})
+        if repeated:
+            raise ValueError(f"names {repeated[0]!r} more than once")
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        if value not in MODELS:
+            raise ValueError(f"unknown model {value!r}: {nearest(value, MODELS)}")
+        return value
+
+    @field_validator("tracking")
+    @classmethod
+    def _known_trackers(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if name not in TRACKERS:
+                raise ValueError(f"unknown tool {name!r}: {nearest(name, TRACKERS)}")
+        return value
+
+    @field_validator("clean_source")
+    @classmethod
+    def _known_source(cls, value: str) -> str:
+        if value not in CLEAN_SOURCES:
+            raise ValueError(f"unknown clean_source {value!r}: {nearest(value, CLEAN_SOURCES)}")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: Any) -> Any:
+        """Defaults that depend on the data set, written out so that the stored spec is complete."""
+        if not isinstance(data, dict):
+            return data
+        filled, small = dict(data), SMALL.get(str(data.get("dataset", "digits")), {})
+        scenario = filled.get("scenario")
+        if isinstance(scenario, dict) and scenario.get("type") == "encoder":
+            filled.setdefault("model", ENCODER_MODEL)
+        if filled.get("width") is None and filled.get("model", WIDE_MODELS[0]) in WIDE_MODELS:
+            filled["width"] = small.get("width", DEFAULT_WIDTH)
+        victim = filled.get("victim")
+        if victim is None or isinstance(victim, dict):
+            filled["victim"] = {"recipe": small.get("recipe", DEFAULT_RECIPE)} | {
+                key: value for key, value in (victim or {}).items() if key != "recipe" or value is not None
+            }
+        return filled
+
+    @model_validator(mode="after")
+    def _methods_exist(self) -> StudySpec:
+        if not self.defenses and not self.baselines:
+            raise ValueError("name at least one defense (searched) or baseline")
+        for registry, names in ((ATTACKS, self.attacks), (DEFENSES, [*self.defenses, *self.baselines])):
+            for name in names:
+                registry.get(name)
+        for name in (*self.defenses, *self.search.space, *self.search.ranges):
+            self.space(name)
+        for name in self.attack:
+            self.attack_settings(name)
+        for name in self.attacks:
+            self.attack_settings(name)
+        for name in {*self.defense, *self.defenses, *self.baselines}:
+            self.defense_settings(name)
+        for name in self.search.ranges:
+            self._try_ranges(name)
+        if self.scenario.type == "same-label" and self.clean_source != "overlap":
+            raise ValueError(
+                f"clean_source {self.clean_source} does not fit scenario same-label, where the user's images are never "
+                "the attacker's; leave it out"
+            )
+        return self
+
+    def recipe(self) -> TrainingRecipe:
+        """How victims are trained: the named recipe with the spec's changes."""
+        changes = {
+            key: getattr(self.victim, key) for key in ("epochs", "batch_size", "lr") if getattr(self.victim, key)
+        }
+        return dataclasses.replace(RECIPES[self.victim.recipe or DEFAULT_RECIPE], **changes)
+
+    def attack_settings(self, name: str) -> dict[str, Any]:
+        """Settings of an attack over its defaults, coerced to their types (SettingError)."""
+        given = dict(self.attack.get(name, {}))
+        fields = {field.name for field in dataclasses.fields(ATTACKS.get(name))}
+        if self.victim.poison_rate is not None and "poison_rate" in fields:
+            given.setdefault("poison_rate", self.victim.poison_rate)
+        return typed_settings(ATTACKS, name, given)
+
+    def defense_settings(self, name: str) -> dict[str, Any]:
+        """Settings that the spec fixes for a defense, coerced to their types (SettingError)."""
+        return typed_settings(DEFENSES, name, self.defense.get(name, {}))
+
+    def space(self, name: str) -> search_spaces.Space:
+        """The search space of a defense in this study (SettingError)."""
+        space = search_spaces.get_space(name, self.search.space.get(name, "default"))
+        return space.with_ranges(self.search.ranges.get(name, {}), f"search.ranges.{name}")
+
+    def _try_ranges(self, name: str) -> None:
+        """Refuse bounds and choices that the defense would refuse in a trial (SettingError)."""
+        space, fixed = self.space(name), self.defense_settings(name)
+        published = space.to_params(space.paper)
+        for parameter, given in self.search.ranges[name].items():
+            for value in given:
+                settings = {**fixed, **space.to_settings({**published, parameter: value})}
+                try:
+                    DEFENSES.create(name, settings)
+                except SettingError as error:
+                    raise SettingError(f"search.ranges.{name}.{parameter}: {value!r} does not work: {error}") from error
+
+    def to_yaml(self) -> str:
+        """The resolved spec, complete and readable again; a password in ``search.storage`` is left out of it."""
+        values = self.model_dump(mode="json")
+        values["search"]["storage"], _ = without_password(values["search"]["storage"])
+        return dump_yaml(values)
+
+
+def typed_settings(registry: Registry[Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` settings of a method, each coerced to its field's type.
+
+    Raises:
+        SettingError: unknown key, wrong type, or a value the method refuses.
+    """
+    cls = registry.get(name)
+    known = [field.name for field in dataclasses.fields(cls)]
+    if not isinstance(given, Mapping):
+        raise SettingError(f"{registry.kind}.{name} must be a mapping of settings, got {given!r}")
+    for key in given:
+        if key not in known:
+            raise SettingError(f"unknown setting {registry.kind}.{name}.{key}: {nearest(str(key), known)}")
+    instance = registry.create(name, given)
+    return {key: getattr(instance, key) for key in given}
+
+
+def differences(old: StudySpec, new: StudySpec) -> list[str]:
+    """Keys under which two specs make different studies, each as ``key: old -> new``; those that may change left out.
+
+    ``search.trials`` may grow (the study is extended) but not shrink below what is planned.
+    """
+    left, right = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    changed = []
+    for key in sorted({*left, *right}):
+        if left.get(key) == right.get(key) or any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE):
+            continue
+        changed.append(f"{key}: {left.get(key)!r} -> {right.get(key)!r}")
+    if new.search.trials < old.search.trials:
+        changed.append(f"search.trials: {old.search.trials} -> {new.search.trials} (may only grow)")
+    return changed
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            flat.update(flatten(item, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat

@@ -1,0 +1,67 @@
+"""Opt-in logging of a study to MLflow, Weights & Biases or TensorBoard: one run per study, from the driver.
+
+What is logged follows from the ledger, so nothing is lost while a tool does not answer or its logging was not switched
+on yet: the rows that it has not seen are sent later, by this run of the study or by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from study.run.driver import Driver
+from study.spec.schema import StudySpec
+from study.spec.yaml_io import SpecError
+from study.tracking.follower import Follower
+from study.tracking.marks import Home, Marks
+from trainables.storage.remote import Place
+
+# Each tool: the module it needs, the extra that brings it (none: Ray Tune does).
+NEEDED = {"mlflow": ("mlflow", "mlflow"), "wandb": ("wandb", "wandb"), "tensorboard": ("tensorboardX", None)}
+FINISH_SECONDS = 20.0  # for what is left at the end; a stopped Ray job has a minute for all
+
+
+def check_trackers(spec: StudySpec, directory: Place) -> None:
+    """Refuse tools that are not installed, or could not log the study in ``directory`` (SpecError)."""
+    for name in spec.tracking:
+        module, extra = NEEDED[name]
+        if importlib.util.find_spec(module) is None:
+            raise SpecError(
+                f"tracking: {name} is not installed; "
+                f"pip install {f'superft[{extra}]' if extra else module!r}, or leave it out of tracking"
+            )
+        importlib.import_module(f"study.tracking.{name}").check(directory)
+
+
+@contextlib.contextmanager
+def tracking(driver: Driver, home: Home, say: Callable[[str], None]) -> Iterator[None]:
+    """Let the tools named in the spec follow the driver's ledger, each in a thread of its own, until the block ends.
+
+    What a tool has not taken FINISH_SECONDS later is left for the next run of the study.
+
+    Args:
+        driver: of the study; its rows are read, nothing is changed.
+        home: the study's folder; which run it is in each tool is kept there in ``tracking.json``.
+        say: takes one line for the user.
+    """
+    followers = _followers(driver, home, say)
+    for follower in followers:
+        follower.start()
+    try:
+        yield
+    finally:
+        for follower in followers:
+            follower.stop(driver.finished)
+        limit = time.monotonic() + FINISH_SECONDS
+        for follower in followers:
+            follower.join(max(0.0, limit - time.monotonic()))
+
+
+def _followers(driver: Driver, home: Home, say: Callable[[str], None]) -> list[Follower]:
+    spec, marks = driver.plan.spec, Marks(home)
+    makers: dict[str, Any] = {name: importlib.import_module(f"study.tracking.{name}").make for name in spec.tracking}
+    return [Follower(name, make(spec, home), driver, marks, say) for name, make in makers.items()]

@@ -1,0 +1,101 @@
+"""Parameter importance says what mattered, and says so when it cannot know."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from study.record.columns import to_frame
+from study.results.importance import importance
+from study.results.settings import candidates
+from tests.study.rows import made_up_study, point
+
+
+def _settings(n: int) -> pd.DataFrame:
+    """ASR follows ``strong`` alone; accuracy follows ``weak`` alone."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(n):
+        strong, weak = float(10 ** rng.uniform(-3, 0)), float(rng.uniform(0, 1))
+        asr, accuracy = 1.0 + np.log10(strong) / 3 - 0.5, 0.9 + 0.1 * weak
+        rows.append(point(number, max(float(asr), 0.0), accuracy, **{"param.strong": strong, "param.weak": weak}))
+    return candidates(to_frame(rows))
+
+
+def test_the_setting_that_moves_an_objective_has_its_importance() -> None:
+    found = importance(_settings(120))
+    assert found.shares["asr"]["strong"] > 0.9
+    assert found.shares["clean_accuracy"]["weak"] > 0.9
+    assert all(sum(shares.values()) == pytest.approx(1.0) for shares in found.shares.values())
+    assert set(found.shares) == {"asr", "clean_accuracy", "front"}
+    assert found.notes == ()
+
+
+def test_collapsed_models_are_not_what_reaches_the_front() -> None:
+    """Half of the trials collapse at ASR 0: were that the front, ``ruin`` would decide who reaches it."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(120):
+        ruin, fine = rng.uniform(0, 1, size=2)
+        place = (0.0, 0.1, ["collapsed"]) if ruin > 0.5 else (0.5 - 0.4 * fine, 0.9, [])
+        asr, accuracy, flags = place
+        settings = {"param.ruin": float(ruin), "param.fine": float(fine)}
+        rows.append(point(number, float(asr), accuracy, flags=flags, **settings))
+    shares = importance(candidates(to_frame(rows))).shares["front"]
+    assert shares["fine"] > shares["ruin"]
+
+
+def test_few_trials_are_computed_but_called_a_hint() -> None:
+    found = importance(_settings(20))
+    assert found.shares
+    assert any("Only 20 trials" in note for note in found.notes)
+
+
+def test_the_same_rows_give_the_same_importance() -> None:
+    settings = candidates(to_frame(made_up_study(attacks=("badnets",), trials=15)))
+    assert importance(settings) == importance(settings)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_too_few_trials_are_skipped_with_a_sentence(n: int) -> None:
+    found = importance(_settings(10).iloc[:n])
+    assert found.shares == {}
+    assert "at least 4" in found.notes[0]
+
+
+def test_settings_that_never_changed_are_skipped_with_a_sentence() -> None:
+    rows = [point(i, 0.1 * i, 0.9, **{"param.lr": 0.1}) for i in range(6)]
+    found = importance(candidates(to_frame(rows)))
+    assert found.shares == {}
+    assert "more than one value" in found.notes[0]
+
+
+def test_an_objective_that_never_changed_is_named() -> None:
+    rows = [point(i, 0.0, 0.9 + 0.01 * i, **{"param.lr": 0.1 * (i + 1)}) for i in range(6)]
+    found = importance(candidates(to_frame(rows)))
+    assert "asr" not in found.shares
+    assert any("equal in ASR" in note for note in found.notes)
+
+
+def test_settings_that_only_some_trials_have_are_left_out_by_name() -> None:
+    rows = [point(i, 0.1 * i, 0.9, **{"param.lr": 0.1 * (i + 1)}) for i in range(6)]
+    rows[0]["param.lr_max3"] = 0.5
+    rows[1]["param.shape"] = "cosine"
+    found = importance(candidates(to_frame(rows)))
+    assert found.shares["asr"] == {"lr": pytest.approx(1.0)}
+    assert "lr_max3, shape" in found.notes[0]
+
+
+def test_words_and_switches_count_as_categories() -> None:
+    settings = {"param.shape": ("linear", "cosine"), "param.nesterov": (True, False)}
+    rows = [
+        point(
+            i,
+            0.1 + 0.5 * (i % 2),
+            0.9,
+            **{name: values[(i // k) % 2] for k, (name, values) in enumerate(settings.items(), 1)},
+        )
+        for i in range(24)
+    ]
+    assert importance(candidates(to_frame(rows))).shares["asr"]["shape"] > 0.9

@@ -1,0 +1,140 @@
+"""Equal compute instead of equal trials: a search ends when its trials have cost the budget."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.storages import InMemoryStorage
+
+from study.plan.jobs import Job, Plan
+from study.record.cost import Bill, epochs, row_epochs
+from study.run.driver import Driver
+from tests.study.tiny import made_up_row, make_driver, tiny_spec
+from tests.study.tiny import run as run_all
+
+N = 1000
+
+
+def measured(job: Job, plan: Plan, *, each: float) -> dict[str, Any]:
+    """A row that cost ``each`` E: forward and backward samples of so many epochs."""
+    samples = round(each * N)
+    return made_up_row(job, plan, train_size=N, forward_samples=samples, backward_samples=samples)
+
+
+def run(driver: Driver, slots: int, costs: dict[str, float]) -> None:
+    running: list[Job] = []
+    while True:
+        while len(running) < slots and (job := driver.next_job()) is not None:
+            running.append(job)
+        if not running:
+            assert not driver.waits(), "nothing runs, yet the driver waits for something"
+            return
+        job = running.pop(0)
+        driver.finish(job, measured(job, driver.plan, each=costs[driver.plan.cells[job.cell].defense]))
+
+
+def counts(driver: Driver) -> dict[str, int]:
+    return {search.search.defense: search.asked for search in driver.searches}
+
+
+def test_one_epoch_is_three_forwards_of_the_training_set() -> None:
+    assert epochs(N, N, 0, N) == 1.0
+    assert epochs(3 * N, 0, 0, N) == 1.0
+    assert (
+        row_epochs({"train_size": N, "forward_samples": N, "backward_samples": 0, "input_backward_samples": N}) == 1.0
+    )
+    assert row_epochs({"train_size": None, "status": "failed"}) == 0.0
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_equal_compute_gives_cheap_settings_more_trials(slots: int, tmp_path: Path) -> None:
+    spec = tiny_spec("defenses=[super_ft, ft]", "search.trials=50", "search.budget_epochs=12", "baselines=[]")
+    driver = make_driver(spec, tmp_path / "trials.jsonl")
+    run(driver, slots, {"super_ft": 4.0, "ft": 1.0})
+    assert counts(driver) == {"super_ft": 3, "ft": 12}
+    assert driver.finished
+    assert driver.total == driver.done == 15
+
+
+def test_the_published_point_runs_even_if_it_costs_more_than_the_budget(tmp_path: Path) -> None:
+    driver = make_driver(tiny_spec("search.budget_epochs=1", "baselines=[]"), tmp_path / "trials.jsonl")
+    run(driver, 2, {"super_ft": 80.0})
+    assert counts(driver) == {"super_ft": 1}
+    assert driver.ledger.rows()[0]["published"]
+
+
+def test_trials_still_bound_a_defense_that_costs_nothing(tmp_path: Path) -> None:
+    driver = make_driver(tiny_spec("search.trials=6", "search.budget_epochs=1"), tmp_path / "trials.jsonl")
+    run(driver, 2, {"super_ft": 0.0, "none": 0.0})
+    assert counts(driver) == {"super_ft": 6}
+
+
+def test_a_continued_search_remembers_what_it_spent(tmp_path: Path) -> None:
+    storage = InMemoryStorage()
+    spec = tiny_spec("search.trials=50", "search.budget_epochs=12", "baselines=[]")
+    first = make_driver(spec, tmp_path / "trials.jsonl", storage)
+    for _ in range(2):
+        job = first.next_job()
+        assert job is not None
+        first.finish(job, measured(job, first.plan, each=4.0))
+    first.ledger.close()
+    second = make_driver(spec, tmp_path / "trials.jsonl", storage)
+    run(second, 1, {"super_ft": 4.0})
+    assert counts(second) == {"super_ft": 3}
+    third = make_driver(spec, tmp_path / "trials.jsonl", storage)
+    assert third.finished
+    assert not third.has_work()
+
+
+def test_ready_made_work_is_charged_once_to_every_search_that_uses_it() -> None:
+    own = {"train_size": N, "forward_samples": 3 * N, "backward_samples": 0, "input_backward_samples": 0}
+    uses = {**own, "shared_work": json.dumps({"made": [], "reused": {"model-a": [3 * N, 3 * N, 0]}})}
+    makes = {**own, "shared_work": json.dumps({"made": ["model-a"], "reused": {}})}
+    somebody_was_before_it, it_was_first = Bill(), Bill()
+    assert [somebody_was_before_it.charge(row) for row in (own, uses, uses)] == [1.0, 4.0, 1.0]
+    assert [it_was_first.charge(row) for row in (makes, uses)] == [1.0, 1.0]
+
+
+def test_a_user_that_ends_before_the_maker_does_not_make_the_work_paid_twice() -> None:
+    own = {"train_size": N, "forward_samples": 3 * N, "backward_samples": 0, "input_backward_samples": 0}
+    uses = {**own, "shared_work": json.dumps({"made": [], "reused": {"model-a": [3 * N, 0, 0]}})}
+    makes = {**own, "forward_samples": 6 * N, "shared_work": json.dumps({"made": ["model-a"], "reused": {}})}
+    for rows in ((makes, uses, uses), (uses, makes, uses), (uses, uses, makes)):
+        bill = Bill()
+        assert sum(map(bill.charge, rows)) == 4.0
+
+
+def test_rows_say_what_they_were_charged_and_a_restart_charges_no_more(tmp_path: Path) -> None:
+    def measure(job: Job, plan: Plan) -> dict[str, Any]:
+        shared = {"made": [], "reused": {"features-x": [3 * N, 0, 0]}}
+        work = {"forward_samples": 3 * N, "backward_samples": 0, "train_size": N}
+        return made_up_row(job, plan, shared_work=json.dumps(shared), **work)
+
+    spec = tiny_spec("search.trials=4", "baselines=[]")
+    storage = InMemoryStorage()
+    run_all(make_driver(spec, tmp_path / "trials.jsonl", storage), slots=1, finishes=2, measure=measure)
+    driver = make_driver(spec, tmp_path / "trials.jsonl", storage)
+    run_all(driver, slots=1, measure=measure)
+    assert [row["charged_epochs"] for row in driver.ledger.rows()] == [2.0, 1.0, 1.0, 1.0]
+
+
+def test_collapsed_model_is_the_worst_point_to_the_search(tmp_path: Path) -> None:
+    def measure(job: Job, plan: Plan) -> dict[str, Any]:
+        return made_up_row(job, plan, asr_search=0.0, clean_accuracy_search=0.1, flags=["collapsed"])
+
+    driver = make_driver(tiny_spec("search.trials=2", "baselines=[]"), tmp_path / "trials.jsonl")
+    run_all(driver, measure=measure)
+    (search,) = driver.searches
+    assert [trial.values for trial in search.study.trials] == [[1.0, 0.0]] * 2
+
+
+def test_victims_without_a_backdoor_make_no_front_in_the_progress(tmp_path: Path) -> None:
+    def measure(job: Job, plan: Plan) -> dict[str, Any]:
+        return made_up_row(job, plan, status="backdoor_not_implanted")
+
+    driver = make_driver(tiny_spec("search.trials=2", "baselines=[]"), tmp_path / "trials.jsonl")
+    run_all(driver, measure=measure)
+    assert [len(front) for front in driver.fronts.values()] == [0]

@@ -1,0 +1,107 @@
+"""What keeps TPE quick changes no suggestion, unless a study asks for a bounded history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.samplers._tpe import _truncnorm
+from optuna.trial import TrialState
+
+from study.record.optuna_storage import Journal, open_storage
+from study.search.samplers import RecentTPE, make_sampler, use_fast_tails
+from study.spec.schema import SearchSpec
+
+SPACE = {"x": FloatDistribution(1e-4, 1.0, log=True), "y": FloatDistribution(0.0, 1.0), "k": IntDistribution(1, 500)}
+
+
+def search(sampler: Any, count: int, storage: Any = None) -> list[dict[str, Any]]:
+    """``count`` trials, told five at a time, so that others run while one is asked; their parameters."""
+    study = optuna.create_study(storage=storage, sampler=sampler, directions=["minimize", "maximize"])
+    for _ in range(count // 5):
+        for trial in [study.ask(dict(SPACE)) for _ in range(5)]:
+            x, y = trial.params["x"], trial.params["y"]
+            study.tell(trial, (x + 0.1 * y, 1 - (1 - x) ** 2 - 0.2 * y - 1e-4 * trial.params["k"]))
+    return [trial.params for trial in study.get_trials(deepcopy=False)]
+
+
+def test_log_tails_by_scipy_are_optunas_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.concatenate([np.linspace(-60, 12, 721), [-1e3, -1e-9, 0.0, 1e-9, 40.0]])
+    own = np.array([_truncnorm._log_ndtr_single(float(value)) for value in values])
+    monkeypatch.setattr(_truncnorm, "_log_ndtr", None)
+    use_fast_tails()
+    np.testing.assert_allclose(_truncnorm._log_ndtr(values), own, rtol=1e-9, atol=1e-15)
+
+
+def test_suggestions_are_those_of_plain_tpe(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = search(make_sampler("tpe", seed=3, startup_trials=5), 40)
+    slow_tails = np.frompyfunc(_truncnorm._log_ndtr_single, 1, 1)
+    plain = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, n_startup_trials=5, seed=3)
+    monkeypatch.setattr(_truncnorm, "_log_ndtr", lambda values: slow_tails(values).astype(float))
+    for mine, theirs in zip(fast, search(plain, 40), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-6)
+
+
+def test_a_history_longer_than_the_search_changes_nothing() -> None:
+    whole, bounded = (
+        search(make_sampler("tpe", seed=1, startup_trials=5, history=history), 40) for history in (None, 1000)
+    )
+    assert whole == bounded
+
+
+def test_tpe_learns_from_the_newest_trials_those_on_the_front_and_those_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[list[int]] = []
+    relative = optuna.samplers.TPESampler.sample_relative
+
+    def spy(self: Any, study: Any, trial: Any, space: Any) -> Any:
+        seen.append([item.number for item in study._get_trials(deepcopy=False, states=None)])
+        return relative(self, study, trial, space)
+
+    monkeypatch.setattr(optuna.samplers.TPESampler, "sample_relative", spy)
+    study = optuna.create_study(
+        sampler=RecentTPE(3, multivariate=True, n_startup_trials=2, seed=0), directions=["minimize", "maximize"]
+    )
+    values = [(0.0, 0.5), (0.4, 0.4), (0.9, 1.0), (0.5, 0.5), (0.6, 0.6), (0.7, 0.3), (0.8, 0.2)]
+    for value in values:  # 0, 2 and 4 are on the front; 4, 5 and 6 the newest
+        study.tell(study.ask(SPACE), value)
+    study.ask(SPACE)
+    study.ask(SPACE)
+    assert seen[-1] == [0, 2, 4, 5, 6, 7, 8]
+
+
+def test_a_front_known_from_a_storage_is_the_one_that_was_told() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    told = RecentTPE(100, n_startup_trials=5, seed=0)
+    search(told, 30, storage)
+    study = optuna.load_study(study_name=None, storage=storage)
+    found = RecentTPE(100, n_startup_trials=5, seed=1)
+    assert found._front_of(study) == told._front_of(study)
+    assert set(found._front_of(study)) == {trial.number for trial in study.best_trials}
+
+
+def test_a_history_is_tpes_alone() -> None:
+    assert SearchSpec(history=500).history == 500
+    with pytest.raises(ValueError, match="no meaning with sampler nsga2"):
+        SearchSpec(sampler="nsga2", history=500)
+
+
+def test_the_journal_is_optunas_and_waits_for_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits(_: int) -> None:
+        raise AssertionError("fsync")
+
+    monkeypatch.setattr("os.fsync", waits)
+    params = search(optuna.samplers.RandomSampler(seed=0), 10, open_storage("journal", tmp_path))
+    path = tmp_path / "optuna.journal"
+    theirs = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    (study,) = optuna.get_all_study_summaries(theirs)
+    loaded = optuna.load_study(study_name=study.study_name, storage=theirs).trials
+    assert [trial.params for trial in loaded] == params
+    assert {trial.state for trial in loaded} == {TrialState.COMPLETE}
+    assert not path.with_name("optuna.journal.lock").exists()
+    assert sum(1 for _ in Journal(path).read_logs(0)) == path.read_bytes().count(b"\n")

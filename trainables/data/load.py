@@ -1,0 +1,106 @@
+"""Where data sets come from: names and ``folder:PATH`` in, uint8 images and labels out.
+
+A data set is one ``Source``, in the file named after it (CIFAR, SVHN and STL-10: ``torchvision_sets``), and one line of
+``SOURCES``. Nothing here fetches anything unless ``download`` is set. Sets that are slow to read are decoded once and
+kept as a checked uint8 file; everything a user can get wrong ends in one line of ``DataError``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.data.images import DataError, Dataset, fingerprint_of
+from trainables.data.sources.base import MIN_IMAGE_SIZE, Channels, Source, channel_statistics
+from trainables.data.sources.digits import DIGITS
+from trainables.data.sources.folders import FOLDER, read_folder
+from trainables.data.sources.gtsrb import GTSRB
+from trainables.data.sources.tiny_imagenet import TINY_IMAGENET
+from trainables.data.sources.torchvision_sets import CIFAR10, CIFAR100, STL10, SVHN
+from trainables.storage.files import cache_folder
+
+SOURCES: dict[str, Source] = {
+    "digits": DIGITS,
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "gtsrb": GTSRB,
+    "stl10": STL10,
+    "svhn": SVHN,
+    "tiny_imagenet": TINY_IMAGENET,
+}
+
+
+def default_root() -> Path:
+    """Folder of data files: SUPERFT_DATA, or ``superft/data`` in the user's cache folder."""
+    return cache_folder("SUPERFT_DATA", "data")
+
+
+def load_dataset(
+    name: str, *, image_size: int | None = None, root: Path | None = None, download: bool = False
+) -> Dataset:
+    """Data set ``name`` on the CPU.
+
+    Args:
+        name: a key of ``SOURCES``, or ``folder:PATH`` with PATH/train/CLASS/* and PATH/test/CLASS/* (JPEG, PNG, PPM),
+            where PATH may be a zip file with the same layout. A folder is never mirrored in training: its labels may
+            depend on left and right.
+        image_size: side in pixels, 8 or more. Default: the source's own; for a folder the shorter side of the first
+            training image, at least 8 and at most 64.
+        root: where files lie and decoded copies are kept; default ``default_root()``. It may be a folder that
+            torchvision has filled.
+        download: fetch what is missing, for the sets that torchvision can fetch.
+
+    Raises:
+        DataError: unknown name, bad size, missing or damaged files, or a folder that is no classification task.
+    """
+    if image_size is not None and (isinstance(image_size, bool) or image_size < MIN_IMAGE_SIZE):
+        raise DataError(f"image_size: must be {MIN_IMAGE_SIZE} pixels or more, got {image_size}")
+    root = default_root() if root is None else Path(root).expanduser()
+    mean: Channels | None = None
+    std: Channels | None = None
+    flip = False
+    if name.startswith(FOLDER):
+        raw = read_folder(name, image_size, root)
+    elif name in SOURCES:
+        source = SOURCES[name]
+        raw = source.read(image_size or source.image_size, root, download)
+        if len(raw.classes) != source.num_classes:
+            raise DataError(
+                f"{name}: found {len(raw.classes)} classes in {root}, expected {source.num_classes}; "
+                "the copy is incomplete, unpack it again"
+            )
+        mean, std, flip = source.mean, source.std, source.flip
+    else:
+        raise DataError(_unknown(name))
+    if mean is None or std is None:
+        mean, std = channel_statistics(raw.train.images)
+    return Dataset(
+        name=name,
+        train=raw.train,
+        test=raw.test,
+        classes=raw.classes,
+        mean=mean,
+        std=std,
+        flip=flip,
+        fingerprint=raw.fingerprint or fingerprint_of(raw.train, raw.test),
+    )
+
+
+def _unknown(name: str) -> str:
+    hint = ""
+    if name and Path(name).expanduser().exists():
+        hint = f"did you mean '{FOLDER}{name}'? "
+    elif near := difflib.get_close_matches(name.lower(), SOURCES, n=1, cutoff=0.4):
+        hint = f"did you mean {near[0]!r}? "
+    return f"dataset: unknown name {name!r}; {hint}known: {', '.join(SOURCES)}, {FOLDER}PATH"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where images come from; see `load_dataset`."""
+
+    name: str
+    image_size: int | None = None
+    root: Path | None = None
+    download: bool = False

@@ -1,0 +1,88 @@
+"""What every source is made of: its description, the images it reads, and their resizing and statistics."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainables.data.images import ImageSet
+
+Channels = tuple[float, float, float]
+
+MIN_IMAGE_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Decoded images of a source; ``fingerprint`` is set when reading had to compute it anyway."""
+
+    train: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set known by name.
+
+    Args:
+        description: one line for ``superft list datasets``.
+        image_size: default side of the square images, in pixels.
+        num_classes: a set that turns out to have another number is refused as incomplete.
+        flip: whether a mirrored image keeps its label and training mirrors at random. BackdoorBench mirrors only
+            CIFAR-10 of its three sets; we add the other sets of natural photographs.
+        mean, std: per channel in units of [0, 1] pixels; None: measured on the training pixels as loaded.
+        read: (image_size, root, download) -> images.
+    """
+
+    description: str
+    image_size: int
+    num_classes: int
+    flip: bool
+    mean: Channels | None
+    std: Channels | None
+    read: Callable[[int, Path, bool], Raw]
+
+
+def image_set(images: np.ndarray[Any, Any], labels: Sequence[int] | np.ndarray[Any, Any], size: int) -> ImageSet:
+    """From uint8 (N, 3, H, H) and any integer labels."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    return ImageSet(_resized(tensor, size), torch.tensor(np.asarray(labels), dtype=torch.int64))
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """uint8 (N, 3, H, H) at ``size`` pixels: bilinear, antialiased when shrinking, rounded. No copy at equal size."""
+    if images.shape[-1] == size:
+        return images.contiguous()
+    out = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
+    for start in range(0, len(images), 1024):
+        part = images[start : start + 1024].float()
+        part = functional.interpolate(part, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+        out[start : start + 1024] = part.round().clamp(0, 255).byte()
+    return out
+
+
+def channel_statistics(images: Tensor) -> tuple[Channels, Channels]:
+    """Mean and standard deviation per channel, in units of [0, 1], of uint8 images (N, 3, H, W).
+
+    In parts, because a float copy of a large set would not fit, and from exact sums: the squares of uint8 values are
+    whole numbers in float32, and their total in float64. A channel without any variation gets std 1.
+    """
+    total = torch.zeros(3, dtype=torch.float64)
+    squares = torch.zeros(3, dtype=torch.float64)
+    for start in range(0, len(images), 1024):
+        part = images[start : start + 1024].float()
+        total += part.sum((0, 2, 3), dtype=torch.float64)
+        squares += part.square().sum((0, 2, 3), dtype=torch.float64)
+    count = images.numel() / 3
+    mean = total / count
+    std = (squares / count - mean.square()).clamp_min(0).sqrt()
+    std[std < 1e-6] = 255.0
+    m, s = (mean / 255).tolist(), (std / 255).tolist()
+    return (m[0], m[1], m[2]), (s[0], s[1], s[2])

@@ -1,0 +1,360 @@
+"""The one training loop. Every attack and defense that trains, trains here; so every sample is counted here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainables.data.images import FeatureSet, ImageSet, augment, to_float
+
+Schedule = Callable[[int], float]
+LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Perturbation = Callable[[Sequence[nn.Parameter]], None]
+BatchTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+OptimizerName = Literal["sgd", "nesterov", "adam", "adamw"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+# A finite check waits for the device; once in so many steps costs nothing and still ends a lost run early.
+CHECK_EVERY = 50
+
+
+class DivergedError(ArithmeticError):
+    """The training loss became NaN or infinite."""
+
+
+@dataclass
+class Counters:
+    """Exact work of a run, in samples. A training step of a batch of n is n forward and n backward samples.
+
+    ``input_backward_samples`` counts gradients with respect to the input alone (trigger reconstruction).
+    """
+
+    steps: int = 0
+    forward_samples: int = 0
+    backward_samples: int = 0
+    input_backward_samples: int = 0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random crop after zero padding, and horizontal flip; each sample draws its own."""
+
+    padding: int = 4
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise ValueError(f"padding must be >= 0, got {self.padding}")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What updates the weights; the learning rate is the schedule's business.
+
+    Args:
+        name: ``sgd`` (with momentum), ``nesterov``, ``adam``, ``adamw``.
+        momentum: of SGD, in [0, 1); first beta of Adam's.
+        weight_decay: >= 0.
+        beta2: second beta of Adam's, in [0, 1).
+    """
+
+    name: OptimizerName = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    beta2: float = 0.999
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(OptimizerName):
+            raise ValueError(f"optimizer must be one of {', '.join(get_args(OptimizerName))}, got {self.name!r}")
+        if not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        if not 0.0 <= self.beta2 < 1.0:
+            raise ValueError(f"beta2 must be in [0, 1), got {self.beta2}")
+        if self.weight_decay < 0.0:
+            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
+
+    def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimiser over ``parameters``; its learning rate is 0 until the schedule sets it."""
+        match self.name:
+            case "sgd" | "nesterov":
+                # Nesterov without momentum is plain SGD; torch refuses the combination.
+                nesterov = self.name == "nesterov" and self.momentum > 0
+                return torch.optim.SGD(
+                    parameters,
+                    lr=0.0,
+                    momentum=self.momentum,
+                    weight_decay=self.weight_decay,
+                    nesterov=nesterov,
+                    fused=True,
+                )
+            case "adam":
+                return torch.optim.Adam(
+                    parameters, lr=0.0, betas=(self.momentum, self.beta2), weight_decay=self.weight_decay, fused=True
+                )
+            case "adamw":
+                return torch.optim.AdamW(
+                    parameters, lr=0.0, betas=(self.momentum, self.beta2), weight_decay=self.weight_decay, fused=True
+                )
+
+
+@dataclass
+class History:
+    """Per step: the learning rate that was used and the batch's mean loss."""
+
+    lr: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+
+
+def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
+    """bfloat16 autocast where it pays (``auto``: where the device has it in hardware), float32 otherwise."""
+    if precision == "auto":
+        precision = "bfloat16" if _has_bfloat16(device) else "float32"
+    if precision == "float32":
+        return nullcontext()
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return False
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode within the block; afterwards every module is back in its own mode (a frozen layer stays frozen)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the model's logits."""
+    return functional.cross_entropy(model(images), labels)
+
+
+def batches(
+    data: ImageSet | FeatureSet,
+    *,
+    steps: int,
+    batch_size: int,
+    augmentation: Augmentation | None,
+    generator: torch.Generator,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """``steps`` batches of float inputs (images in [0, 1], or features) and labels, on the device of ``data``.
+
+    The samples come as one stream of freshly shuffled passes: every batch is full, one that runs over the end of a
+    pass takes the rest from the next. Full batches keep shapes constant and batch statistics sound; over any whole
+    number of passes every sample is used equally often. ``batch_size`` is cut to the size of the set.
+    """
+    size = min(batch_size, len(data))
+    if size == 0:
+        raise ValueError("cannot train on an empty set")
+    device, queue = data.inputs.device, torch.zeros(0, dtype=torch.int64)
+    for _ in range(steps):
+        if len(queue) < size:
+            queue = torch.cat([queue, torch.randperm(len(data), generator=generator)])
+        chosen, queue = queue[:size].to(device, non_blocking=True), queue[size:]
+        inputs = data.inputs[chosen]
+        if augmentation is not None:
+            offsets = torch.randint(0, 2 * augmentation.padding + 1, (size, 2), generator=generator)
+            flips = torch.rand(size, generator=generator) < 0.5 if augmentation.flip else None
+            inputs = augment(
+                inputs,
+                offsets.to(device, non_blocking=True),
+                None if flips is None else flips.to(device, non_blocking=True),
+                padding=augmentation.padding,
+            )
+        yield to_float(inputs) if inputs.dtype == torch.uint8 else inputs, data.labels[chosen]
+
+
+def fit(
+    model: nn.Module,
+    data: ImageSet | FeatureSet,
+    *,
+    steps: int,
+    lr_at: Schedule,
+    generator: torch.Generator,
+    batch_size: int = 256,
+    optimizer: Optimizer | None = None,
+    momentum_at: Schedule | None = None,
+    augmentation: Augmentation | None = None,
+    transform: BatchTransform | None = None,
+    loss: LossFunction = cross_entropy,
+    perturb: Perturbation | None = None,
+    trainable: Sequence[nn.Parameter] | None = None,
+    bn_mode: Literal["train", "eval"] = "train",
+    grad_clip: float | None = None,
+    precision: str = "auto",
+    counters: Counters | None = None,
+    after_step: Callable[[int], None] | None = None,
+    until: Callable[[int], bool] | None = None,
+) -> History:
+    """Train ``model`` in place for exactly ``steps`` optimiser steps; it is left in eval mode.
+
+    Args:
+        data: training images, on the device of the model.
+        lr_at: learning rate of step 0..steps-1, assigned before the step.
+        generator: order, crops and flips come from it (CPU).
+        momentum_at: momentum of each step, for schedules that move it; default constant.
+        transform: (float images in [0, 1], labels) -> the batch to train on, after the augmentation (attacks that
+            build their batches in the loop); None: the batch as it is.
+        loss: (model, float images in [0, 1], labels) -> scalar.
+        perturb: moves the trained parameters in place, given those with their gradients (sharpness-aware training). The
+            gradients are then taken again on the same batch, and the step is made with them from where the weights
+            were. Running statistics advance in the first pass alone; both passes are counted; the history shows the
+            loss before the move.
+        trainable: parameters to update, default all. Batch normalisation none of whose parameters is trained runs
+            in eval mode, so that a frozen layer stays bit-identical, running statistics included.
+        bn_mode: ``eval`` freezes the running statistics of all batch normalisation.
+        grad_clip: largest gradient norm, None for no clipping.
+        after_step: called with the step just made (pruning masks, anytime curves).
+        until: asked after each step; True ends the training there (goals, early stopping).
+
+    Raises:
+        DivergedError: the loss is NaN or infinite (looked at every 50 steps and at the end), or the last step left a
+            weight or running statistic that is.
+    """
+    optimizer, counters = optimizer or Optimizer(), counters if counters is not None else Counters()
+    chosen = list(model.parameters()) if trainable is None else list(trainable)
+    chosen_ids = {id(parameter) for parameter in chosen}
+    asked_for_gradient = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    updater = optimizer.build(chosen)
+    history, losses = History(), list[Tensor]()
+
+    def differentiate(images: Tensor, labels: Tensor) -> Tensor:
+        with autocast(images.device, precision):
+            value = loss(model, images, labels)
+        updater.zero_grad(set_to_none=True)
+        value.backward()
+        counters.forward_samples += len(labels)
+        counters.backward_samples += len(labels)
+        return value
+
+    model.to(memory_format=torch.channels_last)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+            bn_mode == "eval" or not any(id(parameter) in chosen_ids for parameter in module.parameters())
+        ):
+            module.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in chosen_ids)
+    try:
+        stream = batches(data, steps=steps, batch_size=batch_size, augmentation=augmentation, generator=generator)
+        for step, (images, labels) in enumerate(stream):
+            for group in updater.param_groups:
+                group["lr"] = lr_at(step)
+                if momentum_at is not None:
+                    group["momentum"] = momentum_at(step)
+            if transform is not None:
+                images, labels = transform(images, labels)
+            value = differentiate(images, labels)
+            if perturb is not None:
+                with _moved(chosen, perturb), _frozen_statistics(model):
+                    differentiate(images, labels)
+            if grad_clip is not None:
+                nn.utils.clip_grad_norm_(chosen, grad_clip)
+            updater.step()
+            counters.steps += 1
+            history.lr.append(updater.param_groups[0]["lr"])
+            losses.append(value.detach())
+            ended = (until is not None and until(step)) or step + 1 == steps
+            if ended or (step + 1) % CHECK_EVERY == 0:
+                _collect(losses, history, step)
+            if after_step is not None:
+                after_step(step)
+            if ended:
+                break
+        _check_finite(model)
+    finally:
+        for parameter, asked in asked_for_gradient.items():
+            parameter.requires_grad_(asked)
+            parameter.grad = None
+        model.eval()
+    return history
+
+
+@torch.no_grad()
+def refresh_statistics(model: nn.Module, images: Tensor, *, counters: Counters, batch_size: int = 256) -> None:
+    """Running statistics of all batch normalisation as they are over uint8 ``images``; nothing else is changed.
+
+    They are the mean over equal batches, in place of the moving average. The model is left in eval mode.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    model.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative
+    try:
+        # Batches of equal size: a small last one would count as much as the others.
+        for batch in images.chunk(-(-len(images) // batch_size)):
+            model(to_float(batch))
+            counters.forward_samples += len(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.eval()
+
+
+@contextmanager
+def _moved(parameters: Sequence[nn.Parameter], perturb: Perturbation) -> Iterator[None]:
+    """The parameters after ``perturb`` within the block; afterwards, bit by bit, what they were."""
+    before = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        perturb(parameters)
+    try:
+        yield
+    finally:
+        # Copied back: subtracting the move again would leave its rounding.
+        with torch.no_grad():
+            for parameter, old in zip(parameters, before, strict=True):
+                parameter.copy_(old)
+
+
+@contextmanager
+def _frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation uses the batch as before within the block, and its running statistics stay as they are."""
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats
+    ]
+    # Not momentum 0: that still counts the batch, and 0 * inf of a lost run would be NaN.
+    for module in norms:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in norms:
+            module.track_running_stats = True
+
+
+def _check_finite(model: nn.Module) -> None:
+    # The last step moves the weights after its loss was taken, so a finite loss alone does not vouch for them.
+    state = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    if state and not torch.stack([tensor.isfinite().all() for tensor in state]).all():
+        raise DivergedError("the training left weights that are not finite")
+
+
+def _collect(losses: list[Tensor], history: History, step: int) -> None:
+    values = torch.stack(losses).float().tolist()
+    losses.clear()
+    history.loss.extend(values)
+    if not torch.tensor(values).isfinite().all():
+        raise DivergedError(f"the training loss is not finite (noticed at step {step})")

@@ -1,0 +1,28 @@
+"""A model's predictions on images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trainables.data.images import to_float
+from trainables.training.loop import Counters, autocast, evaluating
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    batch_size: int = 1024,
+    precision: str = "auto",
+    counters: Counters | None = None,
+) -> Tensor:
+    """Predicted classes, int64 (N,), of uint8 images (N, 3, H, W), in eval mode (restored afterwards)."""
+    predictions = []
+    with evaluating(model), autocast(images.device, precision):
+        for batch in images.split(batch_size):
+            predictions.append(model(to_float(batch)).argmax(1))
+            if counters is not None:
+                counters.forward_samples += len(batch)
+    return torch.cat(predictions) if predictions else torch.zeros(0, dtype=torch.int64, device=images.device)

@@ -1,0 +1,75 @@
+"""How an attacker trains a victim: the presets of the literature and a quick one for small data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trainables.training import schedules
+from trainables.training.loop import Optimizer, OptimizerName, Schedule
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """Optimiser, schedule and length of a training from random weights.
+
+    Args:
+        epochs: passes over the training set.
+        batch_size: images per step.
+        lr: peak learning rate.
+        schedule: ``cosine`` to 0, ``constant``, or ``one_cycle``.
+        optimizer, momentum, weight_decay: see `training.Optimizer`.
+    """
+
+    epochs: float
+    batch_size: int
+    lr: float
+    schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
+    optimizer: OptimizerName = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        if self.epochs <= 0:
+            raise ValueError(f"epochs must be > 0, got {self.epochs}")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size must be >= 2 (batch normalisation), got {self.batch_size}")
+        if self.lr <= 0:
+            raise ValueError(f"lr must be > 0, got {self.lr}")
+        if self.schedule not in ("cosine", "constant", "one_cycle"):
+            raise ValueError(f"schedule must be cosine, constant or one_cycle, got {self.schedule!r}")
+        self.updater()
+
+    def steps(self, n: int) -> int:
+        """Optimiser steps on ``n`` training images: epochs * ceil(n / batch), at least 1."""
+        return max(1, round(self.epochs * -(-n // self.batch_size)))
+
+    def lr_at(self, n: int) -> Schedule:
+        """Schedule of the rate on ``n`` training images."""
+        match self.schedule:
+            case "cosine":
+                return schedules.cosine(self.lr, self.steps(n))
+            case "one_cycle":
+                return schedules.one_cycle(self.lr, self.steps(n))
+            case "constant":
+                return schedules.constant(self.lr)
+
+    def updater(self) -> Optimizer:
+        return Optimizer(self.optimizer, self.momentum, self.weight_decay)
+
+
+RECIPES: dict[str, TrainingRecipe] = {
+    # BackdoorBench's defaults (its cosine period follows the number of epochs here).
+    "bb": TrainingRecipe(epochs=100, batch_size=128, lr=0.01),
+    # Sha et al., supplement A.2; momentum, weight decay and schedule are not stated there.
+    "sha": TrainingRecipe(epochs=200, batch_size=256, lr=1e-3, schedule="constant"),
+    # A quarter of bb's passes, an eighth of its steps. One cycle to a rate far above what a constant one would bear
+    # (Smith & Topin 2017, arXiv:1708.07120): 0.1 per 128 images, scaled linearly with the batch (Goyal et al. 2017,
+    # arXiv:1706.02677), warmed up, and down to nothing at the end, where most of the accuracy comes. Not a batch of
+    # 512: half the steps at the same work per image would leave small sets too few. The loss stays plain cross-entropy:
+    # label smoothing might buy some tenths of a point, but a model that was never sure of anything is another victim to
+    # defenses that look at losses and logits.
+    "fast": TrainingRecipe(epochs=24, batch_size=256, lr=0.2, schedule="one_cycle", optimizer="nesterov"),
+    # Small data on a CPU: few epochs at BackdoorBench's peak rate.
+    "quick": TrainingRecipe(epochs=30, batch_size=64, lr=0.01, schedule="one_cycle"),
+}

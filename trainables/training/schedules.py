@@ -1,0 +1,137 @@
+"""Learning-rate schedules as plain functions of the step (0, 1, ...), assigned *before* that step is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from trainables.training.loop import Schedule
+
+Shape = Literal["linear", "cosine", "exp", "constant"]
+
+
+def constant(lr: float) -> Schedule:
+    """The same rate at every step."""
+    return lambda _step: lr
+
+
+def cosine(lr: float, steps: int, *, t_max: int | None = None) -> Schedule:
+    """Half a cosine from ``lr`` at step 0 to 0 after ``t_max`` steps (default: all of them).
+
+    BackdoorBench fixes its period at 100 epochs whatever the length; ``t_max`` mimics that, the default does not.
+    """
+    period = max(1, t_max or steps)
+    return lambda step: lr * (1.0 + math.cos(math.pi * step / period)) / 2.0
+
+
+def one_cycle(lr: float, steps: int, *, warm_fraction: float = 0.3, start: float = 0.04, end: float = 1e-4) -> Schedule:
+    """Linear warm-up to ``lr`` over ``warm_fraction`` of the steps, then a cosine down (Smith 2018, arXiv:1803.09820).
+
+    ``start`` and ``end`` are shares of ``lr``.
+    """
+    warm = max(1, round(warm_fraction * steps))
+
+    def lr_at(step: int) -> float:
+        if step < warm:
+            return lr * (start + (1.0 - start) * step / warm)
+        progress = (step - warm) / max(1, steps - warm)
+        return lr * (end + (1.0 - end) * (1.0 + math.cos(math.pi * progress)) / 2.0)
+
+    return lr_at
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a cyclic schedule: ``cycles`` triangles up to ``peak``."""
+
+    peak: float
+    cycles: float
+
+
+@dataclass(frozen=True)
+class CyclicSchedule:
+    """Phases of triangles between a base rate and each phase's peak (Sha et al. 2022; Smith 2017 for the triangle).
+
+    Args:
+        base: rate between the triangles.
+        phases: peaks and numbers of triangles, in order.
+        period: steps of one full triangle (up and down).
+        up_fraction: share of the triangle that rises, in (0, 1).
+        shape: how the rate goes from base to peak; ``constant`` stays at the peak.
+        peak_decay: factor on the peak for each further cycle of a phase.
+        phase_reset: whether each phase starts a new triangle; False keeps one clock through all phases.
+        granularity: steps over which the rate is held (1: every step; steps per epoch: every epoch).
+        cooldown_steps: steps after the last phase, linear from base to ``cooldown_lr``.
+        cooldown_lr: the rate reached after them.
+    """
+
+    base: float
+    phases: tuple[Phase, ...]
+    period: int
+    up_fraction: float = 0.5
+    shape: Shape = "linear"
+    peak_decay: float = 1.0
+    phase_reset: bool = True
+    granularity: int = 1
+    cooldown_steps: int = 0
+    cooldown_lr: float = 0.0
+
+    @property
+    def phase_steps(self) -> tuple[int, ...]:
+        """Steps of each phase, the cooldown left out."""
+        return tuple(round(self.period * phase.cycles) for phase in self.phases)
+
+    @property
+    def total_steps(self) -> int:
+        return sum(self.phase_steps) + self.cooldown_steps
+
+    def height_at(self, step: int) -> float:
+        """Position in the triangle: 0 at its feet, 1 at its peak; 0 in the cooldown."""
+        phase, _, clock = self._locate(step)
+        if phase is None:
+            return 0.0
+        x = (clock % self.period) / self.period
+        return x / self.up_fraction if x < self.up_fraction else (1.0 - x) / (1.0 - self.up_fraction)
+
+    def ends_triangle(self, step: int) -> bool:
+        """Whether a triangle is complete after ``step``; False throughout the cooldown."""
+        offset = 0
+        for length in self.phase_steps:
+            if step < offset + length:
+                return (step + 1 - (offset if self.phase_reset else 0)) % self.period == 0
+            offset += length
+        return False
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of ``step``."""
+        phase, within, clock = self._locate(step)
+        if phase is None:
+            return self.base + (self.cooldown_lr - self.base) * within / max(1, self.cooldown_steps)
+        cycle = clock // self.period - (clock - within) // self.period  # of this phase, also on a common clock
+        peak = phase.peak * self.peak_decay**cycle
+        height = self.height_at(step)
+        match self.shape:
+            case "linear":
+                return self.base + (peak - self.base) * height
+            case "cosine":
+                return self.base + (peak - self.base) * (1.0 - math.cos(math.pi * height)) / 2.0
+            case "exp":
+                return float(self.base * (peak / self.base) ** height)
+            case "constant":
+                return peak
+
+    def _locate(self, step: int) -> tuple[Phase | None, int, int]:
+        """(phase, step within it, step on the triangle's clock); phase None in the cooldown."""
+        offset = 0
+        for phase, length in zip(self.phases, self.phase_steps, strict=True):
+            if step < offset + length:
+                within = (step - offset) // self.granularity * self.granularity
+                return phase, within, within if self.phase_reset else within + offset
+            offset += length
+        return None, step - offset, step
+
+
+def lr_mass(schedule: Schedule, first: int, last: int, momentum_at: Schedule) -> float:
+    """Sum of rate / (1 - momentum) over steps first..last-1: how far the phase can move the weights."""
+    return math.fsum(schedule(step) / (1.0 - momentum_at(step)) for step in range(first, last))
