@@ -1,9 +1,9 @@
-"""Arrows between the rooms go down only: study -> search_spaces -> trainables."""
+"""The house: arrows between rooms and between files go down only, and no circle of files exists."""
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,25 @@ from trainables.attacks.base import ATTACKS
 from trainables.defenses.base import DEFENSES
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("study", "search_spaces", "trainables")
-# Room -> what no file of it may import, not even inside a function.
+ROOMS = ("superft", "study", "search_spaces", "trainables")
+# The rooms of each package from the top floor down; a file imports from its own room and from floors below it.
+FLOORS = {
+    "study": (
+        *({"cli"}, {"overview"}, {"run"}, {"report", "tracking", "cluster"}, {"search"}),
+        *({"results"}, {"plan"}, {"record"}, {"spec"}),
+    ),
+    "trainables": (
+        *({"tune"}, {"trial"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
+        *({"training"}, {"data", "models"}, {"storage"}, {"machine", "registry", "seeding"}),
+    ),
+}
+# Package -> what no file of it may import, not even inside a function.
+HEAVY = {"ray", "pydantic", "click", "rich", "pandas", "plotly"}
 FORBIDDEN = {
-    "trainables": {"study", "search_spaces", "ray", "optuna", "pydantic", "click", "rich", "pandas", "plotly", "tests"},
-    "search_spaces": {"study", "ray", "pydantic", "click", "rich", "pandas", "plotly", "tests"},
-    "study": {"tests"},
+    "trainables": {"superft", "study", "search_spaces", "tests", "optuna", *HEAVY},
+    "search_spaces": {"superft", "study", "tests", *HEAVY},
+    "study": {"superft", "tests"},
+    "superft": {"tests"},
 }
 MAY_IMPORT = {("trainables/tune.py", "ray")}
 # Words that are methods of ours and ordinary words as well.
@@ -56,6 +69,102 @@ def test_imports_point_down_only(room: str) -> None:
 def test_a_wrong_arrow_would_be_seen() -> None:
     source = "def f():\n    from study.plan.jobs import make_plan\n    import ray.tune as t\n"
     assert set(imported(ast.parse(source))) == {"study", "ray"}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, of all four packages."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for room in ROOMS
+        for path in files(room)
+    }
+
+
+def arrows(name: str, tree: ast.AST, known: Container[str]) -> set[str]:
+    """The modules among ``known`` that the module ``name`` imports, also inside functions."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inside = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {module if module in known else str(node.module) for module in inside.values()}
+    return {module for module in found if module in known and module != name}
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import each other in a loop, in their order; none if there is no loop."""
+    done: set[str] = set()
+
+    def follow(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return path[path.index(name) :]
+        if name in done:
+            return []
+        for other in sorted(graph.get(name, ())):
+            if found := follow(other, [*path, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(graph) if (found := follow(name, []))), [])
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    known = modules()
+    return {name: arrows(name, ast.parse(path.read_text()), known) for name, path in known.items()}
+
+
+def climbing(graph: Mapping[str, set[str]]) -> list[str]:
+    """Arrows between rooms of one package that do not lead down."""
+    wrong = []
+    for package, floors in FLOORS.items():
+        level = {room: number for number, rooms in enumerate(floors) for room in rooms}
+        for name, others in graph.items():
+            for other in others:
+                parts, target = name.split("."), other.split(".")
+                if parts[0] == target[0] == package and len(parts) > 1 < len(target) and parts[1] != target[1]:
+                    assert {parts[1], target[1]} <= set(level), f"no floor for {parts[1]} or {target[1]}"
+                    if level[parts[1]] >= level[target[1]]:
+                        wrong.append(f"{name} -> {other}")
+    return sorted(wrong)
+
+
+def test_arrows_between_rooms_lead_down(graph: dict[str, set[str]]) -> None:
+    assert climbing(graph) == []
+
+
+def test_every_room_has_a_floor() -> None:
+    for package, floors in FLOORS.items():
+        rooms = {path.stem for path in (ROOT / package).iterdir() if path.suffix == ".py" or path.is_dir()}
+        assert set().union(*floors) == rooms - {"__init__", "__pycache__", "recipes"}
+
+
+def test_no_files_import_each_other_in_a_circle(graph: dict[str, set[str]]) -> None:
+    assert circle(graph) == []
+
+
+def test_a_circle_and_a_climbing_arrow_would_be_seen() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}}) == []
+    assert climbing({"study.spec.load": {"study.plan.jobs"}, "study.plan.jobs": {"study.spec.load"}}) == [
+        "study.spec.load -> study.plan.jobs"
+    ]
+    known = {"study.plan.jobs", "study.plan"}
+    assert arrows("x", ast.parse("def f():\n    from study.plan import jobs"), known) == {"study.plan.jobs"}
+    assert arrows("x", ast.parse("from study.plan.jobs import Plan"), known) == {"study.plan.jobs"}
+
+
+def test_no_package_hands_on_names_that_it_imports() -> None:
+    """An `__init__` that re-exports hides arrows and makes every import pay for all of its room."""
+    wrong = [
+        str(path.relative_to(ROOT))
+        for room in ROOMS
+        for path in files(room)
+        if path.name == "__init__.py" and "__all__" in path.read_text()
+    ]
+    assert wrong == ["trainables/models/__init__.py"]
 
 
 def test_nothing_edits_the_path_or_runs_at_import() -> None:

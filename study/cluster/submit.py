@@ -28,7 +28,7 @@ from trainables.storage.remote import is_uri
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-CODE = ("study", "search_spaces", "trainables", "pyproject.toml")
+CODE = ("superft", "study", "search_spaces", "trainables", "pyproject.toml")
 LARGEST_FILE = 2**20
 LARGEST_PACKAGE = 100 * 2**20  # what the cluster's HTTP server takes
 DATA = re.compile(

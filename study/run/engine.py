@@ -86,7 +86,7 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) 
             _check_unused(searches)
         driver = Driver(plan, ledger, searches)
         progress = Progress(driver)
-        stack.enter_context(tracking(driver, home, progress.say))
+        stack.enter_context(tracking(plan, ledger.rows, lambda: driver.finished, home, progress.say))
         state = "already_finished"
         if driver.has_work():
             if driver.done:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from study.run.driver import Driver
+from study.plan.jobs import Plan
 from study.tracking.marks import Mark, Marks
 from study.tracking.points import Point, Points
 from trainables.storage.messages import one_line
@@ -47,7 +47,8 @@ class Follower(threading.Thread):
     Args:
         tool: its name in the spec.
         tracker: of that tool.
-        driver: of the study; its ledger is read.
+        plan: of the study.
+        rows: gives the rows of its ledger so far, in order.
         marks: which run it is, and how far it got.
         say: takes one line for the user.
     """
@@ -56,14 +57,15 @@ class Follower(threading.Thread):
         self,
         tool: str,
         tracker: Tracker,
-        driver: Driver,
+        plan: Plan,
+        rows: Callable[[], Sequence[Mapping[str, Any]]],
         marks: Marks,
         say: Callable[[str], None],
     ) -> None:
         super().__init__(name=f"tracking-{tool}", daemon=True)  # a tool that hangs does not keep the process
         self.tool, self.tracker, self.marks, self.say = tool, tracker, marks, say
-        self._rows: Callable[[], Sequence[Mapping[str, Any]]] = driver.ledger.rows
-        self._points, self._converted, self._unsent = Points(driver.plan), 0, list[tuple[int, Point]]()
+        self._rows = rows
+        self._points, self._converted, self._unsent = Points(plan), 0, list[tuple[int, Point]]()
         self._mark: Mark | None = None
         self._warned = False
         self._finished = False

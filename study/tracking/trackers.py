@@ -10,10 +10,10 @@ import contextlib
 import importlib
 import importlib.util
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from study.run.driver import Driver
+from study.plan.jobs import Plan
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
 from study.tracking.follower import Follower
@@ -38,30 +38,42 @@ def check_trackers(spec: StudySpec, directory: Place) -> None:
 
 
 @contextlib.contextmanager
-def tracking(driver: Driver, home: Home, say: Callable[[str], None]) -> Iterator[None]:
-    """Let the tools named in the spec follow the driver's ledger, each in a thread of its own, until the block ends.
+def tracking(
+    plan: Plan,
+    rows: Callable[[], Sequence[Mapping[str, Any]]],
+    finished: Callable[[], bool],
+    home: Home,
+    say: Callable[[str], None],
+) -> Iterator[None]:
+    """Let the tools named in the spec follow the study's ledger, each in a thread of its own, until the block ends.
 
     What a tool has not taken FINISH_SECONDS later is left for the next run of the study.
 
     Args:
-        driver: of the study; its rows are read, nothing is changed.
+        plan: of the study.
+        rows: gives the rows of its ledger so far, in order.
+        finished: whether the study is; asked when the block ends.
         home: the study's folder; which run it is in each tool is kept there in ``tracking.json``.
         say: takes one line for the user.
     """
-    followers = _followers(driver, home, say)
+    followers = _followers(plan, rows, home, say)
     for follower in followers:
         follower.start()
     try:
         yield
     finally:
         for follower in followers:
-            follower.stop(driver.finished)
+            follower.stop(finished())
         limit = time.monotonic() + FINISH_SECONDS
         for follower in followers:
             follower.join(max(0.0, limit - time.monotonic()))
 
 
-def _followers(driver: Driver, home: Home, say: Callable[[str], None]) -> list[Follower]:
-    spec, marks = driver.plan.spec, Marks(home)
-    makers: dict[str, Any] = {name: importlib.import_module(f"study.tracking.{name}").make for name in spec.tracking}
-    return [Follower(name, make(spec, home), driver, marks, say) for name, make in makers.items()]
+def _followers(
+    plan: Plan, rows: Callable[[], Sequence[Mapping[str, Any]]], home: Home, say: Callable[[str], None]
+) -> list[Follower]:
+    marks = Marks(home)
+    makers: dict[str, Any] = {
+        name: importlib.import_module(f"study.tracking.{name}").make for name in plan.spec.tracking
+    }
+    return [Follower(name, make(plan.spec, home), plan, rows, marks, say) for name, make in makers.items()]

@@ -8,6 +8,7 @@ import json
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from study.run.driver import Driver
 from study.run.engine import run_study
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
+from study.tracking import follower as follower_module
 from study.tracking.follower import Follower
 from study.tracking.marks import Marks
 from study.tracking.points import STUDY, Point, Points
-from study.tracking.trackers import follower as follower_module
 from study.tracking.trackers import tracking
 from tests.study.processes import wait_for
 from tests.study.tiny import made_up_row, make_driver, run, tiny_spec
@@ -59,10 +60,14 @@ def made_study(directory: Path, *assignments: str, finishes: int | None = None) 
     return driver
 
 
+def tracked(driver: Driver, directory: Path, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    return tracking(driver.plan, driver.ledger.rows, lambda: driver.finished, Folder(directory), say)
+
+
 def follow(driver: Driver, directory: Path) -> list[str]:
     """All that the tools in the driver's spec have to do; the lines that they said."""
     said: list[str] = []
-    with tracking(driver, Folder(directory), said.append):
+    with tracked(driver, directory, said.append):
         pass
     return said
 
@@ -155,7 +160,7 @@ class Tool:
 
 def following(tool: Tool, driver: Driver, directory: Path) -> tuple[Follower, list[str]]:
     said: list[str] = []
-    return Follower("tool", tool, driver, Marks(Folder(directory)), said.append), said
+    return Follower("tool", tool, driver.plan, driver.ledger.rows, Marks(Folder(directory)), said.append), said
 
 
 def test_rows_are_sent_while_the_study_runs(tmp_path: Path) -> None:
@@ -246,7 +251,7 @@ def test_a_tool_that_hangs_holds_up_neither_the_study_nor_its_end(
     driver = made_study(tmp_path, finishes=0)
     follower, _ = following(Tool(lambda _: release.wait() and None), driver, tmp_path)
     monkeypatch.setattr("study.tracking.trackers._followers", lambda *_: [follower])
-    with tracking(driver, Folder(tmp_path), print):
+    with tracked(driver, tmp_path, print):
         run(driver, slots=1, measure=measure)
     assert driver.finished
     assert follower.is_alive()

@@ -1,0 +1,1 @@
+"""superft: hyper-parameter studies of backdoor defenses."""
