@@ -1,4 +1,4 @@
-"""``superft report DIR``: report.html, figures, trials.csv and csv, computed from study.yaml and the ledger."""
+"""``superft report DIR``: report.html, figures, trials.csv and front.csv, computed from study.yaml and the ledger."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OWN_FIGURES = ("front_", "hypervolume_", "importance_")
 
 
 def write_report(directory: Path | str) -> Path:
-    """(Re)write trials.csv, csv, figures/*.png and report.html of a study folder; its ledger is only read.
+    """(Re)write trials.csv, front.csv, figures/*.png and report.html of a study folder; its ledger is only read.
 
     Each file is replaced in one step, so this may run while the study does.
 
@@ -57,7 +57,7 @@ def write_report(directory: Path | str) -> Path:
     frame = ledger.to_frame()
     ledger.write_csv(directory / "trials.csv")
     members = fronts(frame)
-    write_atomically(directory / "csv", members.to_csv(index=False).encode())
+    write_atomically(directory / "front.csv", members.to_csv(index=False).encode())
 
     settings = [aggregate(frame)] + ([aggregate(frame, across_attacks=True)] if is_shared(frame) else [])
     table = pd.concat(settings, ignore_index=True) if len(settings) > 1 else settings[0]
@@ -228,7 +228,7 @@ def _what_was_run(spec: Mapping[str, Any], directory: Path, frame: pd.DataFrame)
         "again. "
         f"<code>superft report {escape(directory.resolve().name)}</code> in the folder above writes this page again. "
         "All numbers come from <code>trials.jsonl</code> (<code>trials.csv</code> is the same as a table), the front "
-        "from <code>csv</code>; PNGs of the figures are in <code>figures/</code>.</p>"
+        "from <code>front.csv</code>; PNGs of the figures are in <code>figures/</code>.</p>"
         f"<details><summary>The full study.yaml</summary><pre>{escape(dump)}</pre></details></section>"
     )
 

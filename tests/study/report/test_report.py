@@ -67,7 +67,7 @@ def test_a_report_leaves_page_tables_and_pictures(tmp_path: Path) -> None:
         assert min(Image.open(folder / "figures" / f"{name}.png").size) > 300
     assert len(pd.read_csv(folder / "trials.csv")) == len(rows)
     pd.testing.assert_frame_equal(
-        pd.read_csv(folder / "csv")[["trial", "asr_report", "rank"]],
+        pd.read_csv(folder / "front.csv")[["trial", "asr_report", "rank"]],
         fronts(to_frame(rows))[["trial", "asr_report", "rank"]],
         check_dtype=False,
     )
@@ -256,7 +256,7 @@ def test_the_same_ledger_gives_the_same_tables(tmp_path: Path) -> None:
     for name in ("one", "two"):
         folder = _study(tmp_path / name, made_up_study(trials=6))
         write_report(folder)
-        contents.append([(folder / f).read_bytes() for f in ("trials.csv", "csv", "figures/front_badnets.png")])
+        contents.append([(folder / f).read_bytes() for f in ("trials.csv", "front.csv", "figures/front_badnets.png")])
     assert contents[0] == contents[1]
 
 
