@@ -153,7 +153,7 @@ def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
 def _row(job: Job, plan: Plan) -> dict[str, Any]:
     """As wide as a real one; its rates follow from the settings, so that a searcher has something to learn."""
     rate = min(1.0, 0.05 / job.settings["lr_max1"])
-    cell = plan.cells[job.cell]
+    cell = job.cell
     row: dict[str, Any] = {"attack": cell.victim.attack, "defense": cell.defense, "dataset": "digits", "model": "none"}
     row |= {"seed": 0, "status": "ok", "wall_seconds": 15.0, "train_size": 1000, "forward_samples": 1000}
     row |= {"backward_samples": 1000, "asr_search": rate, "clean_accuracy_search": 0.95 - 0.2 * (1.0 - rate) ** 2}

@@ -20,44 +20,15 @@ from trainables.data.load import DataSource, load_dataset
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData
 from trainables.evaluation.detection import detection_columns
 from trainables.evaluation.metrics import Evaluation, evaluate
+from trainables.job import Cell
 from trainables.machine.provenance import describe_device, peak_memory_bytes, versions
 from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
 from trainables.training.loop import Counters, DivergedError
-from trainables.victims import Victim, VictimSpec, make_trainer, obtain_victim
+from trainables.victims import Victim, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """An attack + defense combination on a data set, model and seed: a trial without the defense's settings.
-
-    Args:
-        data: the task.
-        victim: the backdoored model to repair; its seed is the cell's.
-        defense: registered name.
-        clean_fraction: share of every class that the defender holds, in (0, 1].
-        clean_source: ``overlap``, ``unpoisoned`` or ``heldout``, see `victims.Victim.clean_split`.
-        upstream: the attacker's data, where the victim's scenario has one beside the user's (``data``).
-        fresh_head: defenders with clean data get the model with its head initialised anew and train it themselves;
-            without data nobody can, so the others get the head that was trained on all of the user's data.
-        control: the clean model takes the victim's place, under the victim's trigger.
-    """
-
-    data: DataSource
-    victim: VictimSpec
-    defense: str
-    clean_fraction: float = 1.0
-    clean_source: str = "overlap"
-    upstream: DataSource | None = None
-    fresh_head: bool = False
-    control: bool = False
-
-    @property
-    def seed(self) -> int:
-        return self.victim.seed
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from study.plan.jobs import check_plan, is_published, load_data, make_plan
+from study.plan.jobs import check_plan, load_data, make_plan
 from study.record.columns import to_frame
 from study.record.folder import check_store
 from study.report.cells import detected
@@ -63,8 +63,8 @@ def run_single(
     place, kept = pick_device(device), open_store(spec.store)
     check_store(kept)
     bench = Workbench(kept, place)
-    result = bench.run(plan.cells[job.cell], job.settings)
-    return result.row(study=spec.name, trial=job.trial, role="baseline", published=is_published(defense, job.settings))
+    result = bench.run(job.cell, job.settings)
+    return result.row(study=spec.name, trial=job.trial, role=job.role, published=job.published)
 
 
 def describe(row: Mapping[str, Any]) -> str:
