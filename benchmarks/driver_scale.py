@@ -30,13 +30,14 @@ import optuna
 import torch
 
 from benchmarks.common import machine, record
-from study.plan.jobs import Job, Plan, make_plan
+from study.plan.jobs import Plan, make_plan
 from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage
 from study.run.driver import Driver
 from study.search.optuna_search import open_searches
 from study.spec.load import load_spec
 from trainables.attacks.base import ATTACKS
+from trainables.job import Job
 
 Result = TypeVar("Result")
 # Of the first and the last so many trials the mean costs are compared.

@@ -20,8 +20,8 @@ FLOORS = {
         *({"results"}, {"plan"}, {"record"}, {"spec"}),
     ),
     "trainables": (
-        *({"tune"}, {"trial"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
-        *({"training"}, {"data", "models"}, {"storage"}, {"machine", "registry", "seeding"}),
+        *({"tune"}, {"trial"}, {"job"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
+        *({"training"}, {"data", "models"}, {"storage"}, {"machine", "registry", "seeding", "columns"}),
     ),
 }
 # Package -> what no file of it may import, not even inside a function.

@@ -48,6 +48,21 @@ class Cell:
     def seed(self) -> int:
         return self.victim.seed
 
+    def columns(self) -> dict[str, Any]:
+        """The columns of a row that are known before its trial runs, see `columns.CELL_COLUMNS` and its neighbour."""
+        return {
+            "attack": self.attack,
+            "defense": self.defense,
+            "dataset": self.data.name,
+            "model": self.victim.model,
+            "seed": self.seed,
+            "scenario": self.scenario,
+            "clean_fraction": self.clean_fraction,
+            "clean_source": self.clean_source,
+            "poison_rate": getattr(self.victim.make_attack(), "poison_rate", None),
+            "width": self.victim.width,
+        }
+
 
 @dataclass(frozen=True)
 class Job:

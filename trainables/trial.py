@@ -19,13 +19,13 @@ from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource, load_dataset
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData
 from trainables.evaluation.detection import detection_columns
-from trainables.evaluation.metrics import Evaluation, evaluate
+from trainables.evaluation.metrics import Evaluation, der, evaluate
 from trainables.job import Cell
-from trainables.machine.provenance import describe_device, peak_memory_bytes, versions
+from trainables.machine.provenance import code, describe_device, peak_memory_bytes, versions
 from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
-from trainables.training.loop import Counters, DivergedError
+from trainables.training.loop import Counters, DivergedError, resolved_precision
 from trainables.victims import Victim, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
@@ -33,25 +33,18 @@ MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
 
 @dataclass
 class TrialResult:
-    """What one trial found; `row` makes it one line of the ledger.
+    """What one trial found; `row` makes it one line of the ledger, whose columns `trainables.columns` describes.
 
     ``settings`` are those that were given (searched, published or fixed by a spec), ``resolved_settings`` all of them,
-    defaults included, as JSON. Metrics are fractions on the full test set (no suffix), its search half and its report
-    half; ``*_before`` are the victim's own. They are None only for a failed trial. ``detection`` holds the columns of
-    `detection.detection_columns`, for defenses that detect.
+    defaults included, as JSON. ``metrics`` are None only for a failed trial. ``detection`` holds the columns of
+    `detection.detection_columns`, for defenses that detect. ``by_class``: rates per true class, as JSON lists.
 
-    ``by_class``: accuracy and ASR per true class, as JSON lists.
-
-    ``*_samples`` is the work of this trial. What it found ready made by an earlier trial (flag ``WHAT_reused``) costs
-    nothing again; the work it once took is in ``reused_*_samples``, so that the cost of a setting alone is their sum.
-    ``shared_work`` says what that was, as JSON: names ``made``, and ``reused`` names with their samples.
+    What the trial found ready made by an earlier trial (flag ``WHAT_reused``) costs nothing again; the work it once
+    took is in ``reused_*_samples``, so that the cost of a setting alone is their sum. ``shared_work`` says what that
+    was: names ``made``, and ``reused`` names with their samples.
     """
 
-    attack: str
-    defense: str
-    dataset: str
-    model: str
-    seed: int
+    cell: Cell
     settings: dict[str, Any]
     resolved_settings: str = "{}"
     status: str = "failed"
@@ -73,9 +66,13 @@ class TrialResult:
     train_size: int = 0
     device: str = ""
     versions: str = ""
-    scenario: str = ""
+    image_size: int = 0
+    threads: int = 0
+    precision: str = ""
+    code: str = ""
     victim: str = ""
     started: str = ""
+    collapsed: bool = False
     flags: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     detection: dict[str, Any] = field(default_factory=dict)
@@ -84,9 +81,9 @@ class TrialResult:
 
     def row(self, **extra: Any) -> dict[str, Any]:
         """Flat and JSON-able; ``extra`` are columns that the caller knows (study, trial, role)."""
-        row: dict[str, Any] = {**extra}
+        row: dict[str, Any] = {**extra, **self.cell.columns()}
         for item in dataclasses.fields(self):
-            if item.name not in ("settings", "metrics", "notes", "detection", "by_class"):
+            if item.name not in ("cell", "settings", "metrics", "notes", "detection", "by_class"):
                 row[item.name] = getattr(self, item.name)
         row.update(self.metrics)
         row.update(self.detection)
@@ -215,17 +212,16 @@ def run_trial(
     begin = clock()
     defense = DEFENSES.create(cell.defense, settings)
     result = TrialResult(
-        attack=cell.victim.attack,
-        defense=cell.defense,
-        dataset=cell.data.name,
-        model=cell.victim.model,
-        seed=cell.seed,
+        cell=cell,
         settings=dict(settings),
         resolved_settings=json.dumps(dataclasses.asdict(defense), sort_keys=True),
         train_size=len(victim.attacker_indices),
         device=describe_device(device),
         versions=versions(),
-        scenario=cell.victim.scenario,
+        image_size=dataset.image_size,
+        threads=torch.get_num_threads(),
+        precision=resolved_precision(device, cell.victim.precision),
+        code=code(),
         victim=victim.name,
         started=started.isoformat(timespec="seconds"),
     )
@@ -276,8 +272,8 @@ def run_trial(
             "accuracy_by_class": _json_shares(evaluation.accuracy_by_class),
             "asr_by_class": _json_shares(evaluation.asr_by_class),
         }
-    if evaluation is not None and evaluation.full.clean_accuracy <= _near_chance(dataset.num_classes):
-        result.flags.append("collapsed")  # a constant predictor's ASR is 0 or 1 by accident
+    if evaluation is not None:  # a constant predictor's ASR is 0 or 1 by accident
+        result.collapsed = evaluation.full.clean_accuracy <= _near_chance(dataset.num_classes)
     result.flags += sorted({f"{name.rpartition('-')[0]}_reused" for name in trainer.reused})
     for counted in trainer.reused.values():
         result.reused_forward_samples += counted.forward_samples
@@ -325,6 +321,8 @@ def _metrics(evaluation: Evaluation | None, victim: Victim) -> dict[str, float |
     for measure in MEASURES:
         found[f"{measure}_before"] = getattr(before.full, measure)
         found[f"{measure}_before_report"] = getattr(before.report, measure)
+    after = worst if evaluation is None else vars(evaluation.full)
+    found["der"] = der(before.full.asr, after["asr"], before.full.clean_accuracy, after["clean_accuracy"])
     found["asr_max"] = 1.0 if evaluation is None else evaluation.asr_max
     found["asr_max_before"], found["asr_including_target_before"] = before.asr_max, victim.asr_including_target
     found["asr_base"] = victim.asr_base

@@ -120,7 +120,7 @@ def choose_shares(
     nodes: Sequence[Node],
     cpus: int,
 ) -> dict[str, float]:
-    """The share of a card that the trials of each search and baseline get: 1/k by kind, a whole card for kinds without a measurement.
+    """GPUs of the trials of each search and baseline: 1/k by kind, a whole card for kinds without a measurement.
 
     Kinds of a share with too few trials left to fill its slots once take the next larger share that is in use: actors
     of another size would be started for them, at the price of a trial or more each.

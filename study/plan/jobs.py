@@ -70,10 +70,10 @@ class Plan:
         count = Counter(job.label for job in self.baselines)
         return count + Counter({one.label: len(one.cells) * self.spec.search.trials for one in self.searches})
 
-    def defense_of(self, label: str) -> str:
-        """The defense of a search, or of a baseline."""
-        found = {job.label: job.cell.defense for job in self.baselines}
-        return (found | {search.label: search.defense for search in self.searches})[label]
+    def labels_of(self, defense: str) -> set[str]:
+        """Labels of the searches and baselines of a defense."""
+        baselines = {job.label for job in self.baselines if job.cell.defense == defense}
+        return baselines | {search.label for search in self.searches if search.defense == defense}
 
     def victims(self) -> list[Cell]:
         """One cell per distinct victim, controls first (the others need them for ASR-base)."""

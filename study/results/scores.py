@@ -16,7 +16,7 @@ def scores(rows: Mapping[Any, Mapping[str, Any]]) -> Values | None:
     A collapsed model counts as the worst, as a diverged one does: its ASR may be 0 by accident.
     """
     measured = [
-        WORST if "collapsed" in (row.get("flags") or ()) else (row["asr_search"], row["clean_accuracy_search"])
+        WORST if row.get("collapsed") else (row["asr_search"], row["clean_accuracy_search"])
         for row in rows.values()
         if row["status"] in MEASURED
     ]

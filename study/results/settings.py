@@ -100,8 +100,7 @@ def true_status(frame: pd.DataFrame) -> pd.Series[str]:
 
 def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
     """Rows whose model predicts next to nothing right any more: their ASR is 0 or 1 by accident."""
-    flags: pd.Series[bool] = frame["flags"].map(lambda text: "collapsed" in str(text).split(";")).astype(bool)
-    return flags
+    return frame["collapsed"].eq(True).fillna(False).astype(bool)
 
 
 def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame:

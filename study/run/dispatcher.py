@@ -121,9 +121,8 @@ class Dispatcher:
 
     def _enlarge(self, defense: str) -> None:
         del self._overflows[defense]
-        for label, share in self.shares.items():
-            if self.driver.plan.defense_of(label) == defense:
-                self.shares[label] = next_larger(share) or share
+        for label in self.driver.plan.labels_of(defense):
+            self.shares[label] = next_larger(self.shares[label]) or self.shares[label]
         self.progress.say(f"{MOST_OVERFLOWS} trials of {defense} were out of memory: all of its trials get more now")
 
     def _fail(self, job: Job, gpus: float, cause: str) -> None:

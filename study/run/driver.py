@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from study.plan.jobs import Plan
+from study.record.columns import SCHEMA
 from study.record.cost import Bill
 from study.record.ledger import Ledger
 from study.results.pareto import RunningFront
@@ -122,6 +123,7 @@ class Driver:
             "role": job.role,
             "search": job.label if job.role == "search" else None,
             "published": job.published,
+            "schema": SCHEMA,
         }
         search = self._by_label.get(job.label)
         full["charged_epochs"] = (Bill() if search is None else self._bills[search.search.label]).charge(full)
@@ -134,13 +136,8 @@ class Driver:
 
     def fail(self, job: Job, error: str, **columns: Any) -> dict[str, Any]:
         """Record a job that could not be measured, with its cause and further columns."""
-        cell = job.cell
         row: dict[str, Any] = {
-            "attack": cell.victim.attack,
-            "defense": cell.defense,
-            "dataset": cell.data.name,
-            "model": cell.victim.model,
-            "seed": cell.seed,
+            **job.cell.columns(),
             "status": "failed",
             "error": error,
             **{f"param.{key}": value for key, value in job.settings.items()},

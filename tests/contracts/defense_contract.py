@@ -30,12 +30,13 @@ from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, PoisonedData, Repair
 from trainables.evaluation.metrics import evaluate
+from trainables.job import Cell
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.training.loop import DivergedError
 from trainables.training.predict import predict
 from trainables.training.trainer import Trainer
-from trainables.trial import Cell, assets_for, run_trial
+from trainables.trial import assets_for, run_trial
 from trainables.victims import Victim, VictimSpec, make_trainer
 
 CPU = torch.device("cpu")

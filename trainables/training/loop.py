@@ -113,13 +113,19 @@ class History:
 
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
     """bfloat16 autocast where it pays (``auto``: where the device has it in hardware), float32 otherwise."""
-    if precision == "auto":
-        precision = "bfloat16" if _has_bfloat16(device) else "float32"
+    precision = resolved_precision(device, precision)
     if precision == "float32":
         return nullcontext()
     if precision == "bfloat16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+
+
+def resolved_precision(device: torch.device, precision: str) -> str:
+    """``float32`` or ``bfloat16``: what ``auto`` means on this device; other words stay as they are."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if _has_bfloat16(device) else "float32"
 
 
 def _has_bfloat16(device: torch.device) -> bool:
