@@ -17,11 +17,11 @@ import pandas as pd
 from study.record.columns import PARAM
 from study.record.cost import epochs
 from study.results.pareto import PICKS, RunningFront, hypervolume, hypervolume_box, knee, non_dominated_indices, picks
+from study.results.scores import STATUSES
 from trainables.evaluation.metrics import der
 
 GROUP = ("dataset", "model", "attack", "defense")
 ALL_ATTACKS = "all"
-STATUSES = ("ok", "abstained", "diverged", "failed", "backdoor_not_implanted")  # from best to worst
 METRICS = (
     *tuple(
         f"{metric}{half}"

@@ -12,7 +12,7 @@ from study.record.columns import SCHEMA
 from study.record.cost import Bill
 from study.record.ledger import Ledger
 from study.results.pareto import RunningFront
-from study.results.scores import has_backdoor, scores
+from study.results.scores import has_backdoor, remarks_on, scores
 from study.search.optuna_search import OptunaSearch
 from study.spec.methods import is_published
 from trainables.job import Job
@@ -171,7 +171,8 @@ class Driver:
         mine = self._rows_of(search)
         complete = {trial: scores(rows) for trial, rows in mine.items() if len(rows) >= len(cells)}
         started = {trial: _settings(next(iter(rows.values()))) for trial, rows in mine.items()}
-        for trial_id, settings in search.resume(complete, started):
+        remarks = {trial: remarks_on(mine[trial]) for trial in complete}
+        for trial_id, settings in search.resume(complete, started, remarks):
             self._enqueue_setting(search, trial_id, settings)
         for trial, values in complete.items():
             if values is not None and has_backdoor(mine[trial]):
@@ -223,7 +224,7 @@ class Driver:
         if len(rows) < len(search.search.cells):
             return
         values = scores(rows)
-        search.tell(trial_id, values)
+        search.tell(trial_id, values, remarks_on(rows))
         if values is not None and has_backdoor(rows):
             self.fronts[search.search.label].add(*values)
 

@@ -25,6 +25,7 @@ from tests.study.tiny import made_up_row, make_driver, run, tiny_spec
 from trainables.job import Job
 
 TWO = ("attacks=[badnets, blended]", "seeds=[0, 7]", "search.trials=5")
+HALVES = ("", "_search", "_report")
 MANY = (*TWO, "baselines=[none, ft]")
 
 
@@ -367,3 +368,31 @@ def test_a_driver_reads_but_does_not_change_a_plan(tmp_path: Path) -> None:
     before = repr(dataclasses.asdict(plan)["spec"])
     run(Driver(plan, Ledger(tmp_path / "trials.jsonl"), open_searches(plan, InMemoryStorage())))
     assert repr(dataclasses.asdict(plan)["spec"]) == before
+
+
+def test_optuna_trials_say_what_became_of_the_setting_also_after_a_restart(tmp_path: Path) -> None:
+    def measure(job: Job, plan: Any) -> dict[str, Any]:
+        bad = job.trial.endswith("0001") and job.cell.seed == 7
+        worst = {f"{name}{half}": float(name == "asr") for name in ("asr", "clean_accuracy") for half in HALVES}
+        row = made_up_row(job, plan, asr_report=0.25 + 0.01 * job.cell.seed, charged_epochs=1.0, train_size=100)
+        row |= {"forward_samples": 100, "backward_samples": 100, "input_backward_samples": 0}
+        return row | ({"status": "diverged", **worst} if bad else {})
+
+    spec, storage = tiny_spec("seeds=[0, 7]", "baselines=[]"), InMemoryStorage()
+    driver = make_driver(spec, tmp_path / "trials.jsonl", storage)
+    run(driver, slots=1, measure=measure)
+    driver.ledger.close()
+
+    def remarks(storage: BaseStorage) -> list[dict[str, Any]]:
+        (search,) = make_driver(spec, tmp_path / "trials.jsonl", storage).searches
+        return [trial.user_attrs for trial in search.study.get_trials(deepcopy=False)]
+
+    first, second, *_ = told = remarks(storage)
+    assert first["id"] == "badnets/super_ft/0000"
+    assert (first["status"], first["diverged"], first["collapsed"]) == ("ok", False, False)
+    assert first["seeds"] == [0, 7]
+    assert first["asr_report"] == pytest.approx((0.25 + 0.32) / 2)
+    assert first["clean_accuracy_report"] == pytest.approx(0.936, abs=0.1)
+    assert first["charged_epochs"] == pytest.approx(2.0)
+    assert (second["status"], second["diverged"]) == ("diverged", True)
+    assert remarks(InMemoryStorage()) == told, "rebuilt from the ledger"
