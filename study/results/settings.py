@@ -186,6 +186,18 @@ def fronts(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[[*FRONT_COLUMNS, *params]]
 
 
+def marked(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with ``on_front`` told of those that belong to a search: whether it has their setting on its front.
+
+    Where settings were scored over several attacks, that is the front over all of them.
+    """
+    members = fronts(frame)
+    if is_shared(frame):
+        members = members[members["attack"] == ALL_ATTACKS]
+    searched = frame["role"].fillna("search") == "search"
+    return frame.assign(on_front=frame["trial"].isin(members["trial"]).astype("boolean").where(searched))
+
+
 def hypervolume_over_trials(frame: pd.DataFrame) -> pd.DataFrame:
     """Hypervolume after each finished setting: GROUP columns, ``finished`` (1, 2, ...), ``search`` and ``report``.
 

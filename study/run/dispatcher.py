@@ -44,6 +44,14 @@ class Dispatcher:
         self._overflows: Counter[str] = Counter()
         self._freed: float | None = None
 
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        """Tune pickles its searcher beside the trials, to restore a run; a study is continued from its ledger instead.
+
+        What would be written holds the whole ledger, and the stream of the progress lines, which in a notebook cannot
+        be pickled.
+        """
+        return object, ()
+
     @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing more will: a running trial may be put back, or its cost allow another."""
