@@ -26,6 +26,7 @@ from trainables.data.images import ImageSet, to_float
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
+from trainables.settings import Count, InnerShare, NonNegative, NormalisedBatch, Positive, PositiveShare
 from trainables.training import loop, schedules
 from trainables.training.loop import BatchTransform, DivergedError, Optimizer
 from trainables.training.recipes import TrainingRecipe
@@ -81,46 +82,25 @@ class SequentialBackdoor(Attack):
     """
 
     trigger: Literal["badnets", "blended", "sig", "wanet"] = "badnets"
-    poison_rate: float = 0.1
-    user_share: float = 2 / 19
-    sam_rho: float = 0.05
+    poison_rate: PositiveShare = 0.1
+    user_share: InnerShare = 2 / 19
+    sam_rho: NonNegative = 0.05
     variant: Literal["ewc", "naive", "anchoring"] = "ewc"
-    weight: float | None = None
+    weight: NonNegative | None = None
     fisher_on: Literal["mixture", "clean"] = "mixture"
-    fisher_samples: int = 2000
-    user_epochs: float | None = None
-    user_lr: float = 1e-3
-    user_batch_size: int = 256
+    fisher_samples: Count = 2000
+    user_epochs: Positive | None = None
+    user_lr: Positive = 1e-3
+    user_batch_size: NormalisedBatch = 256
     sft_aware: bool = False
-    sft_every: int = 10
-    sft_steps: int | None = None
-    sft_lr_low: float = 0.01
-    sft_lr_high: float = 0.3
-    sft_weight: float = 0.5
+    sft_every: Count = 10
+    sft_steps: Count | None = None
+    sft_lr_low: Positive = 0.01
+    sft_lr_high: Positive = 0.3
+    sft_weight: Positive = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.trigger not in ("badnets", "blended", "sig", "wanet"):
-            raise ValueError(f"trigger must be badnets, blended, sig or wanet, got {self.trigger!r}")
-        if self.variant not in ("ewc", "naive", "anchoring"):
-            raise ValueError(f"variant must be ewc, naive or anchoring, got {self.variant!r}")
-        if self.fisher_on not in ("mixture", "clean"):
-            raise ValueError(f"fisher_on must be mixture or clean, got {self.fisher_on!r}")
-        if not 0.0 < self.poison_rate <= 1.0:
-            raise ValueError(f"poison_rate must be in (0, 1], got {self.poison_rate}")
-        if not 0.0 < self.user_share < 1.0:
-            raise ValueError(f"user_share must be in (0, 1), got {self.user_share}")
-        for key in ("sam_rho", "weight"):
-            if getattr(self, key) is not None and getattr(self, key) < 0.0:
-                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
-        for key in ("user_epochs", "user_lr", "sft_lr_low", "sft_weight"):
-            if getattr(self, key) is not None and getattr(self, key) <= 0.0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        for key in ("fisher_samples", "sft_every", "sft_steps"):
-            if getattr(self, key) is not None and getattr(self, key) < 1:
-                raise ValueError(f"{key} must be >= 1, got {getattr(self, key)}")
-        if self.user_batch_size < 2:
-            raise ValueError(f"user_batch_size must be >= 2 (batch normalisation), got {self.user_batch_size}")
         if self.sft_lr_high < self.sft_lr_low:
             raise ValueError(f"sft_lr_high must be >= sft_lr_low ({self.sft_lr_low}), got {self.sft_lr_high}")
         if self.variant == "naive" and self.weight is not None:

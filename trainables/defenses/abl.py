@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from trainables.defenses.base import Defense, PoisonedData, Repair, register, tr
 from trainables.defenses.retraining import digest
 from trainables.models.classifier import Classifier
 from trainables.seeding import generator_for
+from trainables.settings import Count, CountOrZero, NonNegative, NormalisedBatch, Positive, ShareBelowOne, Within
 from trainables.training import schedules
 from trainables.training.loop import Counters, LossFunction, Optimizer, Schedule
 from trainables.training.trainer import Trainer
@@ -51,38 +52,19 @@ class AntiBackdoorLearning(Defense):
 
     owns: ClassVar[type[PoisonedData]] = PoisonedData
 
-    tuning_epochs: int = 20
-    finetuning_epochs: int = 60
-    unlearning_epochs: int = 20
-    isolation_ratio: float = 0.01
+    tuning_epochs: Count = 20
+    finetuning_epochs: CountOrZero = 60
+    unlearning_epochs: CountOrZero = 20
+    isolation_ratio: Annotated[float, Within("(0, 0.5]")] = 0.01
     gate_on: Literal["batch", "sample"] = "batch"
-    gamma: float = 0.5
-    lr: float = 0.01
-    unlearn_lr: float = 1e-4
-    grad_clip: float = 10.0
+    gamma: NonNegative = 0.5
+    lr: Positive = 0.01
+    unlearn_lr: Positive = 1e-4
+    grad_clip: Positive = 10.0
     bn_mode: Literal["train", "eval"] = "train"
-    batch_size: int = 256
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if self.tuning_epochs < 1:
-            raise ValueError(f"tuning_epochs must be >= 1, got {self.tuning_epochs}")
-        for key in ("finetuning_epochs", "unlearning_epochs", "gamma"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
-        if not 0.0 < self.isolation_ratio <= 0.5:
-            raise ValueError(f"isolation_ratio must be in (0, 0.5], got {self.isolation_ratio}")
-        if self.gate_on not in ("batch", "sample"):
-            raise ValueError(f"gate_on must be batch or sample, got {self.gate_on!r}")
-        if self.bn_mode not in ("train", "eval"):
-            raise ValueError(f"bn_mode must be train or eval, got {self.bn_mode!r}")
-        for key in ("lr", "unlearn_lr", "grad_clip"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size must be >= 2 (batch normalisation), got {self.batch_size}")
-        self.updater()
+    batch_size: NormalisedBatch = 256
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 1e-4
 
     def updater(self) -> Optimizer:
         return Optimizer("nesterov", self.momentum, self.weight_decay)

@@ -16,13 +16,13 @@ from trainables.defenses.pruning import (
     Tolerance,
     ToleranceUnit,
     batch_norms,
-    check_thresholds,
     prune_by_masks,
     require_batch_norm,
     require_validation,
     validation_passes,
 )
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer, Schedule
 from trainables.training.trainer import Trainer
@@ -61,39 +61,22 @@ class ReconstructiveNeuronPruning(Defense):
     owns: ClassVar[type[CleanData]] = CleanData
     plan_is_exact: ClassVar[bool] = False
 
-    unlearn_lr: float = 0.01
-    unlearn_epochs: int = 20
-    clean_threshold: float = 0.2
-    grad_clip: float | None = 20.0
-    recover_lr: float = 0.2
-    recover_epochs: int = 20
-    alpha: float = 0.2
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    threshold: float | None = None
-    max_threshold: float = 0.9
-    acc_tol: float = 0.1
+    unlearn_lr: Positive = 0.01
+    unlearn_epochs: CountOrZero = 20
+    clean_threshold: InnerShare = 0.2
+    grad_clip: Positive | None = 20.0
+    recover_lr: Positive = 0.2
+    recover_epochs: CountOrZero = 20
+    alpha: Positive = 0.2
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 5e-4
+    threshold: ShareBelowOne | None = None
+    max_threshold: ShareBelowOne = 0.9
+    acc_tol: ShareBelowOne = 0.1
     tolerance: ToleranceUnit = "relative"
     bn_mode: Literal["train", "eval"] = "train"
-    batch_size: int = 128
+    batch_size: Count = 128
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        for key in ("unlearn_lr", "recover_lr", "alpha"):
-            if not getattr(self, key) > 0.0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        for key, low in (("unlearn_epochs", 0), ("recover_epochs", 0), ("batch_size", 1)):
-            if getattr(self, key) < low:
-                raise ValueError(f"{key} must be >= {low}, got {getattr(self, key)}")
-        if not 0.0 < self.clean_threshold < 1.0:
-            raise ValueError(f"clean_threshold must be in (0, 1), got {self.clean_threshold}")
-        if self.grad_clip is not None and not self.grad_clip > 0.0:
-            raise ValueError(f"grad_clip must be > 0, got {self.grad_clip}")
-        if self.bn_mode not in ("train", "eval"):
-            raise ValueError(f"bn_mode must be train or eval, got {self.bn_mode!r}")
-        check_thresholds(self.threshold, self.max_threshold)
-        Tolerance(self.acc_tol, self.tolerance)
-        Optimizer("sgd", self.momentum, self.weight_decay)
 
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_batch_norm(model, self.name)

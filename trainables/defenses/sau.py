@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from trainables.defenses.base import CleanData, Defense, Repair, register
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, CountOrZero, NonNegative, Positive, PositiveShare
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer, evaluating
 from trainables.training.trainer import Trainer
@@ -51,28 +52,16 @@ class SharedAdversarialUnlearning(Defense):
     # A step as long as the bound is at the bound at once, and stays there.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {"attack_steps": {"attack_lr": 0.02}}
 
-    norm: float = 0.2
-    attack_steps: int = 5
-    attack_lr: float = 0.2
-    beta1: float = 0.01
-    beta2: float = 1.0
-    lr: float = 1e-4
-    rounds: int = 100
-    shared_weight: float = 1.0
-    batch_size: int = 256
+    norm: PositiveShare = 0.2
+    attack_steps: CountOrZero = 5
+    attack_lr: Positive = 0.2
+    beta1: NonNegative = 0.01
+    beta2: NonNegative = 1.0
+    lr: Positive = 1e-4
+    rounds: CountOrZero = 100
+    shared_weight: NonNegative = 1.0
+    batch_size: Count = 256
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.norm <= 1.0:
-            raise ValueError(f"norm must be in (0, 1], got {self.norm}")
-        for key in ("attack_lr", "lr"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        for key in ("beta1", "beta2", "shared_weight", "attack_steps", "rounds"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
 
     def total_steps(self, n: int) -> int:
         """Optimiser steps on a clean set of ``n``."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.defenses.super_ft import SuperFineTuning
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer, Schedule
 from trainables.training.trainer import Trainer
 
-ARMS = ("same_schedule", "one_cycle", "long", "reinit")
+Arm = Literal["same_schedule", "one_cycle", "long", "reinit"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
 CYCLIC_ARMS = ("same_schedule", "reinit")
 
 
@@ -47,32 +49,19 @@ class Scratch(Defense):
         "reinit_stages": {"arm": "reinit"},
     }
 
-    arm: Literal["same_schedule", "one_cycle", "long", "reinit"] = "same_schedule"
-    lr_base: float = 3e-4
-    lr_max1: float = 0.1
-    lr_max2: float = 1e-3
-    iterations: int = 500
-    lr: float = 0.1
-    warm_fraction: float = 0.3
-    epochs: float = 100
-    reinit_stages: int = 1
-    weight_decay: float = 5e-4
-    momentum: float = 0.9
-    batch_size: int = 256
+    arm: Arm = "same_schedule"
+    lr_base: Positive = 3e-4
+    lr_max1: Positive = 0.1
+    lr_max2: Positive = 1e-3
+    iterations: Count = 500
+    lr: Positive = 0.1
+    warm_fraction: InnerShare = 0.3
+    epochs: Positive = 100
+    reinit_stages: CountOrZero = 1
+    weight_decay: NonNegative = 5e-4
+    momentum: ShareBelowOne = 0.9
+    batch_size: Count = 256
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        if self.arm not in ARMS:
-            raise ValueError(f"arm must be one of {', '.join(ARMS)}, got {self.arm!r}")
-        if self.lr <= 0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
-        if not 0.0 < self.warm_fraction < 1.0:
-            raise ValueError(f"warm_fraction must be in (0, 1), got {self.warm_fraction}")
-        if self.epochs <= 0:
-            raise ValueError(f"epochs must be > 0, got {self.epochs}")
-        if self.reinit_stages < 0:
-            raise ValueError(f"reinit_stages must be >= 0, got {self.reinit_stages}")
-        self._cyclic()
 
     def total_steps(self, n: int) -> int:
         """Optimiser steps on a clean set of ``n``."""

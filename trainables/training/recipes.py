@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trainables.settings import NonNegative, NormalisedBatch, Positive, ShareBelowOne, check_settings
 from trainables.training import schedules
 from trainables.training.loop import Optimizer, OptimizerName, Schedule
 
@@ -21,24 +22,16 @@ class TrainingRecipe:
         optimizer, momentum, weight_decay: see `training.Optimizer`.
     """
 
-    epochs: float
-    batch_size: int
-    lr: float
+    epochs: Positive
+    batch_size: NormalisedBatch
+    lr: Positive
     schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
     optimizer: OptimizerName = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 5e-4
 
     def __post_init__(self) -> None:
-        if self.epochs <= 0:
-            raise ValueError(f"epochs must be > 0, got {self.epochs}")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size must be >= 2 (batch normalisation), got {self.batch_size}")
-        if self.lr <= 0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
-        if self.schedule not in ("cosine", "constant", "one_cycle"):
-            raise ValueError(f"schedule must be cosine, constant or one_cycle, got {self.schedule!r}")
-        self.updater()
+        check_settings(self)
 
     def steps(self, n: int) -> int:
         """Optimiser steps on ``n`` training images: epochs * ceil(n / batch), at least 1."""
