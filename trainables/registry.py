@@ -18,7 +18,7 @@ class SettingError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the nearest known one, up to three that are equally near, and all where they are few."""
+    """A hint for an unknown name: the nearest known one (up to three that are as near), and all where they are few."""
     known = sorted(known)
     everything = f"known: {', '.join(known)}"
     matcher = difflib.SequenceMatcher(b=name)

@@ -64,8 +64,8 @@ class BadEncoder(EncoderAttack):
         inject_epochs: passes over the shadow images, > 0.
         inject_lr: learning rate (SGD with momentum 0.9, constant), > 0.
         inject_batch: images per step, >= 1; as many views of the reference go with them.
-        lambda1: weight of L1, >= 0.
-        lambda2: weight of L2, >= 0.
+        lambda1: weight of L1 (the reference keeps its embedding), >= 0.
+        lambda2: weight of L2 (clean images keep theirs), >= 0.
         reference_must_be_right: refuse a target class of which the clean classifier gets no training image right; False
             takes the image it is surest of all the same.
     """

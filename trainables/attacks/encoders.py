@@ -26,15 +26,16 @@ class EncoderAttack(Attack):
 
     Args:
         pretrain_epochs: passes of SimCLR over the unlabelled images, > 0. 100 to 200 already give useful features.
-        pretrain_lr: its learning rate (Adam, constant), > 0; the authors' code has 1e-3.
-        pretrain_batch: images per step, each in two views, >= 2.
-        temperature: of its loss, > 0.
+        pretrain_lr: learning rate of SimCLR (Adam, constant), > 0; the authors' code has 1e-3.
+        pretrain_batch: images per step of SimCLR, each in two views, >= 2.
+        temperature: temperature of SimCLR's loss, > 0.
         crop: smallest share of an image that a view of it shows, in (0, 1]. Where whole shapes make the class, 0.3
             is far better than the published 0.08.
-        head_epochs: passes over the labelled images, > 0.
-        head_lr: learning rate (Adam, constant), > 0; the authors' code has 1e-4 for a fixed encoder.
-        head_batch: images per step, >= 2; the authors' code has 64 for a fixed encoder.
-        tune: ``classifier``: only the head is trained, on embeddings computed once; ``whole``: all weights.
+        head_epochs: passes of the head over the labelled images, > 0.
+        head_lr: learning rate of the head (Adam, constant), > 0; the authors' code has 1e-4 for a fixed encoder.
+        head_batch: images per step of the head, >= 2; the authors' code has 64 for a fixed encoder.
+        tune: what learns the labels. ``classifier``: only the head is trained, on embeddings computed once; ``whole``:
+            all weights.
     """
 
     releases_encoder: ClassVar[bool] = True

@@ -53,15 +53,16 @@ class Handcrafted(Attack):
     without, and their weights to the target are set. It pays for success with accuracy.
 
     Args:
-        form: see above.
+        form: what is edited: ``path`` (a detector through the whole network) or ``head`` (weights behind a learned
+            patch).
         size: side of the checkerboard (``head``: of the learned patch) in pixels, >= 4.
-        position: of the patch in form ``head``: a corner, ``centre``, or "ROW,COLUMN". None: bottom_right. The path
-            form has it where the last row and column divisible by 8 leave room.
+        position: place of the patch in form ``head``: a corner, ``centre``, or "ROW,COLUMN". None: bottom_right. The
+            path form has it where the last row and column divisible by 8 leave room.
         keep: share of their own weights that path channels keep, so that they never go silent on clean images, in
             [0, 1). A silent channel has no variance: batch normalisation in training mode then makes much of nothing,
             and any fine-tuning looks like a repair. None: the largest of 0.1, 0.05, 0.025, ... (8 values) at which the
             head needs no weight above its largest.
-        gain: of the head's new weights in units of its largest weight, > 0 (form ``head``). None: 2.
+        gain: size of the head's new weights in units of its largest weight, > 0 (form ``head``). None: 2.
         guard: lowers the target's bias by so many standard deviations of what the edit adds on clean images, >= 0
             (form ``head``). None: 0.
         images: clean training images that the edits are measured on, >= 2; the paper uses 2500.

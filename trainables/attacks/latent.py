@@ -49,12 +49,13 @@ class Latent(Attack):
     is the mean over feature dimensions: a wide layer makes a weight of 0.5 tiny.
 
     Args:
-        form: see above.
-        weight: of the feature distance, >= 0; None: 0.5 standalone, 0.05 transfer.
-        epochs: of training on with the distance, > 0; None: half of the recipe's standalone, a twentieth transfer.
+        form: ``standalone`` (the backdoored model is the victim) or ``transfer`` (a student of it is), see above.
+        weight: weight of the feature distance, >= 0; None: 0.5 standalone, 0.05 transfer.
+        epochs: passes of training on with the distance, > 0; None: half of the recipe's standalone, a twentieth
+            transfer.
         trigger_epochs: passes over the patch's images, >= 0; None: as many as the recipe has epochs, or half of that
             in transfer.
-        images_per_class: of the target class for the mean, and of each other class to fit the patch on, >= 1.
+        images_per_class: images of the target class for the mean, and of each other class to fit the patch on, >= 1.
         size: side of the patch; None: 3 standalone, a fifth of the image transfer.
         position: a corner, ``centre``, or "ROW,COLUMN" of the patch's top-left pixel.
         margin: pixels between patch and border, for corners; None: 0 standalone, 1 transfer.

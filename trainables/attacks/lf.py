@@ -40,12 +40,13 @@ class LowFrequency(DataPoisoning):
     direction matters. The signal belongs to the victim's trigger, with the source that it came from.
 
     Args:
-        source: ``adversarial`` or ``random``. Where a surrogate can be moved nowhere (it puts every image into the
-            target class) the random signal takes its place: the trigger's settings then say so.
-        amplitude: largest value of s as share of the pixel range, in (0, 1]; 0.2 makes 51 of 255 levels.
+        source: where the signal comes from: ``adversarial`` or ``random``. Where a surrogate can be moved nowhere (it
+            puts every image into the target class) the random signal takes its place: the trigger's settings then say
+            so.
+        amplitude: largest value of s as share of the pixel range, in [1/255, 1]; 0.2 makes 51 of 255 levels.
         draws: images that push the adversarial signal, >= 1.
-        max_passes: over these images, >= 1.
-        deepfool_steps: limit per image, >= 1.
+        max_passes: most passes over these images, >= 1.
+        deepfool_steps: most steps of DeepFool per image, >= 1.
     """
 
     source: Literal["adversarial", "random"] = "adversarial"

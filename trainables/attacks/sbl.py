@@ -59,26 +59,26 @@ class SequentialBackdoor(Attack):
     family of schedules, not the defender's data.
 
     Args:
-        trigger: of ``badnets`` (a patch of random colours), ``blended``, ``sig`` (20 grey levels, labels changed) or
-            ``wanet`` (no noise mode), otherwise at their defaults.
+        trigger: the trigger of ``badnets`` (a patch of random colours), ``blended``, ``sig`` (20 grey levels, labels
+            changed) or ``wanet`` (no noise mode), otherwise at their defaults.
         poison_rate: probability of a sample of the first stage to be stamped and relabelled, in (0, 1].
         user_share: share of the attacker's images that the second stage has, the first has the rest; in (0, 1). The
             paper's is 0.10 beside 0.85; its last 0.05 are the defender's, whose data is the study's business here.
         sam_rho: length of the sharpness-aware move, >= 0.
         variant: how the second stage holds the first: ``ewc`` (weights, by their Fisher information), ``anchoring``
             (mean squared distance of the outputs' probabilities), ``naive`` (not at all).
-        weight: of that hold, >= 0; None: 1. Leave it out with ``naive``.
+        weight: weight of that hold on the weights or outputs, >= 0; None: 1. Leave it out with ``naive``.
         fisher_on: the Fisher information is taken on the ``mixture`` of clean and stamped images that the first stage
             learned, or on ``clean`` ones, as the authors' code does (which does not protect the backdoor as such).
-        fisher_samples: images of the first stage that it is taken on, at most all, >= 1.
-        user_epochs: of the second stage, > 0; None: two thirds of the recipe's (the paper's 100 after 150).
-        user_lr: its learning rate, > 0.
-        user_batch_size: its images per step, >= 2.
-        sft_aware: see above.
-        sft_every: steps of the second stage between two such gradients, >= 1.
+        fisher_samples: images of the first stage that this information is taken on, at most all, >= 1.
+        user_epochs: passes of the second stage, > 0; None: two thirds of the recipe's (the paper's 100 after 150).
+        user_lr: learning rate of the second stage, > 0.
+        user_batch_size: images per step of the second stage, >= 2.
+        sft_aware: also prepare the backdoor for super-fine-tuning, see above.
+        sft_every: steps of the second stage between two looks at a momentary repair, >= 1.
         sft_steps: length of the momentary repair, >= 1; None: drawn from 5, 10, 20 each time.
-        sft_lr_low, sft_lr_high: its peak rate is drawn log-uniformly between these, 0 < low <= high.
-        sft_weight: of the gradient, > 0.
+        sft_lr_low, sft_lr_high: the peak rate of that repair is drawn log-uniformly between these, 0 < low <= high.
+        sft_weight: weight of the gradient that is taken there, > 0.
     """
 
     trigger: Literal["badnets", "blended", "sig", "wanet"] = "badnets"

@@ -33,20 +33,21 @@ class AntiBackdoorLearning(Defense):
     Settings of the later stages reuse the earlier ones (`Trainer.remember`).
 
     Args:
-        tuning_epochs: of the gated training, >= 1.
-        finetuning_epochs: of plain training on the rest, >= 0; the rate falls to a tenth after two thirds of it.
-        unlearning_epochs: of ascent over the isolated samples, >= 0.
+        tuning_epochs: passes of the gated training, >= 1.
+        finetuning_epochs: passes of plain training over the rest, >= 0; the rate falls to a tenth after two thirds of
+            them.
+        unlearning_epochs: passes of ascent over the isolated samples, >= 0.
         isolation_ratio: share of the training set that is isolated, in (0, 0.5]; at least two samples
             (batch statistics).
         gate_on: what is held up: the ``batch`` mean (public code), or every ``sample`` by itself.
-        gamma: in units of cross-entropy, >= 0.
-        lr: of the first two stages, > 0.
-        unlearn_lr: of the ascent, > 0. BackdoorBench's configuration says 5e-4, its code uses 1e-4.
+        gamma: loss that the gated training is held up near, in units of cross-entropy, >= 0.
+        lr: learning rate of the first two stages, > 0.
+        unlearn_lr: learning rate of the ascent, > 0. BackdoorBench's configuration says 5e-4, its code uses 1e-4.
         grad_clip: largest gradient norm of the ascent, > 0: the loss has no upper bound, and unclipped ascent takes
             whole classes with it.
-        bn_mode: of the ascent. ``train`` takes batch statistics (public code) and moves the running ones, which costs
-            accuracy; ``eval`` leaves those to the task, but what is known by heart has hardly a gradient there, and a
-            backdoor that was isolated without error may stay as it is.
+        bn_mode: batch normalisation during the ascent. ``train`` takes batch statistics (public code) and moves the
+            running ones, which costs accuracy; ``eval`` leaves those to the task, but what is known by heart has hardly
+            a gradient there, and a backdoor that was isolated without error may stay as it is.
         batch_size, momentum, weight_decay: of Nesterov's SGD in all stages.
     """
 

@@ -36,9 +36,8 @@ class ActivationClustering(RetrainingDefense):
             its share is below ``size_threshold``; ``silhouette``: if, as well, the clusters' mean silhouette is above
             ``silhouette_threshold``; ``distance``: the cluster whose median lies closer to the median of another class
             than to that of its own (in the unreduced features); the smaller one, where it holds for both.
-        size_threshold: in [0, 0.5].
-        silhouette_threshold: in [-1, 1].
-        epochs, lr, batch_size, momentum, weight_decay: of the retraining.
+        size_threshold: share of its class below which the smaller cluster is suspicious, in [0, 0.5].
+        silhouette_threshold: mean silhouette above which the clusters count as two groups, in [-1, 1].
     """
 
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -40,12 +40,14 @@ class AdversarialNeuronPruning(Defense):
         eps: bound of the relative noise on scales and shifts, >= 0.
         steps: sign-ascent steps of size eps / steps, from uniform noise in (-eps, eps); 0 leaves that noise.
         alpha: weight of the clean loss, in [0, 1].
-        lr: of the masks (SGD), > 0. The paper's code has 0.2 with batches of 128, BackdoorBench 0.01 with 256.
+        lr: learning rate of the masks (SGD), > 0. The paper's code has 0.2 with batches of 128, BackdoorBench 0.01 with
+            256.
         momentum: of the masks' SGD, in [0, 1).
         iterations: mask updates, >= 0.
         clip_noise: keep the noise within eps; public code lets it reach 2 eps, and so does the default.
         threshold: prune masks at or below it, in [0, 1); None: the largest that the validation set admits.
-        max_threshold: end of the sweep 0, 0.05, ..., in [0, 1); used where ``threshold`` is None.
+        max_threshold: end of the sweep 0, 0.05, ..., in [0, 1): untouched channels have 1; used where ``threshold`` is
+            None.
         acc_tol: largest drop of validation accuracy in that sweep, in [0, 1).
         tolerance: that drop is ``relative`` to the accuracy before, or in ``points``.
         bn_mode: ``train`` learns the masks on batch statistics (public code), ``eval`` on the running ones.

@@ -36,14 +36,14 @@ class AdversarialWeightMasking(Defense):
     searches for as many passes as it then masks, away from the model's predictions, and bounds delta at the end alone.)
 
     Args:
-        lr: of Adam on the masks, > 0.
-        rounds: of search and masking, >= 0.
+        lr: learning rate of Adam on the masks, > 0.
+        rounds: how often a perturbation is sought and masked, >= 0.
         epochs: passes over the clean set per round, >= 1.
         alpha: weight of the clean loss, in [0, 1].
         gamma: weight of the masks' L1 norm (their sum), >= 0.
         bound: largest mean |delta| over its values, in pixels, > 0. The published bound of 1000 on the L1 norm of
             32-pixel images is 1000 / 3072.
-        inner_lr: of the ascent on delta, > 0, in units of normalised images.
+        inner_lr: step of the ascent on delta, > 0, in units of normalised images.
         batch_size: images per step.
         augment: random crop (and flip where the data set allows it).
     """

@@ -40,14 +40,15 @@ class FinePruning(Defense):
     Args:
         acc_tol: pruning ends before validation accuracy has dropped by more than this, in [0, 1).
         tolerance: that drop is ``relative`` to the accuracy before (BackdoorBench), or in ``points`` (the paper).
-        layer: ``classifier_in``, the features that enter the classifier (BackdoorBench), or ``last_conv``, the output
-            channels of the last convolution (the paper), with the BatchNorm of that convolution where it has one and
-            behind the activation where one follows at once.
+        layer: whose units are pruned: ``classifier_in``, the features that enter the classifier (BackdoorBench), or
+            ``last_conv``, the output channels of the last convolution (the paper), with the BatchNorm of that
+            convolution where it has one and behind the activation where one follows at once.
         prune_steps: equal steps in which all units would go, >= 1, with a look at the validation set after each; a step
             takes at least one unit.
         lr: peak of the fine-tuning's rate (cosine to 0 over its actual length), > 0.
-        epochs: of fine-tuning, >= 0; with 0 the model is only pruned.
-        momentum, weight_decay, batch_size: of the updates.
+        epochs: passes of the fine-tuning, >= 0; with 0 the model is only pruned.
+        momentum, weight_decay: of the fine-tuning's SGD.
+        batch_size: images per step of the fine-tuning.
         augment: random crop (and flip where the data set allows it).
     """
 

@@ -37,7 +37,9 @@ class FineTuning(Defense):
             forward pass over the clean images renews the running statistics. That is the control for attacks that live
             in these (`handcrafted`): what it removes, no fine-tuning may claim. Batch normalisation outside the scope
             is frozen.
-        momentum, weight_decay, batch_size, optimizer: of the updates.
+        momentum, weight_decay: of the optimiser.
+        batch_size: images per step.
+        optimizer: what updates the weights.
         augment: random crop (and flip where the data set allows it).
     """
 

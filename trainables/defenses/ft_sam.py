@@ -39,7 +39,7 @@ class FineTuningSAM(Defense):
         schedule: ``cosine`` to 0 over the actual steps, ``constant``, or ``swing``: a cosine that falls and rises again
             every 100 steps, what BackdoorBench's scheduler does when called per batch (its published numbers may owe
             something to that).
-        smoothing: of the labels, in [0, 1). BackdoorBench: 0.1 on CIFAR-10, else 0.
+        smoothing: label smoothing, in [0, 1). BackdoorBench: 0.1 on CIFAR-10, else 0.
         momentum, weight_decay: of SGD.
         batch_size: images per step.
         augment: random crop (and flip where the data set allows it).

@@ -42,10 +42,10 @@ class ImplicitUnlearning(Defense):
     as.
 
     Args:
-        rounds: of search and unlearning, >= 0.
-        fixed_point_iterations: K of the hypergradient, >= 0.
-        lr: of Adam on the weights, > 0.
-        inner_lr: of the ascent on delta, > 0, in units of normalised images.
+        rounds: how often a perturbation is sought and unlearned, >= 0.
+        fixed_point_iterations: terms K of the hypergradient's series, >= 0.
+        lr: learning rate of Adam on the weights, > 0.
+        inner_lr: step of the ascent on delta, > 0, in units of normalised images.
         norm_bound: largest ||delta||_2 in pixels, > 0, or None for none (BackdoorBench's code; the paper has 10).
         patch_portion: share of each batch that delta is added to, in (0, 1], at least one image. 1 is the paper's
             objective, BackdoorBench's code has 0.01: there almost all of the loss is clean.

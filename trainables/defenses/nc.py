@@ -44,14 +44,14 @@ class NeuralCleanse(Defense):
         init_cost: weight of the mask norm at the start, > 0.
         tau: share of clean images that a trigger must send to its class, in (0, 1]. The paper's is 0.99.
         mask_epochs: most passes over the clean images per class, >= 1.
-        mask_lr: of the search for masks, > 0.
+        mask_lr: learning rate of the search for masks, > 0.
         patience: epochs in a row above (below) ``tau`` before the weight rises (falls), >= 1.
         stop_patience: epochs without a mask smaller by 1 % after which a class is done, >= 1.
-        mad_threshold: >= 0.
+        mad_threshold: deviations below the median from which on a class is flagged, >= 0.
         unlearn_ratio: share of each batch that carries a reconstructed trigger, in (0, 1].
-        epochs: of the fine-tuning, >= 0; its rate falls along a cosine to 0.
-        lr: of the fine-tuning, > 0.
-        batch_size: of both.
+        epochs: passes of the fine-tuning, >= 0; its rate falls along a cosine to 0.
+        lr: learning rate of the fine-tuning, > 0.
+        batch_size: images per step of the search and of the fine-tuning.
         momentum, weight_decay: of the fine-tuning's SGD.
     """
 

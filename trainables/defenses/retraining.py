@@ -49,10 +49,10 @@ class RetrainingDefense(Defense):
     settings that differ in the detector alone cost no further training. Without anything to remove it abstains.
 
     Args:
-        epochs: of the retraining, > 0, over what is kept; the rate falls along a cosine to 0.
+        epochs: passes of the retraining over what is kept, > 0; the rate falls along a cosine to 0.
         lr: peak rate of the retraining, > 0.
-        batch_size: of the retraining, >= 2.
-        momentum, weight_decay: of its SGD.
+        batch_size: images per step of the retraining, >= 2.
+        momentum, weight_decay: of the retraining's SGD.
     """
 
     owns: ClassVar[type[PoisonedData]] = PoisonedData

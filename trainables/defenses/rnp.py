@@ -39,20 +39,22 @@ class ReconstructiveNeuronPruning(Defense):
     carry the backdoor. Unlike `anp` there is no noise, and it needs some hundred images for some tens of epochs.
 
     Args:
-        unlearn_lr: of the ascent on the clean loss (SGD on all weights), > 0; a tenth after 10 epochs.
-        unlearn_epochs: at most so many, >= 0.
+        unlearn_lr: learning rate of the ascent on the clean loss (SGD on all weights), > 0; a tenth after 10 epochs.
+        unlearn_epochs: most passes of the ascent, >= 0.
         clean_threshold: the ascent ends after the epoch whose accuracy is at or below it, in (0, 1). With few classes
             guessing alone is right more often, so it counts as at least 1.5 / K.
         grad_clip: largest gradient norm of the ascent, or None; without it the loss runs away. (BackdoorBench clips
             before the backward pass, which does nothing.)
-        recover_lr: of the masks (SGD), > 0.
-        recover_epochs: >= 0; with 0 no mask moves and nothing is pruned.
+        recover_lr: learning rate of the masks (SGD), > 0.
+        recover_epochs: passes of the recovery, >= 0; with 0 no mask moves and nothing is pruned.
         alpha: factor on the recovery's loss, > 0; the same as a factor on ``recover_lr``, kept for its published value.
-        momentum: of both, in [0, 1).
+        momentum: of the SGD of ascent and recovery, in [0, 1).
         weight_decay: of the ascent, >= 0.
         threshold: prune masks at or below it, in [0, 1) (BackdoorBench: 0.7); None: the largest that the validation set
             admits.
-        max_threshold, acc_tol, tolerance: of that sweep, as in `anp`.
+        max_threshold: end of the sweep 0, 0.05, ..., in [0, 1); used where ``threshold`` is None.
+        acc_tol: largest drop of validation accuracy in that sweep, in [0, 1).
+        tolerance: that drop is ``relative`` to the accuracy before, or in ``points``.
         bn_mode: ``train`` unlearns and recovers on batch statistics (public code), ``eval`` on the running ones.
         batch_size: images per step.
         augment: random crop (and flip where the data set allows it).

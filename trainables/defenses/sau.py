@@ -37,11 +37,11 @@ class SharedAdversarialUnlearning(Defense):
 
     Args:
         norm: largest change of a pixel, in (0, 1]; the search starts there on every pixel.
-        attack_steps: of the descent, >= 0; 0 leaves the start.
-        attack_lr: length of each, > 0.
+        attack_steps: steps of the search for perturbations, >= 0; 0 leaves the start.
+        attack_lr: length of each of these steps, in pixels, > 0.
         beta1: weight of fooling each of the two, >= 0.
         beta2: weight of their agreement, >= 0.
-        lr: of Adam on the weights, > 0.
+        lr: learning rate of Adam on the weights, > 0.
         rounds: passes over the clean set, >= 0.
         shared_weight: of the shared loss beside the clean one, >= 0 (lambda 3 of the public code).
         batch_size: images per step.

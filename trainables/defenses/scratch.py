@@ -30,15 +30,18 @@ class Scratch(Defense):
     whether a repair is more than relearning. ``reinit`` forgets only the last stages and is the bridge to fine-tuning.
 
     Args:
-        arm: ``same_schedule`` (super-FT's), ``one_cycle`` (tuned with ``lr``, ``warm_fraction``), ``long`` (cosine over
-            ``epochs``: the upper reference), ``reinit`` (super-FT's schedule after re-initialising the last stages).
-        lr_base, lr_max1, lr_max2, iterations: as in `super_ft`; arms same_schedule and reinit, and the number of steps
-            (2 * iterations) of one_cycle.
+        arm: how the new model is trained: ``same_schedule`` (super-FT's), ``one_cycle`` (tuned with ``lr``,
+            ``warm_fraction``), ``long`` (cosine over ``epochs``: the upper reference), ``reinit`` (super-FT's schedule
+            after re-initialising the last stages).
+        lr_base, lr_max1, lr_max2: base and peaks of super-FT's schedule, > 0; for arms same_schedule and reinit.
+        iterations: length of one triangle of it in steps, >= 1; one_cycle too takes 2 * iterations steps.
         lr: peak rate of one_cycle and long, > 0.
         warm_fraction: rising share of one_cycle, in (0, 1).
-        epochs: length of long.
+        epochs: passes over the clean set of long, > 0.
         reinit_stages: how many of the last stages (and the head) reinit forgets, >= 0 (0: the head alone).
-        weight_decay, momentum, batch_size, augment: as in `super_ft`.
+        weight_decay, momentum: of SGD.
+        batch_size: images per step.
+        augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData

@@ -25,11 +25,13 @@ class SpectralSignatures(RetrainingDefense):
     every class, and with a removal of zero nothing is done.
 
     Args:
-        remove_fraction: removed from every class, as a share of ``reference``, in [0, 0.5]: 1.5 times the poison rate
-            that is *assumed*. At most half of a class goes. The paper assumes 5 % (0.075); BackdoorBench removes 15 %.
-        reference: ``class``: the class's own size (the paper); ``set``: the whole set's (backdoor-toolbox).
-        feature_layer: ``stage4_pooled``: the penultimate features; ``stage3_pooled``: the stage before, averaged.
-        epochs, lr, batch_size, momentum, weight_decay: of the retraining.
+        remove_fraction: what is removed from every class, as a share of ``reference``, in [0, 0.5]: 1.5 times the
+            poison rate that is *assumed*. At most half of a class goes. The paper assumes 5 % (0.075); BackdoorBench
+            removes 15 %.
+        reference: what that is a share of: ``class``: the class's own size (the paper); ``set``: the whole set's
+            (backdoor-toolbox).
+        feature_layer: where the features are taken: ``stage4_pooled``: the penultimate features; ``stage3_pooled``: the
+            stage before, averaged.
     """
 
     remove_fraction: Annotated[float, Within("[0, 0.5]")] = 0.15

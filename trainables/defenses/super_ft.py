@@ -31,26 +31,30 @@ class SuperFineTuning(Defense):
 
     Args:
         lr_base: rate at the feet of the triangles, > 0.
-        lr_max1, lr_max2, lr_max3: peaks of the phases, > 0.
-        iterations: length of one full triangle, in ``length_unit``.
-        length_unit: ``step``, or ``epoch`` of the clean set. In steps the work does not depend on the clean fraction.
-        cycles1, cycles2, cycles3: triangles per phase, real, >= 0.
-        phases: how many phases are run, 1..3.
+        lr_max1: peak of phase 1, > 0.
+        lr_max2: peak of phase 2, > 0.
+        lr_max3: peak of phase 3, > 0.
+        iterations: length of one full triangle, in ``length_unit``, >= 1.
+        length_unit: ``step`` (one batch), or ``epoch`` of the clean set. In steps the work does not depend on the clean
+            fraction.
+        cycles1, cycles2, cycles3: triangles of phase 1, 2 and 3, >= 0; a part of one is allowed.
+        phases: how many phases are run, 1 to 3.
         up_fraction: rising share of the triangle, in (0, 1).
-        shape: ``linear``, ``cosine``, ``exp``, or ``constant`` at the peak.
+        shape: how the rate climbs and falls: ``linear``, ``cosine``, ``exp``, or ``constant`` at the peak.
         granularity: the rate moves every ``step`` or only every ``epoch``.
         phase_reset: whether a phase starts a new triangle.
         peak_decay: factor on the peak from cycle to cycle, in (0, 1].
-        cooldown_steps, cooldown_lr: a last linear ramp from ``lr_base``; ``cooldown_lr`` None stays at ``lr_base``.
-        momentum: in [0, 1).
+        cooldown_steps: steps of a last linear ramp from ``lr_base``, >= 0.
+        cooldown_lr: rate at its end, > 0; None stays at ``lr_base``.
+        momentum: of SGD, in [0, 1); first beta of AdamW.
         momentum_mode: ``constant``, or ``inverse``: from 0.95 at the feet to 0.85 at the peaks (Smith 2018).
-        weight_decay: >= 0; the paper does not state it.
-        optimizer: ``sgd``, ``nesterov`` or ``adamw`` (whose rates are some 100 times smaller).
-        batch_size: the paper's is 256.
+        weight_decay: of the optimiser, >= 0; the paper does not state it.
+        optimizer: what updates the weights; the rates of ``adam`` and ``adamw`` are some 100 times smaller than SGD's.
+        batch_size: images per step; the paper's is 256.
         grad_clip: largest gradient norm, or None.
-        bn_mode: ``eval`` freezes the running statistics.
+        bn_mode: batch normalisation trains as usual (``train``), or its running statistics are frozen (``eval``).
         augment: random crop (and flip where the data set allows it).
-        scope: trained part of the model, as in `ft`.
+        scope: what is trained, as in `ft`.
         select: return the ``last`` weights (the paper), or those with the best validation accuracy at the end of a
             triangle (``val``).
     """

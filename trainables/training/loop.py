@@ -44,7 +44,12 @@ class Counters:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop after zero padding, and horizontal flip; each sample draws its own."""
+    """Random crop after zero padding, and horizontal flip; each sample draws its own.
+
+    Args:
+        padding: pixels of zeros put around an image before the crop, >= 0.
+        flip: whether half of the images are mirrored.
+    """
 
     padding: CountOrZero = 4
     flip: bool = False

@@ -18,8 +18,9 @@ class TrainingRecipe:
         epochs: passes over the training set.
         batch_size: images per step.
         lr: peak learning rate.
-        schedule: ``cosine`` to 0, ``constant``, or ``one_cycle``.
-        optimizer, momentum, weight_decay: see `training.Optimizer`.
+        schedule: of the rate: ``cosine`` to 0, ``constant``, or ``one_cycle``.
+        optimizer: ``sgd`` (with momentum), ``nesterov``, ``adam`` or ``adamw``.
+        momentum, weight_decay: of the optimiser; momentum is the first beta of Adam's.
     """
 
     epochs: Positive
