@@ -21,7 +21,8 @@ FLOORS = {
     ),
     "trainables": (
         *({"tune"}, {"trial"}, {"job"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
-        *({"training"}, {"data", "models"}, {"storage"}, {"machine", "registry", "seeding", "columns"}),
+        *({"training"}, {"data", "models"}, {"storage"}, {"machine", "registry", "seeding", "descriptions", "columns"}),
+        {"settings"},
     ),
 }
 # Package -> what no file of it may import, not even inside a function.
