@@ -14,7 +14,11 @@ from trainables.training.trainer import Trainer
 from trainables.victims import Victim, make_trainer
 
 # The suites are imported, not collected: without this their assertions would fail without showing values.
-pytest.register_assert_rewrite("superft.testing")
+pytest.register_assert_rewrite(
+    *(f"superft.testing.{kind}_checks" for kind in ("attack", "trigger", "defense", "space")),
+    *(f"superft.testing.{kind}_checks" for kind in ("model", "data", "sampler")),
+    *(f"superft.testing.{name}" for name in ("attack_settings", "defense_settings", "claims", "refusals")),
+)
 
 from superft.testing import toy_victims  # noqa: E402 - after the line above, as everything of ours
 from tests.network import leave_the_network  # noqa: E402

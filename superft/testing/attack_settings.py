@@ -10,13 +10,15 @@ from typing import Any, get_args, get_type_hints
 
 from superft.testing.attack_subject import Subject
 from superft.testing.fields import alternatives, lost_fields, matters_with
-from superft.testing.toy import toy_dataset
-from trainables.attacks.base import ATTACKS, DataPoisoning, stamp
+from superft.testing.toy_victims import toy
+from trainables.attacks.base import ATTACKS, Attack, DataPoisoning, stamp
 from trainables.registry import SettingError
 
 IMAGE_SIZE = 16
 # Words of a field's name that say that it is a length in pixels of the image.
 LENGTHS = {"size", "side", "margin"}
+# Fields that every attack has, whether it wants them or not.
+INHERITED = {item.name for item in dataclasses.fields(Attack)}
 
 
 def every_field_is_a_setting(subject: Subject) -> None:
@@ -33,20 +35,23 @@ def every_field_changes_the_attack_or_is_refused(subject: Subject) -> None:
     attack = subject.attack
     declared, names = matters_with(type(attack)), [item.name for item in dataclasses.fields(attack)]
     assert declared.keys() <= set(names), f"attack.{subject.name}: matters_with names no field {declared.keys()}"
+    idle = []
     for name in names:
         context = declared.get(name, {})
-        if get_type_hints(type(attack))[name] is str and name not in subject.others:
+        if not [*subject.others.get(name, ()), *alternatives(attack, name)]:
             continue
-        assert _matters(subject, name, context), (
-            f"attack.{subject.name}.{name} changes nothing beside {dict(context)}: use it, or declare in matters_with "
-            "what it needs"
-        )
+        if not _matters(subject, name, context):
+            idle.append(f"attack.{subject.name}.{name} changes nothing beside {dict(context)}")
+    assert not idle, f"{'; '.join(idle)}: use it, or declare in matters_with what it needs"
 
 
 def _matters(subject: Subject, name: str, context: Mapping[str, Any]) -> bool:
     """Whether some other value of field ``name`` gives another attack, all else being equal."""
     before = subject.outcome(**context)
-    attack = subject.spec(**context).make_attack()
+    try:
+        attack = subject.spec(**context).make_attack()
+    except SettingError:
+        return name in INHERITED  # an attack without all_to_all has no use for a shift, and says so
     for value in [*subject.others.get(name, ()), *alternatives(attack, name)]:
         after = subject.outcome(**{**context, name: value})
         if before is not None and after is not None and before != after:
@@ -90,7 +95,7 @@ def _drawn(subject: Subject, name: str, value: int) -> str | None:
         trigger = attack.preview_trigger(IMAGE_SIZE, 0)
         if trigger is None:
             return None
-        drawn = stamp(trigger, toy_dataset().test.images)
+        drawn = stamp(trigger, toy().test.images)
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise AssertionError(
             f"attack.{subject.name}.{name}={value} is accepted for images of {IMAGE_SIZE} pixels and then fails with "
@@ -100,7 +105,7 @@ def _drawn(subject: Subject, name: str, value: int) -> str | None:
 
 
 def impossible_tasks_are_refused_in_one_line(subject: Subject) -> None:
-    labels = toy_dataset().train.labels
+    labels = toy().train.labels
 
     def refusal(**settings: Any) -> str | None:
         try:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from superft.testing.toy import toy_dataset, toy_spec
-from trainables.attacks.base import Attack, Implanted, Trigger
+from superft.testing.toy_victims import toy
+from trainables.attacks.base import Attack, DataPoisoning, Implanted, Trigger
 from trainables.data.images import Dataset, ImageSet, TriggeredSet
+from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.training.recipes import TrainingRecipe
 from trainables.victims import VictimSpec, make_trainer
@@ -115,7 +117,7 @@ class Subject:
     def accepts(self, image_size: int, **settings: Any) -> bool:
         """Whether the attack takes these settings for the toy task at ``image_size`` pixels."""
         try:
-            self.spec(**settings).make_attack().check(toy_dataset().train.labels, 10, image_size)
+            self.spec(**settings).make_attack().check(toy().train.labels, 10, image_size)
         except SettingError:
             return False
         return True
@@ -124,9 +126,22 @@ class Subject:
         """Something that differs when attacks differ, after a few steps; None where the settings are refused."""
         key = repr(sorted(settings.items()))
         if key not in self.outcomes:
-            accepted = self.accepts(16, **settings)
             self.outcomes[key] = None
-            if accepted:
-                made = carry_out(self.spec(recipe=GLANCE, **settings), toy_dataset())
+            if self.accepts(16, **settings):
+                made = self.glance(self.spec(recipe=GLANCE, **settings))
                 self.outcomes[key] = made.digest(with_settings=False)
         return self.outcomes[key]
+
+    def glance(self, spec: VictimSpec) -> Made:
+        """The attack of ``spec`` after a few steps; untrained where it only changes images and trains honestly."""
+        attack, data = spec.make_attack(), toy()
+        if not isinstance(attack, DataPoisoning) or type(attack).implant is not DataPoisoning.implant:
+            return carry_out(spec, data)
+        trigger = attack.make_trigger(data.image_size, spec.seed)
+        implanted = Implanted(self.untrained, trigger, attack.poison(data.train, data.num_classes, spec.seed))
+        return Made(attack, data, implanted, attack.triggered_test(trigger, data.test, data.num_classes))
+
+    @cached_property
+    def untrained(self) -> Classifier:
+        """A model that no attack has touched."""
+        return make_trainer(self.spec(), toy(), CPU, seed=0).fresh_model()

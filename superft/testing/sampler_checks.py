@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 
 from study.search.samplers import make_sampler
 from study.spec.schema import SAMPLERS
@@ -28,14 +29,15 @@ SPACE: Mapping[str, BaseDistribution] = {
     "layers": IntDistribution(1, 4),
     "scope": CategoricalDistribution(["all", "classifier", "bn_only"]),
 }
-DIRECTIONS = ("minimize", "maximize")  # ASR, clean accuracy
+DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)  # ASR, clean accuracy
 STARTUP = 5
 TRIALS = 16
 # Prints the trials of a search in a fresh process; sys.argv: modules to import, name, seed.
 PROGRAM = """
-import importlib, json, sys
+import json, sys
+from superft.testing.options import load
 for module in json.loads(sys.argv[1]):
-    importlib.import_module(module)
+    load(module)
 from superft.testing.sampler_checks import Subject
 print(json.dumps([hash("superft"), Subject(sys.argv[2]).search(int(sys.argv[3]))]))
 """
@@ -66,7 +68,7 @@ class Subject:
         level = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            study = optuna.create_study(sampler=self.make(seed), directions=list(DIRECTIONS))
+            study = optuna.create_study(sampler=self.make(seed), directions=DIRECTIONS)
             for _ in range(trials // 2):
                 for trial in [study.ask(dict(SPACE)), study.ask(dict(SPACE))]:
                     study.tell(trial, values(trial.params))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from superft.testing.attack_subject import Subject
 from superft.testing.fields import alternatives
-from superft.testing.toy import toy_dataset
+from superft.testing.toy_victims import toy
 from trainables.attacks.base import Trigger, rebuild_trigger
 from trainables.data.images import to_float
 from trainables.registry import SettingError
@@ -21,11 +21,12 @@ ROUNDING = 1e-6
 
 def trigger_returns_images(subject: Subject) -> None:
     """Of the shape that it was given, finite and in [0, 1], whatever the picture: black and white ones too."""
-    photographs = to_float(toy_dataset().test.images)
+    trigger = subject.trigger  # before gradients are off: it may have to be trained
+    photographs = to_float(toy().test.images)
     extremes = torch.stack([torch.zeros_like(photographs[0]), torch.ones_like(photographs[0])])
     for images in (photographs, photographs[:1], extremes):
         with torch.no_grad():
-            found = subject.trigger(images)
+            found = trigger(images)
         complaint = not_images(found, images)
         assert complaint is None, f"attack.{subject.name}: the trigger returns {complaint}"
 
@@ -70,7 +71,7 @@ def assert_rebuildable(attack: str, trigger: Trigger) -> None:
             f"{whose} cannot be rebuilt from its settings {trigger.settings()} and its state "
             f"({type(error).__name__}: {error})"
         ) from error
-    images = to_float(toy_dataset().test.images)
+    images = to_float(toy().test.images)
     with torch.no_grad():
         assert torch.equal(rebuilt(images), trigger(images)), (
             f"{whose} is another one when it is rebuilt: settings() gives {settings}, which leaves out something that "
