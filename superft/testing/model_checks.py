@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from safetensors.torch import load, save
@@ -263,7 +263,7 @@ def width_scales_the_parameters(subject: Subject) -> None:
 def works_at_its_smallest_image_size_and_refuses_smaller(subject: Subject) -> None:
     """What `build_model` accepts must run, in training and after; what it cannot do, it refuses in one line."""
     smallest = 1
-    while (refused := refusal(lambda: subject.build(image_size=smallest), ModelError)) is not None:
+    while (refused := refusal(partial(subject.build, image_size=smallest), ModelError)) is not None:
         assert "image_size" in refused
         assert smallest < LARGEST_SMALLEST, f"model {subject.name} refuses images of {smallest} pixels"
         smallest += 1
