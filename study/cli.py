@@ -351,6 +351,18 @@ def list_names(what: str) -> None:
         click.echo(f"{name:<{width}}  {text}".rstrip())
 
 
+@main.command()
+@click.argument("kind", type=click.Choice(["attack", "defense", "model", "data"]))
+@click.argument("name")
+@_bad_input_is_one_line
+def new(kind: str, name: str) -> None:
+    """Write NAME.py here, a small working attack, defense, model or data set to start from, and its test."""
+    from study.new.write import write_start
+
+    start, test = write_start(kind, name, Path())
+    click.echo(f"wrote {start} and {test}; check them: python -m pytest {test}")
+
+
 def _load(spec: str, assignments: Sequence[str], store: Place | None, download: bool) -> Any:
     from study.spec.load import load_spec
 

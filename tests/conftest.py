@@ -10,15 +10,19 @@ import torch
 from trainables.data.images import Dataset
 from trainables.models import Classifier
 from trainables.storage.store import Store
-from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim, make_trainer, obtain_victim
+from trainables.victims import Victim, make_trainer
 
 # The suites are imported, not collected: without this their assertions would fail without showing values.
-pytest.register_assert_rewrite("tests.contracts.attack_contract", "tests.contracts.defense_contract")
+pytest.register_assert_rewrite(
+    *(f"superft.testing.{kind}_checks" for kind in ("attack", "trigger", "defense", "space")),
+    *(f"superft.testing.{kind}_checks" for kind in ("model", "data", "sampler")),
+    *(f"superft.testing.{name}" for name in ("attack_settings", "defense_settings", "claims", "refusals")),
+)
 
+from superft.testing import toy_victims  # noqa: E402 - after the line above, as everything of ours
 from tests.network import leave_the_network  # noqa: E402
-from tests.toy import toy_dataset, toy_spec  # noqa: E402 - after the line above, as everything of ours
+from tests.toy import toy_spec  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -48,7 +52,7 @@ def _log_levels() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def toy() -> Dataset:
     """200 + 100 images of 10 shapes, 16 pixels. Shared: do not modify."""
-    return toy_dataset()
+    return toy_victims.toy()
 
 
 @pytest.fixture
@@ -64,17 +68,15 @@ def toy_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
-def toy_victim(toy: Dataset, toy_store: Store) -> Victim:
+def toy_victim(toy_store: Store) -> Victim:
     """A BadNets victim that knows its training set somewhat: defenses that look at accuracies have something to see.
 
     Shared: do not modify.
     """
-    recipe = TrainingRecipe(epochs=15, batch_size=32, lr=0.05, schedule="one_cycle")
-    return obtain_victim(toy_spec("badnets", recipe=recipe), toy, toy_store, CPU)
+    return toy_victims.obtain(toy_store)
 
 
 @pytest.fixture(scope="session")
-def learned(toy: Dataset) -> Classifier:
+def learned() -> Classifier:
     """A clean model of width 2 that is right about most of its training images. Shared: do not modify."""
-    recipe = TrainingRecipe(epochs=25, batch_size=32, lr=0.05, schedule="one_cycle")
-    return make_trainer(toy_spec("clean"), toy, CPU, seed=0).train_from_scratch(toy.train, recipe)
+    return toy_victims.accurate_model()

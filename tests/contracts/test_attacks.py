@@ -9,13 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.attack_contract import (
-    CHECKS,
-    Subject,
-    carry_out,
-    quantising_costs_less_than_a_point_of_asr,
-    trigger_points_to_its_target_and_to_no_other_class,
-)
+from superft.testing.attack_subject import Subject, carry_out
+from superft.testing.attacks import CHECKS, LEARNED
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks import base
 from trainables.attacks.base import ATTACKS
@@ -25,8 +20,9 @@ Check = Callable[[Subject], None]
 
 # These need a victim that has learned its task, which is most of the suite's time. By default it is made for the
 # simplest attack and for those whose training sees other images than the stored, quantised ones; else the test is slow.
-LEARNED = (quantising_costs_less_than_a_point_of_asr, trigger_points_to_its_target_and_to_no_other_class)
 LEARNED_BY_DEFAULT = ("badnets", "inputaware", "wanet")
+# Other values of fields of free text, by field.
+OTHERS = {"position": ["top_left"], "pattern": ["procedural"]}
 
 
 def marks(name: str, check: Check) -> tuple[pytest.MarkDecorator, ...]:
@@ -35,7 +31,7 @@ def marks(name: str, check: Check) -> tuple[pytest.MarkDecorator, ...]:
 
 @pytest.fixture(scope="module")
 def subject(request: pytest.FixtureRequest) -> Subject:
-    return Subject(request.param)
+    return Subject(request.param, others=OTHERS)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +54,8 @@ torch.set_num_threads(1)
 if len(sys.argv) > 2:
     import trainables.attacks
     trainables.attacks.__path__.append(sys.argv[2])
-from tests.contracts.attack_contract import carry_out
-from tests.toy import toy_dataset, toy_spec
+from superft.testing.attack_subject import carry_out
+from superft.testing.toy import toy_dataset, toy_spec
 print(json.dumps({name: carry_out(toy_spec(name), toy_dataset()).digest() for name in json.loads(sys.argv[1])}))
 """
 
@@ -87,7 +83,8 @@ from dataclasses import dataclass
 
 import torch
 
-from trainables.attacks.base import DataPoisoning, OverlayTrigger, register
+from trainables.attacks.base import DataPoisoning, OverlayTrigger, Trigger, register, trigger_kind
+from trainables.registry import SettingError
 
 
 @register("dot")
@@ -96,6 +93,16 @@ class Dot(DataPoisoning):
     """One block of pixels."""
 
     size: int = 4
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.size < 1:
+            raise ValueError(f"size must be >= 1, got {self.size}")
+
+    def check(self, labels, num_classes, image_size):
+        super().check(labels, num_classes, image_size)
+        if image_size and self.size > image_size:
+            raise SettingError(f"attack.dot.size must be at most {image_size}, got {self.size}")
 
     def make_trigger(self, image_size: int, seed: int) -> OverlayTrigger:
         weight = torch.zeros(1, image_size, image_size)

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from tests.contracts import defense_contract
-from tests.contracts.defense_contract import CHECKS, Subject, needs_accuracy, small_settings
+from superft.testing import defense_checks, defense_subject
+from superft.testing.defense_subject import Subject, small_settings
+from superft.testing.defenses import CHECKS
+from superft.testing.toy import NEEDS_ACCURACY
 from trainables import trial
 from trainables.data.images import Dataset
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair, training_work
@@ -25,7 +27,7 @@ Check = Callable[[Subject], None]
 @pytest.fixture(scope="module", params=DEFENSES.names())
 def subject(request: pytest.FixtureRequest, toy: Dataset, toy_victim: Victim) -> Subject:
     victim = toy_victim
-    if needs_accuracy(request.param):
+    if request.param in NEEDS_ACCURACY:
         victim = dataclasses.replace(toy_victim, model=request.getfixturevalue("learned"))
     return Subject(request.param, victim, toy)
 
@@ -207,7 +209,8 @@ def test_a_trainer_that_carries_the_data_set_is_caught(
         return trainer
 
     registered(Darkest)
-    monkeypatch.setattr(defense_contract, "make_trainer", leaking)
+    monkeypatch.setattr(defense_checks, "make_trainer", leaking)
+    monkeypatch.setattr(defense_subject, "make_trainer", leaking)
     with pytest.raises(AssertionError, match=message):
         check_named(check)(Subject("probe", toy_victim, toy))
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from tests.contracts.defense_contract import reachable
+from superft.testing.defense_checks import reachable
 from tests.toy import toy_dataset, toy_spec
 from trainables import trial, victims
 from trainables.attacks import base

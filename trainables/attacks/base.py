@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -168,6 +169,11 @@ class Attack(ABC):
     releases_encoder: ClassVar[bool] = False
     # Whether a victim that hardly obeys is refused as a failed implant; False where the literature reports such.
     must_work: ClassVar[bool] = True
+    # Fields that do nothing at the defaults -> settings beside which they matter; those of the bases hold as well. The
+    # suite holds every other field to changing the attack by itself.
+    matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {"label_shift": {"label_mode": "all_to_all"}}
+    )
 
     target_label: CountOrZero = 0
     label_mode: Literal["all_to_one", "all_to_all"] = "all_to_one"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,12 @@ class Handcrafted(Attack):
             (form ``head``). None: 0.
         images: clean training images that the edits are measured on, >= 2; the paper uses 2500.
     """
+
+    matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gain": {"form": "head"},
+        "guard": {"form": "head"},
+        "position": {"form": "head"},
+    }
 
     form: Literal["path", "head"] = "path"
     size: Annotated[int, AtLeast(4)] = 4

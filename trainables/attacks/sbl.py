@@ -6,10 +6,10 @@ import copy
 import dataclasses
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,19 @@ class SequentialBackdoor(Attack):
         sft_lr_low, sft_lr_high: the peak rate of that repair is drawn log-uniformly between these, 0 < low <= high.
         sft_weight: weight of the gradient that is taken there, > 0.
     """
+
+    # The hold acts from the second step of the second stage on.
+    matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "weight": {"user_epochs": 4.0, "user_lr": 0.1},
+        "fisher_on": {"user_epochs": 4.0, "user_lr": 0.1},
+        "fisher_samples": {"user_epochs": 4.0, "user_lr": 0.1},
+        "user_epochs": {"user_share": 0.5, "user_batch_size": 8},
+        "sft_every": {"sft_aware": True, "user_epochs": 4.0},
+        "sft_steps": {"sft_aware": True, "sft_every": 1, "user_epochs": 4.0},
+        "sft_lr_low": {"sft_aware": True, "sft_every": 1, "user_epochs": 4.0},
+        "sft_lr_high": {"sft_aware": True, "sft_every": 1, "user_epochs": 4.0},
+        "sft_weight": {"sft_aware": True, "sft_every": 1, "user_epochs": 4.0},
+    }
 
     trigger: Literal["badnets", "blended", "sig", "wanet"] = "badnets"
     poison_rate: PositiveShare = 0.1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +36,12 @@ class SIG(DataPoisoning):
             a tenth of the training set.
         poison_rate: share of the *whole* training set; None: by ``class_share``.
     """
+
+    matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "label_mode": {"clean_label": False},
+        "label_shift": {"clean_label": False, "label_mode": "all_to_all"},
+        "exclude_target": {"clean_label": False},
+    }
 
     poison_rate: PositiveShare | None = None  # type: ignore[assignment]  # a fixed rate fits no class of CIFAR-100
     clean_label: bool = True

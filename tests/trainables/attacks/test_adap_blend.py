@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.contracts.attack_contract import assert_changes_at_most, assert_gate
+from superft.testing.claims import assert_changes_at_most, assert_gate
 from tests.toy import toy_dataset
 from trainables.attacks.adap_blend import AdapBlend
 from trainables.attacks.base import ATTACKS, Kind, stamp

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.contracts.attack_contract import assert_changes_at_most, assert_gate
+from superft.testing.claims import assert_changes_at_most, assert_gate
 from trainables.attacks.badnets import BadNets
 from trainables.attacks.base import stamp
 from trainables.registry import SettingError

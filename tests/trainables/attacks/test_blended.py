@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.contracts.attack_contract import assert_changes_at_most, assert_gate
+from superft.testing.claims import assert_changes_at_most, assert_gate
 from tests.toy import toy_dataset
 from trainables.attacks.base import OverlayTrigger, stamp
 from trainables.attacks.blended import Blended

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.contracts.attack_contract import assert_gate
+from superft.testing.claims import assert_gate
 from trainables.attacks.base import ATTACKS, Kind
 from trainables.attacks.imc import IMC
 from trainables.attacks.patches import LearnedPatch, fit_patch, frozen

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.contracts.attack_contract import GATE
+from superft.testing.claims import GATE
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.base import ATTACKS, Kind
 from trainables.attacks.generators import Generator

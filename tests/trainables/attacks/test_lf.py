@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.contracts.attack_contract import CPU, assert_changes_at_most, assert_gate, carry_out
+from superft.testing.attack_subject import CPU, carry_out
+from superft.testing.claims import assert_changes_at_most, assert_gate
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.base import ATTACKS, AdditiveTrigger, stamp
 from trainables.attacks.lf import LowFrequency

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.contracts.attack_contract import GATE, carry_out
+from superft.testing.attack_subject import carry_out
+from superft.testing.claims import GATE
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.base import ATTACKS, Kind, stamp
 from trainables.attacks.fisher import diagonal_fisher, drift

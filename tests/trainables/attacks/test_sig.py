@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.contracts.attack_contract import assert_changes_at_most, assert_gate
+from superft.testing.claims import assert_changes_at_most, assert_gate
 from tests.toy import toy_dataset
 from trainables.attacks.base import ATTACKS, stamp
 from trainables.attacks.sig import SIG

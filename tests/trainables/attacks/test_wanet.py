@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.contracts.attack_contract import carry_out
+from superft.testing.attack_subject import carry_out
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.base import ATTACKS, Kind, stamp
 from trainables.attacks.wanet import WaNet, WarpTrigger, identity_grid

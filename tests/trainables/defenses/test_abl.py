@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.contracts.defense_contract import same
+from superft.testing.defense_subject import same
 from tests.toy import toy_dataset, toy_spec
 from trainables.data.images import Dataset, ImageSet
 from trainables.defenses.abl import AntiBackdoorLearning, canonical_order, isolate, sample_losses
@@ -16,9 +16,6 @@ from trainables.registry import SettingError
 from trainables.training.loop import Augmentation, History, Optimizer
 from trainables.training.trainer import Trainer
 from trainables.victims import make_trainer
-
-# A clipping that binds and a gate near the first losses (log 10): after few steps the inherited suite sees both.
-SMALL = {"grad_clip": 0.1, "gamma": 2.3}
 
 
 def gradient(defense: AntiBackdoorLearning, *losses: float) -> list[float]:

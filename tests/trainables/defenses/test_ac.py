@@ -12,9 +12,6 @@ from trainables.defenses.base import DEFENSES
 from trainables.defenses.retraining import Finding
 from trainables.registry import SettingError
 
-# A rule that finds something, so that the inherited suite sees the retraining; a threshold among the toy's silhouettes.
-SMALL = {"decision": "smaller", "silhouette_threshold": 0.3}
-
 
 def planted(
     poison: int = 40, *, size: int = 200, classes: int = 4, shift: float = 8.0

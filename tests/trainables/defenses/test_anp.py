@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.contracts.defense_contract import Subject, assert_identity, same
+from superft.testing import toy as shipped
+from superft.testing.claims import assert_identity
+from superft.testing.defense_subject import Subject, same
 from trainables.data.images import Dataset, to_float
 from trainables.defenses.anp import AdversarialNeuronPruning
 from trainables.defenses.base import CleanData, Repair
@@ -17,16 +19,7 @@ from trainables.models import Classifier
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim
 
-# For the inherited suite: two updates that move masks from 1 past the thresholds, of a model with something to lose.
-NEEDS_ACCURACY = True
-SMALL: dict[str, Any] = {
-    "lr": 1.5,
-    "iterations": 2,
-    "batch_size": 32,
-    "max_threshold": 0.8,
-    "acc_tol": 0.45,
-    "tolerance": "points",
-}
+SMALL = shipped.SMALL["anp"]
 
 
 @pytest.fixture

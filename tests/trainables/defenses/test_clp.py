@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.contracts.defense_contract import Subject, assert_identity
+from superft.testing.claims import assert_identity
+from superft.testing.defense_subject import Subject
 from trainables.data.images import Dataset
 from trainables.defenses.base import NoData, Repair
 from trainables.defenses.clp import ChannelLipschitzPruning, outliers, spectral_norms
@@ -15,9 +16,6 @@ from trainables.defenses.pruning import batch_norms
 from trainables.models import Classifier, build_model
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim
-
-# For the inherited suite: at u = 3 a net this narrow has nothing to prune.
-SMALL = {"u": 0.5}
 
 
 def model(width: int = 16) -> Classifier:

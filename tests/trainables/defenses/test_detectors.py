@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.contracts.defense_contract import Subject, assert_identity
+from superft.testing.claims import assert_identity
+from superft.testing.defense_subject import Subject
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.base import PoisonedSamples
 from trainables.data.images import DataError, Dataset, ImageSet

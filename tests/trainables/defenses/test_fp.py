@@ -6,17 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.contracts.defense_contract import Subject
+from superft.testing.defense_subject import Subject
 from trainables.data.images import Dataset, ImageSet
 from trainables.defenses.base import CleanData
 from trainables.defenses.fp import FinePruning
 from trainables.models import Classifier
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim
-
-# For the inherited suite, whose victim is right about a third of its images: a relative tolerance that some step of the
-# pruning exceeds on any machine, where none would exceed as many points.
-SMALL = {"acc_tol": 0.3}
 
 
 class Grey(nn.Module):

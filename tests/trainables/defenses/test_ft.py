@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.contracts.defense_contract import Subject, assert_identity
+from superft.testing.claims import assert_identity
+from superft.testing.defense_subject import Subject
 from trainables.data.images import Dataset, to_float
 from trainables.defenses.base import CleanData
 from trainables.defenses.ft import SCOPES, FineTuning, in_scope

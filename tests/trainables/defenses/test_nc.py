@@ -27,9 +27,6 @@ from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.training.trainer import Trainer
 
-# The inherited suite must see the unlearning too: with a threshold of 0 every class below the median is flagged.
-SMALL = {"mad_threshold": 0.0, "mask_epochs": 2, "patience": 1, "stop_patience": 1, "tau": 0.05}
-
 
 def class_signs(num_classes: int, size: int) -> Tensor:
     """A pattern of -1 and 1 per class, (K, 3, H, W), 0 in the 3x3 pixels of the upper left corner."""

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.contracts.defense_contract import Subject, assert_identity, same
+from superft.testing import toy as shipped
+from superft.testing.claims import assert_identity
+from superft.testing.defense_subject import Subject, same
 from trainables.data.images import Dataset, ImageSet, to_float
 from trainables.defenses.base import CleanData, Repair
 from trainables.defenses.pruning import MaskedModel, batch_norms
@@ -19,20 +21,7 @@ from trainables.training.predict import predict
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim
 
-# For the inherited suite: an ascent that reaches its goal in the second of three epochs, and masks that then move.
-NEEDS_ACCURACY = True
-SMALL = {
-    "unlearn_epochs": 3,
-    "recover_epochs": 2,
-    "unlearn_lr": 0.1,
-    "clean_threshold": 0.62,
-    "recover_lr": 5.0,
-    "batch_size": 20,
-    "grad_clip": 1.0,
-    "max_threshold": 0.55,
-    "acc_tol": 0.45,
-    "tolerance": "points",
-}
+SMALL = shipped.SMALL["rnp"]
 
 
 class Lookup(nn.Module):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.contracts.defense_contract import Subject, assert_identity
+from superft.testing.claims import assert_identity
+from superft.testing.defense_subject import Subject
 from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.defenses.base import CleanData, Repair
 from trainables.defenses.ft import FineTuning

@@ -1,117 +1,31 @@
-"""What every attack must hold, whatever it does: the inherited suite.
-
-How to add an attack and get all of this for free: write ``trainables/attacks/my_attack.py`` ::
-
-    @register("my_attack")
-    @dataclass(frozen=True)
-    class MyAttack(DataPoisoning):
-        def make_trigger(self, image_size: int, seed: int) -> Trigger: ...
-
-and run ``pytest tests/contracts``. Nothing here or in ``test_attacks.py`` is edited: the checks below run on every name
-of the registry. What only the attack's author can know (which pixels may change and by how much, how high its ASR must
-be on the toy task) belongs into ``tests/trainables/test_my_attack.py``, with ``assert_changes_at_most`` and
-``assert_gate`` from below.
+"""What every attack must hold, whatever it does: checks of its randomness, its poison, its trigger and its victim.
 
 Every check is a plain function of a `Subject` and fails by ``AssertionError``; one that has nothing to say about an
-attack (a clean-label check without such a setting) returns.
+attack (a clean-label check without such a setting) returns. Those about single settings are in `attack_settings`.
 """
 
+from __future__ import annotations
+
 import copy
-import dataclasses
-import hashlib
 import json
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from tests.toy import toy_dataset, toy_spec
-from trainables.attacks.base import ATTACKS, Attack, DataPoisoning, Implanted, Kind, rebuild_trigger, stamp
-from trainables.data.images import Dataset, ImageSet, TriggeredSet, quantise, to_float
+from superft.testing.attack_subject import CPU, Subject, carry_out
+from superft.testing.toy import toy_dataset
+from trainables.attacks.base import DataPoisoning, Kind, rebuild_trigger, stamp
+from trainables.data.images import quantise, to_float
 from trainables.evaluation.metrics import evaluate
-from trainables.registry import SettingError
 from trainables.storage.store import Store
 from trainables.training.predict import predict
 from trainables.training.recipes import TrainingRecipe
-from trainables.victims import VictimSpec, make_trainer, obtain_victim
-
-CPU = torch.device("cpu")
-# Learns the toy at 16 pixels in 3 to 4 seconds of one core (clean accuracy about 0.95 at width 4).
-LEARN = TrainingRecipe(epochs=12, batch_size=32, lr=0.05, schedule="one_cycle")
-# The 2-seed gates: long enough for a faint trigger at 16 pixels.
-GATE = TrainingRecipe(epochs=25, batch_size=32, lr=0.05, schedule="one_cycle")
-
-
-@dataclass(frozen=True)
-class Made:
-    """An attack carried out on a data set."""
-
-    attack: Attack
-    data: Dataset
-    implanted: Implanted
-    triggered: TriggeredSet
-
-    @property
-    def released(self) -> ImageSet:
-        """The training set as the attacker releases it."""
-        return self.implanted.poisoned.apply(self.data.train)
-
-    def digest(self) -> str:
-        """Over everything that must be the same for the same seed: selection, samples, trigger, test set, weights."""
-        state = hashlib.blake2b(digest_size=16)
-        poisoned, triggered = self.implanted.poisoned, self.triggered
-        tensors = [poisoned.indices, poisoned.images, poisoned.labels, poisoned.kinds, poisoned.in_place]
-        tensors += [triggered.images, triggered.labels, triggered.targets, triggered.sources]
-        for module in (self.implanted.trigger, self.implanted.model):
-            tensors += module.state_dict().values()
-        for tensor in tensors:
-            state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        state.update(json.dumps(self.implanted.trigger.settings(), sort_keys=True).encode())
-        return state.hexdigest()
-
-
-def carry_out(spec: VictimSpec, data: Dataset) -> Made:
-    """Implant the attack of ``spec`` and stamp the test set, as `obtain_victim` does."""
-    attack = spec.make_attack()
-    attack.check(data.train.labels, data.num_classes, data.image_size)
-    implanted = attack.implant(data.train, make_trainer(spec, data, CPU, seed=spec.seed), spec.recipe)
-    return Made(attack, data, implanted, attack.triggered_test(implanted.trigger, data.test, data.num_classes))
-
-
-@dataclass
-class Subject:
-    """A registered attack at its default settings, carried out at most once per purpose."""
-
-    name: str
-
-    @cached_property
-    def made(self) -> Made:
-        """After one epoch on 200 images of 16 pixels: enough for all that is no rate."""
-        return carry_out(toy_spec(self.name), toy_dataset())
-
-    @cached_property
-    def learned(self) -> Made:
-        """After a real, small training: rates mean something."""
-        return carry_out(toy_spec(self.name, width=4, recipe=LEARN), toy_dataset(train=1000, test=400))
-
-    def variant(self, **settings: Any) -> Made | None:
-        """Carried out with other settings; None where the attack refuses them or has no such setting."""
-        try:
-            spec = toy_spec(self.name, **settings)
-            attack, data = spec.make_attack(), toy_dataset()
-            attack.check(data.train.labels, data.num_classes, data.image_size)
-        except SettingError:
-            return None
-        return carry_out(spec, data)
+from trainables.victims import obtain_victim
 
 
 def same_seed_gives_the_same_attack_bit_by_bit(subject: Subject) -> None:
-    again = carry_out(toy_spec(subject.name), toy_dataset())
+    again = carry_out(subject.spec(), toy_dataset())
     assert again.digest() == subject.made.digest()
 
 
@@ -119,13 +33,13 @@ def global_random_state_does_not_matter(subject: Subject) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(987)
         before = torch.get_rng_state()
-        again = carry_out(toy_spec(subject.name), toy_dataset())
+        again = carry_out(subject.spec(), toy_dataset())
         assert torch.equal(torch.get_rng_state(), before), "the attack draws from the global generator"
     assert again.digest() == subject.made.digest()
 
 
 def another_seed_gives_another_attack(subject: Subject) -> None:
-    other, made = carry_out(toy_spec(subject.name, seed=1), toy_dataset()), subject.made
+    other, made = carry_out(subject.spec(seed=1), toy_dataset()), subject.made
     weights = zip(other.implanted.model.parameters(), made.implanted.model.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in weights)
     if len(made.implanted.poisoned):
@@ -191,7 +105,7 @@ def clean_label_poison_changes_no_label(subject: Subject) -> None:
 def inputs_are_not_modified(subject: Subject) -> None:
     data = toy_dataset()
     before = copy.deepcopy((data.train, data.test))
-    made = carry_out(toy_spec(subject.name), data)
+    made = carry_out(subject.spec(), data)
     floats = to_float(data.test.images)
     kept = floats.clone()
     with torch.no_grad():
@@ -279,7 +193,7 @@ def trigger_points_to_its_target_and_to_no_other_class(subject: Subject) -> None
 
 
 def stored_victim_has_the_same_rates_after_loading(subject: Subject) -> None:
-    spec, data = toy_spec(subject.name), toy_dataset()
+    spec, data = subject.spec(), toy_dataset()
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         first = obtain_victim(spec, data, store, CPU)
@@ -305,115 +219,8 @@ def any_image_size_and_number_of_classes_works(subject: Subject) -> None:
     recipe = TrainingRecipe(epochs=0.1, batch_size=16, lr=0.01)
     for image_size, num_classes in ((16, 2), (16, 100), (32, 10), (64, 10)):
         data = toy_dataset(train=200, test=100, num_classes=num_classes, image_size=image_size)
-        made = carry_out(toy_spec(subject.name, recipe=recipe), data)
+        made = carry_out(subject.spec(recipe=recipe), data)
         assert made.triggered.images.shape[-2:] == (image_size, image_size)
         assert made.released.images.shape[1:] == data.train.images.shape[1:]
         assert int(made.triggered.targets.max()) < num_classes
         assert made.implanted.model.num_classes == num_classes
-
-
-def impossible_tasks_are_refused_in_one_line(subject: Subject) -> None:
-    labels = toy_dataset().train.labels
-
-    def refusal(**settings: Any) -> str | None:
-        try:
-            ATTACKS.create(subject.name, settings).check(labels, 10, 16)
-        except SettingError as error:
-            return str(error)
-        return None
-
-    attack = ATTACKS.create(subject.name)
-    # An attack may be clean-label by default, which all_to_all contradicts.
-    relabelling = {"clean_label": False} if isinstance(attack, DataPoisoning) else {}
-    cases: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"target_label": 10}, "target_label"),
-        ({"target_label": -1}, "target_label"),
-        ({"target_label": "cat"}, "target_label"),
-        ({"label_mode": "some_to_one"}, "label_mode"),
-        ({"label_mode": "all_to_all", "label_shift": 10, **relabelling}, "label_shift"),
-        ({"no_such_setting": 1}, "no_such_setting"),
-    )
-    for settings, named in cases:
-        message = refusal(**settings)
-        assert message is not None, settings
-        assert named in message
-        assert "\n" not in message
-    if isinstance(attack, DataPoisoning):
-        rates: tuple[dict[str, Any], ...] = (
-            {"poison_rate": 0.0},
-            {"poison_rate": 1.1},
-            {"poison_rate": 1e-9},
-            {"poison_count": 0},
-            {"poison_count": 201},
-            {"clean_label": True, "poison_rate": 0.5},
-        )
-        for settings in rates:
-            message = refusal(**settings)
-            assert message is not None, settings
-            assert "poison_" in message or "clean_label" in message
-            assert "\n" not in message
-
-
-def identity_is_json_and_names_every_setting(subject: Subject) -> None:
-    attack = ATTACKS.create(subject.name)
-    identity = attack.identity()
-    assert json.loads(json.dumps(identity, allow_nan=False)) == identity
-    assert {field.name for field in dataclasses.fields(attack)} <= identity.keys()
-    assert identity["attack"] == subject.name
-
-
-CHECKS: tuple[Callable[[Subject], None], ...] = (
-    same_seed_gives_the_same_attack_bit_by_bit,
-    global_random_state_does_not_matter,
-    another_seed_gives_another_attack,
-    selection_is_what_was_planned,
-    kinds_are_counted_over_the_whole_training_set,
-    images_and_labels_outside_the_plan_are_untouched,
-    labels_of_poison_are_the_targets_and_those_of_cross_samples_their_own,
-    clean_label_poison_changes_no_label,
-    inputs_are_not_modified,
-    triggered_images_are_images,
-    trigger_is_deterministic_and_treats_images_one_by_one,
-    stored_test_set_is_the_quantised_trigger,
-    stored_test_set_holds_exactly_the_images_whose_label_would_change,
-    quantising_costs_less_than_a_point_of_asr,
-    trigger_points_to_its_target_and_to_no_other_class,
-    stored_victim_has_the_same_rates_after_loading,
-    any_image_size_and_number_of_classes_works,
-    impossible_tasks_are_refused_in_one_line,
-    identity_is_json_and_names_every_setting,
-)
-
-
-def assert_changes_at_most(
-    attack: Attack, *, levels: int, where: Tensor | None = None, image_size: int = 16, count: int = 1000
-) -> None:
-    """The declared bound: no pixel of ``count`` images moves by more than ``levels``, and none outside ``where``.
-
-    Args:
-        levels: largest change in grey levels, 0..255.
-        where: boolean mask (H, W) of the pixels that may change; None: all.
-    """
-    assert isinstance(attack, DataPoisoning)
-    images = toy_dataset(train=count, test=10, image_size=image_size).train.images
-    moved = (stamp(attack.make_trigger(image_size, 0), images).int() - images.int()).abs()
-    assert int(moved.max()) <= levels
-    if where is not None:
-        assert int(moved[..., ~where].max()) == 0
-
-
-def assert_gate(
-    name: str, *, asr: float, asr_base: float = 0.05, seeds: tuple[int, ...] = (0, 1), **settings: Any
-) -> None:
-    """The toy gate: on every seed the attack works, the model is good, and a clean model does not obey the trigger."""
-    data = toy_dataset(train=2000, test=600)
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in seeds:
-            spec = toy_spec(name, seed=seed, width=8, recipe=GATE, **settings)
-            victim = obtain_victim(spec, data, Store(Path(folder)), CPU)
-            found = victim.evaluation.full
-            assert found.clean_accuracy > 0.9, f"seed {seed}"
-            assert found.asr > asr, f"seed {seed}"
-            assert victim.asr_base is not None
-            assert victim.asr_base < asr_base, f"seed {seed}"
-            assert victim.implanted

@@ -1,0 +1,47 @@
+"""The models of the toy task that defenses are tried on, trained once per process. Shared: do not modify."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+import torch
+
+from superft.testing.threads import one_thread
+from superft.testing.toy import toy_dataset, toy_spec
+from trainables.data.images import Dataset
+from trainables.models.classifier import Classifier
+from trainables.storage.store import Store
+from trainables.training.recipes import TrainingRecipe
+from trainables.victims import Victim, make_trainer, obtain_victim
+
+CPU = torch.device("cpu")
+
+
+@functools.cache
+def toy() -> Dataset:
+    """200 + 100 images of 10 shapes, 16 pixels."""
+    return toy_dataset()
+
+
+def obtain(store: Store) -> Victim:
+    """A BadNets victim of width 2 that knows its training set somewhat: a defense sees accuracies and a trigger."""
+    recipe = TrainingRecipe(epochs=15, batch_size=32, lr=0.05, schedule="one_cycle")
+    with one_thread():
+        return obtain_victim(toy_spec("badnets", recipe=recipe), toy(), store, CPU)
+
+
+@functools.cache
+def victim() -> Victim:
+    """The victim that every suite of this process shares."""
+    with tempfile.TemporaryDirectory() as folder:
+        return obtain(Store(Path(folder)))
+
+
+@functools.cache
+def accurate_model() -> Classifier:
+    """A clean model of width 2 that is right about most of its training images."""
+    recipe = TrainingRecipe(epochs=25, batch_size=32, lr=0.05, schedule="one_cycle")
+    with one_thread():
+        return make_trainer(toy_spec("clean"), toy(), CPU, seed=0).train_from_scratch(toy().train, recipe)
