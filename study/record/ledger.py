@@ -89,10 +89,6 @@ class Ledger:
         """``to_frame`` of these rows, or of all rows of the ledger."""
         return to_frame(self._rows if rows is None else rows)
 
-    def write_csv(self, path: Path | str) -> None:
-        """The ledger as a table for pandas, replaced in one step; lists (flags) are joined with ``;``."""
-        write_atomically(Path(path), self.to_frame().to_csv(index=False).encode())
-
     def close(self) -> None:
         """Give the file back; rows stay readable."""
         if self._file is not None:
