@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -50,7 +50,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def code(value: Any) -> str:
     """A value as it is written in YAML, in code type."""
-    words = {None: "none", True: "true", False: "false"}
+    words = {None: "null", True: "true", False: "false"}
     text = (
         words[value] if value is None or isinstance(value, bool) else f"{value:g}" if _is_float(value) else str(value)
     )
@@ -111,6 +111,8 @@ def _plural(words: str) -> str:
 def _limits(metadata: Sequence[Any]) -> list[str]:
     found = []
     for item in metadata:
+        if hasattr(item, "words"):  # our own bounds
+            found.append(item.words)
         for kind, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
             if isinstance(item, getattr(annotated_types, kind.capitalize())):
                 found.append(f"{sign} {getattr(item, kind):g}")
@@ -213,18 +215,28 @@ def _method(registry: Registry[Any], name: str, fact: str) -> str:
 
 def settings_rows(registry: Registry[Any], name: str) -> list[tuple[str, ...]]:
     """One row per setting of a method: name, type, default, (published, searched,) meaning with its range."""
-    cls, texts = registry.get(name), setting_texts(registry.get(name))
     published, searched = _published_and_searched(name) if registry is DEFENSES else ({}, {})
-    hints, rows = get_type_hints(cls, include_extras=True), []
-    for field in dataclasses.fields(cls):
+    rows = []
+    for key, kind, default, meaning in _settings(registry.get(name)):
         tuned: tuple[str, ...] = ()
         if registry is DEFENSES:
-            tuned = (code(published[field.name]) if field.name in published else "", searched.get(field.name, ""))
-        default = "" if field.default is dataclasses.MISSING else code(field.default)
-        rows.append((f"`{field.name}`", _type_words(hints[field.name]), default, *tuned, texts[field.name]))
-    others = [(f"`{key}`", "", "", "", text, "searched in place of settings") for key, text in searched.items()]
-    known = {field.name for field in dataclasses.fields(cls)}
-    return [*rows, *(row for row in others if row[0].strip("`") not in known)]
+            tuned = (code(published[key]) if key in published else "", searched.pop(key, ""))
+        rows.append((f"`{key}`", kind, "" if default is dataclasses.MISSING else code(default), *tuned, meaning))
+    return rows + [(f"`{key}`", "", "", "", text, "searched in place of settings") for key, text in searched.items()]
+
+
+def _settings(cls: type) -> Iterator[tuple[str, str, Any, str]]:
+    """Name, type with range in words, default and meaning of every setting of a method."""
+    try:
+        from trainables.descriptions import describe_settings
+    except ModuleNotFoundError:  # the classes do not yet describe themselves
+        texts, hints = setting_texts(cls), get_type_hints(cls, include_extras=True)
+        for field in dataclasses.fields(cls):
+            yield field.name, _type_words(hints[field.name]), field.default, texts[field.name]
+        return
+    for item in describe_settings(cls):
+        kind = item.allowed if item.type == "choice" else f"{item.type} {item.allowed}".strip()
+        yield item.name, kind, item.default, plain(item.meaning)
 
 
 def _published_and_searched(name: str) -> tuple[dict[str, Any], dict[str, str]]:
