@@ -301,7 +301,10 @@ def column_rows() -> list[tuple[str, str, str, str]]:
             (f"`{item.name}`", _kind(item), str(getattr(item, "unit", "") or ""), plain(str(item.meaning)))
             for item in map(_any, names)
         ]
-    return [(f"`{name}`", _old_kind(name), *COLUMNS[name]) for name in (*names, *(other for other in COLUMNS if other not in names))]
+    return [
+        (f"`{name}`", _old_kind(name), *COLUMNS[name])
+        for name in (*names, *(other for other in COLUMNS if other not in names))
+    ]
 
 
 def _any(item: Any) -> Any:
