@@ -62,7 +62,7 @@ def plan_summary(spec: StudySpec, directory: Path) -> str:
     nodes = [Node("here", os.cpu_count() or 1, torch.cuda.device_count())]
     lines = plan_lines(plan, dataset, upstream)
     try:
-        ahead = look_ahead(plan, dataset, directory, nodes, plan.jobs_by_cell())
+        ahead = look_ahead(plan, dataset, directory, nodes, plan.jobs_by_label())
     except SpecError as error:  # a plan for other machines is a plan all the same
         lines.append(f"slots:     none on this machine: {error}")
     else:

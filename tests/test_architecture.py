@@ -20,8 +20,9 @@ FLOORS = {
         *({"results"}, {"plan"}, {"record"}, {"spec"}),
     ),
     "trainables": (
-        *({"tune"}, {"trial"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
-        *({"training"}, {"data", "models"}, {"storage"}, {"machine", "registry", "seeding"}),
+        *({"tune"}, {"trial"}, {"job"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
+        *({"training"}, {"data", "models"}, {"storage"}, {"machine", "registry", "seeding", "descriptions", "columns"}),
+        {"settings"},
     ),
 }
 # Package -> what no file of it may import, not even inside a function.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import importlib
-import math
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
-from types import UnionType
-from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar
+
+from trainables.settings import rules_of
 
 T = TypeVar("T")
 
@@ -19,13 +18,20 @@ class SettingError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the nearest known one, and all of them where they are few."""
+    """A hint for an unknown name: the nearest known one (up to three that are as near), and all where they are few."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     everything = f"known: {', '.join(known)}"
-    if not close:
+    matcher = difflib.SequenceMatcher(b=name)
+    likeness: dict[str, float] = {}
+    for candidate in known:
+        matcher.set_seq1(candidate)
+        likeness[candidate] = matcher.ratio()
+    best = max(likeness.values(), default=0.0)
+    if best < 0.5:
         return everything
-    return f"did you mean {close[0]!r}?" + (f" ({everything})" if len(known) <= 12 else "")
+    close = [repr(candidate) for candidate in known if likeness[candidate] == best][:3]
+    hint = " or ".join(filter(None, (", ".join(close[:-1]), close[-1])))
+    return f"did you mean {hint}?" + (f" ({everything})" if len(known) <= 12 else "")
 
 
 class Registry(Generic[T]):
@@ -76,14 +82,16 @@ class Registry(Generic[T]):
             SettingError: unknown name or key, or a value that the class refuses.
         """
         cls, settings = self.get(name), settings or {}
-        known = {f.name for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+        rules = rules_of(cls)
         for key in settings:
-            if key not in known:
-                raise SettingError(f"unknown setting {self.kind}.{name}.{key}: {nearest(key, known)}")
-        hints = get_type_hints(cls)
-        checked = {key: _typed(value, hints[key], f"{self.kind}.{name}.{key}") for key, value in settings.items()}
+            if key not in rules:
+                raise SettingError(f"unknown setting {self.kind}.{name}.{key}: {nearest(key, rules)}")
         try:
-            return cls(**checked)
+            typed = {key: rules[key].typed(value, f"{self.kind}.{name}.{key}") for key, value in settings.items()}
+        except ValueError as error:
+            raise SettingError(str(error)) from error
+        try:
+            return cls(**typed)
         except (ValueError, TypeError) as error:
             raise SettingError(f"{self.kind}.{name}: {error}") from error
 
@@ -94,31 +102,3 @@ class Registry(Generic[T]):
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
         self._loaded = True
-
-
-def _typed(value: Any, hint: Any, what: str) -> Any:
-    """``value`` as the annotation ``hint`` wants it: int, float, bool, str, Literal, and unions of these.
-
-    Raises:
-        SettingError: it is of another type, not a finite number, or not among the literals.
-    """
-    if get_origin(hint) in (Union, UnionType):
-        options = get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        given = [option for option in options if option is not type(None)]
-        if len(given) == 1:
-            return _typed(value, given[0], what)
-        return value
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise SettingError(f"{what} must be one of {', '.join(map(str, get_args(hint)))}, got {value!r}")
-        return value
-    if hint is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise SettingError(f"{what} must be a number, got {value!r}")
-        return float(value)
-    if hint in (int, bool, str) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
-        wanted = {int: "a whole number", bool: "true or false", str: "text"}[hint]
-        raise SettingError(f"{what} must be {wanted}, got {value!r}")
-    return value

@@ -75,6 +75,9 @@ class VictimSpec:
     reserved_fraction: float | None = None
     scenario: ScenarioName = "standalone"
 
+    def __hash__(self) -> int:  # the settings are a mapping, which has none
+        return hash((self.attack, self.model, self.recipe, self.seed, self.width, self.scenario))
+
     def make_attack(self) -> Attack:
         return ATTACKS.create(self.attack, self.attack_settings)
 

@@ -40,19 +40,19 @@ class Forecast:
     Args:
         plan, dataset: of the study.
         nodes: they run on.
-        remaining: trials left, by cell.
+        remaining: trials left of each search and baseline, by its label.
         kinds: of trials.
         measured: what is known of them on these nodes.
-        shares: GPUs of each cell's trials; None: some kind has to be measured first.
+        shares: GPUs of the trials of each label; None: some kind has to be measured first.
     """
 
     plan: Plan
     dataset: Dataset
     nodes: Sequence[Node]
-    remaining: Mapping[int, int]
+    remaining: Mapping[str, int]
     kinds: Sequence[Kind]
     measured: Mapping[str, Measurement]
-    shares: Mapping[int, float] | None
+    shares: Mapping[str, float] | None
 
     @property
     def cpus(self) -> int:
@@ -65,7 +65,7 @@ class Forecast:
         return (
             1.0
             if asked == "auto" and any(node.gpus for node in self.nodes)
-            else max((self.shares or {0: 0.0}).values())
+            else max((self.shares or {"": 0.0}).values())
         )
 
     @property
@@ -75,7 +75,7 @@ class Forecast:
 
     def left(self, kind: Kind) -> int:
         """Trials of a kind still to come."""
-        return sum(self.remaining.get(cell, 0) for cell in kind.cells)
+        return sum(self.remaining.get(label, 0) for label in kind.labels)
 
     def missing(self) -> list[Kind]:
         """Kinds to be measured."""
@@ -96,14 +96,14 @@ class Forecast:
                 f"trial of each of {len(self.missing())} kinds"
             ]
         lines = []
-        for gpus in sorted({self.shares[cell] for cell, count in self.remaining.items() if count}) or [0.0]:
+        for gpus in sorted({self.shares[label] for label, count in self.remaining.items() if count}) or [0.0]:
             each = f"{self.cpus} CPU" + (f" and {describe_share(gpus)} GPU" if gpus else "")
             where = describe_nodes(self.nodes, self._slots_of(gpus))
             lines.append(f"{left} {count_slots(self.nodes, self.cpus, gpus)} slots of {each} ({where})")
             left = "           or"
         for kind in self.kinds:
             if kind.name in self.measured:
-                gpus, item = self.shares[kind.cells[0]], self.measured[kind.name]
+                gpus, item = self.shares[kind.labels[0]], self.measured[kind.name]
                 lines.append(f"kind:      {kind.name}: {describe_share(gpus)} GPU ({item.describe()})")
         return lines
 
@@ -128,10 +128,10 @@ class Forecast:
         for kind in self.kinds:
             if not self.left(kind):
                 continue
-            known, cell = timed.get(self.plan.cells[kind.cells[0]].defense), self.plan.cells[kind.cells[0]]
+            known, cell = timed.get(kind.cells[0].defense), kind.cells[0]
             if self.shares is None or not (known or kind.name in self.measured):
                 return None
-            gpus = self.shares[kind.cells[0]]
+            gpus = self.shares[kind.labels[0]]
             if known:
                 each = math.fsum(known) / len(known)
             else:
@@ -146,14 +146,14 @@ class Forecast:
 
 
 def look_ahead(
-    plan: Plan, dataset: Dataset, directory: Path, nodes: Sequence[Node], remaining: Mapping[int, int]
+    plan: Plan, dataset: Dataset, directory: Path, nodes: Sequence[Node], remaining: Mapping[str, int]
 ) -> Forecast:
     """What can be said before anything is measured now.
 
     Args:
         directory: of the study, where earlier measurements are.
         nodes: the trials run on.
-        remaining: trials left, by cell.
+        remaining: trials left, by label.
 
     Raises:
         SpecError: the nodes do not have what the spec asks for.
@@ -165,4 +165,4 @@ def look_ahead(
         return ahead.with_measured({})
     if gpus is None and sum(remaining.values()) <= count_slots(nodes, cpus, 1.0):
         gpus = 1.0  # not worth a measurement: everybody gets a card at once
-    return ahead if gpus is None else dataclasses.replace(ahead, shares=dict.fromkeys(range(len(plan.cells)), gpus))
+    return ahead if gpus is None else dataclasses.replace(ahead, shares=dict.fromkeys(plan.jobs_by_label(), gpus))

@@ -21,10 +21,10 @@ from study.report.figures.trigger import TRIGGER_PREFIX
 from study.report.html import escape, plural, table_html
 from study.report.sections import attack_section
 from study.results import equal_rules
+from study.results.scores import STATUSES
 from study.results.settings import (
     ALL_ATTACKS,
     GROUP,
-    STATUSES,
     aggregate,
     candidates,
     collapsed,

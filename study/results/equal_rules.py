@@ -16,10 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from study.results.pareto import BOX_ASR, BOX_DROP, hypervolume, hypervolume_box
+from study.results.scores import STATUSES
 from study.results.settings import (
     ALL_ATTACKS,
     GROUP,
-    STATUSES,
     aggregate,
     collapsed,
     epochs_equivalent,

@@ -10,8 +10,7 @@ from typing import Any
 
 from study.plan.jobs import Plan
 from study.results.pareto import RunningFront
-from study.results.scores import has_backdoor, scores
-from study.results.settings import STATUSES
+from study.results.scores import STATUSES, has_backdoor, scores
 
 STUDY = "study"
 MEASURES = ("asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report", "wall_seconds")
@@ -23,7 +22,7 @@ class Point:
 
     ``group``: a search (``badnets/super_ft``), a baseline (``badnets/ft/baseline``) or ``study``. ``step``: counts the
     group's rows from 1. ``seconds``: since the epoch; the same whenever the row is sent. ``values``: rates in [0, 1],
-    costs in E, ``status`` as its place in `front.STATUSES` (0 is ok).
+    costs in E, ``status`` as its place in `scores.STATUSES` (0 is ok).
     """
 
     group: str
@@ -46,8 +45,7 @@ class Points:
 
     def add(self, row: Mapping[str, Any]) -> list[Point]:
         """The points of the next row."""
-        searched = row["role"] == "search"
-        group = row["trial"].rpartition("/")[0] if searched else row["trial"]
+        group = row["search"] or row["trial"]
         epochs = row.get("charged_epochs") or 0.0
         values = {name: float(row[name]) for name in MEASURES if row.get(name) is not None}
         values |= {"status": float(STATUSES.index(row["status"])), "epochs": epochs}

@@ -17,7 +17,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from unittest import mock
 
 import torch
@@ -30,12 +30,13 @@ from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, PoisonedData, Repair
 from trainables.evaluation.metrics import evaluate
+from trainables.job import Cell
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.training.loop import DivergedError
 from trainables.training.predict import predict
 from trainables.training.trainer import Trainer
-from trainables.trial import Cell, assets_for, run_trial
+from trainables.trial import assets_for, run_trial
 from trainables.victims import Victim, VictimSpec, make_trainer
 
 CPU = torch.device("cpu")
@@ -494,7 +495,7 @@ def _outcome(subject: Subject, settings: Mapping[str, Any], seed: int) -> str | 
 def alternatives(defense: Defense, name: str) -> list[Any]:
     """Other values for a field, by its type; the defense may refuse some of them."""
     value, hint = getattr(defense, name), get_type_hints(type(defense))[name]
-    kinds = get_args(hint) if get_origin(hint) is types.UnionType else (hint,)
+    kinds = get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)
     found: list[Any] = []
     for kind in kinds:
         if get_origin(kind) is Literal:

@@ -16,6 +16,7 @@ from trainables.data.images import ImageSet, TriggeredSet, quantise, to_float
 from trainables.models.classifier import Classifier
 from trainables.registry import Registry, SettingError
 from trainables.seeding import generator_for
+from trainables.settings import Count, CountOrZero, PositiveShare, check_settings
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
 
@@ -168,15 +169,12 @@ class Attack(ABC):
     # Whether a victim that hardly obeys is refused as a failed implant; False where the literature reports such.
     must_work: ClassVar[bool] = True
 
-    target_label: int = 0
+    target_label: CountOrZero = 0
     label_mode: Literal["all_to_one", "all_to_all"] = "all_to_one"
     label_shift: int = 1
 
     def __post_init__(self) -> None:
-        if self.target_label < 0:
-            raise ValueError(f"target_label must be >= 0, got {self.target_label}")
-        if self.label_mode not in ("all_to_one", "all_to_all"):
-            raise ValueError(f"label_mode must be all_to_one or all_to_all, got {self.label_mode!r}")
+        check_settings(self)
 
     @abstractmethod
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
@@ -262,18 +260,13 @@ class DataPoisoning(Attack):
         exclude_target: draw no image that already has the label it would get (BackdoorBench draws them).
     """
 
-    poison_rate: float = 0.1
-    poison_count: int | None = None
+    poison_rate: PositiveShare = 0.1
+    poison_count: Count | None = None
     clean_label: bool = False
     exclude_target: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # None is for attacks that plan their number otherwise (sig).
-        if self.poison_rate is not None and not 0.0 < self.poison_rate <= 1.0:
-            raise ValueError(f"poison_rate must be in (0, 1], got {self.poison_rate}")
-        if self.poison_count is not None and self.poison_count < 1:
-            raise ValueError(f"poison_count must be >= 1, got {self.poison_count}")
         if self.clean_label and self.label_mode == "all_to_all":
             raise ValueError("clean_label needs label_mode all_to_one: it changes no label")
         if self.clean_label and self.exclude_target:
