@@ -321,6 +321,22 @@ def submit(
     sys.exit(submit_study(_load(spec, given, None, download), out, address=address, follow=follow, python=python))
 
 
+@main.command()
+@click.argument("directory", type=as_place, required=False)
+@_bad_input_is_one_line
+def cite(directory: Place | None) -> None:
+    """Print the references (BibTeX) of what a study used: attacks, defenses, tools. Without DIRECTORY: of superft."""
+    from study.citations import references
+    from study.record.remote_folder import open_folder
+
+    if directory is None:
+        click.echo(references())
+        return
+    with open_folder(directory) as folder:
+        folder.fetch(rows_only=True)
+        click.echo(references(folder.path))
+
+
 @main.command("check-cluster")
 @click.argument("file", type=click.Path(path_type=Path), default="cluster.yaml")
 @_bad_input_is_one_line

@@ -26,7 +26,7 @@ class SuperFineTuning(Defense):
 
     Whole-model training on clean data; the only novelty is the schedule: triangles from ``lr_base`` up to ``lr_max1``
     in phase 1, then up to ``lr_max2`` in phase 2. The supplement (A.2) prints two values for LR_MAX2, 0.001 and 0.005;
-    we take the first. Its "500 iterations" we read as one full triangle, one per phase (see Deviations in the README);
+    we take the first. Its "500 iterations" we read as one full triangle, one per phase (see docs/deviations.md);
     every other reading found is a setting of the same class, built by `reading`.
 
     Args:
@@ -195,7 +195,7 @@ READINGS = ("P1", "P2", "P3", "P4", "L", "T", "F", "one_cycle")
 
 
 def reading(name: str, *, steps_per_epoch: int = 196) -> SuperFineTuning:
-    """A published or public interpretation of the schedule, by the tag of the README's Deviations.
+    """A published or public interpretation of the schedule, see docs/deviations.md.
 
     P1: 500 steps are one full triangle per phase (our default). P2: they are one ramp. P3: they are the whole defense.
     P4: triangles of 500 until 3 epochs are over (``steps_per_epoch`` of the task). L: a third-party guide, triangle of
