@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-import search_spaces
+from search_spaces import space as search_spaces
 from docs.meanings import COLUMNS, SPEC_KEYS
 from study.record import columns
 from study.spec.schema import SAMPLERS, TRACKERS, StudySpec

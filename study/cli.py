@@ -30,7 +30,7 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
         from study.record.stopped import TRY_LATER, StudyStoppedError
         from study.spec.yaml_io import SpecError
         from trainables.data.images import DataError
-        from trainables.models import ModelError
+        from trainables.models.build import ModelError
         from trainables.registry import SettingError
         from trainables.storage.store import StoreUnavailableError
         from trainables.training.loop import DivergedError

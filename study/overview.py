@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-import search_spaces
+from search_spaces import space as search_spaces
 from study.plan.forecast import look_ahead, plan_lines
 from study.plan.gpu_shares import read_measurements
 from study.plan.jobs import check_plan, load_data, make_plan
@@ -21,9 +21,9 @@ from study.spec.load import recipe_names, recipe_path
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError, read_yaml_mapping
 from trainables.attacks.base import ATTACKS
-from trainables.data.load import SOURCES
+from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES
-from trainables.models import MODELS
+from trainables.models.build import MODELS
 
 
 def listing(what: str) -> list[tuple[str, str]]:
@@ -35,9 +35,9 @@ def listing(what: str) -> list[tuple[str, str]]:
             return [(name, _first_line(DEFENSES.get(name))) for name in DEFENSES.names()]
         case "datasets":
             own = ("folder:PATH", "your own images: PATH/train/CLASS/*, PATH/test/CLASS/*, or a zip of the same")
-            return [*((name, source.description) for name, source in sorted(SOURCES.items())), own]
+            return [*((name, source.description) for name, source in SOURCES.items()), own]
         case "models":
-            return sorted(MODELS.items())
+            return [(name, model.description) for name, model in MODELS.items()]
         case "recipes":
             return [(name, _recipe_line(name)) for name in recipe_names()]
         case "spaces":

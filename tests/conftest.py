@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainables.data.images import Dataset
-from trainables.models import Classifier
+from trainables.models.classifier import Classifier
 from trainables.storage.store import Store
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim, make_trainer

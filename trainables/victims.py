@@ -28,7 +28,7 @@ from trainables.data.images import DataError, Dataset, ImageSet, TriggeredSet
 from trainables.data.split import CleanSplit, split_clean
 from trainables.evaluation.metrics import Evaluation, Rates, evaluate, report_half
 from trainables.machine.provenance import describe_device, versions
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.scenarios import PROBE, ScenarioName, check_scenario, take_over
 from trainables.storage.memo import Memo

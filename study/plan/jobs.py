@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search_spaces import Space
+from search_spaces.space import Space
 from study.record.cost import epochs
 from study.spec.resolved import ResolvedAttack
 from study.spec.schema import StudySpec
@@ -19,7 +19,7 @@ from trainables.data.load import load_dataset
 from trainables.data.split import split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
 from trainables.job import Cell, Job, Role
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.victims import VictimSpec, attacker_indices, check_victim
 
 

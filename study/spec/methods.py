@@ -7,8 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import search_spaces
-from search_spaces import Space
+from search_spaces import space as search_spaces
 from trainables.defenses.base import DEFENSES
 from trainables.registry import Registry, SettingError, nearest
 
@@ -36,25 +35,6 @@ def is_published(defense: str, settings: Mapping[str, Any]) -> bool:
     # What is neither searched nor fixed stays at its default.
     complete = dataclasses.asdict(DEFENSES.create(defense, settings)) if paper else {}
     return bool(paper) and all(_equal(complete.get(key), value) for key, value in paper.items())
-
-
-def check_ranges(name: str, space: Space, fixed: Mapping[str, Any], ranges: Mapping[str, list[Any]]) -> None:
-    """Refuse bounds and choices of ``search.ranges`` that the defense would refuse in a trial (SettingError).
-
-    Args:
-        name: of the defense.
-        space: with these ranges.
-        fixed: settings of the defense that the spec gives.
-        ranges: by parameter.
-    """
-    published = space.to_params(space.paper)
-    for parameter, given in ranges.items():
-        for value in given:
-            settings = {**fixed, **space.to_settings({**published, parameter: value})}
-            try:
-                DEFENSES.create(name, settings)
-            except SettingError as error:
-                raise SettingError(f"search.ranges.{name}.{parameter}: {value!r} does not work: {error}") from error
 
 
 def _equal(value: Any, published: Any) -> bool:

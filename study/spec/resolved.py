@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search_spaces import Space
+from search_spaces.space import Space
 from trainables.data.load import DataSource
 from trainables.scenarios import ScenarioName
 from trainables.training.recipes import TrainingRecipe

@@ -24,7 +24,7 @@ from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair
 from trainables.evaluation.metrics import der
 from trainables.job import Cell
-from trainables.models import Classifier
+from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
 from trainables.storage.memo import Memo
