@@ -272,16 +272,36 @@ def show(directory: Place) -> None:
 @SET
 @click.option("--out", type=as_place, metavar="PLACE", help="Its folder or URI, if it has begun. Default: runs/NAME.")
 @DOWNLOAD
+@click.option(
+    "--nodes", type=click.IntRange(min=1), help="Plan for a cluster of so many nodes instead of this machine."
+)
+@click.option("--gpus", type=click.IntRange(min=0), default=8, show_default=True, help="GPUs of each of the --nodes.")
+@click.option("--cpus", type=click.IntRange(min=1), help="CPUs of each of the --nodes.  [default: 16 for each GPU]")
 @_bad_input_is_one_line
-def plan(spec: str, assignments: Sequence[str], out: Place | None, download: bool) -> None:
-    """Print what a study would do on this machine, what it would cost and how long it would take; starts nothing."""
+def plan(
+    spec: str,
+    assignments: Sequence[str],
+    out: Place | None,
+    download: bool,
+    nodes: int | None,
+    gpus: int,
+    cpus: int | None,
+) -> None:
+    """Print what a study has left to do, what that costs and how long it takes; starts nothing.
+
+    The cost is counted in E: one E is one epoch of training on the whole training set. A data set that is not on this
+    machine is planned from its published sizes.
+    """
     from study.overview import plan_summary
+    from study.plan.slots import Node
     from study.record.remote_folder import open_folder
+
+    cluster = [Node(f"node {number + 1}", cpus or max(16 * gpus, 16), gpus) for number in range(nodes or 0)]
 
     resolved = _load(spec, assignments, None, download)
     with open_folder(out or Path("runs") / resolved.name) as folder:
         folder.fetch()
-        click.echo(plan_summary(resolved, folder.path))
+        click.echo(plan_summary(resolved, folder.path, cluster))
 
 
 @main.command()

@@ -9,28 +9,60 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from study.plan.costs import Work, trial_cost, victims_cost, work_left
 from study.plan.gpu_shares import Kind, Measurement, choose_shares, kinds, read_measurements, still_valid
-from study.plan.jobs import Plan, estimate_cost, trial_cost
+from study.plan.jobs import Plan
 from study.plan.slots import Node, count_slots, describe_nodes, describe_share, slots_on, wanted_gpus
 from study.record.words import duration, finishing_time
 from trainables.data.images import Dataset
+from trainables.job import Cell
 from trainables.machine.device_meter import CONTEXT_BYTES
 
 
-def plan_lines(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) -> list[str]:
-    """Victims, trials and their cost in E (one epoch of training on the whole training set)."""
-    spec, cost = plan.spec, estimate_cost(plan, dataset, upstream)
-    searched = sum(len(search.cells) for search in plan.searches) * spec.search.trials
-    return [
+def plan_lines(
+    plan: Plan,
+    dataset: Dataset,
+    upstream: Dataset | None = None,
+    left: Mapping[str, int] | None = None,
+    missing: Sequence[Cell] | None = None,
+) -> list[str]:
+    """Victims, trials and their cost in E (one epoch of training on the whole training set).
+
+    Args:
+        plan: of the study.
+        dataset, upstream: the user's and, where the scenario has one, the attacker's.
+        left: trials left by label; None: all of them.
+        missing: victims that the store does not hold; None: not known.
+    """
+    spec, work = plan.spec, work_left(plan, dataset, left)
+    baselines = [item for item in work if item.role != "search"]
+    searches = [item for item in work if item.role == "search"]
+    trials, victims = sum(item.trials for item in work), plan.victims() if missing is None else missing
+    training = victims_cost(victims, dataset, upstream)
+    lines = [
         f"study {spec.name}: {spec.dataset} ({len(dataset.train)} training and {len(dataset.test)} test images of "
         f"{dataset.image_size} pixels, {dataset.num_classes} classes), "
-        f"{spec.model}{f' of width {spec.width}' if spec.width else ''}",
-        f"victims:   {len(plan.victims())} (clean controls included), {cost.victims:.1f} E unless the store has them",
-        f"baselines: {len(plan.baselines)} trials, {cost.baselines:.1f} E",
-        f"searches:  {len(plan.searches)} of {spec.search.trials} settings each ({spec.search.sampler}), {searched} "
-        f"trials, {cost.searches:.1f} E if a setting costs what the published one does",
-        f"total:     {plan.total_jobs} trials, {cost.total:.1f} E; 1 E is one epoch on all {len(dataset.train)} images",
+        f"{spec.model}{f' of width {spec.width}' if spec.width else ''}"
     ]
+    if done := plan.total_jobs - trials:
+        lines.append(f"done:      {done} of {plan.total_jobs} trials, or not needed; what follows is what is left")
+    lines.append(
+        f"victims:   {len(victims)} (clean controls included), {training:.1f} E unless the store has them"
+        if missing is None
+        else f"victims:   {len(victims)} of {len(plan.victims())} are missing (clean controls included), {training:.1f} E"
+    )
+    one = "if a setting costs what the published one does"
+    return [
+        *lines,
+        f"baselines: {sum(item.trials for item in baselines)} trials, {_epochs(baselines):.1f} E",
+        f"searches:  {len(searches)} of {spec.search.trials} settings each ({spec.search.sampler}), "
+        f"{sum(item.trials for item in searches)} trials, {_epochs(searches):.1f} E {one}",
+        f"total:     {trials} trials, {training + _epochs(work):.1f} E; 1 E is one epoch on all {len(dataset.train)} images",
+    ]
+
+
+def _epochs(work: Iterable[Work]) -> float:
+    return math.fsum(item.epochs for item in work)
 
 
 @dataclass(frozen=True)

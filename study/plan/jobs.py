@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from search_spaces.space import Space
-from study.record.cost import epochs
 from study.spec.resolved import ResolvedAttack
 from study.spec.schema import StudySpec
 from trainables.data.images import DataError, Dataset
@@ -138,11 +136,11 @@ def check_plan(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) ->
     trials += [(cell, search.settings(search.paper_params())) for search in plan.searches for cell in search.cells]
     for cell, settings in trials:
         defense = DEFENSES.create(cell.defense, settings)
-        defense.check(model, *_held(defense, cell, dataset), image_size=dataset.image_size)
+        defense.check(model, *held(defense, cell, dataset), image_size=dataset.image_size)
 
 
-def _held(defense: Defense, cell: Cell, dataset: Dataset) -> tuple[int, int]:
-    """How many training and validation samples this defender will hold (DataError)."""
+def held(defense: Defense, cell: Cell, dataset: Dataset) -> tuple[int, int]:
+    """How many training and validation samples this defender of the cell will hold (DataError)."""
     if defense.owns is PoisonedData:
         if not cell.victim.releases_training_set:
             where = "" if cell.victim.scenario == "standalone" else f" in scenario {cell.victim.scenario}"
@@ -155,46 +153,3 @@ def _held(defense: Defense, cell: Cell, dataset: Dataset) -> tuple[int, int]:
         split = split_clean(dataset.train.labels, cell.clean_fraction, num_classes=dataset.num_classes, seed=cell.seed)
         return len(split.train), len(split.validation)
     return 0, 0
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Planned work: E is one full training epoch's compute, 3 forward-equivalents per training image."""
-
-    victims: float
-    baselines: float
-    search_per_setting: float
-    searches: float
-
-    @property
-    def total(self) -> float:
-        return self.victims + self.baselines + self.searches
-
-
-def trial_cost(cell: Cell, settings: Mapping[str, Any], dataset: Dataset) -> float:
-    """Planned work of one trial, in E."""
-    defense = DEFENSES.create(cell.defense, settings)
-    n_train = len(attacker_indices(cell.victim, dataset))
-    work = defense.plan_for(dataset.num_classes, *_held(defense, cell, dataset))
-    return float(epochs(work.forward_samples, work.backward_samples, work.input_backward_samples, n_train))
-
-
-def estimate_cost(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) -> Cost:
-    """Work in E; a searched setting is taken to cost what the published one does, a search at most its budget."""
-
-    def victim_cost(victim: VictimSpec) -> float:
-        unit = len(attacker_indices(victim, dataset))
-        n_train = unit if upstream is None else len(upstream.train)
-        return victim.recipe.steps(n_train) * min(victim.recipe.batch_size, n_train) / unit
-
-    baselines = sum(trial_cost(job.cell, job.settings, dataset) for job in plan.baselines)
-    budget = plan.spec.search.budget_epochs
-    per_setting = searches = 0.0
-    for search in plan.searches:
-        paper = search.settings(search.paper_params())
-        one = math.fsum(trial_cost(cell, paper, dataset) for cell in search.cells)
-        per_setting += one
-        whole = one * plan.spec.search.trials
-        searches += whole if budget is None else min(whole, max(one, budget * len(search.cells)))
-    victims = math.fsum(victim_cost(cell.victim) for cell in plan.victims())
-    return Cost(victims, baselines, per_setting, searches)

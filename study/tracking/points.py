@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from study.plan.jobs import Plan
+from study.record.words import finished_at
 from study.results.pareto import RunningFront
 from study.results.scores import STATUSES, has_backdoor, scores
 
@@ -55,7 +55,7 @@ class Points:
         self._epochs += epochs
         counts = {name: float(count) for name, count in self._statuses.items()}
         total = {"trials": float(sum(self._statuses.values())), "epochs": self._epochs, **counts}
-        self._seconds = _finished(row) or self._seconds
+        self._seconds = finished_at(row) or self._seconds
         return [self._point(group, values), self._point(STUDY, total)]
 
     def _point(self, group: str, values: Mapping[str, float]) -> Point:
@@ -72,10 +72,3 @@ class Points:
             if values is not None and has_backdoor(rows):
                 front.add(*values)
         return {"front_size": float(len(front)), "hypervolume": float(front.hypervolume)}
-
-
-def _finished(row: Mapping[str, Any]) -> float | None:
-    """When a trial ended, in seconds since the epoch; a failed one does not say."""
-    if not row.get("started"):
-        return None
-    return datetime.fromisoformat(row["started"]).timestamp() + (row.get("wall_seconds") or 0.0)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from search_spaces import space as search_spaces
-from study.plan.jobs import check_plan, estimate_cost, make_plan, trial_cost
+from study.plan.costs import trial_cost, victims_cost, work_left
+from study.plan.jobs import check_plan, make_plan
 from study.spec.load import load_spec, make_spec
 from study.spec.methods import is_published
 from study.spec.yaml_io import SpecError
@@ -151,7 +152,9 @@ def test_the_planned_cost_is_what_a_real_run_counts(assignments: tuple[str, ...]
     bench = Workbench(Store(tmp_path), torch.device("cpu"))
     dataset = bench.dataset(plan.cells[0].data)
     check_plan(plan, dataset)
-    cost = estimate_cost(plan, dataset)
+    baseline_work, search_work = (
+        [item for item in work_left(plan, dataset) if (item.role == "search") is searched] for searched in (False, True)
+    )
 
     def in_epochs(row: dict[str, Any]) -> float:
         return (row["forward_samples"] + 2 * row["backward_samples"]) / (3 * row["train_size"])
@@ -159,16 +162,15 @@ def test_the_planned_cost_is_what_a_real_run_counts(assignments: tuple[str, ...]
     baselines = sum(in_epochs(bench.run(job.cell, job.settings).row()) for job in plan.baselines)
     search = plan.searches[0]
     published = in_epochs(bench.run(search.cells[0], search.settings(search.paper_params())).row())
-    assert cost.baselines == pytest.approx(baselines)
-    assert cost.search_per_setting == pytest.approx(published)
-    assert cost.searches == pytest.approx(3 * published)
+    assert sum(item.epochs for item in baseline_work) == pytest.approx(baselines)
+    (searched,) = search_work
+    assert (searched.each, searched.epochs) == (pytest.approx(published), pytest.approx(3 * published))
     trained = 0.0
     for cell in plan.victims():
         facts = bench.victim(cell).facts
         work = facts["counters"]
         trained += (work["forward_samples"] + 2 * work["backward_samples"]) / (3 * facts["dataset"]["train_size"])
-    assert cost.victims == pytest.approx(trained)
-    assert cost.total == pytest.approx(cost.victims + cost.baselines + cost.searches)
+    assert victims_cost(plan.victims(), dataset) == pytest.approx(trained)
 
 
 @pytest.mark.parametrize(

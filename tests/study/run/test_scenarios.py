@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from study.plan.jobs import Plan, check_plan, estimate_cost, load_data, make_plan
+from study.plan.costs import victims_cost
+from study.plan.jobs import Plan, check_plan, load_data, make_plan
 from study.spec.yaml_io import SpecError
 from tests.study.tiny import tiny_spec
 from trainables.data.images import DataError
@@ -90,10 +91,9 @@ def test_transfer_victims_cost_epochs_on_the_attackers_data(pictures: str) -> No
     data, upstream = load_data(plan.spec)
     assert upstream is not None
     check_plan(plan, data, upstream)
-    cost = estimate_cost(plan, data, upstream)
     size = len(upstream.train)
     steps = 2 * -(-size // 64)
-    assert cost.victims == pytest.approx(6 * steps * 64 / len(data.train))
+    assert victims_cost(plan.victims(), data, upstream) == pytest.approx(6 * steps * 64 / len(data.train))
 
 
 def test_a_transfer_runs_to_rows_of_both_models(pictures: str, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_transfer_runs_to_rows_of_both_models(pictures: str, tmp_path: Path) -
     )  # fmt: skip
     bench = Workbench(Store(tmp_path), torch.device("cpu"))
     rows = {job.role: bench.run(job.cell, job.settings).row(role=job.role, trial=job.trial) for job in plan.baselines}
-    assert rows["baseline"]["scenario"] == rows["control"]["scenario"] == "new_head"
+    assert rows["baseline"]["scenario"] == rows["control"]["scenario"] == "new-head"
     assert rows["control"]["asr_before"] == rows["baseline"]["asr_base"]
     assert rows["baseline"]["clean_accuracy_before"] != rows["control"]["clean_accuracy_before"]
     assert 0 <= rows["baseline"]["asr"] <= rows["baseline"]["asr_max"] <= 1
