@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from pathlib import Path
 
 import torch
 
 import search_spaces
+from study.listings import first_line, range_in_words
 from study.plan.forecast import look_ahead, plan_lines
 from study.plan.gpu_shares import read_measurements
 from study.plan.jobs import check_plan, load_data, make_plan
@@ -30,9 +30,9 @@ def listing(what: str) -> list[tuple[str, str]]:
     """(name, one line) of all attacks, defenses, datasets, models, recipes or spaces."""
     match what:
         case "attacks":
-            return [(name, _first_line(ATTACKS.get(name))) for name in ATTACKS.names()]
+            return [(name, first_line(ATTACKS.get(name))) for name in ATTACKS.names()]
         case "defenses":
-            return [(name, _first_line(DEFENSES.get(name))) for name in DEFENSES.names()]
+            return [(name, first_line(DEFENSES.get(name))) for name in DEFENSES.names()]
         case "datasets":
             own = ("folder:PATH", "your own images: PATH/train/CLASS/*, PATH/test/CLASS/*, or a zip of the same")
             return [*((name, source.description) for name, source in sorted(SOURCES.items())), own]
@@ -45,7 +45,8 @@ def listing(what: str) -> list[tuple[str, str]]:
                 (
                     name,
                     ", ".join(
-                        f"{key} {_range(item)}" for key, item in search_spaces.get_space(name).distributions.items()
+                        f"{key} {range_in_words(item)}"
+                        for key, item in search_spaces.get_space(name).distributions.items()
                     ),
                 )
                 for name in search_spaces.names()
@@ -94,19 +95,7 @@ def overview(directory: Path, *, called: str) -> str:
     return "\n".join(lines)
 
 
-def _first_line(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").splitlines()[0]
-
-
 def _recipe_line(name: str) -> str:
     first = recipe_path(name).read_text().splitlines()[0]
     text = first.removeprefix("#").strip() if first.startswith("#") else ""
     return text or str(read_yaml_mapping(recipe_path(name)).get("dataset"))
-
-
-def _range(distribution: object) -> str:
-    choices = getattr(distribution, "choices", None)
-    if choices is not None:
-        return "{" + ", ".join(map(str, choices)) + "}"
-    low, high, log = (getattr(distribution, name) for name in ("low", "high", "log"))
-    return f"{low:g}..{high:g}{' log' if log else ''}"
