@@ -80,6 +80,8 @@ def main(verbose: bool) -> None:
     superft trial --attack badnets --defense super_ft --dataset digits
     superft trigger blended --dataset digits --out blended.png
     superft list attacks               what there is
+    superft list settings super_ft     what it can be given
+    superft recipe published > my.yaml a study to begin your own with
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("superft").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -88,7 +90,7 @@ def main(verbose: bool) -> None:
 
 
 @main.command()
-@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
+@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml | -]")
 @SET
 @click.option("--out", type=as_place, metavar="PLACE", help="The study's folder, or a URI. Default: runs/NAME.")
 @STORE
@@ -100,7 +102,8 @@ def run(
 ) -> None:
     """Run a study, or continue it: train its victims, search, and write the report.
 
-    Give the name of a recipe (superft list recipes) or a YAML file. Ctrl-C stops in order; the same command goes on.
+    Give the name of a recipe (superft list recipes), a YAML file, or - for YAML on standard input. Ctrl-C stops in
+    order; the same command goes on.
     """
     import optuna
 
@@ -268,7 +271,7 @@ def show(directory: Place) -> None:
 
 
 @main.command()
-@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
+@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml | -]")
 @SET
 @click.option("--out", type=as_place, metavar="PLACE", help="Its folder or URI, if it has begun. Default: runs/NAME.")
 @DOWNLOAD
@@ -305,7 +308,7 @@ def plan(
 
 
 @main.command()
-@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
+@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml | -]")
 @SET
 @click.option("--out", metavar="PATH", help="Folder of the study: an absolute path that all nodes see, or a URI.")
 @click.option("--store", metavar="PATH", help="Likewise for victims. Default: the cluster's own SUPERFT_STORE.")
@@ -375,16 +378,38 @@ def check_cluster(file: Path) -> None:
 
 
 @main.command("list")
-@click.argument("what", type=click.Choice(["attacks", "defenses", "datasets", "models", "recipes", "spaces"]))
+@click.argument(
+    "what", type=click.Choice(["attacks", "defenses", "datasets", "models", "recipes", "spaces", "settings"])
+)
+@click.argument("name", required=False)
 @_bad_input_is_one_line
-def list_names(what: str) -> None:
-    """List what there is, one per line, the name first."""
-    from study.overview import listing
+def list_names(what: str, name: str | None) -> None:
+    """List what there is, one per line, the name first.
 
-    rows = listing(what)
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        click.echo(f"{name:<{width}}  {text}".rstrip())
+    superft list settings NAME tells what an attack or a defense can be given: type, range, default, published value,
+    whether the search varies it, and what it means.
+    """
+    from study.listings import listing, settings_text, two_columns
+    from study.spec.yaml_io import SpecError
+
+    if what == "settings":
+        if name is None:
+            raise SpecError("list settings needs the name of an attack or a defense: superft list settings NAME")
+        click.echo(settings_text(name))
+        return
+    if name is not None:
+        raise SpecError(f"list {what} takes no name, got {name!r}; superft list settings {name} tells of one method")
+    click.echo(two_columns(listing(what)))
+
+
+@main.command("recipe")
+@click.argument("name")
+@_bad_input_is_one_line
+def print_recipe(name: str) -> None:
+    """Print a recipe that ships, word for word, to begin your own with: superft recipe published > mine.yaml"""
+    from study.spec.load import recipe_text
+
+    click.echo(recipe_text(name), nl=False)
 
 
 @main.command()

@@ -1,8 +1,7 @@
-"""What people read on a terminal: listings, the plan of a study, how far it is."""
+"""What people read on a terminal of a study: its plan, and how far it is."""
 
 from __future__ import annotations
 
-import inspect
 import os
 import time
 from collections import Counter
@@ -13,7 +12,6 @@ from typing import Any
 import pandas as pd
 import torch
 
-from search_spaces import space as search_spaces
 from study.plan.costs import Work, work_left
 from study.plan.forecast import look_ahead, plan_lines
 from study.plan.gpu_shares import read_measurements
@@ -25,47 +23,15 @@ from study.record.words import ago, describe, duration, finished_at, in_columns
 from study.report.terminal import front_summary
 from study.results.left import trials_left
 from study.results.settings import fronts, hypervolume_over_trials
-from study.spec.load import recipe_names, recipe_path
 from study.spec.schema import StudySpec
-from study.spec.yaml_io import SpecError, read_yaml_mapping
+from study.spec.yaml_io import SpecError
 from trainables.attacks.base import ATTACKS
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import outline
-from trainables.data.sources.base import SOURCES
-from trainables.defenses.base import DEFENSES
 from trainables.job import Cell
-from trainables.models.build import MODELS
 from trainables.storage.remote_store import open_store
 
 PACE_TRIALS = 20  # the last so many tell how long the rest takes
-
-
-def listing(what: str) -> list[tuple[str, str]]:
-    """(name, one line) of all attacks, defenses, datasets, models, recipes or spaces."""
-    match what:
-        case "attacks":
-            return [(name, _first_line(ATTACKS.get(name))) for name in ATTACKS.names()]
-        case "defenses":
-            return [(name, _first_line(DEFENSES.get(name))) for name in DEFENSES.names()]
-        case "datasets":
-            own = ("folder:PATH", "your own images: PATH/train/CLASS/*, PATH/test/CLASS/*, or a zip of the same")
-            return [*((name, source.description) for name, source in SOURCES.items()), own]
-        case "models":
-            return [(name, model.description) for name, model in MODELS.items()]
-        case "recipes":
-            return [(name, _recipe_line(name)) for name in recipe_names()]
-        case "spaces":
-            return [
-                (
-                    name,
-                    ", ".join(
-                        f"{key} {_range(item)}" for key, item in search_spaces.get_space(name).distributions.items()
-                    ),
-                )
-                for name in search_spaces.names()
-            ]
-        case _:
-            raise ValueError(f"nothing is listed as {what!r}")
 
 
 def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -> str:
@@ -225,21 +191,3 @@ def _searches(plan: Plan, frame: pd.DataFrame, left: Mapping[str, int]) -> list[
         rest = -(-left.get(search.label, 0) // len(search.cells))
         table.append([search.label, str(len(own)), str(rest), str(len(front)), *volumes])
     return in_columns(table)
-
-
-def _first_line(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").splitlines()[0]
-
-
-def _recipe_line(name: str) -> str:
-    first = recipe_path(name).read_text().splitlines()[0]
-    text = first.removeprefix("#").strip() if first.startswith("#") else ""
-    return text or str(read_yaml_mapping(recipe_path(name)).get("dataset"))
-
-
-def _range(distribution: object) -> str:
-    choices = getattr(distribution, "choices", None)
-    if choices is not None:
-        return "{" + ", ".join(map(str, choices)) + "}"
-    low, high, log = (getattr(distribution, name) for name in ("low", "high", "log"))
-    return f"{low:g}..{high:g}{' log' if log else ''}"

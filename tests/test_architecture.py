@@ -16,7 +16,13 @@ ROOMS = ("superft", "study", "search_spaces", "trainables")
 # The rooms of each package from the top floor down; a file imports from its own room and from floors below it.
 FLOORS = {
     "study": (
-        *({"cli"}, {"overview", "new", "citations"}, {"run"}, {"report", "tracking", "cluster"}, {"search"}),
+        *(
+            {"cli"},
+            {"overview", "listings", "new", "citations"},
+            {"run"},
+            {"report", "tracking", "cluster"},
+            {"search"},
+        ),
         *({"results"}, {"plan"}, {"record"}, {"spec"}),
     ),
     "trainables": (

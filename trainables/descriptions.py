@@ -81,7 +81,7 @@ def allowed_in_words(rule: FieldRule) -> str:
     """Range or choices of a field, without what its type says already."""
     if rule.choices:
         return ", ".join(map(str, rule.choices))
-    return ", ".join(bound.words for bound in rule.bounds)
+    return ", ".join(bound.words.removesuffix(" or none") for bound in rule.bounds)
 
 
 def _type_in_words(rule: FieldRule) -> str:

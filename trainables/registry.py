@@ -27,19 +27,23 @@ class SettingError(ValueError):
     """A name or setting that does not exist or is out of range; the message is one clear line."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the nearest known one (up to three that are as near), and all where they are few."""
-    known = sorted(known)
-    everything = f"known: {', '.join(known)}"
+def closest(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that are most like ``name``, all that are equally near, in order; none if none is like it."""
     matcher = difflib.SequenceMatcher(b=name)
     likeness: dict[str, float] = {}
-    for candidate in known:
+    for candidate in sorted(known):
         matcher.set_seq1(candidate)
         likeness[candidate] = matcher.ratio()
     best = max(likeness.values(), default=0.0)
-    if best < 0.5:
+    return [candidate for candidate, ratio in likeness.items() if ratio == best >= 0.5]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the nearest known one (or up to three), and all of them where they are few."""
+    known = sorted(known)
+    everything, close = f"known: {', '.join(known)}", [repr(candidate) for candidate in closest(name, known)[:3]]
+    if not close:
         return everything
-    close = [repr(candidate) for candidate in known if likeness[candidate] == best][:3]
     hint = " or ".join(filter(None, (", ".join(close[:-1]), close[-1])))
     return f"did you mean {hint}?" + (f" ({everything})" if len(known) <= 12 else "")
 

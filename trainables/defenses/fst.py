@@ -33,7 +33,8 @@ class FeatureShiftTuning(Defense):
         reinit: start the head anew, weight and bias uniform in +-1/sqrt(d), d the number of features.
         fix_norm: keep the length of w after every step.
         schedule: ``cosine`` to 0 over the actual steps (the paper steps it per epoch), or ``constant``.
-        momentum, weight_decay: of SGD; the paper decays nothing.
+        momentum: of SGD.
+        weight_decay: of SGD; the paper decays nothing.
         batch_size: images per step.
         augment: random crop (and flip where the data set allows it).
     """

@@ -65,7 +65,7 @@ class Optimizer:
     Args:
         name: ``sgd`` (with momentum), ``nesterov``, ``adam``, ``adamw``.
         momentum: of SGD, in [0, 1); first beta of Adam's.
-        weight_decay: >= 0.
+        weight_decay: how strongly the weights are pulled to 0, >= 0.
         beta2: second beta of Adam's, in [0, 1).
     """
 
