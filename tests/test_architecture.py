@@ -21,7 +21,7 @@ FLOORS = {
     ),
     "trainables": (
         *({"tune"}, {"trial"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
-        *({"training"}, {"data", "models"}, {"storage"}, {"machine", "registry", "seeding"}),
+        *({"training"}, {"data", "models"}, {"storage", "plugins"}, {"machine", "registry", "seeding"}),
     ),
 }
 # Package -> what no file of it may import, not even inside a function.

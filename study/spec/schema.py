@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from search_spaces import space as search_spaces
+from study.spec.plugins import load_plugins
 from study.spec.samplers import SAMPLERS, check_sampler
 from study.spec.trackers import TRACKERS
 from study.spec.yaml_io import dump_yaml, without_password
@@ -39,7 +40,7 @@ DEFAULT_MODEL = "preact_resnet18"
 # What an encoder scenario takes by default.
 ENCODER_MODEL = "encoder_resnet18"
 # A study folder may be continued under other values of these.
-MAY_CHANGE = ("download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking")
+MAY_CHANGE = ("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking")
 
 
 class _Part(BaseModel):
@@ -171,6 +172,16 @@ class ScenarioSpec(_Part):
         return self.type in ("new-head", "encoder")
 
 
+class PluginPart(_Part):
+    """A plug-in, as `trainables.plugins.load.Plugin` says it; in a spec of one's own its module or file is enough."""
+
+    module: str
+    name: str = ""
+    version: str = ""
+    source: str = ""
+    path: str | None = None
+
+
 def _place(value: Any) -> Any:
     return as_place(value) if isinstance(value, str) else value
 
@@ -200,6 +211,7 @@ class StudySpec(_Part):
     store: Annotated[Place, BeforeValidator(_place)] | None = None
     resources: Resources = Resources()
     tracking: list[str] = Field(default_factory=list)
+    plugins: list[PluginPart] = Field(default_factory=list)
 
     @field_validator("attacks", "defenses", "baselines", "seeds", "tracking")
     @classmethod
@@ -236,6 +248,7 @@ class StudySpec(_Part):
         if not isinstance(data, dict):
             return data
         filled, named = dict(data), data.get("dataset", "digits")
+        filled["plugins"] = load_plugins(filled)  # first: they bring names that are asked for below
         source = SOURCES.get(named) if isinstance(named, str) and named in SOURCES else None
         scenario = filled.get("scenario")
         if isinstance(scenario, dict) and scenario.get("type") == "encoder":
