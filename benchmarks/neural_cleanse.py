@@ -31,7 +31,7 @@ from torch.nn import functional
 from benchmarks.common import in_turns, machine, ratio, record, summary
 from trainables.data.images import ImageSet, quantise
 from trainables.defenses.trigger_inversion import COST_DOWN, COST_UP, PROGRESS, Inversion, flagged, invert_triggers
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.seeding import generator_for
 from trainables.training.predict import predict

@@ -26,7 +26,7 @@ from torchvision import transforms
 
 from benchmarks.common import in_turns, machine, matrix_peak, ratio, record, summary, training_operations
 from trainables.data.images import ImageSet
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.training.loop import Augmentation, Optimizer, autocast, fit
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from search_spaces import Space
+from search_spaces.space import Space
 
 DETECTOR_SPACE: dict[str, BaseDistribution] = {
     "nb_dims": IntDistribution(2, 50, log=True),

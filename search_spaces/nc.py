@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from search_spaces import Space
+from search_spaces.space import Space
 
 INVERSION: dict[str, BaseDistribution] = {
     "init_cost": FloatDistribution(1e-4, 1e-1, log=True),

@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from search_spaces import Space
+from search_spaces.space import Space
 
 SPACE = {
     "remove_fraction": FloatDistribution(0.005, 0.4, log=True),

@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from search_spaces import Space
+from search_spaces.space import Space
 
 SPACE = {
     "lr_base": FloatDistribution(1e-5, 1e-2, log=True),

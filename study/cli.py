@@ -30,7 +30,7 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
         from study.record.stopped import TRY_LATER, StudyStoppedError
         from study.spec.yaml_io import SpecError
         from trainables.data.images import DataError
-        from trainables.models import ModelError
+        from trainables.models.build import ModelError
         from trainables.registry import SettingError
         from trainables.storage.store import StoreUnavailableError
         from trainables.training.loop import DivergedError
@@ -65,6 +65,13 @@ STORE = click.option(
     help="Where trained victims are kept and shared: a folder, or a URI (s3://bucket/folder). "
     "Default: SUPERFT_STORE, else the user's cache folder.",
 )
+PLUGIN = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="MODULE",
+    help="A module, file or folder that registers attacks, defenses, models, ...; also: plugins in the spec.",
+)
 DOWNLOAD = click.option("--download", is_flag=True, help="Fetch the data set if its files are missing.")
 
 
@@ -93,10 +100,17 @@ def main(verbose: bool) -> None:
 @click.option("--out", type=as_place, metavar="PLACE", help="The study's folder, or a URI. Default: runs/NAME.")
 @STORE
 @DOWNLOAD
+@PLUGIN
 @click.option("--address", help="Address of a Ray cluster, or auto. Default: start Ray on this machine.")
 @_bad_input_is_one_line
 def run(
-    spec: str, assignments: Sequence[str], out: Place | None, store: Place | None, download: bool, address: str | None
+    spec: str,
+    assignments: Sequence[str],
+    out: Place | None,
+    store: Place | None,
+    download: bool,
+    plugins: Sequence[str],
+    address: str | None,
 ) -> None:
     """Run a study, or continue it: train its victims, search, and write the report.
 
@@ -109,7 +123,7 @@ def run(
     from study.run.engine import run_study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    resolved = _load(spec, assignments, store, download)
+    resolved = _load(spec, assignments, store, download, plugins)
     directory = out or Path("runs") / resolved.name
     try:
         outcome = run_study(resolved, directory, address=address)
@@ -138,6 +152,7 @@ def run(
 @SET
 @STORE
 @DOWNLOAD
+@PLUGIN
 @click.option("--device", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the row as one line of JSON, and nothing else.")
 @_bad_input_is_one_line
@@ -150,6 +165,7 @@ def trial(
     assignments: Sequence[str],
     store: Place | None,
     download: bool,
+    plugins: Sequence[str],
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -168,6 +184,7 @@ def trial(
         assignments=assignments,
         store=store,
         download=download,
+        plugins=plugins,
         device=device,
     )
     if as_json:
@@ -185,6 +202,7 @@ def trial(
 @SET
 @STORE
 @DOWNLOAD
+@PLUGIN
 @click.option("--device", help="For triggers that must be trained: cpu, cuda, ... Default: cuda where there is one.")
 @_bad_input_is_one_line
 def trigger(
@@ -196,6 +214,7 @@ def trigger(
     assignments: Sequence[str],
     store: Place | None,
     download: bool,
+    plugins: Sequence[str],
     device: str | None,
 ) -> None:
     """Draw a trigger: clean images, triggered ones, and the difference (x10).
@@ -214,6 +233,7 @@ def trigger(
         assignments=assignments,
         store=store,
         download=download,
+        plugins=plugins,
         device=device,
     )
     click.echo(f"picture: {picture}")
@@ -221,13 +241,16 @@ def trigger(
 
 @main.command()
 @click.argument("directory", type=as_place)
+@PLUGIN
 @_bad_input_is_one_line
-def report(directory: Place) -> None:
+def report(directory: Place, plugins: Sequence[str]) -> None:
     """Write report.html, the figures and the tables of a study again, from its ledger."""
     from study.record.folder import stored_spec
     from study.record.remote_folder import open_folder
     from study.report.write import write_report
+    from trainables.plugins.load import load
 
+    load(plugins)
     with open_folder(directory) as folder:
         folder.fetch()
         stored_spec(folder.path)
@@ -272,13 +295,14 @@ def show(directory: Place) -> None:
 @SET
 @click.option("--out", type=as_place, metavar="PLACE", help="Its folder or URI, if it has begun. Default: runs/NAME.")
 @DOWNLOAD
+@PLUGIN
 @_bad_input_is_one_line
-def plan(spec: str, assignments: Sequence[str], out: Place | None, download: bool) -> None:
+def plan(spec: str, assignments: Sequence[str], out: Place | None, download: bool, plugins: Sequence[str]) -> None:
     """Print what a study would do on this machine, what it would cost and how long it would take; starts nothing."""
     from study.overview import plan_summary
     from study.record.remote_folder import open_folder
 
-    resolved = _load(spec, assignments, None, download)
+    resolved = _load(spec, assignments, None, download, plugins)
     with open_folder(out or Path("runs") / resolved.name) as folder:
         folder.fetch()
         click.echo(plan_summary(resolved, folder.path))
@@ -290,6 +314,7 @@ def plan(spec: str, assignments: Sequence[str], out: Place | None, download: boo
 @click.option("--out", metavar="PATH", help="Folder of the study: an absolute path that all nodes see, or a URI.")
 @click.option("--store", metavar="PATH", help="Likewise for victims. Default: the cluster's own SUPERFT_STORE.")
 @DOWNLOAD
+@PLUGIN
 @click.option(
     "--address",
     envvar="RAY_API_SERVER_ADDRESS",
@@ -306,6 +331,7 @@ def submit(
     out: str | None,
     store: str | None,
     download: bool,
+    plugins: Sequence[str],
     address: str,
     follow: bool,
     python: str,
@@ -318,7 +344,8 @@ def submit(
     from study.cluster.submit import submit_study
 
     given = [*assignments, *([] if store is None else [f"store={store}"])]
-    sys.exit(submit_study(_load(spec, given, None, download), out, address=address, follow=follow, python=python))
+    resolved = _load(spec, given, None, download, plugins)
+    sys.exit(submit_study(resolved, out, address=address, follow=follow, python=python))
 
 
 @main.command("check-cluster")
@@ -339,12 +366,21 @@ def check_cluster(file: Path) -> None:
 
 
 @main.command("list")
-@click.argument("what", type=click.Choice(["attacks", "defenses", "datasets", "models", "recipes", "spaces"]))
+@click.argument(
+    "what",
+    type=click.Choice(
+        ["attacks", "defenses", "datasets", "models", "recipes", "spaces", "samplers", "trackers", "plugins"]
+    ),
+)
+@PLUGIN
 @_bad_input_is_one_line
-def list_names(what: str) -> None:
+def list_names(what: str, plugins: Sequence[str]) -> None:
     """List what there is, one per line, the name first."""
     from study.overview import listing
+    from trainables.plugins.load import load, load_installed
 
+    load_installed()
+    load(plugins)
     rows = listing(what)
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
@@ -363,7 +399,9 @@ def new(kind: str, name: str) -> None:
     click.echo(f"wrote {start} and {test}; check them: python -m pytest {test}")
 
 
-def _load(spec: str, assignments: Sequence[str], store: Place | None, download: bool) -> Any:
+def _load(
+    spec: str, assignments: Sequence[str], store: Place | None, download: bool, plugins: Sequence[str] = ()
+) -> Any:
     from study.spec.load import load_spec
 
     given = list(assignments)
@@ -371,7 +409,7 @@ def _load(spec: str, assignments: Sequence[str], store: Place | None, download: 
         given.append(f"store={store if isinstance(store, str) else store.expanduser().resolve()}")
     if download:
         given.append("download=true")
-    return load_spec(spec, given)
+    return load_spec(spec, given, plugins)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-import search_spaces
+from search_spaces import space as search_spaces
 from study.plan.forecast import look_ahead, plan_lines
 from study.plan.gpu_shares import read_measurements
 from study.plan.jobs import check_plan, load_data, make_plan
@@ -18,12 +18,16 @@ from study.record.ledger import Ledger
 from study.record.words import describe, duration
 from study.report.terminal import front_summary
 from study.spec.load import recipe_names, recipe_path
+from study.spec.samplers import SAMPLERS
 from study.spec.schema import StudySpec
+from study.spec.trackers import TRACKERS
 from study.spec.yaml_io import SpecError, read_yaml_mapping
 from trainables.attacks.base import ATTACKS
-from trainables.data.load import SOURCES
+from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES
-from trainables.models import MODELS
+from trainables.models.build import MODELS
+from trainables.plugins.load import Plugin, loaded, plugin_of
+from trainables.registry import Registry
 
 
 def listing(what: str) -> list[tuple[str, str]]:
@@ -35,9 +39,9 @@ def listing(what: str) -> list[tuple[str, str]]:
             return [(name, _first_line(DEFENSES.get(name))) for name in DEFENSES.names()]
         case "datasets":
             own = ("folder:PATH", "your own images: PATH/train/CLASS/*, PATH/test/CLASS/*, or a zip of the same")
-            return [*((name, source.description) for name, source in sorted(SOURCES.items())), own]
+            return [*((name, source.description) for name, source in SOURCES.items()), own]
         case "models":
-            return sorted(MODELS.items())
+            return [(name, model.description) for name, model in MODELS.items()]
         case "recipes":
             return [(name, _recipe_line(name)) for name in recipe_names()]
         case "spaces":
@@ -50,6 +54,12 @@ def listing(what: str) -> list[tuple[str, str]]:
                 )
                 for name in search_spaces.names()
             ]
+        case "samplers":
+            return [(name, sampler.description) for name, sampler in SAMPLERS.items()]
+        case "trackers":
+            return [(name, tool.description) for name, tool in TRACKERS.items()]
+        case "plugins":
+            return [(plugin.module, f"{plugin}, {_brings(plugin)}") for plugin in loaded()]
         case _:
             raise ValueError(f"nothing is listed as {what!r}")
 
@@ -96,6 +106,17 @@ def overview(directory: Path, *, called: str) -> str:
 
 def _first_line(cls: type) -> str:
     return (inspect.getdoc(cls) or "").splitlines()[0]
+
+
+def _brings(plugin: Plugin) -> str:
+    """What a plug-in has registered."""
+    found = [
+        f"{registry.kind} {name}"
+        for registry in Registry.all()
+        for name in registry.names()
+        if plugin_of(registry.module_of(name)) == plugin
+    ]
+    return ", ".join(found) or "which registers nothing"
 
 
 def _recipe_line(name: str) -> str:

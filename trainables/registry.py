@@ -1,17 +1,26 @@
-"""Names of attacks and defenses -> their classes, and settings checked against a class."""
+"""Everything that has a name (attacks, defenses, models, data sources, ...), and settings checked against a class."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import importlib
+import importlib.util
+import logging
 import math
 import pkgutil
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
-from types import UnionType
-from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, ModuleType, UnionType
+from typing import Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+log = logging.getLogger("superft.registry")
 
 T = TypeVar("T")
+X = TypeVar("X")
 
 
 class SettingError(ValueError):
@@ -28,49 +37,126 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" + (f" ({everything})" if len(known) <= 12 else "")
 
 
+_REGISTRIES: list[Registry[Any]] = []
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A file of a room that could not be imported.
+
+    Args:
+        file: where it lies.
+        text: its content, to look for the names that it would have registered.
+        why: the error in one line, with file and line.
+    """
+
+    file: str
+    text: str
+    why: str
+
+
 class Registry(Generic[T]):
-    """The classes of one kind, found by importing every module of a package once.
+    """The things of one kind by name, found by importing every module of a package once.
+
+    One new file there with one `register` (or `add`) is enough. A package of somebody else's does the same from
+    outside. A file that cannot be imported is named in a warning, and costs only its own names.
 
     Args:
         kind: what they are, for messages (``attack``).
-        package: where their modules lie; a new file there is enough to be found.
+        package: where our modules lie.
+        check: refuses, with a SettingError, what cannot be used under the name it is given.
+        adopt: enters what a module of the package offers without a call of its own; gets the module and its last name.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        package: str,
+        check: Callable[[str, T], None] | None = None,
+        adopt: Callable[[ModuleType, str], None] | None = None,
+    ) -> None:
         self.kind, self.package = kind, package
-        self._classes: dict[str, type[T]] = {}
+        self._check, self._adopt = check, adopt
+        self._home = _caller(__name__)
+        self._things: dict[str, T] = {}
+        self._modules: dict[str, str] = {}
+        self._broken: list[Broken] = []
         self._loaded = False
+        _REGISTRIES.append(self)
 
-    def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Class decorator: make the class known as ``name``."""
+    @staticmethod
+    def all() -> list[Registry[Any]]:
+        """All registries that there are."""
+        return list(_REGISTRIES)
 
-        def enter(cls: type[T]) -> type[T]:
-            if name in self._classes:
-                raise SettingError(f"{self.kind} {name!r} is registered twice")
-            self._classes[name] = cls
-            cls.name = name  # type: ignore[attr-defined]
-            return cls
+    def register(self, name: str) -> Callable[[X], X]:
+        """Decorator: make a class or function known as ``name``."""
+
+        def enter(thing: X) -> X:
+            return cast(X, self.add(name, cast(T, thing)))
 
         return enter
+
+    def add(self, name: str, thing: T) -> T:
+        """Make ``thing`` known as ``name``; it is handed back.
+
+        Raises:
+            SettingError: the name is taken, or the thing cannot be used.
+        """
+        module = _caller(__name__, self._home)
+        if not module.startswith(f"{self.package}."):
+            self._load()  # else a name of ours that was not looked at yet could be taken
+        if name in self._things:
+            by = self._modules[name]
+            where = f" (by {by} and {module})" if by != module else ""
+            raise SettingError(f"{self.kind} {name!r} is registered twice{where}; choose another name")
+        if self._check is not None:
+            self._check(name, thing)
+        self._things[name], self._modules[name] = thing, module
+        if isinstance(thing, type):
+            thing.name = name  # type: ignore[attr-defined]
+        return thing
 
     def names(self) -> list[str]:
         """All names, sorted."""
         self._load()
-        return sorted(self._classes)
+        return sorted(self._things)
 
-    def get(self, name: str) -> type[T]:
-        """The class called ``name``.
+    def items(self) -> list[tuple[str, T]]:
+        """Names and things, sorted by name."""
+        return [(name, self._things[name]) for name in self.names()]
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._things
+
+    def get(self, name: str) -> T:
+        """What is called ``name``.
 
         Raises:
-            SettingError: there is none; the message names the nearest.
+            SettingError: there is none; the message names the nearest, or the file that should have brought it.
         """
         self._load()
-        if name not in self._classes:
-            raise SettingError(f"unknown {self.kind} {name!r}: {nearest(name, self._classes)}")
-        return self._classes[name]
+        if name not in self._things:
+            for broken in self._broken:
+                if f'"{name}"' in broken.text or f"'{name}'" in broken.text or Path(broken.file).stem == name:
+                    raise SettingError(f"{self.kind} {name!r} cannot be loaded: {broken.why}")
+            raise SettingError(f"unknown {self.kind} {name!r}: {nearest(name, self._things)}")
+        return self._things[name]
 
-    def create(self, name: str, settings: Mapping[str, Any] | None = None) -> T:
-        """An instance with ``settings`` over its defaults.
+    def module_of(self, name: str) -> str:
+        """Name of the module that registered ``name``."""
+        self.get(name)
+        return self._modules[name]
+
+    def forget(self, module: str) -> None:
+        """Take out what ``module`` (or a module within it) has registered."""
+        mine = [name for name, by in self._modules.items() if by == module or by.startswith(f"{module}.")]
+        for name in mine:
+            del self._things[name], self._modules[name]
+
+    def create(self: Registry[type[X]], name: str, settings: Mapping[str, Any] | None = None) -> X:
+        """An instance of the dataclass called ``name``, with ``settings`` over its defaults.
 
         Raises:
             SettingError: unknown name or key, or a value that the class refuses.
@@ -90,10 +176,45 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if self._loaded:
             return
+        self._loaded = True  # first: the modules themselves may ask for names
         package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
-        self._loaded = True
+        for found in pkgutil.iter_modules(package.__path__):
+            name = f"{self.package}.{found.name}"
+            try:
+                module = importlib.import_module(name)
+                if self._adopt is not None:
+                    self._adopt(module, found.name)
+            except Exception as error:  # noqa: BLE001 - whatever one file raises, the others go on working
+                self.forget(name)
+                file = str(getattr(importlib.util.find_spec(name), "origin", None) or name)
+                broken = Broken(file, _text(file), f"{explain(error, file)}")
+                self._broken.append(broken)
+                log.warning("left out %s: %s", file, broken.why)
+
+
+def explain(error: BaseException, file: str) -> str:
+    """An import that failed, in one line with the line in ``file`` where it did."""
+    what = " ".join(str(error).split())
+    if isinstance(error, SyntaxError):
+        return f"{Path(error.filename or file).name}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    at = f"{Path(file).name}, line {lines[-1]}: " if lines else f"{Path(file).name}: "
+    return f"{at}{what if isinstance(error, SettingError) else f'{type(error).__name__}: {what}'}"
+
+
+def _text(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _caller(*inner: str) -> str:
+    """Name of the module that called, beyond the modules named."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") in inner:
+        frame = frame.f_back
+    return "__main__" if frame is None else str(frame.f_globals.get("__name__"))
 
 
 def _typed(value: Any, hint: Any, what: str) -> Any:

@@ -17,10 +17,14 @@ import torch
 from trainables.attacks.base import ATTACKS
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource, load_dataset
+from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData
 from trainables.evaluation.detection import detection_columns
 from trainables.evaluation.metrics import Evaluation, evaluate
 from trainables.machine.provenance import describe_device, peak_memory_bytes, versions
+from trainables.models.build import MODELS
+from trainables.plugins.origin import origin, used
+from trainables.registry import Registry
 from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
@@ -69,6 +73,8 @@ class TrialResult:
     half; ``*_before`` are the victim's own. They are None only for a failed trial. ``detection`` holds the columns of
     `detection.detection_columns`, for defenses that detect.
 
+    ``plugins``: names and versions of the plug-ins that attack, defense, model and data come from; empty: all are ours.
+
     ``by_class``: accuracy and ASR per true class, as JSON lists.
 
     ``*_samples`` is the work of this trial. What it found ready made by an earlier trial (flag ``WHAT_reused``) costs
@@ -103,6 +109,7 @@ class TrialResult:
     device: str = ""
     versions: str = ""
     scenario: str = ""
+    plugins: str = ""
     victim: str = ""
     started: str = ""
     flags: list[str] = field(default_factory=list)
@@ -192,6 +199,17 @@ class Workbench:
         return result
 
 
+def plugins_of(cell: Cell) -> str:
+    """Names and versions of the plug-ins that a cell's attack, defense, model and data come from; mostly none."""
+    things: list[tuple[Registry[Any], str]] = [
+        (ATTACKS, cell.victim.attack),
+        (DEFENSES, cell.defense),
+        (MODELS, cell.victim.model),
+        *((SOURCES, data.name) for data in (cell.data, cell.upstream) if data is not None),
+    ]
+    return used(things)
+
+
 def defender_seed(cell: Cell) -> int:
     """Seed of a repair: under the cell's own, `Trainer.generator` would draw the attacker's poison once more."""
     return derive_seed(cell.seed, "defense")
@@ -255,6 +273,7 @@ def run_trial(
         device=describe_device(device),
         versions=versions(),
         scenario=cell.victim.scenario,
+        plugins=plugins_of(cell),
         victim=victim.name,
         started=started.isoformat(timespec="seconds"),
     )
@@ -338,7 +357,10 @@ def _task(cell: Cell, defense: Defense, victim: Victim) -> str:
     The victim's facts are in it because a victim that was trained again, after damage, may differ in its last bits.
     """
     held = [cell.clean_fraction, cell.clean_source, cell.fresh_head] if defense.owns is CleanData else []
-    return content_key({"victim": victim.name, "facts": victim.facts, "seed": defender_seed(cell), "held": held})
+    given: dict[str, Any] = {"victim": victim.name, "facts": victim.facts, "seed": defender_seed(cell), "held": held}
+    if (by := origin(DEFENSES, cell.defense)) is not None:  # what edited code makes is not what it made before
+        given["defense_by"] = by
+    return content_key(given)
 
 
 def _metrics(evaluation: Evaluation | None, victim: Victim) -> dict[str, float | int | None]:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import search_spaces
-from search_spaces import Space
+from search_spaces import space as search_spaces
+from search_spaces.space import Space
 from study.record.cost import epochs
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
@@ -18,7 +18,7 @@ from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource, load_dataset
 from trainables.data.split import split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.scenarios import ScenarioName
 from trainables.trial import Cell
 from trainables.victims import VictimSpec, attacker_indices, check_victim

@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 
 from study.plan.jobs import Plan, Search
 from study.results.scores import WORST, Values
-from study.search.samplers import make_sampler
+from study.spec.samplers import make_sampler
 from study.spec.yaml_io import SpecError
 from trainables.seeding import derive_seed
 

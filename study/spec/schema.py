@@ -19,26 +19,28 @@ from pydantic import (
     model_validator,
 )
 
-import search_spaces
+from search_spaces import space as search_spaces
+from study.spec.plugins import load_plugins
+from study.spec.samplers import SAMPLERS, check_sampler
+from study.spec.trackers import TRACKERS
 from study.spec.yaml_io import dump_yaml, without_password
 from trainables.attacks.base import ATTACKS
+from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES
-from trainables.models import DEFAULT_WIDTH, MODELS, WIDE_MODELS
+from trainables.models.build import MODELS
 from trainables.registry import Registry, SettingError, nearest
 from trainables.storage.remote import Place, as_place
 from trainables.training.loop import Precision
 from trainables.training.recipes import RECIPES, TrainingRecipe
 from trainables.victims import CLEAN_SOURCES
 
-# What a data set gets where the spec says nothing: small pictures a small model and a quick recipe.
-SMALL = {"digits": {"width": 8, "recipe": "quick"}}
+# What a study gets where neither the spec nor the data set says anything.
 DEFAULT_RECIPE = "bb"
+DEFAULT_MODEL = "preact_resnet18"
 # What an encoder scenario takes by default.
 ENCODER_MODEL = "encoder_resnet18"
-SAMPLERS = ("tpe", "nsga2", "gp", "random")
-TRACKERS = ("mlflow", "wandb", "tensorboard")
 # A study folder may be continued under other values of these.
-MAY_CHANGE = ("download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking")
+MAY_CHANGE = ("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking")
 
 
 class _Part(BaseModel):
@@ -62,8 +64,8 @@ class SearchSpec(_Part):
     ``ranges.DEFENSE.PARAMETER: [low, high]``, or a list of choices for a categorical one. With ``budget_epochs`` all
     searches get equal compute instead of equal trials: each ends when its trials have cost so many E per cell (one E is
     a training epoch on the attacker's whole set), after at least one and at most ``trials`` settings.
-    ``history``: finished trials that TPE learns from, the newest and those on the front; by default all, which is slow
-    after some thousand.
+    ``history``: finished trials that the sampler (TPE) learns from, the newest and those on the front; by default all,
+    which is slow after some thousand.
     """
 
     trials: Annotated[int, Field(ge=1)] = 32
@@ -79,14 +81,13 @@ class SearchSpec(_Part):
     @field_validator("sampler")
     @classmethod
     def _known_sampler(cls, value: str) -> str:
-        if value not in SAMPLERS:
-            raise ValueError(f"unknown sampler {value!r}: {nearest(value, SAMPLERS)}")
+        check_sampler(value)
         return value
 
     @field_validator("history")
     @classmethod
-    def _history_is_tpes(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("sampler", "tpe") != "tpe":
+    def _history_is_for_those_that_learn_from_it(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and "sampler" in info.data and not SAMPLERS.get(info.data["sampler"]).history:
             raise ValueError(f"has no meaning with sampler {info.data['sampler']}; leave it out")
         return value
 
@@ -171,6 +172,16 @@ class ScenarioSpec(_Part):
         return self.type in ("new-head", "encoder")
 
 
+class PluginPart(_Part):
+    """A plug-in, as `trainables.plugins.load.Plugin` says it; in a spec of one's own its module or file is enough."""
+
+    module: str
+    name: str = ""
+    version: str = ""
+    source: str = ""
+    path: str | None = None
+
+
 def _place(value: Any) -> Any:
     return as_place(value) if isinstance(value, str) else value
 
@@ -183,7 +194,7 @@ class StudySpec(_Part):
     image_size: Annotated[int, Field(ge=8)] | None = None
     data_root: Path | None = None
     download: bool = False
-    model: str = "preact_resnet18"
+    model: str = DEFAULT_MODEL
     width: Annotated[int, Field(ge=1)] | None = None
     attacks: Annotated[list[str], Field(min_length=1)]
     defenses: list[str] = Field(default_factory=list)
@@ -200,6 +211,7 @@ class StudySpec(_Part):
     store: Annotated[Place, BeforeValidator(_place)] | None = None
     resources: Resources = Resources()
     tracking: list[str] = Field(default_factory=list)
+    plugins: list[PluginPart] = Field(default_factory=list)
 
     @field_validator("attacks", "defenses", "baselines", "seeds", "tracking")
     @classmethod
@@ -212,16 +224,14 @@ class StudySpec(_Part):
     @field_validator("model")
     @classmethod
     def _known_model(cls, value: str) -> str:
-        if value not in MODELS:
-            raise ValueError(f"unknown model {value!r}: {nearest(value, MODELS)}")
+        MODELS.get(value)
         return value
 
     @field_validator("tracking")
     @classmethod
     def _known_trackers(cls, value: list[str]) -> list[str]:
         for name in value:
-            if name not in TRACKERS:
-                raise ValueError(f"unknown tool {name!r}: {nearest(name, TRACKERS)}")
+            TRACKERS.get(name)
         return value
 
     @field_validator("clean_source")
@@ -237,15 +247,18 @@ class StudySpec(_Part):
         """Defaults that depend on the data set, written out so that the stored spec is complete."""
         if not isinstance(data, dict):
             return data
-        filled, small = dict(data), SMALL.get(str(data.get("dataset", "digits")), {})
+        filled, named = dict(data), data.get("dataset", "digits")
+        filled["plugins"] = load_plugins(filled)  # first: they bring names that are asked for below
+        source = SOURCES.get(named) if isinstance(named, str) and named in SOURCES else None
         scenario = filled.get("scenario")
         if isinstance(scenario, dict) and scenario.get("type") == "encoder":
             filled.setdefault("model", ENCODER_MODEL)
-        if filled.get("width") is None and filled.get("model", WIDE_MODELS[0]) in WIDE_MODELS:
-            filled["width"] = small.get("width", DEFAULT_WIDTH)
+        model = filled.get("model", DEFAULT_MODEL)
+        if filled.get("width") is None and isinstance(model, str) and model in MODELS and MODELS.get(model).is_wide:
+            filled["width"] = (source and source.width) or MODELS.get(model).default_width
         victim = filled.get("victim")
         if victim is None or isinstance(victim, dict):
-            filled["victim"] = {"recipe": small.get("recipe", DEFAULT_RECIPE)} | {
+            filled["victim"] = {"recipe": (source and source.recipe) or DEFAULT_RECIPE} | {
                 key: value for key, value in (victim or {}).items() if key != "recipe" or value is not None
             }
         return filled
@@ -265,8 +278,9 @@ class StudySpec(_Part):
             self.attack_settings(name)
         for name in {*self.defense, *self.defenses, *self.baselines}:
             self.defense_settings(name)
-        for name in self.search.ranges:
-            self._try_ranges(name)
+        for name in {*self.defenses, *self.search.ranges}:
+            given, key = self.search.ranges.get(name, {}), f"search.ranges.{name}"
+            search_spaces.check_space(name, self.space(name), self.defense_settings(name), given, key)
         if self.scenario.type == "same-label" and self.clean_source != "overlap":
             raise ValueError(
                 f"clean_source {self.clean_source} does not fit scenario same-label, where the user's images are never "
@@ -297,18 +311,6 @@ class StudySpec(_Part):
         """The search space of a defense in this study (SettingError)."""
         space = search_spaces.get_space(name, self.search.space.get(name, "default"))
         return space.with_ranges(self.search.ranges.get(name, {}), f"search.ranges.{name}")
-
-    def _try_ranges(self, name: str) -> None:
-        """Refuse bounds and choices that the defense would refuse in a trial (SettingError)."""
-        space, fixed = self.space(name), self.defense_settings(name)
-        published = space.to_params(space.paper)
-        for parameter, given in self.search.ranges[name].items():
-            for value in given:
-                settings = {**fixed, **space.to_settings({**published, parameter: value})}
-                try:
-                    DEFENSES.create(name, settings)
-                except SettingError as error:
-                    raise SettingError(f"search.ranges.{name}.{parameter}: {value!r} does not work: {error}") from error
 
     def to_yaml(self) -> str:
         """The resolved spec, complete and readable again; a password in ``search.storage`` is left out of it."""

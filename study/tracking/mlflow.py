@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 from study.spec.schema import StudySpec
+from study.spec.trackers import register
 from study.spec.yaml_io import SpecError, without_password
 from study.tracking.files import kept_files, parameters
 from study.tracking.marks import Home
@@ -25,6 +26,7 @@ def check(directory: Place) -> None:
         raise SpecError(f"tracking: mlflow needs a server, named by {SERVER}, for a study at a URI")
 
 
+@register("mlflow", "an MLflow run, on a server or in the study's folder", module="mlflow", extra="mlflow", check=check)
 class MLflow:
     """See `follower.Tracker`. MLFLOW_EXPERIMENT_NAME names the experiment; default `EXPERIMENT`."""
 
@@ -81,6 +83,3 @@ class MLflow:
         for path in kept_files(self._home.path):
             self._client.log_artifact(self._run, str(path))
         self._client.set_terminated(self._run, "FINISHED" if finished else "KILLED")
-
-
-make = MLflow

@@ -6,16 +6,13 @@ import time
 from collections.abc import Sequence
 
 from study.spec.schema import StudySpec
+from study.spec.trackers import register
 from study.tracking.files import front_table
 from study.tracking.marks import Home
 from study.tracking.points import Point
-from trainables.storage.remote import Place
 
 
-def check(directory: Place) -> None:
-    """Nothing: it needs no account."""
-
-
+@register("tensorboard", "event files in the study's folder", module="tensorboardX")  # Ray Tune brings it
 class TensorBoard:
     """Event files in ``DIR/tensorboard``; a continued study adds one. See `follower.Tracker`.
 
@@ -50,6 +47,3 @@ class TensorBoard:
         lines = [list(map(str, table.columns)), ["---"] * len(table.columns), *rows]
         self._writer.add_text("front", "\n".join(" | ".join(cells) for cells in lines))
         self._writer.close()
-
-
-make = TensorBoard

@@ -7,7 +7,6 @@ on yet: the rows that it has not seen are sent later, by this run of the study o
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,26 +14,25 @@ from typing import Any
 
 from study.plan.jobs import Plan
 from study.spec.schema import StudySpec
+from study.spec.trackers import TRACKERS
 from study.spec.yaml_io import SpecError
 from study.tracking.follower import Follower
 from study.tracking.marks import Home, Marks
 from trainables.storage.remote import Place
 
-# Each tool: the module it needs, the extra that brings it (none: Ray Tune does).
-NEEDED = {"mlflow": ("mlflow", "mlflow"), "wandb": ("wandb", "wandb"), "tensorboard": ("tensorboardX", None)}
 FINISH_SECONDS = 20.0  # for what is left at the end; a stopped Ray job has a minute for all
 
 
 def check_trackers(spec: StudySpec, directory: Place) -> None:
     """Refuse tools that are not installed, or could not log the study in ``directory`` (SpecError)."""
     for name in spec.tracking:
-        module, extra = NEEDED[name]
-        if importlib.util.find_spec(module) is None:
+        tool = TRACKERS.get(name)
+        if importlib.util.find_spec(tool.module) is None:
             raise SpecError(
                 f"tracking: {name} is not installed; "
-                f"pip install {f'superft[{extra}]' if extra else module!r}, or leave it out of tracking"
+                f"pip install {f'superft[{tool.extra}]' if tool.extra else tool.module!r}, or leave it out of tracking"
             )
-        importlib.import_module(f"study.tracking.{name}").check(directory)
+        tool.check(directory)
 
 
 @contextlib.contextmanager
@@ -73,7 +71,6 @@ def _followers(
     plan: Plan, rows: Callable[[], Sequence[Mapping[str, Any]]], home: Home, say: Callable[[str], None]
 ) -> list[Follower]:
     marks = Marks(home)
-    makers: dict[str, Any] = {
-        name: importlib.import_module(f"study.tracking.{name}").make for name in plan.spec.tracking
-    }
-    return [Follower(name, make(plan.spec, home), plan, rows, marks, say) for name, make in makers.items()]
+    return [
+        Follower(name, TRACKERS.get(name).make(plan.spec, home), plan, rows, marks, say) for name in plan.spec.tracking
+    ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from study.spec.schema import StudySpec
+from study.spec.trackers import register
 from study.spec.yaml_io import SpecError
 from study.tracking.files import front_table, kept_files, parameters
 from study.tracking.marks import Home
@@ -36,6 +37,7 @@ def _in_netrc(url: str) -> bool:
     return path.is_file() and netrc.netrc(path).authenticators(urlsplit(url).hostname or "") is not None
 
 
+@register("wandb", "a run of Weights & Biases", module="wandb", extra="wandb", check=check)
 class WandB:
     """See `follower.Tracker`. WANDB_PROJECT names the project; default `PROJECT`."""
 
@@ -85,6 +87,3 @@ class WandB:
             self._run.save(str(path), base_path=str(self._home.path), policy="now")
         self._run.log({"front": wandb.Table(dataframe=front_table(self._home.path))})
         self._run.finish(exit_code=0 if finished else 1)
-
-
-make = WandB

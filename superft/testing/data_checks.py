@@ -14,14 +14,15 @@ from torch import Tensor
 
 from superft.testing.refusals import refusal
 from trainables.data.images import DataError, Dataset, fingerprint_of
-from trainables.data.load import SOURCES, load_dataset
+from trainables.data.load import load_dataset
+from trainables.data.sources.base import SOURCES
 
 SIZES = (8, 24)
 
 
 def names() -> list[str]:
     """All data sets that can be asked for by name, sorted."""
-    return sorted(SOURCES)
+    return SOURCES.names()
 
 
 @dataclass
@@ -77,9 +78,10 @@ def classes_have_names_of_their_own(subject: Subject) -> None:
     assert all(isinstance(name, str) and name for name in classes), f"data set {subject.name}: a class has no name"
     assert len(set(classes)) == len(classes), f"data set {subject.name}: two classes have the same name"
     if subject.name in SOURCES:
-        assert len(classes) == SOURCES[subject.name].num_classes
-        assert SOURCES[subject.name].description
-        assert "\n" not in SOURCES[subject.name].description
+        source = SOURCES.get(subject.name)
+        assert len(classes) == source.num_classes
+        assert source.description, f"data set {subject.name}: a description of one line is missing"
+        assert "\n" not in source.description, f"data set {subject.name}: the description is longer than a line"
 
 
 def train_and_test_share_no_memory_and_hardly_an_image(subject: Subject) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from superft.testing.refusals import refusal
-from trainables.models import MODELS, WIDE_MODELS, ModelError, build_model
+from trainables.models.build import MODELS, ModelError, build_model
 from trainables.models.classifier import Classifier, Head
 
 # Small enough for every model that shrinks its maps by 16, and for a quick check.
@@ -25,12 +25,12 @@ CLASSES = 3
 
 def names() -> list[str]:
     """All models that can be asked for by name, sorted."""
-    return sorted(MODELS)
+    return MODELS.names()
 
 
 def has_width(name: str) -> bool:
     """Whether the number of channels of a model can be set."""
-    return name in WIDE_MODELS
+    return MODELS.get(name).is_wide
 
 
 @dataclass

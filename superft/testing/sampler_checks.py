@@ -18,8 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 
-from study.search.samplers import make_sampler
-from study.spec.schema import SAMPLERS
+from study.spec.samplers import SAMPLERS, make_sampler
 
 # One parameter of every kind that a search space may have.
 SPACE: Mapping[str, BaseDistribution] = {
@@ -35,9 +34,8 @@ TRIALS = 16
 # Prints the trials of a search in a fresh process; sys.argv: modules to import, name, seed.
 PROGRAM = """
 import json, sys
-from superft.testing.options import load
-for module in json.loads(sys.argv[1]):
-    load(module)
+from trainables.plugins.load import load
+load(json.loads(sys.argv[1]))
 from superft.testing.sampler_checks import Subject
 print(json.dumps([hash("superft"), Subject(sys.argv[2]).search(int(sys.argv[3]))]))
 """
@@ -45,7 +43,7 @@ print(json.dumps([hash("superft"), Subject(sys.argv[2]).search(int(sys.argv[3]))
 
 def names() -> list[str]:
     """All samplers that a spec may name, sorted."""
-    return sorted(SAMPLERS)
+    return SAMPLERS.names()
 
 
 @dataclass

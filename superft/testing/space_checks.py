@@ -9,8 +9,8 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-import search_spaces
-from search_spaces import Space
+from search_spaces import space as search_spaces
+from search_spaces.space import Space
 from superft.testing.defense_subject import Subject
 from trainables.defenses.base import DEFENSES
 

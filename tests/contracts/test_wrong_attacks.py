@@ -22,10 +22,8 @@ from trainables.registry import SettingError
 def _registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is forgotten with it."""
     ATTACKS.names()
-    things = next(key for key in ("_things", "_classes") if hasattr(ATTACKS, key))
-    for key in (things, "_modules"):
-        if hasattr(ATTACKS, key):
-            monkeypatch.setattr(ATTACKS, key, dict(getattr(ATTACKS, key)))
+    for name in ("_things", "_modules"):
+        monkeypatch.setattr(ATTACKS, name, dict(getattr(ATTACKS, name)))
     monkeypatch.setattr(base, "TRIGGERS", dict(base.TRIGGERS))
     return iter((None,))
 

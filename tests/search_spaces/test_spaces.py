@@ -12,7 +12,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 import search_spaces
-from search_spaces import Space, get_space, names, paper_point
+from search_spaces.space import Space, get_space, names, paper_point
 from trainables.defenses.base import DEFENSES
 from trainables.registry import SettingError
 

@@ -20,7 +20,7 @@ from trainables.attacks.base import ATTACKS, PoisonedSamples, Trigger
 from trainables.data.images import DataError, Dataset, TriggeredSet
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair
-from trainables.models import Classifier
+from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
 from trainables.storage.memo import Memo

@@ -47,6 +47,62 @@ def test_whatever_decides_a_victim_is_in_its_key(what: str, toy: Dataset) -> Non
     assert OTHERS[what].name(toy) != toy_spec("badnets").name(toy)
 
 
+# Of the data set "toy" with a stated fingerprint, at the toy's settings; as they were when the store was first filled.
+STORED_KEYS = {
+    "adap_blend": "f544068f9aa9ddfc36c61f02",
+    "badencoder": "4106dac0a0b116dcef6749b7",
+    "badnets": "01a7b13c06cb3a2d2cba471a",
+    "blended": "a1ea1d4aa55dc438cd864049",
+    "clean": "b22260a46ff86f6e24288a62",
+    "clean_encoder": "2bc826a26e9eabcccced440b",
+    "handcrafted": "76697910d6a30775075b359e",
+    "imc": "186dd36d16c0e780f54495e4",
+    "inputaware": "2887e2c57f58da14c281e235",
+    "latent": "6edc3d10a91bd54fb26d84df",
+    "lf": "e26c82bc6823d8dfbdfa9a3a",
+    "sbl": "2467ba980db19808121c38b2",
+    "sig": "3fc2eadb4b51d624e457d56c",
+    "wanet": "3563a99d02067bb0e670490c",
+}
+STORED_MODELS = {
+    "preact_resnet18": "d7083e51e71af43b86680a63",
+    "encoder_resnet18": "7f21d42b48a3645b8ecfeb4f",
+    "resnet18": "2525d92f1a155b284d226b78",
+    "resnet34": "1be1a66ad296b6b239a13c8c",
+    "vgg19_bn": "398d417f51584a46f7979ec6",
+    "mobilenet_v2": "e1e52b934b8f2ecc7938a69c",
+    "densenet121": "0b0f746c5cc46515c65f115c",
+    "convnext_tiny": "42dcb35850bf5687c2f84676",
+}
+
+
+@pytest.fixture
+def stated(toy: Dataset) -> Dataset:
+    return dataclasses.replace(toy, fingerprint="0123456789abcdef")
+
+
+@pytest.mark.parametrize("attack", STORED_KEYS)
+def test_stored_victims_of_an_attack_are_found_again(attack: str, stated: Dataset) -> None:
+    assert toy_spec(attack).name(stated) == f"{attack}-toy-preact_resnet18-seed0-{STORED_KEYS[attack]}"
+
+
+@pytest.mark.parametrize("model", STORED_MODELS)
+def test_stored_victims_of_a_model_are_found_again(model: str, stated: Dataset) -> None:
+    spec = dataclasses.replace(toy_spec("blended"), model=model, width=None)
+    assert spec.name(stated) == f"blended-toy-{model}-seed0-{STORED_MODELS[model]}"
+
+
+def test_stored_victims_of_other_scenarios_are_found_again(stated: Dataset) -> None:
+    upstream = dataclasses.replace(stated, fingerprint="fedcba9876543210")
+    reserved = toy_spec("badnets", seed=3, reserved_fraction=0.25, size=2, target_label=1)
+    assert reserved.name(stated) == "badnets-toy-preact_resnet18-seed3-4e5e829d922415e4ddb62f93"
+    head = dataclasses.replace(toy_spec("blended"), model="resnet18", width=None, scenario="new_head")
+    assert head.name(stated, upstream) == "blended-toy-resnet18-seed0-b2ce1cd6b373aa70c6f80fdf"
+    encoder = dataclasses.replace(toy_spec("badencoder"), model="encoder_resnet18", scenario="encoder")
+    assert encoder.name(stated, upstream) == "badencoder-toy-encoder_resnet18-seed0-44c1704ae664f98768a42ba3"
+    assert toy_spec("badnets").task(stated) == "ad1471bf22ca48804b45de52"
+
+
 def test_key_depends_on_the_data_and_not_on_their_name(toy: Dataset) -> None:
     def key(data: Dataset) -> str:
         return toy_spec("badnets").name(data).rsplit("-", 1)[1]

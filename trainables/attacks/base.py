@@ -253,7 +253,7 @@ class Attack(ABC):
         return TriggeredSet(stamp(trigger, test.images[sources]), test.labels[sources], targets[sources], sources)
 
 
-ATTACKS: Registry[Attack] = Registry("attack", "trainables.attacks")
+ATTACKS: Registry[type[Attack]] = Registry("attack", "trainables.attacks")
 register = ATTACKS.register
 
 

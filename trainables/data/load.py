@@ -1,34 +1,20 @@
 """Where data sets come from: names and ``folder:PATH`` in, uint8 images and labels out.
 
-A data set is one ``Source``, in the file named after it (CIFAR, SVHN and STL-10: ``torchvision_sets``), and one line of
-``SOURCES``. Nothing here fetches anything unless ``download`` is set. Sets that are slow to read are decoded once and
+A data set is one registered ``Source``, in the file named after it (CIFAR, SVHN and STL-10: ``torchvision_sets``).
+Nothing here fetches anything unless ``download`` is set. Sets that are slow to read are decoded once and
 kept as a checked uint8 file; everything a user can get wrong ends in one line of ``DataError``.
 """
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.data.images import DataError, Dataset, fingerprint_of
-from trainables.data.sources.base import MIN_IMAGE_SIZE, Channels, Source, channel_statistics
-from trainables.data.sources.digits import DIGITS
+from trainables.data.sources.base import MIN_IMAGE_SIZE, SOURCES, Channels, Raw, channel_statistics
 from trainables.data.sources.folders import FOLDER, read_folder
-from trainables.data.sources.gtsrb import GTSRB
-from trainables.data.sources.tiny_imagenet import TINY_IMAGENET
-from trainables.data.sources.torchvision_sets import CIFAR10, CIFAR100, STL10, SVHN
+from trainables.registry import SettingError, nearest
 from trainables.storage.files import cache_folder
-
-SOURCES: dict[str, Source] = {
-    "digits": DIGITS,
-    "cifar10": CIFAR10,
-    "cifar100": CIFAR100,
-    "gtsrb": GTSRB,
-    "stl10": STL10,
-    "svhn": SVHN,
-    "tiny_imagenet": TINY_IMAGENET,
-}
 
 
 def default_root() -> Path:
@@ -42,7 +28,7 @@ def load_dataset(
     """Data set ``name`` on the CPU.
 
     Args:
-        name: a key of ``SOURCES``, or ``folder:PATH`` with PATH/train/CLASS/* and PATH/test/CLASS/* (JPEG, PNG, PPM),
+        name: a registered one, or ``folder:PATH`` with PATH/train/CLASS/* and PATH/test/CLASS/* (JPEG, PNG, PPM),
             where PATH may be a zip file with the same layout. A folder is never mirrored in training: its labels may
             depend on left and right.
         image_size: side in pixels, 8 or more. Default: the source's own; for a folder the shorter side of the first
@@ -63,7 +49,7 @@ def load_dataset(
     if name.startswith(FOLDER):
         raw = read_folder(name, image_size, root)
     elif name in SOURCES:
-        source = SOURCES[name]
+        source = SOURCES.get(name)
         raw = source.read(image_size or source.image_size, root, download)
         if len(raw.classes) != source.num_classes:
             raise DataError(
@@ -73,6 +59,7 @@ def load_dataset(
         mean, std, flip = source.mean, source.std, source.flip
     else:
         raise DataError(_unknown(name))
+    _check(name, raw)
     if mean is None or std is None:
         mean, std = channel_statistics(raw.train.images)
     return Dataset(
@@ -87,13 +74,32 @@ def load_dataset(
     )
 
 
+def _check(name: str, raw: Raw) -> None:
+    """Refuse what is no classification task of square images (DataError)."""
+    train, test, classes = raw.train, raw.test, len(raw.classes)
+    for part, images in (("training", train), ("test", test)):
+        if len(images) == 0:
+            raise DataError(f"{name}: no {part} images")
+        low, high = int(images.labels.min()), int(images.labels.max())
+        if low < 0 or high >= classes:
+            raise DataError(
+                f"{name}: {part} labels must be 0 to {classes - 1} (positions in the list of {classes} classes), "
+                f"got {low} to {high}"
+            )
+    sides = {tuple(images.images.shape[2:]) for images in (train, test)}
+    if len(sides) > 1 or any(height != width for height, width in sides):
+        raise DataError(f"{name}: all images must be squares of one size, got {sorted(sides)}")
+
+
 def _unknown(name: str) -> str:
-    hint = ""
     if name and Path(name).expanduser().exists():
-        hint = f"did you mean '{FOLDER}{name}'? "
-    elif near := difflib.get_close_matches(name.lower(), SOURCES, n=1, cutoff=0.4):
-        hint = f"did you mean {near[0]!r}? "
-    return f"dataset: unknown name {name!r}; {hint}known: {', '.join(SOURCES)}, {FOLDER}PATH"
+        return f"unknown dataset {name!r}: did you mean '{FOLDER}{name}'?"
+    try:
+        SOURCES.get(name)
+    except SettingError as error:  # a file that could not be loaded, perhaps
+        if "cannot be loaded" in str(error):
+            return str(error)
+    return f"unknown dataset {name!r}: {nearest(name.lower(), [*SOURCES.names(), f'{FOLDER}PATH'])}"
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class Defense(ABC):
         return self.plan(n_owned, n_validation)
 
 
-DEFENSES: Registry[Defense] = Registry("defense", "trainables.defenses")
+DEFENSES: Registry[type[Defense]] = Registry("defense", "trainables.defenses")
 register = DEFENSES.register
 
 

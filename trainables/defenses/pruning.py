@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import Repair
-from trainables.models import ModelError
+from trainables.models.build import ModelError
 from trainables.models.classifier import Classifier
 from trainables.training.loop import History
 from trainables.training.trainer import Trainer

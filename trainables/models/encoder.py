@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock
 
+from trainables.models.build import register
 from trainables.models.classifier import Classifier
 from trainables.models.preact_resnet import Shortcut
 
@@ -80,6 +80,11 @@ class EncoderClassifier(Classifier):
         return features
 
 
+@register(
+    "encoder_resnet18",
+    "ResNet-18 as an encoder under BadEncoder's downstream head; any width (default 64)",
+    default_width=64,
+)
 def encoder_resnet18(num_classes: int, width: int, mean: Sequence[float], std: Sequence[float]) -> EncoderClassifier:
     """ResNet-18 without max-pool, behind a 3x3 stem of stride 1, under the head of BadEncoder's evaluation.
 
@@ -87,6 +92,8 @@ def encoder_resnet18(num_classes: int, width: int, mean: Sequence[float], std: S
     embeddings are what the global pool gives, before their length is taken away. Stages as in ``preact_resnet18``: the
     stem, then four of two blocks with width, 2, 4 and 8 x width channels.
     """
+    from torchvision.models.resnet import BasicBlock  # here: torchvision takes a second to import
+
     stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
     stages: list[nn.Module] = [nn.Sequential(stem, nn.BatchNorm2d(width), nn.ReLU(inplace=True))]
     in_channels = width

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainables.models.build import register
 from trainables.models.classifier import Classifier
 from trainables.models.convolution import Conv3x3
 
@@ -52,6 +53,7 @@ class PreActBlock(nn.Module):
         return out + skip
 
 
+@register("preact_resnet18", "PreAct-ResNet18, the paper's model; any width (default 64)", default_width=64)
 def preact_resnet18(num_classes: int, width: int, mean: Sequence[float], std: Sequence[float]) -> Classifier:
     """Stages: stem, then four of two blocks with width, 2, 4 and 8 x width channels; stages 2-4 halve the maps.
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-import search_spaces
+from search_spaces import space as search_spaces
 from study.plan.jobs import Plan, check_plan, estimate_cost, is_published, make_plan, trial_cost
 from study.spec.load import load_spec, make_spec
 from study.spec.yaml_io import SpecError
@@ -16,7 +16,7 @@ from tests.study.tiny import tiny_spec
 from tests.toy import toy_dataset
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import load_dataset
-from trainables.models import ModelError
+from trainables.models.build import ModelError
 from trainables.registry import SettingError
 from trainables.storage.store import Store
 from trainables.trial import Workbench

@@ -17,14 +17,15 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search_spaces import Space, get_space
+from search_spaces.space import Space, get_space
 from study.plan.jobs import Search, make_plan
 from study.record.optuna_storage import Journal, open_storage
 from study.results.scores import WORST
 from study.search.optuna_search import OptunaSearch, open_searches, space_hash
-from study.search.samplers import make_sampler
+from study.spec.samplers import make_sampler
 from study.spec.yaml_io import SpecError
 from tests.study.tiny import tiny_spec
+from trainables.registry import SettingError
 
 LINE = Space({"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}, {"x": 0.5, "y": 0.25})
 GRID = Space(
@@ -140,7 +141,7 @@ def test_tpe_learns_from_what_it_is_told() -> None:
 
 
 def test_an_unknown_sampler_is_refused() -> None:
-    with pytest.raises(SpecError, match="unknown sampler 'cma'"):
+    with pytest.raises(SettingError, match="unknown sampler 'cma'"):
         make_sampler("cma", seed=0, startup_trials=4)
 
 

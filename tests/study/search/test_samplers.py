@@ -13,7 +13,8 @@ from optuna.samplers._tpe import _truncnorm
 from optuna.trial import TrialState
 
 from study.record.optuna_storage import Journal, open_storage
-from study.search.samplers import RecentTPE, make_sampler, use_fast_tails
+from study.search.recent_tpe import RecentTPE, use_fast_tails
+from study.spec.samplers import make_sampler
 from study.spec.schema import SearchSpec
 
 SPACE = {"x": FloatDistribution(1e-4, 1.0, log=True), "y": FloatDistribution(0.0, 1.0), "k": IntDistribution(1, 500)}

@@ -14,7 +14,7 @@ from trainables.attacks.base import ATTACKS, stamp
 from trainables.attacks.clean_encoder import CleanEncoder
 from trainables.attacks.encoders import confidences
 from trainables.data.images import DataError, Dataset
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.models.encoder import PrivateDropout
 from trainables.registry import SettingError

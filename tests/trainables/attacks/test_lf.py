@@ -22,7 +22,7 @@ from trainables.attacks.smooth import (
     universal_signal,
 )
 from trainables.data.images import Dataset, to_float
-from trainables.models import Classifier
+from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe

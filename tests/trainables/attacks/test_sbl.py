@@ -16,7 +16,7 @@ from trainables.attacks.base import ATTACKS, Kind, stamp
 from trainables.attacks.fisher import diagonal_fisher, drift
 from trainables.attacks.sbl import Outlook, SequentialBackdoor
 from trainables.data.images import Dataset, to_float
-from trainables.models import MODELS, build_model
+from trainables.models.build import MODELS, build_model
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.storage.store import Store
@@ -179,7 +179,7 @@ def test_fisher_information_of_many_samples_is_taken_in_parts(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", MODELS.names())
 def test_fisher_information_exists_for_every_registered_model(name: str) -> None:
     model = build_model(name, num_classes=10, width=None, image_size=32, generator=torch.Generator().manual_seed(0))
     data = toy_dataset(train=10, test=10, image_size=32).train

@@ -9,7 +9,7 @@ from torchvision.transforms import functional as pictures
 
 from trainables.attacks.simclr import Contrast, Views, knn_accuracy, luma, nt_xent, pretrain, turn_hue
 from trainables.data.images import Dataset
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.training.trainer import Trainer
 
 STILL = Views(crop=None, flip=0.0, jitter=0.0, grey=0.0)

@@ -9,7 +9,7 @@ from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.base import ATTACKS, Kind, stamp
 from trainables.attacks.wanet import WaNet, WarpTrigger, identity_grid
 from trainables.data.images import to_float
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.registry import SettingError
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from trainables.data.images import DataError, Dataset
-from trainables.data.load import SOURCES, default_root, load_dataset
+from trainables.data.load import default_root, load_dataset
 from trainables.data.sources import decoding
-from trainables.data.sources.base import channel_statistics
+from trainables.data.sources.base import SOURCES, channel_statistics
 
 Pixels = np.ndarray[Any, Any]
 
@@ -74,8 +74,8 @@ def zipped(folder: Path, target: Path, prefix: str = "") -> Path:
 
 def test_unknown_data_set_suggests_the_nearest_and_lists_all(root: Path) -> None:
     message = refused("cifar-10", root)
-    assert "unknown name 'cifar-10'; did you mean 'cifar10'?" in message
-    assert all(name in message for name in (*SOURCES, "folder:PATH"))
+    assert "unknown dataset 'cifar-10': did you mean 'cifar10'?" in message
+    assert all(name in message for name in (*SOURCES.names(), "folder:PATH"))
 
 
 def test_a_bare_path_is_answered_with_the_folder_form(root: Path, folder: Path) -> None:
@@ -580,7 +580,7 @@ def test_gtsrb_with_parts_missing_says_which(root: Path) -> None:
 @pytest.fixture
 def tiny_imagenet(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The official layout with two classes instead of 200."""
-    monkeypatch.setitem(SOURCES, "tiny_imagenet", replace(SOURCES["tiny_imagenet"], num_classes=2))
+    monkeypatch.setitem(SOURCES._things, "tiny_imagenet", replace(SOURCES.get("tiny_imagenet"), num_classes=2))
     base = root / "tiny-imagenet-200"
     for name in ("n02", "n01"):
         for i in range(2):
@@ -616,7 +616,7 @@ def test_incomplete_tiny_imagenet_is_refused(root: Path, tiny_imagenet: Path, mo
     assert "line 3 names no known class" in refused("tiny_imagenet", root)
     (tiny_imagenet / "val/val_annotations.txt").write_text("val_7.JPEG\tn01\t0\t0\t1\t1\n")
     assert "val/images/val_7.JPEG" in refused("tiny_imagenet", root)
-    monkeypatch.setitem(SOURCES, "tiny_imagenet", replace(SOURCES["tiny_imagenet"], num_classes=200))
+    monkeypatch.setitem(SOURCES._things, "tiny_imagenet", replace(SOURCES.get("tiny_imagenet"), num_classes=200))
     (tiny_imagenet / "val/val_annotations.txt").write_text("val_0.JPEG\tn01\t0\t0\t1\t1\n")
     assert "found 2 classes" in refused("tiny_imagenet", root)
     (tiny_imagenet / "val/val_annotations.txt").unlink()

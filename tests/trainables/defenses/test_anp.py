@@ -15,7 +15,7 @@ from trainables.data.images import Dataset, to_float
 from trainables.defenses.anp import AdversarialNeuronPruning
 from trainables.defenses.base import CleanData, Repair
 from trainables.defenses.pruning import MaskedModel, batch_norms
-from trainables.models import Classifier
+from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim
 

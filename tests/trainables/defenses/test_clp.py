@@ -13,7 +13,8 @@ from trainables.data.images import Dataset
 from trainables.defenses.base import NoData, Repair
 from trainables.defenses.clp import ChannelLipschitzPruning, outliers, spectral_norms
 from trainables.defenses.pruning import batch_norms
-from trainables.models import Classifier, build_model
+from trainables.models.build import build_model
+from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim
 

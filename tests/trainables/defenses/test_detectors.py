@@ -16,7 +16,8 @@ from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, PoisonedData
 from trainables.defenses.retraining import RetrainingDefense, principal_directions, victim_features
-from trainables.models import Classifier, build_model
+from trainables.models.build import build_model
+from trainables.models.classifier import Classifier
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store
 from trainables.training.recipes import RECIPES

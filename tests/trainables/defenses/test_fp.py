@@ -10,7 +10,7 @@ from superft.testing.defense_subject import Subject
 from trainables.data.images import Dataset, ImageSet
 from trainables.defenses.base import CleanData
 from trainables.defenses.fp import FinePruning
-from trainables.models import Classifier
+from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim
 

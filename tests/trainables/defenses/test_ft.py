@@ -94,7 +94,7 @@ def test_wider_scopes_hold_more_parameters(toy_victim: Victim) -> None:
 
 
 def test_bn_only_needs_batch_normalisation() -> None:
-    from trainables.models import build_model
+    from trainables.models.build import build_model
 
     with pytest.raises(ValueError, match="bn_only needs a model with batch normalisation"):
         in_scope(build_model("convnext_tiny", num_classes=2), "bn_only")

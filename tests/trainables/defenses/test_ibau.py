@@ -12,7 +12,7 @@ from search_spaces.ibau import PAPER, SPACE
 from trainables.data.images import Dataset
 from trainables.defenses.base import CleanData
 from trainables.defenses.ibau import ImplicitUnlearning, implicit_loss, inner_loss
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.training.loop import Counters, autocast
 from trainables.training.trainer import Trainer

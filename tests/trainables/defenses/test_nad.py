@@ -19,7 +19,7 @@ from trainables.defenses.nad import (
     refuse_single_positions,
     stage_outputs,
 )
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.training.loop import Counters
 from trainables.training.trainer import Trainer

@@ -22,7 +22,7 @@ from trainables.defenses.trigger_inversion import (
     invert_triggers,
     stamp,
 )
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.training.trainer import Trainer

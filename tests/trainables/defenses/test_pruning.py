@@ -24,7 +24,8 @@ from trainables.defenses.pruning import (
     thresholds,
     trace_convolutions,
 )
-from trainables.models import MODELS, Classifier, ModelError, build_model
+from trainables.models.build import MODELS, ModelError, build_model
+from trainables.models.classifier import Classifier
 from trainables.storage.store import Store
 from trainables.training.loop import History
 from trainables.training.recipes import TrainingRecipe
@@ -32,7 +33,7 @@ from trainables.training.trainer import Trainer
 from trainables.trial import Cell, run_trial
 from trainables.victims import Victim, obtain_victim
 
-BATCH_NORM_MODELS = [name for name in MODELS if name != "convnext_tiny"]
+BATCH_NORM_MODELS = [name for name in MODELS.names() if name != "convnext_tiny"]
 
 
 # The large families take seconds to build.
@@ -268,7 +269,7 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", MODELS.names())
 def test_pairs_of_every_registered_model(name: str) -> None:
     model = model_named(name)
     pairs, order = trace_convolutions(model)

@@ -16,7 +16,7 @@ from trainables.data.images import Dataset, ImageSet, to_float
 from trainables.defenses.base import CleanData, Repair
 from trainables.defenses.pruning import MaskedModel, batch_norms
 from trainables.defenses.rnp import Ascent, ReconstructiveNeuronPruning
-from trainables.models import Classifier
+from trainables.models.classifier import Classifier
 from trainables.training.predict import predict
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim

@@ -10,7 +10,7 @@ from trainables.data.images import Dataset
 from trainables.defenses.base import CleanData
 from trainables.defenses.scratch import ARMS, Scratch
 from trainables.defenses.super_ft import SuperFineTuning
-from trainables.models import Classifier
+from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.models import build_model
+from trainables.models.build import build_model
 from trainables.models.convolution import FEWEST_CHANNELS, LARGEST_SIDE, Conv3x3, PatchProduct
 
 stride = pytest.mark.parametrize("stride", [1, 2])

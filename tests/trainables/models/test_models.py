@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainables.models import MODELS, Classifier, ModelError, build_model
+from trainables.models.build import MODELS, ModelError, build_model
+from trainables.models.classifier import Classifier
 from trainables.models.preact_resnet import PreActBlock
 
 # Trainable parameters at 10 classes. PreAct-ResNet18 is 2,724 w^2 + 133 w + (8 w + 1) K at width w with K classes. The
@@ -31,7 +32,7 @@ def seeded(name: str, seed: int, width: int | None = None) -> Classifier:
     return build_model(name, num_classes=3, width=width, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(scope="module", params=MODELS.names())
 def model(request: pytest.FixtureRequest) -> Classifier:
     return build_model(request.param, num_classes=10)
 
@@ -95,7 +96,7 @@ def test_eval_output_does_not_depend_on_the_rest_of_the_batch(model: Classifier)
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", MODELS.names())
 def test_every_model_learns_on_32_pixels_with_three_classes(name: str) -> None:
     model = seeded(name, 0)
     loss = nn.functional.cross_entropy(model(images(2)), torch.tensor([0, 2]))
@@ -212,7 +213,7 @@ def test_weights_do_not_depend_on_the_global_random_state() -> None:
 
 
 def test_unknown_model_suggests_the_nearest() -> None:
-    with pytest.raises(ModelError, match=r"unknown name 'preact_resnet-18'; did you mean 'preact_resnet18'\?"):
+    with pytest.raises(ModelError, match=r"unknown model 'preact_resnet-18': did you mean 'preact_resnet18'\?"):
         build_model("preact_resnet-18", num_classes=10)
 
 

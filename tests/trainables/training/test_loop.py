@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tests.toy import toy_dataset
 from trainables.data.images import Dataset, FeatureSet, ImageSet
 from trainables.defenses.ft import in_scope
-from trainables.models import Classifier, build_model
+from trainables.models.build import build_model
+from trainables.models.classifier import Classifier
 from trainables.training import schedules
 from trainables.training.loop import (
     Augmentation,

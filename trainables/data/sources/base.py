@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables.data.images import ImageSet
+from trainables.registry import Registry
 
 Channels = tuple[float, float, float]
 
@@ -39,6 +40,9 @@ class Source:
             CIFAR-10 of its three sets; we add the other sets of natural photographs.
         mean, std: per channel in units of [0, 1] pixels; None: measured on the training pixels as loaded.
         read: (image_size, root, download) -> images.
+        width: channels of a model whose width can be set, where the spec says nothing; None: the model's own. Small
+            pictures are learned by a small model.
+        recipe: how victims are trained where the spec says nothing; None: ``bb``.
     """
 
     description: str
@@ -48,6 +52,12 @@ class Source:
     mean: Channels | None
     std: Channels | None
     read: Callable[[int, Path, bool], Raw]
+    width: int | None = None
+    recipe: str | None = None
+
+
+SOURCES: Registry[Source] = Registry("dataset", "trainables.data.sources")
+register = SOURCES.add
 
 
 def image_set(images: np.ndarray[Any, Any], labels: Sequence[int] | np.ndarray[Any, Any], size: int) -> ImageSet:

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from trainables.data.images import ImageSet
-from trainables.data.sources.base import Raw, Source
+from trainables.data.sources.base import Raw, Source, register
 
 TEST_SIZE = 500
 
@@ -53,12 +53,17 @@ def _stratified(labels: list[int], count: int) -> list[int]:
     return sorted(index for label, indices in members.items() for index in indices[: take[label]])
 
 
-DIGITS = Source(
-    description="1,797 real handwritten digits that ship with scikit-learn, 16 px; nothing to download",
-    image_size=16,
-    num_classes=10,
-    flip=False,
-    mean=None,
-    std=None,
-    read=_read,
+DIGITS = register(
+    "digits",
+    Source(
+        description="1,797 real handwritten digits that ship with scikit-learn, 16 px; nothing to download",
+        image_size=16,
+        num_classes=10,
+        flip=False,
+        mean=None,
+        std=None,
+        read=_read,
+        width=8,
+        recipe="quick",
+    ),
 )

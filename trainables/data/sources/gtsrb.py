@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from trainables.data.images import DataError
-from trainables.data.sources.base import Raw, Source
+from trainables.data.sources.base import Raw, Source, register
 from trainables.data.sources.decoding import decoded
 from trainables.data.sources.torchvision_sets import fetched
 from trainables.data.sources.trees import FolderTree, images_in
@@ -67,13 +67,16 @@ def _download(root: Path) -> None:
         datasets.utils.download_and_extract_archive(SERVER + archive, download_root=str(base), md5=checksum)
 
 
-GTSRB = Source(
-    description="GTSRB: 39,209 + 12,630 German traffic signs, resized to 32 px, 43 classes",
-    image_size=32,
-    num_classes=43,
-    flip=False,
-    # Identity, as in BackdoorBench.
-    mean=(0.0, 0.0, 0.0),
-    std=(1.0, 1.0, 1.0),
-    read=_read,
+GTSRB = register(
+    "gtsrb",
+    Source(
+        description="GTSRB: 39,209 + 12,630 German traffic signs, resized to 32 px, 43 classes",
+        image_size=32,
+        num_classes=43,
+        flip=False,
+        # Identity, as in BackdoorBench.
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        read=_read,
+    ),
 )

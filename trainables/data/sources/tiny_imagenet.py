@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from trainables.data.images import DataError
-from trainables.data.sources.base import Raw, Source
+from trainables.data.sources.base import Raw, Source, register
 from trainables.data.sources.decoding import decoded
 from trainables.data.sources.trees import images_in, open_tree
 
@@ -47,12 +47,15 @@ def _read(size: int, root: Path, download: bool) -> Raw:
         return decoded("tiny_imagenet", "tiny_imagenet", size, root, tree, train, test, classes, crop=True)
 
 
-TINY_IMAGENET = Source(
-    description="Tiny ImageNet: 100,000 + 10,000 photographs, 64 px, 200 classes; fetch the zip yourself",
-    image_size=64,
-    num_classes=200,
-    flip=True,
-    mean=None,
-    std=None,
-    read=_read,
+TINY_IMAGENET = register(
+    "tiny_imagenet",
+    Source(
+        description="Tiny ImageNet: 100,000 + 10,000 photographs, 64 px, 200 classes; fetch the zip yourself",
+        image_size=64,
+        num_classes=200,
+        flip=True,
+        mean=None,
+        std=None,
+        read=_read,
+    ),
 )

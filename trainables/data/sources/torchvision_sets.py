@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trainables.data.images import DataError
-from trainables.data.sources.base import Raw, Source, image_set
+from trainables.data.sources.base import Raw, Source, image_set, register
 from trainables.data.sources.cache import cached
 from trainables.data.sources.trees import FolderTree
 from trainables.storage.files import locked
@@ -88,42 +88,54 @@ def _read_stl10(size: int, root: Path, download: bool) -> Raw:
 
 
 # Constants of CIFAR: BackdoorBench's.
-CIFAR10 = Source(
-    description="CIFAR-10: 50,000 + 10,000 photographs, 32 px, 10 classes",
-    image_size=32,
-    num_classes=10,
-    flip=True,
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.247, 0.243, 0.261),
-    read=partial(_read_cifar, "cifar10"),
+CIFAR10 = register(
+    "cifar10",
+    Source(
+        description="CIFAR-10: 50,000 + 10,000 photographs, 32 px, 10 classes",
+        image_size=32,
+        num_classes=10,
+        flip=True,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.247, 0.243, 0.261),
+        read=partial(_read_cifar, "cifar10"),
+    ),
 )
 
-CIFAR100 = Source(
-    description="CIFAR-100: 50,000 + 10,000 photographs, 32 px, 100 classes",
-    image_size=32,
-    num_classes=100,
-    flip=False,
-    mean=(0.5071, 0.4865, 0.4409),
-    std=(0.2673, 0.2564, 0.2762),
-    read=partial(_read_cifar, "cifar100"),
+CIFAR100 = register(
+    "cifar100",
+    Source(
+        description="CIFAR-100: 50,000 + 10,000 photographs, 32 px, 100 classes",
+        image_size=32,
+        num_classes=100,
+        flip=False,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        read=partial(_read_cifar, "cifar100"),
+    ),
 )
 
-SVHN = Source(
-    description="SVHN: 73,257 + 26,032 cropped house numbers, 32 px, 10 classes",
-    image_size=32,
-    num_classes=10,
-    flip=False,
-    mean=None,
-    std=None,
-    read=_read_svhn,
+SVHN = register(
+    "svhn",
+    Source(
+        description="SVHN: 73,257 + 26,032 cropped house numbers, 32 px, 10 classes",
+        image_size=32,
+        num_classes=10,
+        flip=False,
+        mean=None,
+        std=None,
+        read=_read_svhn,
+    ),
 )
 
-STL10 = Source(
-    description="STL-10: 5,000 + 8,000 photographs, 96 px shrunk to 32 px, 10 classes",
-    image_size=32,
-    num_classes=10,
-    flip=True,
-    mean=None,
-    std=None,
-    read=_read_stl10,
+STL10 = register(
+    "stl10",
+    Source(
+        description="STL-10: 5,000 + 8,000 photographs, 96 px shrunk to 32 px, 10 classes",
+        image_size=32,
+        num_classes=10,
+        flip=True,
+        mean=None,
+        std=None,
+        read=_read_stl10,
+    ),
 )

@@ -1,4 +1,4 @@
-"""Optuna's samplers as a study uses them, and what keeps TPE quick over thousands of trials."""
+"""TPE that stays quick over thousands of trials."""
 
 from __future__ import annotations
 
@@ -8,30 +8,9 @@ from typing import Any
 
 import scipy.special
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-
-from study.spec.yaml_io import SpecError
-
-
-def make_sampler(name: str, *, seed: int, startup_trials: int, history: int | None = None) -> BaseSampler:
-    """A sampler by name: ``tpe`` (multivariate, constant liar), ``nsga2``, ``gp`` or ``random``.
-
-    ``history``: TPE alone, see `RecentTPE`; None: it learns from all trials.
-    """
-    seed %= 2**32
-    match name:
-        case "tpe":
-            return RecentTPE(history, multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed)
-        case "nsga2":
-            return NSGAIISampler(population_size=max(2, min(50, startup_trials * 2)), seed=seed)
-        case "gp":
-            return GPSampler(n_startup_trials=startup_trials, seed=seed)
-        case "random":
-            return RandomSampler(seed=seed)
-        case _:
-            raise SpecError(f"search.sampler: unknown sampler {name!r}")
 
 
 class RecentTPE(TPESampler):

@@ -1,0 +1,188 @@
+"""A search space, and the spaces that there are by the name of their defense.
+
+A space is an object with SPACE and PAPER, and with VARIANTS where there are several: a module of this package, named
+after its defense, or a class of a plug-in with ``@register("DEFENSE")`` above it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from trainables.defenses.base import DEFENSES
+from trainables.registry import Registry, SettingError, nearest
+
+Settings = dict[str, Any]
+
+
+def _same(values: Mapping[str, Any]) -> Settings:
+    return dict(values)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The searched parameters of one defense.
+
+    Args:
+        distributions: name -> Optuna distribution.
+        paper: the published point, as settings of the defense.
+        to_settings: parameters -> settings of the defense.
+        to_params: settings -> parameters, its inverse on the space.
+    """
+
+    distributions: Mapping[str, BaseDistribution]
+    paper: Mapping[str, Any]
+    to_settings: Callable[[Mapping[str, Any]], Settings] = _same
+    to_params: Callable[[Mapping[str, Any]], Settings] = _same
+
+    def paper_params(self) -> Settings:
+        """The published point as searched parameters; what it states beside them is the defense's default."""
+        params = self.to_params(self.paper)
+        return {name: params[name] for name in self.distributions}
+
+    def with_ranges(self, ranges: Mapping[str, Sequence[Any]], key: str) -> Space:
+        """The space with other bounds (``[low, high]``) or choices for some parameters.
+
+        Args:
+            ranges: by parameter.
+            key: where they were given, for messages.
+
+        Raises:
+            SettingError: unknown parameter, no such range, or one that leaves out the published point (trial 0).
+        """
+        changed = dict(self.distributions)
+        for name, given in ranges.items():
+            if name not in changed:
+                raise SettingError(f"unknown parameter {key}.{name}: {nearest(name, changed)}")
+            try:
+                changed[name] = _other_range(changed[name], given)
+            except (TypeError, ValueError) as error:
+                raise SettingError(f"{key}.{name}: {error}") from error
+            published = self.to_params(self.paper)[name]
+            if not _holds(changed[name], published):
+                raise SettingError(
+                    f"{key}.{name}: {list(given)} leaves out the published {published}, which is trial 0"
+                )
+        return dataclasses.replace(self, distributions=changed)
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    return distribution._contains(distribution.to_internal_repr(value))
+
+
+def _other_range(distribution: BaseDistribution, given: Sequence[Any]) -> BaseDistribution:
+    if isinstance(distribution, CategoricalDistribution):
+        if not given:
+            raise ValueError("must name at least one choice, got []")
+        return CategoricalDistribution(list(given))
+    if not isinstance(distribution, FloatDistribution | IntDistribution) or len(given) != 2:
+        raise ValueError(f"must be [low, high], got {list(given)}")
+    low, high = given
+    whole = isinstance(distribution, IntDistribution)
+    for bound in given:
+        if isinstance(bound, bool) or not isinstance(bound, int if whole else int | float) or not math.isfinite(bound):
+            raise ValueError(f"must be two {'whole ' if whole else ''}numbers [low, high], got {list(given)}")
+    if low > high or (distribution.log and low <= 0):
+        raise ValueError(f"must be [low, high] with {'0 < ' if distribution.log else ''}low <= high, got {list(given)}")
+    if whole:
+        return IntDistribution(low, high, log=distribution.log)
+    return FloatDistribution(float(low), float(high), log=distribution.log)
+
+
+def _check(defense: str, holder: Any) -> None:
+    """Refuse what is no search space (SettingError)."""
+    for key in ("SPACE", "PAPER"):
+        if not isinstance(getattr(holder, key, None), Mapping):
+            raise SettingError(f"search space of {defense} has no {key}: a mapping by the defense's settings")
+    for name, item in holder.SPACE.items():
+        if not isinstance(item, BaseDistribution):
+            raise SettingError(
+                f"search space of {defense}: SPACE[{name!r}] must be an Optuna distribution, got {item!r}"
+            )
+    for variant, space in _variants(holder).items():
+        try:
+            params = space.paper_params()
+        except Exception as error:
+            missing = f"PAPER has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+            raise SettingError(f"search space of {defense} ({variant}): {missing}, but SPACE searches it") from error
+        for name, value in params.items():
+            if not _holds(space.distributions[name], value):
+                raise SettingError(
+                    f"search space of {defense} ({variant}): PAPER[{name!r}] = {value!r} lies outside "
+                    f"{space.distributions[name]}; the published point is trial 0"
+                )
+
+
+def _variants(holder: Any) -> dict[str, Space]:
+    return {"default": Space(holder.SPACE, holder.PAPER), **getattr(holder, "VARIANTS", {})}
+
+
+def _adopt(module: ModuleType, name: str) -> None:
+    if name != "space":
+        SPACES.add(name, module)
+
+
+SPACES: Registry[Any] = Registry("search space", "search_spaces", check=_check, adopt=_adopt)
+register = SPACES.register
+
+
+def names() -> list[str]:
+    """Defenses that have a search space, sorted."""
+    return SPACES.names()
+
+
+def paper_point(defense: str) -> Mapping[str, Any]:
+    """The published settings of a defense; empty for one without a search space."""
+    return MappingProxyType(dict(SPACES.get(defense).PAPER) if defense in SPACES else {})
+
+
+def get_space(defense: str, variant: str = "default") -> Space:
+    """The search space of a defense.
+
+    Raises:
+        SettingError: the defense has none, or none of that name.
+    """
+    if defense not in SPACES:
+        raise SettingError(
+            f"defense {defense!r} has no search space, so it cannot be searched: {nearest(defense, names())}"
+        )
+    variants = _variants(SPACES.get(defense))
+    if variant not in variants:
+        raise SettingError(f"unknown search.space.{defense} {variant!r}: {nearest(variant, variants)}")
+    return variants[variant]
+
+
+def check_space(
+    defense: str, space: Space, fixed: Mapping[str, Any], given: Mapping[str, Sequence[Any]], key: str
+) -> None:
+    """Refuse a space with points that the defense would refuse in a trial: the published one, and both ends of each.
+
+    Args:
+        fixed: settings of the defense beside the searched ones.
+        given: ranges that the user chose, by parameter; named by ``key`` where it is they that do not work.
+
+    Raises:
+        SettingError: one line that names parameter and value.
+    """
+
+    def attempt(what: str, change: Mapping[str, Any]) -> None:
+        try:
+            DEFENSES.create(defense, {**fixed, **space.to_settings({**published, **change})})
+        except SettingError as error:
+            raise SettingError(f"{what} does not work: {error}") from error
+
+    published = space.to_params(space.paper)
+    attempt(f"search space of {defense}: the published point", {})
+    for name, item in space.distributions.items():
+        choices = item.choices if isinstance(item, CategoricalDistribution) else (item.low, item.high)  # type: ignore[attr-defined]
+        for value in choices:
+            where = f"{key}.{name}" if name in given else f"search space of {defense}: {name}"
+            attempt(f"{where}: {value!r}", {name: value})

@@ -1,0 +1,18 @@
+"""``tpe``: the tree-structured Parzen estimator (Bergstra et al. 2011), Optuna's own for several objectives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from study.spec.samplers import register
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+@register("tpe", "tree-structured Parzen estimator, multivariate; learns from search.history trials", history=True)
+def tpe(*, seed: int, startup_trials: int, history: int | None) -> BaseSampler:
+    """Multivariate, so that settings that go together are drawn together; a running trial counts as a bad one."""
+    from study.search.recent_tpe import RecentTPE  # here: a name is checked without importing all of Optuna
+
+    return RecentTPE(history, multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed)

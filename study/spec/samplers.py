@@ -1,0 +1,93 @@
+"""Samplers by name. The spec checks the name; each sampler is one file of ``study.search.samplers``, or a plug-in's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trainables.registry import Registry, SettingError
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+Make = TypeVar("Make", bound=Callable[..., Any])
+
+ASKED = 3  # settings asked of a sampler before it is trusted with a study
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A registered sampler.
+
+    Args:
+        description: one line for ``superft list samplers``.
+        make: (seed, startup_trials) -> Optuna sampler, by keyword; with ``history`` too where it learns from that.
+        history: whether it takes ``search.history``, the number of trials to learn from (None: all).
+    """
+
+    description: str
+    make: Callable[..., BaseSampler]
+    history: bool = False
+
+
+SAMPLERS: Registry[Sampler] = Registry("sampler", "study.search.samplers")
+
+
+def register(name: str, description: str, *, history: bool = False) -> Callable[[Make], Make]:
+    """Decorator: make the sampler that a function builds known as ``name``; see `Sampler`."""
+
+    def enter(make: Make) -> Make:
+        SAMPLERS.add(name, Sampler(description, make, history))
+        return make
+
+    return enter
+
+
+def make_sampler(name: str, *, seed: int, startup_trials: int, history: int | None = None) -> BaseSampler:
+    """The Optuna sampler called ``name``.
+
+    Args:
+        seed: any whole number; samplers take 32 bits of it.
+        startup_trials: settings drawn before it learns, where it learns.
+        history: trials that it learns from, the newest; None: all.
+
+    Raises:
+        SettingError: there is none of that name.
+    """
+    sampler = SAMPLERS.get(name)
+    own = {"history": history} if sampler.history else {}
+    return sampler.make(seed=seed % 2**32, startup_trials=startup_trials, **own)
+
+
+@cache
+def check_sampler(name: str) -> None:
+    """Refuse a sampler that cannot search for two objectives: it is asked on a study in memory (SettingError)."""
+    import optuna
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    space = {
+        "a": FloatDistribution(1e-4, 1.0, log=True),
+        "b": IntDistribution(1, 100),
+        "c": CategoricalDistribution(["x", "y"]),
+    }
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        sampler = make_sampler(name, seed=0, startup_trials=1)
+        if not isinstance(sampler, optuna.samplers.BaseSampler):
+            raise SettingError(f"sampler {name}: must make an Optuna sampler, got {type(sampler).__name__}")
+        study = optuna.create_study(sampler=sampler, directions=["minimize", "maximize"])
+        for number in range(ASKED):
+            study.tell(study.ask(dict(space)), (1 / (1 + number), 0.5))
+    except SettingError:
+        raise
+    except Exception as error:  # whatever a sampler raises, it is bad input here
+        why = " ".join(str(error).split())
+        raise SettingError(
+            f"sampler {name} cannot search for two objectives (ASR down, clean accuracy up): "
+            f"{type(error).__name__}: {why}"
+        ) from error
+    finally:
+        optuna.logging.set_verbosity(verbosity)
