@@ -65,6 +65,13 @@ STORE = click.option(
     help="Where trained victims are kept and shared: a folder, or a URI (s3://bucket/folder). "
     "Default: SUPERFT_STORE, else the user's cache folder.",
 )
+PLUGIN = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="MODULE",
+    help="A module, file or folder that registers attacks, defenses, models, ...; also: plugins in the spec.",
+)
 DOWNLOAD = click.option("--download", is_flag=True, help="Fetch the data set if its files are missing.")
 
 
@@ -95,10 +102,17 @@ def main(verbose: bool) -> None:
 @click.option("--out", type=as_place, metavar="PLACE", help="The study's folder, or a URI. Default: runs/NAME.")
 @STORE
 @DOWNLOAD
+@PLUGIN
 @click.option("--address", help="Address of a Ray cluster, or auto. Default: start Ray on this machine.")
 @_bad_input_is_one_line
 def run(
-    spec: str, assignments: Sequence[str], out: Place | None, store: Place | None, download: bool, address: str | None
+    spec: str,
+    assignments: Sequence[str],
+    out: Place | None,
+    store: Place | None,
+    download: bool,
+    plugins: Sequence[str],
+    address: str | None,
 ) -> None:
     """Run a study, or continue it: train its victims, search, and write the report.
 
@@ -112,7 +126,7 @@ def run(
     from study.run.engine import run_study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    resolved = _load(spec, assignments, store, download)
+    resolved = _load(spec, assignments, store, download, plugins)
     directory = out or Path("runs") / resolved.name
     try:
         outcome = run_study(resolved, directory, address=address)
@@ -141,6 +155,7 @@ def run(
 @SET
 @STORE
 @DOWNLOAD
+@PLUGIN
 @click.option("--device", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the row as one line of JSON, and nothing else.")
 @_bad_input_is_one_line
@@ -153,6 +168,7 @@ def trial(
     assignments: Sequence[str],
     store: Place | None,
     download: bool,
+    plugins: Sequence[str],
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -171,6 +187,7 @@ def trial(
         assignments=assignments,
         store=store,
         download=download,
+        plugins=plugins,
         device=device,
     )
     if as_json:
@@ -188,6 +205,7 @@ def trial(
 @SET
 @STORE
 @DOWNLOAD
+@PLUGIN
 @click.option("--device", help="For triggers that must be trained: cpu, cuda, ... Default: cuda where there is one.")
 @_bad_input_is_one_line
 def trigger(
@@ -199,6 +217,7 @@ def trigger(
     assignments: Sequence[str],
     store: Place | None,
     download: bool,
+    plugins: Sequence[str],
     device: str | None,
 ) -> None:
     """Draw a trigger: clean images, triggered ones, and the difference (x10).
@@ -217,6 +236,7 @@ def trigger(
         assignments=assignments,
         store=store,
         download=download,
+        plugins=plugins,
         device=device,
     )
     click.echo(f"picture: {picture}")
@@ -224,13 +244,16 @@ def trigger(
 
 @main.command()
 @click.argument("directory", type=as_place)
+@PLUGIN
 @_bad_input_is_one_line
-def report(directory: Place) -> None:
+def report(directory: Place, plugins: Sequence[str]) -> None:
     """Write report.html, the figures and the tables of a study again, from its ledger."""
     from study.record.folder import stored_spec
     from study.record.remote_folder import open_folder
     from study.report.write import write_report
+    from trainables.plugins.load import load
 
+    load(plugins)
     with open_folder(directory) as folder:
         folder.fetch()
         stored_spec(folder.path)
@@ -280,6 +303,7 @@ def show(directory: Place) -> None:
 )
 @click.option("--gpus", type=click.IntRange(min=0), default=8, show_default=True, help="GPUs of each of the --nodes.")
 @click.option("--cpus", type=click.IntRange(min=1), help="CPUs of each of the --nodes.  [default: 16 for each GPU]")
+@PLUGIN
 @_bad_input_is_one_line
 def plan(
     spec: str,
@@ -289,6 +313,7 @@ def plan(
     nodes: int | None,
     gpus: int,
     cpus: int | None,
+    plugins: Sequence[str],
 ) -> None:
     """Print what a study has left to do, what that costs and how long it takes; starts nothing.
 
@@ -301,7 +326,7 @@ def plan(
 
     cluster = [Node(f"node {number + 1}", cpus or max(16 * gpus, 16), gpus) for number in range(nodes or 0)]
 
-    resolved = _load(spec, assignments, None, download)
+    resolved = _load(spec, assignments, None, download, plugins)
     with open_folder(out or Path("runs") / resolved.name) as folder:
         folder.fetch()
         click.echo(plan_summary(resolved, folder.path, cluster))
@@ -313,6 +338,7 @@ def plan(
 @click.option("--out", metavar="PATH", help="Folder of the study: an absolute path that all nodes see, or a URI.")
 @click.option("--store", metavar="PATH", help="Likewise for victims. Default: the cluster's own SUPERFT_STORE.")
 @DOWNLOAD
+@PLUGIN
 @click.option(
     "--address",
     envvar="RAY_API_SERVER_ADDRESS",
@@ -329,6 +355,7 @@ def submit(
     out: str | None,
     store: str | None,
     download: bool,
+    plugins: Sequence[str],
     address: str,
     follow: bool,
     python: str,
@@ -341,7 +368,8 @@ def submit(
     from study.cluster.submit import submit_study
 
     given = [*assignments, *([] if store is None else [f"store={store}"])]
-    sys.exit(submit_study(_load(spec, given, None, download), out, address=address, follow=follow, python=python))
+    resolved = _load(spec, given, None, download, plugins)
+    sys.exit(submit_study(resolved, out, address=address, follow=follow, python=python))
 
 
 @main.command()
@@ -379,11 +407,26 @@ def check_cluster(file: Path) -> None:
 
 @main.command("list")
 @click.argument(
-    "what", type=click.Choice(["attacks", "defenses", "datasets", "models", "recipes", "spaces", "settings"])
+    "what",
+    type=click.Choice(
+        [
+            "attacks",
+            "defenses",
+            "datasets",
+            "models",
+            "recipes",
+            "spaces",
+            "samplers",
+            "trackers",
+            "plugins",
+            "settings",
+        ]
+    ),
 )
 @click.argument("name", required=False)
+@PLUGIN
 @_bad_input_is_one_line
-def list_names(what: str, name: str | None) -> None:
+def list_names(what: str, name: str | None, plugins: Sequence[str]) -> None:
     """List what there is, one per line, the name first.
 
     superft list settings NAME tells what an attack or a defense can be given: type, range, default, published value,
@@ -391,7 +434,10 @@ def list_names(what: str, name: str | None) -> None:
     """
     from study.listings import listing, settings_text, two_columns
     from study.spec.yaml_io import SpecError
+    from trainables.plugins.load import load, load_installed
 
+    load_installed()
+    load(plugins)
     if what == "settings":
         if name is None:
             raise SpecError("list settings needs the name of an attack or a defense: superft list settings NAME")
@@ -424,7 +470,9 @@ def new(kind: str, name: str) -> None:
     click.echo(f"wrote {start} and {test}; check them: python -m pytest {test}")
 
 
-def _load(spec: str, assignments: Sequence[str], store: Place | None, download: bool) -> Any:
+def _load(
+    spec: str, assignments: Sequence[str], store: Place | None, download: bool, plugins: Sequence[str] = ()
+) -> Any:
     from study.spec.load import load_spec
 
     given = list(assignments)
@@ -432,7 +480,7 @@ def _load(spec: str, assignments: Sequence[str], store: Place | None, download: 
         given.append(f"store={store if isinstance(store, str) else store.expanduser().resolve()}")
     if download:
         given.append("download=true")
-    return load_spec(spec, given)
+    return load_spec(spec, given, plugins)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,16 @@ from rich.text import Text
 from search_spaces import space as search_spaces
 from study.report.terminal import as_text, terminal_width
 from study.spec.load import recipe_names, recipe_path
+from study.spec.samplers import SAMPLERS
+from study.spec.trackers import TRACKERS
 from study.spec.yaml_io import read_yaml_mapping
 from trainables.attacks.base import ATTACKS
 from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES
 from trainables.descriptions import describe_settings
 from trainables.models.build import MODELS
-from trainables.registry import SettingError, nearest
+from trainables.plugins.load import Plugin, loaded, plugin_of
+from trainables.registry import Registry, SettingError, nearest
 
 # A table of settings in which their meanings have less room than this is hard to read.
 MEANING_ROOM = 45
@@ -226,6 +229,12 @@ def listing(what: str) -> list[tuple[str, str]]:
                 )
                 for name in search_spaces.names()
             ]
+        case "samplers":
+            return [(name, sampler.description) for name, sampler in SAMPLERS.items()]
+        case "trackers":
+            return [(name, tool.description) for name, tool in TRACKERS.items()]
+        case "plugins":
+            return [(plugin.module, f"{plugin}, {_brings(plugin)}") for plugin in loaded()]
         case _:
             raise ValueError(f"nothing is listed as {what!r}")
 
@@ -234,3 +243,14 @@ def _recipe_line(name: str) -> str:
     first = recipe_path(name).read_text().splitlines()[0]
     text = first.removeprefix("#").strip() if first.startswith("#") else ""
     return text or str(read_yaml_mapping(recipe_path(name)).get("dataset"))
+
+
+def _brings(plugin: Plugin) -> str:
+    """What a plug-in has registered."""
+    found = [
+        f"{registry.kind} {name}"
+        for registry in Registry.all()
+        for name in registry.names()
+        if plugin_of(registry.module_of(name)) == plugin
+    ]
+    return ", ".join(found) or "which registers nothing"

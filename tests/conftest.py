@@ -2,13 +2,17 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+from trainables.attacks.base import TRIGGERS
 from trainables.data.images import Dataset
 from trainables.models.classifier import Classifier
+from trainables.plugins import load, origin
+from trainables.registry import Registry
 from trainables.storage.store import Store
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim, make_trainer
@@ -47,6 +51,28 @@ def _log_levels() -> Iterator[None]:
     yield
     for name, level in zip(names, levels, strict=True):
         logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture
+def _as_before() -> Iterator[None]:
+    """What a test registers, and the modules that it imports for that, are forgotten afterwards."""
+    kept = [(registry, dict(registry._things), dict(registry._modules)) for registry in Registry.all()]
+    triggers, plugins, modules = dict(TRIGGERS), dict(load._loaded), set(sys.modules)
+    yield
+    for registry, things, by in kept:
+        if registry._loaded:  # else it was empty, and is filled by whoever asks next
+            ours = {name: module for name, module in registry._modules.items() if module.startswith(registry.package)}
+            registry._things = {name: registry._things[name] for name in ours} | things
+            registry._modules = ours | by
+    for before, now in ((triggers, TRIGGERS), (plugins, load._loaded)):
+        for name in set(now) - set(before):
+            del now[name]
+    for name in set(sys.modules) - modules:
+        if not name.startswith(("trainables", "study", "search_spaces", "superft", "tests", "torch", "numpy")):
+            file = getattr(sys.modules[name], "__file__", None) or ""
+            if "site-packages" not in file and "/tmp" in file:
+                del sys.modules[name]
+    origin._source_of.cache_clear()
 
 
 @pytest.fixture(scope="session")

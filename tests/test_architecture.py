@@ -27,7 +27,12 @@ FLOORS = {
     ),
     "trainables": (
         *({"tune"}, {"trial"}, {"job"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
-        *({"training"}, {"data", "models"}, {"storage"}, {"machine", "registry", "seeding", "descriptions", "columns"}),
+        *(
+            {"training"},
+            {"data", "models"},
+            {"storage", "plugins"},
+            {"machine", "registry", "seeding", "descriptions", "columns"},
+        ),
         {"settings"},
     ),
 }

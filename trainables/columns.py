@@ -112,6 +112,7 @@ RESULT_COLUMNS = (
     Column("resolved_settings", "json", "all settings of the defense, defaults included"),
     Column("threads", "count", "processor threads of the trial: sums in another order can flip single images"),
     Column("precision", "text", "of the arithmetic: float32 or bfloat16"),
+    Column("plugins", "text", "names and versions of the plug-ins that attack, defense, model and data come from"),
     Column("code", "text", "version of superft, and the commit where it runs from a repository"),
 )
 DETECTION_COLUMNS = (

@@ -48,6 +48,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {hint}?" + (f" ({everything})" if len(known) <= 12 else "")
 
 
+_REGISTRIES: list[Registry[Any]] = []
+
+
 @dataclass(frozen=True)
 class Broken:
     """A file of a room that could not be imported.
@@ -90,6 +93,12 @@ class Registry(Generic[T]):
         self._modules: dict[str, str] = {}
         self._broken: list[Broken] = []
         self._loaded = False
+        _REGISTRIES.append(self)
+
+    @staticmethod
+    def all() -> list[Registry[Any]]:
+        """All registries that there are."""
+        return list(_REGISTRIES)
 
     def register(self, name: str) -> Callable[[X], X]:
         """Decorator: make a class or function known as ``name``."""

@@ -17,11 +17,15 @@ import torch
 from trainables.attacks.base import ATTACKS
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource, load_dataset
+from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData
 from trainables.evaluation.detection import detection_columns
 from trainables.evaluation.metrics import Evaluation, der, evaluate
 from trainables.job import Cell
 from trainables.machine.provenance import code, describe_device, peak_memory_bytes, versions
+from trainables.models.build import MODELS
+from trainables.plugins.origin import origin, used
+from trainables.registry import Registry
 from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
@@ -36,12 +40,14 @@ class TrialResult:
     """What one trial found; `row` makes it one line of the ledger, whose columns `trainables.columns` describes.
 
     ``settings`` are those that were given (searched, published or fixed by a spec), ``resolved_settings`` all of them,
-    defaults included, as JSON. ``metrics`` are None only for a failed trial. ``detection`` holds the columns of
+    defaults included, as JSON. ``plugins``: names and versions of the plug-ins that attack, defense, model and data
+    come from; empty: all are ours. ``metrics`` are None only for a failed trial. ``detection`` holds the columns of
     `detection.detection_columns`, for defenses that detect. ``by_class``: rates per true class, as JSON lists.
 
     What the trial found ready made by an earlier trial (flag ``WHAT_reused``) costs nothing again; the work it once
     took is in ``reused_*_samples``, so that the cost of a setting alone is their sum. ``shared_work`` says what that
     was: names ``made``, and ``reused`` names with their samples.
+    plugins: str = ""
     """
 
     cell: Cell
@@ -70,6 +76,7 @@ class TrialResult:
     threads: int = 0
     precision: str = ""
     code: str = ""
+    plugins: str = ""
     victim: str = ""
     started: str = ""
     collapsed: bool = False
@@ -160,6 +167,17 @@ class Workbench:
         return result
 
 
+def plugins_of(cell: Cell) -> str:
+    """Names and versions of the plug-ins that a cell's attack, defense, model and data come from; mostly none."""
+    things: list[tuple[Registry[Any], str]] = [
+        (ATTACKS, cell.victim.attack),
+        (DEFENSES, cell.defense),
+        (MODELS, cell.victim.model),
+        *((SOURCES, data.name) for data in (cell.data, cell.upstream) if data is not None),
+    ]
+    return used(things)
+
+
 def defender_seed(cell: Cell) -> int:
     """Seed of a repair: under the cell's own, `Trainer.generator` would draw the attacker's poison once more."""
     return derive_seed(cell.seed, "defense")
@@ -222,6 +240,7 @@ def run_trial(
         threads=torch.get_num_threads(),
         precision=resolved_precision(device, cell.victim.precision),
         code=code(),
+        plugins=plugins_of(cell),
         victim=victim.name,
         started=started.isoformat(timespec="seconds"),
     )
@@ -305,7 +324,10 @@ def _task(cell: Cell, defense: Defense, victim: Victim) -> str:
     The victim's facts are in it because a victim that was trained again, after damage, may differ in its last bits.
     """
     held = [cell.clean_fraction, cell.clean_source, cell.fresh_head] if defense.owns is CleanData else []
-    return content_key({"victim": victim.name, "facts": victim.facts, "seed": defender_seed(cell), "held": held})
+    given: dict[str, Any] = {"victim": victim.name, "facts": victim.facts, "seed": defender_seed(cell), "held": held}
+    if (by := origin(DEFENSES, cell.defense)) is not None:  # what edited code makes is not what it made before
+        given["defense_by"] = by
+    return content_key(given)
 
 
 def _metrics(evaluation: Evaluation | None, victim: Victim) -> dict[str, float | int | None]:

@@ -21,6 +21,7 @@ from ray import tune
 
 from trainables.job import Cell, Cut, Job, OutOfMemory, Report, Row, StoreLost
 from trainables.machine.device_meter import CONTEXT_BYTES, Measuring, cap_memory, meter_of
+from trainables.plugins.parcels import Parcel, unpack
 from trainables.storage.remote import as_place
 from trainables.storage.remote_store import open_store
 from trainables.storage.store import StoreUnavailableError
@@ -31,9 +32,14 @@ from trainables.trial import Workbench, run_trial
 GRACE_SECONDS = 30.0
 
 
-def bench(store: str, cpus: int, trains: bool = True) -> Workbench:
-    """The workbench of this process, on the GPU that Ray gave it, else on ``cpus`` threads."""
+def bench(store: str, cpus: int, trains: bool = True, plugins: tuple[Parcel, ...] = ()) -> Workbench:
+    """The workbench of this process, with the driver's plug-ins, on the GPU that Ray gave it, else on ``cpus`` threads.
+
+    Raises:
+        PluginError: a plug-in cannot be loaded here.
+    """
     logging.basicConfig(level=logging.WARNING)
+    unpack(plugins)
     torch.set_num_threads(cpus)
     on_gpu = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
     return Workbench(open_store(as_place(store)), torch.device("cuda" if on_gpu else "cpu"), trains=trains)
@@ -84,10 +90,11 @@ class TrialTrainable(tune.Trainable):
         cpus: int = 1,
         trial_seconds: float | None = None,
         outside_bytes: int = CONTEXT_BYTES,
+        plugins: tuple[Parcel, ...] = (),
     ) -> None:
         self.trial_seconds = trial_seconds
         # Its victims were made before: one that is missing now means that the store is gone, not that it is to be made.
-        self.bench = bench(store, cpus, trains=False)
+        self.bench = bench(store, cpus, trains=False, plugins=plugins)
         self.meter = meter_of(self.bench.device)
         if self.meter is not None:
             cap_memory(self.meter, config["gpus"], outside_bytes)
@@ -127,9 +134,9 @@ class TrialTrainable(tune.Trainable):
         return None
 
 
-def train_victim(cell: Cell, store: str, cpus: int, gpus: float) -> dict[str, Any]:
+def train_victim(cell: Cell, store: str, cpus: int, gpus: float, plugins: tuple[Parcel, ...] = ()) -> dict[str, Any]:
     """Ray task: obtain the cell's victim; what people want to know of it, JSON-able."""
-    place, notes = bench(store, cpus), _Notes()
+    place, notes = bench(store, cpus, plugins=plugins), _Notes()
     if (meter := meter_of(place.device)) is not None:
         cap_memory(meter, gpus)
     logger = logging.getLogger("superft.store")
@@ -152,7 +159,9 @@ def train_victim(cell: Cell, store: str, cpus: int, gpus: float) -> dict[str, An
     }
 
 
-def measure_trial(cell: Cell, settings: dict[str, Any], store: str, cpus: int, seconds: float) -> dict[str, Any]:
+def measure_trial(
+    cell: Cell, settings: dict[str, Any], store: str, cpus: int, seconds: float, plugins: tuple[Parcel, ...] = ()
+) -> dict[str, Any]:
     """Ray task on a card of its own, in a process of its own: one trial, and what it takes of the card.
 
     The victim is there before the clock starts, and nothing is taken from other trials: so much a trial takes once its
@@ -160,14 +169,14 @@ def measure_trial(cell: Cell, settings: dict[str, Any], store: str, cpus: int, s
 
     Args:
         cell, settings: of the trial.
-        store, cpus: as for a trial.
+        store, cpus, plugins: as for a trial.
         seconds: after which it is cut; what was seen until then counts.
 
     Returns:
         `Usage` and: ``seconds`` it took, ``cut``, its work as `Counters` and ``train_size``, ``node``, ``error``
         (None, or why there is no more to know).
     """
-    place, work, error, cut = bench(store, cpus, trains=False), Counters(), None, False
+    place, work, error, cut = bench(store, cpus, trains=False, plugins=plugins), Counters(), None, False
     meter = meter_of(place.device)
     if meter is None:
         raise RuntimeError("Ray gave this process a GPU, but torch finds none: is it a build without CUDA?")

@@ -28,8 +28,9 @@ from trainables.data.images import DataError, Dataset, ImageSet, TriggeredSet
 from trainables.data.split import CleanSplit, split_clean
 from trainables.evaluation.metrics import Evaluation, Rates, evaluate, report_half
 from trainables.machine.provenance import describe_device, versions
-from trainables.models.build import build_model
+from trainables.models.build import MODELS, build_model
 from trainables.models.classifier import Classifier
+from trainables.plugins.origin import origin
 from trainables.scenarios import PROBE, ScenarioName, check_scenario, take_over
 from trainables.storage.memo import Memo
 from trainables.storage.store import Artifact, DamagedArtifactError, Store, content_key
@@ -97,6 +98,9 @@ class VictimSpec:
     def name(self, dataset: Dataset, upstream: Dataset | None = None) -> str:
         """Readable prefix and content key: the artifact's name in the store."""
         identity = {"schema": SCHEMA, **self.make_attack().identity(), **self._conditions(dataset, upstream)}
+        # An edited trigger is another trigger, whatever its settings say.
+        if (by := origin(ATTACKS, self.attack)) is not None:
+            identity["attack_by"] = by
         prefix = "".join(letter if letter.isalnum() else "-" for letter in dataset.name.rsplit("/", 1)[-1])[:24]
         return f"{self.attack}-{prefix}-{self.model}-seed{self.seed}-{content_key(identity)}"
 
@@ -115,6 +119,8 @@ class VictimSpec:
                 "upstream_std": upstream.std,
                 "probe": dataclasses.asdict(PROBE) if self.scenario == "new_head" else None,
             }
+        if (by := origin(MODELS, self.model)) is not None:
+            before["model_by"] = by
         return {
             **before,
             "data": dataset.fingerprint,

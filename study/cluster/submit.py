@@ -21,8 +21,10 @@ import click
 import study
 from study.plan.jobs import make_plan
 from study.record.folder import REPORT_FILE, SPEC_FILE, refuse_uri
+from study.spec.plugins import as_plugins
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError, dump_yaml
+from trainables.plugins.parcels import files_to_send
 from trainables.storage.remote import is_uri
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ def write_package(root: Path, spec: StudySpec, path: Path) -> None:
 
     Args:
         root: folder of the three packages; its .gitignore and .rayignore are respected as Ray does.
-        spec: becomes study.yaml.
+        spec: becomes study.yaml; its plug-ins that are not installed are packed too.
         path: of the zip.
 
     Raises:
@@ -138,8 +140,14 @@ def write_package(root: Path, spec: StudySpec, path: Path) -> None:
                     "move it to storage that all nodes see, or name it in .rayignore"
                 )
             add(name, file.read_bytes())
+        for plugin in as_plugins(spec.plugins):
+            if plugin.path is not None:  # not installed here, so hardly there
+                for name, content in files_to_send(plugin).items():
+                    add(name, content)
         # Not to_yaml, which leaves out a database's password.
-        add(SPEC_FILE, dump_yaml(spec.model_dump(mode="json")).encode())
+        values = spec.model_dump(mode="json")
+        values["plugins"] = [item | {"path": None} for item in values["plugins"]]  # found by name beside the code
+        add(SPEC_FILE, dump_yaml(values).encode())
     if path.stat().st_size > LARGEST_PACKAGE:
         raise SpecError(
             f"the code under {root} packs to {path.stat().st_size / 2**20:.0f} MiB, the cluster takes "

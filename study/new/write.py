@@ -6,8 +6,13 @@ import importlib.util
 import keyword
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from trainables.registry import SettingError
+from trainables.attacks.base import ATTACKS
+from trainables.data.sources.base import SOURCES
+from trainables.defenses.base import DEFENSES
+from trainables.models.build import MODELS
+from trainables.registry import Registry, SettingError
 
 # Kind -> the suite of `superft.testing` that its test file inherits, and the module the suite is in.
 SUITES = {
@@ -37,7 +42,7 @@ def write_start(kind: str, name: str, folder: Path) -> list[Path]:
     Raises:
         SettingError: no name of a module, one that an installed module has, or a file that exists.
     """
-    _check_name(name)
+    _check_name(kind, name)
     module, suite = SUITES[kind]
     title = "".join(part.capitalize() for part in name.split("_"))
     template = (resources.files("study.new") / "templates" / f"{kind}.py").read_text(encoding="utf-8")
@@ -59,6 +64,10 @@ def write_start(kind: str, name: str, folder: Path) -> list[Path]:
     return list(texts)
 
 
-def _check_name(name: str) -> None:
+def _check_name(kind: str, name: str) -> None:
     if not (name.isidentifier() and name == name.lower() and name.isascii()) or keyword.iskeyword(name):
         raise SettingError(f"name must be lower-case letters, digits and _, and start with a letter, got {name!r}")
+    registries: tuple[Registry[Any], ...] = (ATTACKS, DEFENSES, MODELS, SOURCES)
+    for known, registry in zip(SUITES, registries, strict=True):
+        if known == kind and name in registry:
+            raise SettingError(f"{registry.kind} {name!r} exists; choose another name")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from study.record.files import write_atomically
 from study.spec.load import make_spec
+from study.spec.plugins import changed_plugins
 from study.spec.schema import StudySpec, differences
 from study.spec.yaml_io import SpecError, read_yaml_mapping
 from trainables.storage.store import Store, StoreUnavailableError
+
+log = logging.getLogger("superft.folder")
 
 SPEC_FILE = "study.yaml"
 LEDGER_FILE = "trials.jsonl"
@@ -71,6 +76,8 @@ def check_folder(directory: Path, spec: StudySpec, *, called: str | None = None)
         return
     if not (directory / SPEC_FILE).is_file():
         raise SpecError(f"--out {shown} is not empty and holds no {SPEC_FILE}; name a new folder")
+    for line in changed_plugins(read_yaml_mapping(directory / SPEC_FILE), spec.plugins):
+        log.warning("%s", line)
     changed = differences(stored_spec(directory), spec)
     if changed:
         raise SpecError(
@@ -104,7 +111,22 @@ def stored_spec(directory: Path) -> StudySpec:
     path = directory / SPEC_FILE
     if not path.is_file():
         raise SpecError(f"{directory} is no study folder: it has no {SPEC_FILE}")
-    return make_spec(read_yaml_mapping(path))
+    settings = read_yaml_mapping(path)
+    _refuse_code_within(directory, settings)
+    return make_spec(settings)
+
+
+def _refuse_code_within(directory: Path, settings: Mapping[str, Any]) -> None:
+    """A study's folder may come from a stranger: looking at it must not run code that came with it (SpecError)."""
+    for item in settings.get("plugins") or []:
+        given = item if isinstance(item, str) else item.get("path") if isinstance(item, Mapping) else None
+        if given is None or (isinstance(item, str) and item.replace(".", "_").isidentifier()):
+            continue  # a module by its name
+        if not Path(given).is_absolute() or Path(given).resolve().is_relative_to(directory.resolve()):
+            raise SpecError(
+                f"{directory / SPEC_FILE} names the plug-in {given}, which is not loaded from a study's folder or by a "
+                "relative path; copy it elsewhere, and name it there if you trust it"
+            )
 
 
 @contextmanager

@@ -16,7 +16,9 @@ from study.record.remote_folder import RemoteFolder
 from study.record.stopped import StudyStoppedError
 from study.run.on_tune import MAX_FAILURES, cause, root
 from study.run.progress import Progress
+from study.spec.plugins import as_plugins
 from trainables.job import Cell
+from trainables.plugins.parcels import packed
 from trainables.storage.store import StoreUnavailableError
 from trainables.victims import VictimSpec
 
@@ -33,11 +35,11 @@ def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> dic
 
     from trainables.tune import train_victim
 
-    cpus = plan.spec.resources.cpus_per_trial
+    cpus, plugins = plan.spec.resources.cpus_per_trial, packed(as_plugins(plan.spec.plugins))
 
     def start(cell: Cell, gpus: float) -> Any:
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_FAILURES)(train_victim)
-        return task.remote(cell, store, cpus, gpus)
+        return task.remote(cell, store, cpus, gpus, plugins)
 
     waiting = {start(cell, gpus): (cell, gpus) for cell in plan.victims()}
     failed: dict[VictimSpec, str] = {}
@@ -77,11 +79,12 @@ def measure_kinds(
     limit = min(LONGEST_SECONDS, ahead.plan.spec.resources.trial_seconds or LONGEST_SECONDS)
     # A process of its own each: its context is measured too.
     task = ray.remote(num_cpus=ahead.cpus, num_gpus=1, max_calls=1, max_retries=MAX_FAILURES)(measure_trial)
+    plugins = packed(as_plugins(ahead.plan.spec.plugins))
     waiting: dict[Any, Kind] = {}
     for kind in ahead.missing():
         whole = [cell for cell in kind.cells if cell.victim not in broken]
         if whole:
-            job = task.remote(whole[0], dict(kind.settings), store, ahead.cpus, limit)
+            job = task.remote(whole[0], dict(kind.settings), store, ahead.cpus, limit, plugins)
             waiting[job] = kind
     cards = {node.name: node.accelerator for node in ahead.nodes}
     found: dict[str, Measurement] = {}

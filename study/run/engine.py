@@ -28,10 +28,12 @@ from study.run.on_tune import run_trials
 from study.run.progress import Progress
 from study.run.trigger_picture import write_trigger_figures
 from study.search.optuna_search import OptunaSearch, open_searches
+from study.spec.plugins import as_plugins
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
 from study.tracking.trackers import check_trackers, tracking
 from trainables.data.images import Dataset
+from trainables.plugins.parcels import packed
 from trainables.storage.remote import Place
 from trainables.storage.remote_store import open_store
 
@@ -153,6 +155,7 @@ def _run_on_ray(
         cpus=ahead.cpus,
         trial_seconds=plan.spec.resources.trial_seconds,
         outside_bytes=ahead.outside_bytes,
+        plugins=packed(as_plugins(plan.spec.plugins)),
     )
     progress.trials_begin()
     room = Room(ahead.nodes, ahead.cpus, recount=usable_nodes)

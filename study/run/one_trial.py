@@ -16,6 +16,7 @@ from study.spec.load import make_spec
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError, merge_assignments
 from trainables.defenses.base import DEFENSES
+from trainables.plugins.load import load, load_installed
 from trainables.storage.remote import Place
 from trainables.storage.remote_store import open_store
 from trainables.trial import Workbench
@@ -31,6 +32,7 @@ def run_single(
     assignments: Sequence[str] = (),
     store: Place | None = None,
     download: bool = False,
+    plugins: Sequence[str] = (),
     device: str | None = None,
 ) -> dict[str, Any]:
     """The ledger row of one trial at the published settings with ``assignments`` over them.
@@ -45,10 +47,13 @@ def run_single(
         "dataset": dataset,
         "seeds": [seed],
         "download": download,
+        "plugins": list(plugins),
         "store": None if store is None else str(store),
     }
     if model is not None:
         settings["model"] = model
+    load_installed()
+    load(plugins)
     own = {field.name for field in dataclasses.fields(DEFENSES.get(defense))}
     merged = merge_assignments(settings, [_qualify(item, defense, own) for item in assignments])
     fixed = ("attacks", "baselines", "dataset", "seeds")

@@ -20,6 +20,7 @@ from study.spec.yaml_io import SpecError, merge_assignments
 from trainables.attacks.base import ATTACKS
 from trainables.data.images import Dataset
 from trainables.job import Cell
+from trainables.plugins.load import load, load_installed
 from trainables.storage.remote import Place
 from trainables.storage.remote_store import open_store
 from trainables.storage.store import DamagedArtifactError, Store
@@ -36,6 +37,7 @@ def write_trigger_picture(
     assignments: Sequence[str] = (),
     store: Place | None = None,
     download: bool = False,
+    plugins: Sequence[str] = (),
     device: str | None = None,
 ) -> Path:
     """Draw the trigger of ``attack`` on test images of ``dataset``; a trigger that is learned needs its victim.
@@ -50,6 +52,8 @@ def write_trigger_picture(
     """
     if out.suffix.lower() != ".png":
         raise SpecError(f"--out must be a file that ends in .png, got {out}")
+    load_installed()
+    load(plugins)
     cls = ATTACKS.get(attack)
     if not cls.implants_backdoor:
         raise SpecError(f"attack {attack!r} has no trigger to draw")
@@ -60,6 +64,7 @@ def write_trigger_picture(
         "dataset": dataset,
         "seeds": [seed],
         "download": download,
+        "plugins": list(plugins),
         "store": None if store is None else str(store),
     }
     own = {field.name for field in dataclasses.fields(cls)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from trainables.registry import SettingError, nearest
 STANDARD_INPUT = "-"
 
 
-def load_spec(source: str | None, assignments: Iterable[str] = ()) -> StudySpec:
-    """The spec of a recipe's name, a YAML file or standard input (``-``), with ``--set`` assignments over it.
+def load_spec(source: str | None, assignments: Iterable[str] = (), plugins: Sequence[str] = ()) -> StudySpec:
+    """The spec of a recipe's name, a YAML file or standard input (``-``), with ``--set`` assignments and plug-ins.
 
     Raises:
         SpecError: one clear line.
@@ -36,7 +36,13 @@ def load_spec(source: str | None, assignments: Iterable[str] = ()) -> StudySpec:
         raise SpecError(f"no such file: {name}")
     else:
         raise SpecError(f"unknown recipe {name!r}: {nearest(name, recipe_names())}; a file must end in .yaml")
-    return make_spec(merge_assignments(settings, assignments))
+    return make_spec(with_plugins(merge_assignments(settings, assignments), plugins))
+
+
+def with_plugins(settings: dict[str, Any], plugins: Sequence[str]) -> dict[str, Any]:
+    """``settings`` with ``plugins`` after those that they name."""
+    named = settings.get("plugins") or []
+    return settings | {"plugins": [*named, *plugins]} if plugins and isinstance(named, list) else settings
 
 
 def make_spec(settings: Mapping[str, Any]) -> StudySpec:

@@ -21,6 +21,7 @@ from pydantic import (
 
 from search_spaces import space as search_spaces
 from study.spec.methods import is_published, typed_settings
+from study.spec.plugins import load_plugins
 from study.spec.resolved import Resolved, ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.samplers import SAMPLERS, check_sampler
 from study.spec.trackers import TRACKERS
@@ -51,7 +52,7 @@ VICTIM_SCENARIOS: dict[str, ScenarioName] = {
     "encoder": "encoder",
 }
 # A study folder may be continued under other values of these.
-MAY_CHANGE = ("download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking")
+MAY_CHANGE = ("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking")
 
 
 class _Part(BaseModel):
@@ -183,6 +184,16 @@ class ScenarioSpec(_Part):
         return self.type in ("new-head", "encoder")
 
 
+class PluginPart(_Part):
+    """A plug-in, as `trainables.plugins.load.Plugin` says it; in a spec of one's own its module or file is enough."""
+
+    module: str
+    name: str = ""
+    version: str = ""
+    source: str = ""
+    path: str | None = None
+
+
 def _place(value: Any) -> Any:
     return as_place(value) if isinstance(value, str) else value
 
@@ -212,6 +223,7 @@ class StudySpec(_Part):
     store: Annotated[Place, BeforeValidator(_place)] | None = None
     resources: Resources = Resources()
     tracking: list[str] = Field(default_factory=list)
+    plugins: list[PluginPart] = Field(default_factory=list)
 
     @field_validator("attacks", "defenses", "baselines", "seeds", "tracking")
     @classmethod
@@ -248,6 +260,7 @@ class StudySpec(_Part):
         if not isinstance(data, dict):
             return data
         filled, named = dict(data), data.get("dataset", "digits")
+        filled["plugins"] = load_plugins(filled)  # first: they bring names that are asked for below
         source = SOURCES.get(named) if isinstance(named, str) and named in SOURCES else None
         scenario = filled.get("scenario")
         if isinstance(scenario, dict) and scenario.get("type") == "encoder":

@@ -218,14 +218,13 @@ def normalisation_is_inside(subject: Subject) -> None:
 def no_stage_overwrites_what_it_received(subject: Subject) -> None:
     """A forward hook on a stage sees what the next one got: an in-place ReLU at its start would change that."""
     with torch.no_grad():
-        for number, before, _ in walk(subject.model, subject.images(1)):
-            kept = before.clone()
-            subject.model.stages[number](before)
-            assert torch.equal(before, kept), f"model {subject.name}: stage {number} overwrites its input in place"
-        *_, (_, _, maps) = walk(subject.model, subject.images(1))
-        kept = maps.clone()
-        subject.model.neck(maps)
-        assert torch.equal(maps, kept), f"model {subject.name}: the neck overwrites its input in place"
+        maps = subject.model.normalize(subject.images(1))
+        parts = [(f"stage {number}", stage) for number, stage in enumerate(subject.model.stages)]
+        for what, part in [*parts, ("the neck", subject.model.neck)]:
+            kept = maps.clone()
+            after = part(maps)
+            assert torch.equal(maps, kept), f"model {subject.name}: {what} overwrites its input in place"
+            maps = after
 
 
 def eval_mode_is_deterministic_and_treats_images_one_by_one(subject: Subject) -> None:

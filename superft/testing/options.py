@@ -4,8 +4,9 @@
     pytest --pyargs superft.testing --attack mine --plugin my_module        # one attack of a module of yours
 
 ``--attack``, ``--defense``, ``--model``, ``--data`` and ``--sampler`` each take a name and may be given several times;
-with none of them everything is tried that is registered and whose data are on this machine. ``--plugin`` takes a module
-that can be imported, or whose file lies in the current folder, and imports it first.
+with none of them everything is tried that is registered and whose data are on this machine. ``--plugin`` takes what it
+takes for ``superft run``: a module that can be imported or lies in the current folder, or the path of a file or folder.
+Installed plug-ins (entry-point group ``superft.plugins``) are there without it.
 
 pytest finds this module by the entry point of the installed package. The options exist only in a run that names
 ``superft.testing``, so that no test run of anybody else can clash with them. Settings for a costly method cannot be
@@ -14,11 +15,7 @@ given here: write the two-line test file, whose suite has room for them.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -40,30 +37,15 @@ def pytest_load_initial_conftests(parser: pytest.Parser, args: Sequence[str]) ->
 def pytest_configure(config: pytest.Config) -> None:
     """Import the plug-ins and refuse unknown names before anything is collected."""
     config.addinivalue_line("markers", "slow: takes minutes")
-    for module in config.getoption("--plugin", []):
-        load(module)
-    if any(config.getoption(f"--{kind}", []) for kind in KINDS):
+    wanted = {kind: config.getoption(f"--{kind}", []) for kind in KINDS}
+    plugins = config.getoption("--plugin", [])
+    if plugins or any(wanted.values()):
         from superft.testing.registered import check_names  # here: torch, in a pytest run that may not need it
+        from trainables.plugins.load import load
+        from trainables.registry import SettingError
 
-        check_names({kind: config.getoption(f"--{kind}", []) for kind in KINDS})
-
-
-def load(module: str) -> None:
-    """Import a plug-in by its name, also from the current folder, which pytest does not look into by itself.
-
-    Raises:
-        pytest.UsageError: it cannot be imported.
-    """
-    name, file = module.removesuffix(".py"), Path(f"{module.removesuffix('.py').replace('.', '/')}.py")
-    try:
-        if file.exists() and importlib.util.find_spec(name) is None:
-            spec = importlib.util.spec_from_file_location(name, file.resolve())
-            assert spec is not None
-            assert spec.loader is not None
-            sys.modules[name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[name])
-        else:
-            importlib.import_module(name)
-    except Exception as error:
-        what = " ".join(str(error).split())
-        raise pytest.UsageError(f"--plugin {module} cannot be imported: {type(error).__name__}: {what}") from error
+        try:
+            load(plugins)
+            check_names(wanted)
+        except SettingError as error:
+            raise pytest.UsageError(str(error)) from error

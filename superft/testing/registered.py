@@ -24,7 +24,8 @@ from superft.testing.attack_subject import Subject as AttackSubject
 from trainables.attacks.base import ATTACKS
 from trainables.data.images import DataError
 from trainables.defenses.base import DEFENSES
-from trainables.registry import nearest
+from trainables.plugins.load import load_installed
+from trainables.registry import SettingError, nearest
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,18 @@ KINDS: Mapping[str, Kind] = {
 
 
 def check_names(wanted: Mapping[str, Sequence[str]]) -> None:
-    """Refuse names that nothing is registered under (pytest.UsageError)."""
+    """Refuse names that nothing is registered under (SettingError)."""
+    load_installed()
     for kind, names in wanted.items():
         known = KINDS[kind].names()
         for name in names:
             if name not in known and not (kind == "data" and name.startswith("folder:")):
-                raise pytest.UsageError(f"--{kind}: unknown {kind} {name!r}: {nearest(name, known)}")
+                raise SettingError(f"--{kind}: unknown {kind} {name!r}: {nearest(name, known)}")
 
 
 def chosen(config: pytest.Config, kind: str) -> Sequence[str]:
     """Names of this kind that a run is about: those asked for, or all where nothing of any kind was asked for."""
+    load_installed()
     wanted = {other: config.getoption(f"--{other}", []) for other in options.KINDS}
     return KINDS[kind].names() if not any(wanted.values()) else wanted[kind]
 

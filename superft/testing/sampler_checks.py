@@ -34,9 +34,8 @@ TRIALS = 16
 # Prints the trials of a search in a fresh process; sys.argv: modules to import, name, seed.
 PROGRAM = """
 import json, sys
-from superft.testing.options import load
-for module in json.loads(sys.argv[1]):
-    load(module)
+from trainables.plugins.load import load
+load(json.loads(sys.argv[1]))
 from superft.testing.sampler_checks import Subject
 print(json.dumps([hash("superft"), Subject(sys.argv[2]).search(int(sys.argv[3]))]))
 """

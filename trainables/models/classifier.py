@@ -32,7 +32,22 @@ class Classifier(nn.Module):
     ``classifier`` is the only linear layer after them. So "the last block", "stage 3" (NAD, Spectral) or "penultimate
     features" mean the same thing for every family.
 
-    No stage overwrites its input in place: a forward hook on a stage sees what the next one received.
+    What a model must offer (`superft.testing.models` holds every registered one to it):
+
+    - one stage or more, the same number in every model of its name; each maps (N, C, H, W) to maps as large or smaller,
+      and none overwrites its input in place: a forward hook on a stage sees what the next one received;
+    - a last child of the last stage that has parameters: `last_block`, which some defenses tune alone;
+    - a neck without a linear layer, from the last maps to vectors (N, D);
+    - `classifier`, one ``nn.Linear``, whose outputs are the classes. A head of more layers overrides `head` and
+      `head_features`, so that `embed`, `features` and `logits` still follow one another;
+    - float32 logits, also under autocast;
+    - initial weights from the generator of `build_model` alone, and a new head from that of `reset_head` alone;
+    - no random number from PyTorch's global generator in a forward pass, in training mode either (no ``nn.Dropout``);
+    - in eval mode the same logits for an image whoever else is in the batch;
+    - all that it has learned in parameters and buffers, so that a state dict brings it back;
+    - a gradient for every parameter;
+    - a smallest image size, smaller ones being refused before any work; where its width can be set, more parameters
+      for a larger one.
     """
 
     def __init__(
