@@ -107,7 +107,7 @@ def _unknown(name: str) -> str:
 def outline(name: str, image_size: int | None = None) -> Dataset | None:
     """A stand-in for a registered data set that is not here, for planning: its sizes and classes, and no pictures.
 
-    All classes are taken as equally large. None where ``name`` is not registered, or its sizes are not known beforehand.
+    All classes are taken as equally large. None where ``name`` is not registered or its sizes are not known.
     """
     if name not in SOURCES.names() or (source := SOURCES.get(name)).sizes is None:
         return None
