@@ -1,6 +1,7 @@
 """The house: arrows between rooms and between files go down only, and no circle of files exists."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Container, Iterator, Mapping
@@ -183,7 +184,7 @@ def test_nothing_edits_the_path_or_runs_at_import() -> None:
     for room in ROOMS:
         for path in files(room):
             text = path.read_text()
-            assert "sys.path" not in text, path
+            assert not re.search(r"sys\.path(\.\w|\[[^]]*\] *=|\s*\+?= )", text), path
             assert ".cuda()" not in text, path
             for node in ast.parse(text).body:
                 plain = isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)

@@ -68,7 +68,8 @@ def probe() -> Iterator[Any]:
         DEFENSES.register("probe")(dataclasses.dataclass(frozen=True)(cls))
 
     yield add
-    DEFENSES._classes.pop("probe", None)
+    if "probe" in DEFENSES:
+        DEFENSES.forget(DEFENSES.module_of("probe"))
 
 
 class Plain(Defense):
