@@ -277,7 +277,7 @@ def test_defense_never_receives_triggered_test_images(toy_victim: Victim, toy: D
     for owned in (CleanData, PoisonedData):
         received = seen_by(owned, probe)
         run(toy_victim, toy, "probe")
-        DEFENSES._classes.pop("probe")
+        DEFENSES.forget(DEFENSES.module_of("probe"))
         test = torch.cat([toy.test.images, toy_victim.triggered.images]).flatten(1)
         handed = torch.cat([getattr(received[0], item.name).images for item in dataclasses.fields(received[0])])
         assert not (handed.flatten(1)[:, None] == test[None]).all(2).any()
