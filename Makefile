@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test test-cluster test-slow lint format bench clean
+.PHONY: setup run test test-cluster test-slow lint format docs bench clean
 
 setup: $(VENV)/.installed
 
@@ -39,6 +39,14 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The manual as a site in site/; a warning (a dead link, a page that nothing leads to) is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	@touch $@
+
 bench: setup
 	$(BIN)/python -m benchmarks.convolution
 	$(BIN)/python -m benchmarks.training_loop
@@ -46,4 +54,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.quickstart
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

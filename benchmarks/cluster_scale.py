@@ -64,7 +64,7 @@ def main() -> None:
     ):
         driver = Driver(plan, ledger, open_searches(plan, open_storage("journal", Path(folder))))
         room = Room([Node(str(number), cpus, arguments.gpus) for number in range(arguments.nodes)], 1)
-        shares = dict.fromkeys(range(len(plan.cells)), share_of(arguments.per_gpu))
+        shares = dict.fromkeys(plan.jobs_by_label(), share_of(arguments.per_gpu))
         trouble, started = Trouble("the benchmark"), time.time()
         dispatcher = Dispatcher(driver, Progress(driver, io.StringIO()), room, shares, trouble)
         run_trials(dispatcher, tune.with_parameters(Sleeper, seconds=arguments.seconds))

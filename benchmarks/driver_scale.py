@@ -30,13 +30,14 @@ import optuna
 import torch
 
 from benchmarks.common import machine, record
-from study.plan.jobs import Job, Plan, make_plan
+from study.plan.jobs import Plan, make_plan
 from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage
 from study.run.driver import Driver
 from study.search.optuna_search import open_searches
 from study.spec.load import load_spec
 from trainables.attacks.base import ATTACKS
+from trainables.job import Job
 
 Result = TypeVar("Result")
 # Of the first and the last so many trials the mean costs are compared.
@@ -153,7 +154,7 @@ def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
 def _row(job: Job, plan: Plan) -> dict[str, Any]:
     """As wide as a real one; its rates follow from the settings, so that a searcher has something to learn."""
     rate = min(1.0, 0.05 / job.settings["lr_max1"])
-    cell = plan.cells[job.cell]
+    cell = job.cell
     row: dict[str, Any] = {"attack": cell.victim.attack, "defense": cell.defense, "dataset": "digits", "model": "none"}
     row |= {"seed": 0, "status": "ok", "wall_seconds": 15.0, "train_size": 1000, "forward_samples": 1000}
     row |= {"backward_samples": 1000, "asr_search": rate, "clean_accuracy_search": 0.95 - 0.2 * (1.0 - rate) ** 2}

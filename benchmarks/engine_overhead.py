@@ -71,7 +71,7 @@ def main() -> None:
         started = time.perf_counter()
         trainable = tune.with_parameters(Sleeper, seconds=arguments.seconds)
         trouble, room = Trouble("the benchmark"), Room([Node("here", arguments.slots)], 1)
-        shares = dict.fromkeys(range(len(plan.cells)), 0.0)
+        shares = dict.fromkeys(plan.jobs_by_label(), 0.0)
         run_trials(Dispatcher(driver, progress, room, shares, trouble), trainable)
         trouble.check()
         wall = time.perf_counter() - started

@@ -20,9 +20,10 @@ import torch
 
 from benchmarks.common import machine, record
 from trainables.data.load import DataSource
+from trainables.job import Cell
 from trainables.storage.store import Store
 from trainables.training.recipes import RECIPES, TrainingRecipe
-from trainables.trial import Cell, Workbench
+from trainables.trial import Workbench
 from trainables.victims import VictimSpec
 
 

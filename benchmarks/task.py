@@ -15,8 +15,9 @@ import torch
 from trainables.data.images import Dataset, ImageSet
 from trainables.data.load import DataSource, load_dataset
 from trainables.evaluation.metrics import evaluate
+from trainables.job import Cell
 from trainables.training.recipes import TrainingRecipe
-from trainables.trial import Cell, TrialResult, run_trial
+from trainables.trial import TrialResult, run_trial
 from trainables.victims import Victim, VictimSpec, make_trainer
 
 

@@ -87,6 +87,8 @@ def main(verbose: bool) -> None:
     superft trial --attack badnets --defense super_ft --dataset digits
     superft trigger blended --dataset digits --out blended.png
     superft list attacks               what there is
+    superft list settings super_ft     what it can be given
+    superft recipe published > my.yaml a study to begin your own with
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("superft").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -95,7 +97,7 @@ def main(verbose: bool) -> None:
 
 
 @main.command()
-@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
+@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml | -]")
 @SET
 @click.option("--out", type=as_place, metavar="PLACE", help="The study's folder, or a URI. Default: runs/NAME.")
 @STORE
@@ -114,7 +116,8 @@ def run(
 ) -> None:
     """Run a study, or continue it: train its victims, search, and write the report.
 
-    Give the name of a recipe (superft list recipes) or a YAML file. Ctrl-C stops in order; the same command goes on.
+    Give the name of a recipe (superft list recipes), a YAML file, or - for YAML on standard input. Ctrl-C stops in
+    order; the same command goes on.
     """
     import optuna
 
@@ -291,25 +294,46 @@ def show(directory: Place) -> None:
 
 
 @main.command()
-@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
+@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml | -]")
 @SET
 @click.option("--out", type=as_place, metavar="PLACE", help="Its folder or URI, if it has begun. Default: runs/NAME.")
 @DOWNLOAD
+@click.option(
+    "--nodes", type=click.IntRange(min=1), help="Plan for a cluster of so many nodes instead of this machine."
+)
+@click.option("--gpus", type=click.IntRange(min=0), default=8, show_default=True, help="GPUs of each of the --nodes.")
+@click.option("--cpus", type=click.IntRange(min=1), help="CPUs of each of the --nodes.  [default: 16 for each GPU]")
 @PLUGIN
 @_bad_input_is_one_line
-def plan(spec: str, assignments: Sequence[str], out: Place | None, download: bool, plugins: Sequence[str]) -> None:
-    """Print what a study would do on this machine, what it would cost and how long it would take; starts nothing."""
+def plan(
+    spec: str,
+    assignments: Sequence[str],
+    out: Place | None,
+    download: bool,
+    nodes: int | None,
+    gpus: int,
+    cpus: int | None,
+    plugins: Sequence[str],
+) -> None:
+    """Print what a study has left to do, what that costs and how long it takes; starts nothing.
+
+    The cost is counted in E: one E is one epoch of training on the whole training set. A data set that is not on this
+    machine is planned from its published sizes.
+    """
     from study.overview import plan_summary
+    from study.plan.slots import Node
     from study.record.remote_folder import open_folder
+
+    cluster = [Node(f"node {number + 1}", cpus or max(16 * gpus, 16), gpus) for number in range(nodes or 0)]
 
     resolved = _load(spec, assignments, None, download, plugins)
     with open_folder(out or Path("runs") / resolved.name) as folder:
         folder.fetch()
-        click.echo(plan_summary(resolved, folder.path))
+        click.echo(plan_summary(resolved, folder.path, cluster))
 
 
 @main.command()
-@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml]")
+@click.argument("spec", default="quickstart", metavar="[RECIPE | FILE.yaml | -]")
 @SET
 @click.option("--out", metavar="PATH", help="Folder of the study: an absolute path that all nodes see, or a URI.")
 @click.option("--store", metavar="PATH", help="Likewise for victims. Default: the cluster's own SUPERFT_STORE.")
@@ -348,6 +372,22 @@ def submit(
     sys.exit(submit_study(resolved, out, address=address, follow=follow, python=python))
 
 
+@main.command()
+@click.argument("directory", type=as_place, required=False)
+@_bad_input_is_one_line
+def cite(directory: Place | None) -> None:
+    """Print the references (BibTeX) of what a study used: attacks, defenses, tools. Without DIRECTORY: of superft."""
+    from study.citations import references
+    from study.record.remote_folder import open_folder
+
+    if directory is None:
+        click.echo(references())
+        return
+    with open_folder(directory) as folder:
+        folder.fetch(rows_only=True)
+        click.echo(references(folder.path))
+
+
 @main.command("check-cluster")
 @click.argument("file", type=click.Path(path_type=Path), default="cluster.yaml")
 @_bad_input_is_one_line
@@ -369,22 +409,53 @@ def check_cluster(file: Path) -> None:
 @click.argument(
     "what",
     type=click.Choice(
-        ["attacks", "defenses", "datasets", "models", "recipes", "spaces", "samplers", "trackers", "plugins"]
+        [
+            "attacks",
+            "defenses",
+            "datasets",
+            "models",
+            "recipes",
+            "spaces",
+            "samplers",
+            "trackers",
+            "plugins",
+            "settings",
+        ]
     ),
 )
+@click.argument("name", required=False)
 @PLUGIN
 @_bad_input_is_one_line
-def list_names(what: str, plugins: Sequence[str]) -> None:
-    """List what there is, one per line, the name first."""
-    from study.overview import listing
+def list_names(what: str, name: str | None, plugins: Sequence[str]) -> None:
+    """List what there is, one per line, the name first.
+
+    superft list settings NAME tells what an attack or a defense can be given: type, range, default, published value,
+    whether the search varies it, and what it means.
+    """
+    from study.listings import listing, settings_text, two_columns
+    from study.spec.yaml_io import SpecError
     from trainables.plugins.load import load, load_installed
 
     load_installed()
     load(plugins)
-    rows = listing(what)
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        click.echo(f"{name:<{width}}  {text}".rstrip())
+    if what == "settings":
+        if name is None:
+            raise SpecError("list settings needs the name of an attack or a defense: superft list settings NAME")
+        click.echo(settings_text(name))
+        return
+    if name is not None:
+        raise SpecError(f"list {what} takes no name, got {name!r}; superft list settings {name} tells of one method")
+    click.echo(two_columns(listing(what)))
+
+
+@main.command("recipe")
+@click.argument("name")
+@_bad_input_is_one_line
+def print_recipe(name: str) -> None:
+    """Print a recipe that ships, word for word, to begin your own with: superft recipe published > mine.yaml"""
+    from study.spec.load import recipe_text
+
+    click.echo(recipe_text(name), nl=False)
 
 
 @main.command()

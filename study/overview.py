@@ -1,133 +1,193 @@
-"""What people read on a terminal: listings, the plan of a study, how far it is."""
+"""What people read on a terminal of a study: its plan, and how far it is."""
 
 from __future__ import annotations
 
-import inspect
 import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 
-from search_spaces import space as search_spaces
+from study.plan.costs import Work, work_left
 from study.plan.forecast import look_ahead, plan_lines
 from study.plan.gpu_shares import read_measurements
-from study.plan.jobs import check_plan, load_data, make_plan
+from study.plan.jobs import Plan, check_plan, load_data, make_plan
 from study.plan.slots import Node
 from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
-from study.record.words import describe, duration
+from study.record.words import ago, describe, duration, finished_at, in_columns
 from study.report.terminal import front_summary
-from study.spec.load import recipe_names, recipe_path
-from study.spec.samplers import SAMPLERS
+from study.results.left import trials_left
+from study.results.settings import fronts, hypervolume_over_trials
 from study.spec.schema import StudySpec
-from study.spec.trackers import TRACKERS
-from study.spec.yaml_io import SpecError, read_yaml_mapping
+from study.spec.yaml_io import SpecError
 from trainables.attacks.base import ATTACKS
-from trainables.data.sources.base import SOURCES
-from trainables.defenses.base import DEFENSES
-from trainables.models.build import MODELS
-from trainables.plugins.load import Plugin, loaded, plugin_of
-from trainables.registry import Registry
+from trainables.data.images import DataError, Dataset
+from trainables.data.load import outline
+from trainables.job import Cell
+from trainables.storage.remote_store import open_store
+
+PACE_TRIALS = 20  # the last so many tell how long the rest takes
 
 
-def listing(what: str) -> list[tuple[str, str]]:
-    """(name, one line) of all attacks, defenses, datasets, models, recipes or spaces."""
-    match what:
-        case "attacks":
-            return [(name, _first_line(ATTACKS.get(name))) for name in ATTACKS.names()]
-        case "defenses":
-            return [(name, _first_line(DEFENSES.get(name))) for name in DEFENSES.names()]
-        case "datasets":
-            own = ("folder:PATH", "your own images: PATH/train/CLASS/*, PATH/test/CLASS/*, or a zip of the same")
-            return [*((name, source.description) for name, source in SOURCES.items()), own]
-        case "models":
-            return [(name, model.description) for name, model in MODELS.items()]
-        case "recipes":
-            return [(name, _recipe_line(name)) for name in recipe_names()]
-        case "spaces":
-            return [
-                (
-                    name,
-                    ", ".join(
-                        f"{key} {_range(item)}" for key, item in search_spaces.get_space(name).distributions.items()
-                    ),
-                )
-                for name in search_spaces.names()
-            ]
-        case "samplers":
-            return [(name, sampler.description) for name, sampler in SAMPLERS.items()]
-        case "trackers":
-            return [(name, tool.description) for name, tool in TRACKERS.items()]
-        case "plugins":
-            return [(plugin.module, f"{plugin}, {_brings(plugin)}") for plugin in loaded()]
-        case _:
-            raise ValueError(f"nothing is listed as {what!r}")
+def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -> str:
+    """What a study, begun in ``directory`` or not, has left to do, what that costs and how long it takes.
 
+    Ray is not started, and nothing is written. Where the data set is not on this machine, its published sizes do.
 
-def plan_summary(spec: StudySpec, directory: Path) -> str:
-    """What a study, begun in ``directory`` or not, would do on this machine alone, and cost; Ray is not started."""
+    Args:
+        spec: of the study.
+        directory: where it is, or would be.
+        nodes: that it is planned for; none: this machine alone.
+
+    Raises:
+        SpecError, SettingError, DataError: bad input.
+    """
     plan = make_plan(spec)
-    dataset, upstream = load_data(spec)
+    dataset, upstream, whole = _data_or_outline(spec)
     check_plan(plan, dataset, upstream)
-    nodes = [Node("here", os.cpu_count() or 1, torch.cuda.device_count())]
-    lines = plan_lines(plan, dataset, upstream)
+    rows = Ledger.read(directory / LEDGER_FILE).rows()
+    left = trials_left(plan, rows)
+    missing = _missing_victims(plan, dataset, upstream) if whole else None
+    lines = plan_lines(plan, dataset, upstream, left, missing)
+    if not whole:
+        lines.insert(1, "data:      not on this machine; planned from its published sizes, classes of equal size")
+    work = work_left(plan, dataset, left)
+    lines += ["", *_by_defense(work), "", *_by_attack(work), ""] if len(work) > 1 else []
+    here = [Node("here", os.cpu_count() or 1, torch.cuda.device_count())]
     try:
-        ahead = look_ahead(plan, dataset, directory, nodes, plan.jobs_by_cell())
+        ahead = look_ahead(plan, dataset, directory, nodes or here, left)
     except SpecError as error:  # a plan for other machines is a plan all the same
-        lines.append(f"slots:     none on this machine: {error}")
+        where = "these nodes" if nodes else "this machine"
+        lines.append(f"slots:     none on {where}: {error}")
     else:
-        lines += [*ahead.slot_lines(), ahead.time_line(Ledger.read(directory / LEDGER_FILE).rows())]
-    if not any(node.gpus for node in nodes):
+        lines += [*ahead.slot_lines(), ahead.time_line(rows)]
+    if not any(node.gpus for node in nodes or here):
         lines += [f"measured:  {name}: {item.describe()}" for name, item in read_measurements(directory).items()]
     return "\n".join(lines)
 
 
-def overview(directory: Path, *, called: str) -> str:
-    """How far the study in ``directory`` is, read without touching it; ``called`` is what people call the folder."""
+def _data_or_outline(spec: StudySpec) -> tuple[Dataset, Dataset | None, bool]:
+    """The data sets, or what is known of their sizes; and whether they are here (DataError)."""
+    try:
+        return *load_data(spec), True
+    except DataError:
+        dataset = outline(spec.dataset, spec.image_size)
+        upstream = None if spec.scenario.upstream is None else outline(spec.scenario.upstream, spec.image_size)
+        if dataset is None or (upstream is None) != (spec.scenario.upstream is None):
+            raise
+        return dataset, upstream, False
+
+
+def _missing_victims(plan: Plan, dataset: Dataset, upstream: Dataset | None) -> list[Cell] | None:
+    """Victims that the store does not hold; None where the store cannot be asked."""
+    try:
+        store = open_store(plan.spec.store)
+        return [cell for cell in plan.victims() if not store.holds(cell.victim.name(dataset, upstream))]
+    except OSError:
+        return None
+
+
+def _by_defense(work: Sequence[Work]) -> list[str]:
+    """The work left, one line per defense and role, the dearest first."""
+    groups: dict[tuple[str, str], list[Work]] = {}
+    for item in work:
+        groups.setdefault((item.defense, item.role), []).append(item)
+    table = [["defense", "role", "attacks", "trials", "E a trial", "E"]]
+    for (defense, role), items in sorted(groups.items(), key=lambda pair: -sum(item.epochs for item in pair[1])):
+        each = sorted({f"{item.each:.1f}" for item in items}, key=float)
+        span = each[0] if len(each) == 1 else f"{each[0]} to {each[-1]}"
+        trials, epochs = sum(item.trials for item in items), sum(item.epochs for item in items)
+        table.append([defense, role, str(len({item.attack for item in items})), str(trials), span, f"{epochs:.1f}"])
+    return in_columns(table, texts=2)
+
+
+def _by_attack(work: Sequence[Work]) -> list[str]:
+    """The work left, one line per attack."""
+    groups: dict[str, list[Work]] = {}
+    for item in work:
+        groups.setdefault(item.attack, []).append(item)
+    table = [["attack", "trials", "E"]]
+    for attack, items in groups.items():
+        table.append([attack, str(sum(i.trials for i in items)), f"{sum(i.epochs for i in items):.1f}"])
+    return in_columns(table)
+
+
+def overview(directory: Path, *, called: str, now: float | None = None) -> str:
+    """How far the study in ``directory`` is, read without touching it.
+
+    Args:
+        directory: a study's folder.
+        called: what people call it.
+        now: seconds since the epoch; tests pass their own.
+    """
     spec = stored_spec(directory)
-    plan = make_plan(spec)
-    ledger = Ledger.read(directory / LEDGER_FILE)
-    rows = ledger.rows()
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["status"]] = counts.get(row["status"], 0) + 1
-    seconds = sum(row.get("wall_seconds") or 0 for row in rows)
+    plan, ledger = make_plan(spec), Ledger.read(directory / LEDGER_FILE)
+    rows, counts = ledger.rows(), Counter(row["status"] for row in ledger.rows())
+    left = trials_left(plan, rows)
     lines = [
-        f"study {spec.name} in {called}: {len(rows)} of {plan.total_jobs} trials done"
+        f"study {spec.name} in {called}: {len(rows)} of {len(rows) + left.total()} trials done"
         + (f" ({', '.join(f'{count} {status}' for status, count in sorted(counts.items()))})" if counts else ""),
-        f"time in trials: {duration(seconds)}",
+        *_activity(rows, left.total(), time.time() if now is None else now),
         *(f"note: {note}" for note in ledger.damaged),
         *(f"failed: {describe(row)}" for row in rows if row["status"] == "failed"),
     ]
     if rows:
-        lines += ["", front_summary(directory)]
+        frame = ledger.to_frame()
+        lines += ["", *_victims(rows), "", *_searches(plan, frame, left), "", front_summary(directory)]
     return "\n".join(lines)
 
 
-def _first_line(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").splitlines()[0]
+def _activity(rows: Sequence[Mapping[str, Any]], left: int, now: float) -> list[str]:
+    """When the last trial ended, what all took, and how long the rest takes at the pace of the last trials."""
+    ends = sorted(end for row in rows if (end := finished_at(row)) is not None)
+    lines = [f"time in trials: {duration(sum(row.get('wall_seconds') or 0 for row in rows))}"]
+    if not ends:
+        return lines
+    lines.insert(0, f"last trial ended {ago(max(0.0, now - ends[-1]))}")
+    if left == 0:
+        return [*lines, "finished"]
+    recent = ends[-PACE_TRIALS:]
+    if len(recent) > 2 and recent[-1] > recent[0]:
+        seconds = left * (recent[-1] - recent[0]) / (len(recent) - 1)
+        lines.append(f"time left: about {duration(seconds)} for {left} trials at the pace of the last {len(recent)}")
+    else:
+        lines.append(f"time left: unknown yet, for {left} trials")
+    return lines
 
 
-def _brings(plugin: Plugin) -> str:
-    """What a plug-in has registered."""
-    found = [
-        f"{registry.kind} {name}"
-        for registry in Registry.all()
-        for name in registry.names()
-        if plugin_of(registry.module_of(name)) == plugin
-    ]
-    return ", ".join(found) or "which registers nothing"
+def _victims(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The models that trials were run on, as they were before repair (full test set)."""
+    table = [["victim", "seed", "ASR", "clean accuracy", "backdoor"]]
+    seen: dict[tuple[str, int], Mapping[str, Any]] = {}
+    for row in rows:
+        if row.get("asr_before") is None or row["role"] == "control":
+            continue
+        key = (row["attack"], row["seed"])
+        if key not in seen or row["status"] == "backdoor_not_implanted":
+            seen[key] = row
+    for (attack, seed), row in seen.items():
+        said = "implanted" if ATTACKS.get(attack).implants_backdoor else "none meant"
+        said = "NOT IMPLANTED" if row["status"] == "backdoor_not_implanted" else said
+        table.append([attack, str(seed), f"{row['asr_before']:.3f}", f"{row['clean_accuracy_before']:.3f}", said])
+    return in_columns(table)
 
 
-def _recipe_line(name: str) -> str:
-    first = recipe_path(name).read_text().splitlines()[0]
-    text = first.removeprefix("#").strip() if first.startswith("#") else ""
-    return text or str(read_yaml_mapping(recipe_path(name)).get("dataset"))
-
-
-def _range(distribution: object) -> str:
-    choices = getattr(distribution, "choices", None)
-    if choices is not None:
-        return "{" + ", ".join(map(str, choices)) + "}"
-    low, high, log = (getattr(distribution, name) for name in ("low", "high", "log"))
-    return f"{low:g}..{high:g}{' log' if log else ''}"
+def _searches(plan: Plan, frame: pd.DataFrame, left: Mapping[str, int]) -> list[str]:
+    """Each search: settings done, size and hypervolume of its front on both halves."""
+    if not plan.searches:
+        return []
+    table = [["search", "settings", "left", "front", "hypervolume", "report half"]]
+    history, members = hypervolume_over_trials(frame), fronts(frame)
+    for search in plan.searches:
+        attack, _, defense = search.label.partition("/")
+        own = history[(history["attack"] == attack) & (history["defense"] == defense)]
+        front = members[(members["attack"] == attack) & (members["defense"] == defense)]
+        volumes = [f"{own[half].iloc[-1]:.4f}" if len(own) else "-" for half in ("search", "report")]
+        rest = -(-left.get(search.label, 0) // len(search.cells))
+        table.append([search.label, str(len(own)), str(rest), str(len(front)), *volumes])
+    return in_columns(table)

@@ -16,12 +16,24 @@ ROOMS = ("superft", "study", "search_spaces", "trainables")
 # The rooms of each package from the top floor down; a file imports from its own room and from floors below it.
 FLOORS = {
     "study": (
-        *({"cli"}, {"overview", "new"}, {"run"}, {"report", "tracking", "cluster"}, {"search"}),
+        *(
+            {"cli"},
+            {"overview", "listings", "new", "citations"},
+            {"run"},
+            {"report", "tracking", "cluster"},
+            {"search"},
+        ),
         *({"results"}, {"plan"}, {"record"}, {"spec"}),
     ),
     "trainables": (
-        *({"tune"}, {"trial"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
-        *({"training"}, {"data", "models"}, {"storage", "plugins"}, {"machine", "registry", "seeding"}),
+        *({"tune"}, {"trial"}, {"job"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
+        *(
+            {"training"},
+            {"data", "models"},
+            {"storage", "plugins"},
+            {"machine", "registry", "seeding", "descriptions", "columns"},
+        ),
+        {"settings"},
     ),
 }
 # Package -> what no file of it may import, not even inside a function.

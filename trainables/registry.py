@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import importlib
 import importlib.util
 import logging
-import math
 import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, ModuleType, UnionType
-from typing import Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from types import FrameType, ModuleType
+from typing import Any, Generic, TypeVar, cast
+
+from trainables.settings import rules_of
 
 log = logging.getLogger("superft.registry")
 
@@ -27,14 +27,25 @@ class SettingError(ValueError):
     """A name or setting that does not exist or is out of range; the message is one clear line."""
 
 
+def closest(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that are most like ``name``, all that are equally near, in order; none if none is like it."""
+    matcher = difflib.SequenceMatcher(b=name)
+    likeness: dict[str, float] = {}
+    for candidate in sorted(known):
+        matcher.set_seq1(candidate)
+        likeness[candidate] = matcher.ratio()
+    best = max(likeness.values(), default=0.0)
+    return [candidate for candidate, ratio in likeness.items() if ratio == best >= 0.5]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the nearest known one, and all of them where they are few."""
+    """A hint for an unknown name: the nearest known one (or up to three), and all of them where they are few."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    everything = f"known: {', '.join(known)}"
+    everything, close = f"known: {', '.join(known)}", [repr(candidate) for candidate in closest(name, known)[:3]]
     if not close:
         return everything
-    return f"did you mean {close[0]!r}?" + (f" ({everything})" if len(known) <= 12 else "")
+    hint = " or ".join(filter(None, (", ".join(close[:-1]), close[-1])))
+    return f"did you mean {hint}?" + (f" ({everything})" if len(known) <= 12 else "")
 
 
 _REGISTRIES: list[Registry[Any]] = []
@@ -162,14 +173,16 @@ class Registry(Generic[T]):
             SettingError: unknown name or key, or a value that the class refuses.
         """
         cls, settings = self.get(name), settings or {}
-        known = {f.name for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+        rules = rules_of(cls)
         for key in settings:
-            if key not in known:
-                raise SettingError(f"unknown setting {self.kind}.{name}.{key}: {nearest(key, known)}")
-        hints = get_type_hints(cls)
-        checked = {key: _typed(value, hints[key], f"{self.kind}.{name}.{key}") for key, value in settings.items()}
+            if key not in rules:
+                raise SettingError(f"unknown setting {self.kind}.{name}.{key}: {nearest(key, rules)}")
         try:
-            return cls(**checked)
+            typed = {key: rules[key].typed(value, f"{self.kind}.{name}.{key}") for key, value in settings.items()}
+        except ValueError as error:
+            raise SettingError(str(error)) from error
+        try:
+            return cls(**typed)
         except (ValueError, TypeError) as error:
             raise SettingError(f"{self.kind}.{name}: {error}") from error
 
@@ -215,31 +228,3 @@ def _caller(*inner: str) -> str:
     while frame is not None and frame.f_globals.get("__name__") in inner:
         frame = frame.f_back
     return "__main__" if frame is None else str(frame.f_globals.get("__name__"))
-
-
-def _typed(value: Any, hint: Any, what: str) -> Any:
-    """``value`` as the annotation ``hint`` wants it: int, float, bool, str, Literal, and unions of these.
-
-    Raises:
-        SettingError: it is of another type, not a finite number, or not among the literals.
-    """
-    if get_origin(hint) in (Union, UnionType):
-        options = get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        given = [option for option in options if option is not type(None)]
-        if len(given) == 1:
-            return _typed(value, given[0], what)
-        return value
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise SettingError(f"{what} must be one of {', '.join(map(str, get_args(hint)))}, got {value!r}")
-        return value
-    if hint is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise SettingError(f"{what} must be a number, got {value!r}")
-        return float(value)
-    if hint in (int, bool, str) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
-        wanted = {int: "a whole number", bool: "true or false", str: "text"}[hint]
-        raise SettingError(f"{what} must be {wanted}, got {value!r}")
-    return value

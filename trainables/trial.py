@@ -20,73 +20,37 @@ from trainables.data.load import DataSource, load_dataset
 from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData
 from trainables.evaluation.detection import detection_columns
-from trainables.evaluation.metrics import Evaluation, evaluate
-from trainables.machine.provenance import describe_device, peak_memory_bytes, versions
+from trainables.evaluation.metrics import Evaluation, der, evaluate
+from trainables.job import Cell
+from trainables.machine.provenance import code, describe_device, peak_memory_bytes, versions
 from trainables.models.build import MODELS
 from trainables.plugins.origin import origin, used
 from trainables.registry import Registry
 from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
-from trainables.training.loop import Counters, DivergedError
-from trainables.victims import Victim, VictimSpec, make_trainer, obtain_victim
+from trainables.training.loop import Counters, DivergedError, resolved_precision
+from trainables.victims import Victim, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """An attack + defense combination on a data set, model and seed: a trial without the defense's settings.
-
-    Args:
-        data: the task.
-        victim: the backdoored model to repair; its seed is the cell's.
-        defense: registered name.
-        clean_fraction: share of every class that the defender holds, in (0, 1].
-        clean_source: ``overlap``, ``unpoisoned`` or ``heldout``, see `victims.Victim.clean_split`.
-        upstream: the attacker's data, where the victim's scenario has one beside the user's (``data``).
-        fresh_head: defenders with clean data get the model with its head initialised anew and train it themselves;
-            without data nobody can, so the others get the head that was trained on all of the user's data.
-        control: the clean model takes the victim's place, under the victim's trigger.
-    """
-
-    data: DataSource
-    victim: VictimSpec
-    defense: str
-    clean_fraction: float = 1.0
-    clean_source: str = "overlap"
-    upstream: DataSource | None = None
-    fresh_head: bool = False
-    control: bool = False
-
-    @property
-    def seed(self) -> int:
-        return self.victim.seed
-
-
 @dataclass
 class TrialResult:
-    """What one trial found; `row` makes it one line of the ledger.
+    """What one trial found; `row` makes it one line of the ledger, whose columns `trainables.columns` describes.
 
     ``settings`` are those that were given (searched, published or fixed by a spec), ``resolved_settings`` all of them,
-    defaults included, as JSON. Metrics are fractions on the full test set (no suffix), its search half and its report
-    half; ``*_before`` are the victim's own. They are None only for a failed trial. ``detection`` holds the columns of
-    `detection.detection_columns`, for defenses that detect.
+    defaults included, as JSON. ``plugins``: names and versions of the plug-ins that attack, defense, model and data
+    come from; empty: all are ours. ``metrics`` are None only for a failed trial. ``detection`` holds the columns of
+    `detection.detection_columns`, for defenses that detect. ``by_class``: rates per true class, as JSON lists.
 
-    ``plugins``: names and versions of the plug-ins that attack, defense, model and data come from; empty: all are ours.
-
-    ``by_class``: accuracy and ASR per true class, as JSON lists.
-
-    ``*_samples`` is the work of this trial. What it found ready made by an earlier trial (flag ``WHAT_reused``) costs
-    nothing again; the work it once took is in ``reused_*_samples``, so that the cost of a setting alone is their sum.
-    ``shared_work`` says what that was, as JSON: names ``made``, and ``reused`` names with their samples.
+    What the trial found ready made by an earlier trial (flag ``WHAT_reused``) costs nothing again; the work it once
+    took is in ``reused_*_samples``, so that the cost of a setting alone is their sum. ``shared_work`` says what that
+    was: names ``made``, and ``reused`` names with their samples.
+    plugins: str = ""
     """
 
-    attack: str
-    defense: str
-    dataset: str
-    model: str
-    seed: int
+    cell: Cell
     settings: dict[str, Any]
     resolved_settings: str = "{}"
     status: str = "failed"
@@ -108,10 +72,14 @@ class TrialResult:
     train_size: int = 0
     device: str = ""
     versions: str = ""
-    scenario: str = ""
+    image_size: int = 0
+    threads: int = 0
+    precision: str = ""
+    code: str = ""
     plugins: str = ""
     victim: str = ""
     started: str = ""
+    collapsed: bool = False
     flags: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     detection: dict[str, Any] = field(default_factory=dict)
@@ -120,9 +88,9 @@ class TrialResult:
 
     def row(self, **extra: Any) -> dict[str, Any]:
         """Flat and JSON-able; ``extra`` are columns that the caller knows (study, trial, role)."""
-        row: dict[str, Any] = {**extra}
+        row: dict[str, Any] = {**extra, **self.cell.columns()}
         for item in dataclasses.fields(self):
-            if item.name not in ("settings", "metrics", "notes", "detection", "by_class"):
+            if item.name not in ("cell", "settings", "metrics", "notes", "detection", "by_class"):
                 row[item.name] = getattr(self, item.name)
         row.update(self.metrics)
         row.update(self.detection)
@@ -262,17 +230,16 @@ def run_trial(
     begin = clock()
     defense = DEFENSES.create(cell.defense, settings)
     result = TrialResult(
-        attack=cell.victim.attack,
-        defense=cell.defense,
-        dataset=cell.data.name,
-        model=cell.victim.model,
-        seed=cell.seed,
+        cell=cell,
         settings=dict(settings),
         resolved_settings=json.dumps(dataclasses.asdict(defense), sort_keys=True),
         train_size=len(victim.attacker_indices),
         device=describe_device(device),
         versions=versions(),
-        scenario=cell.victim.scenario,
+        image_size=dataset.image_size,
+        threads=torch.get_num_threads(),
+        precision=resolved_precision(device, cell.victim.precision),
+        code=code(),
         plugins=plugins_of(cell),
         victim=victim.name,
         started=started.isoformat(timespec="seconds"),
@@ -324,8 +291,8 @@ def run_trial(
             "accuracy_by_class": _json_shares(evaluation.accuracy_by_class),
             "asr_by_class": _json_shares(evaluation.asr_by_class),
         }
-    if evaluation is not None and evaluation.full.clean_accuracy <= _near_chance(dataset.num_classes):
-        result.flags.append("collapsed")  # a constant predictor's ASR is 0 or 1 by accident
+    if evaluation is not None:  # a constant predictor's ASR is 0 or 1 by accident
+        result.collapsed = evaluation.full.clean_accuracy <= _near_chance(dataset.num_classes)
     result.flags += sorted({f"{name.rpartition('-')[0]}_reused" for name in trainer.reused})
     for counted in trainer.reused.values():
         result.reused_forward_samples += counted.forward_samples
@@ -376,6 +343,8 @@ def _metrics(evaluation: Evaluation | None, victim: Victim) -> dict[str, float |
     for measure in MEASURES:
         found[f"{measure}_before"] = getattr(before.full, measure)
         found[f"{measure}_before_report"] = getattr(before.report, measure)
+    after = worst if evaluation is None else vars(evaluation.full)
+    found["der"] = der(before.full.asr, after["asr"], before.full.clean_accuracy, after["clean_accuracy"])
     found["asr_max"] = 1.0 if evaluation is None else evaluation.asr_max
     found["asr_max_before"], found["asr_including_target_before"] = before.asr_max, victim.asr_including_target
     found["asr_base"] = victim.asr_base

@@ -19,13 +19,14 @@ import ray
 import torch
 from ray import tune
 
+from trainables.job import Cell, Cut, Job, OutOfMemory, Report, Row, StoreLost
 from trainables.machine.device_meter import CONTEXT_BYTES, Measuring, cap_memory, meter_of
 from trainables.plugins.parcels import Parcel, unpack
 from trainables.storage.remote import as_place
 from trainables.storage.remote_store import open_store
 from trainables.storage.store import StoreUnavailableError
 from trainables.training.loop import Counters
-from trainables.trial import Cell, Workbench, run_trial
+from trainables.trial import Workbench, run_trial
 
 # What a trial beyond its time limit gets to come back to Python in.
 GRACE_SECONDS = 30.0
@@ -76,23 +77,22 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 
 class TrialTrainable(tune.Trainable):
-    """One trial per `step`; the configuration names a cell and the settings of its defense.
+    """One trial per `step`.
 
-    Config keys: ``cell`` (position in ``cells``), ``settings``, ``gpus`` (share of a card, the same for all trials of
-    an actor: Tune gives an actor only to trials that ask for the same resources).
+    Config keys: ``job``, and ``gpus`` (share of a card, the same for all trials of an actor: Tune gives an actor only
+    to trials that ask for the same resources). The result's key ``report`` holds a `job.Report`.
     """
 
     def setup(
         self,
         config: dict[str, Any],
-        cells: tuple[Cell, ...] = (),
         store: str = "",
         cpus: int = 1,
         trial_seconds: float | None = None,
         outside_bytes: int = CONTEXT_BYTES,
         plugins: tuple[Parcel, ...] = (),
     ) -> None:
-        self.cells, self.trial_seconds = cells, trial_seconds
+        self.trial_seconds = trial_seconds
         # Its victims were made before: one that is missing now means that the store is gone, not that it is to be made.
         self.bench = bench(store, cpus, trains=False, plugins=plugins)
         self.meter = meter_of(self.bench.device)
@@ -103,28 +103,28 @@ class TrialTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         report = self._attempt()
-        if "out_of_memory" in report and self.meter is not None:
+        if isinstance(report, OutOfMemory) and self.meter is not None:
             # The error is gone, and with it the frames that held the tensors.
             gc.collect()
             self.meter.release()
-        return {**report, "done": True}
+        return {"report": report, "done": True}
 
-    def _attempt(self) -> dict[str, Any]:
+    def _attempt(self) -> Report:
         """The row, or why there is none. That is not raised: Tune would try again with the same time and memory."""
         try:
             with time_limit(self.trial_seconds):
-                result = self.bench.run(self.cells[self.job["cell"]], self.job["settings"])
+                result = self.bench.run(self.job.cell, self.job.settings)
         except TimeLimitError as error:
-            return {"cut": str(error)}
+            return Cut(str(error))
         except torch.OutOfMemoryError as error:
-            return {"out_of_memory": str(error)}
+            return OutOfMemory(str(error))
         except StoreUnavailableError as error:  # the actor lives on, for when the store is back
-            return {"lost": f"node {self.node}: {error}"}
-        # As one string: Tune would flatten, copy and log every column of it.
-        return {"row": json.dumps(result.row(node=self.node, gpus=self.job["gpus"]), allow_nan=False)}
+            return StoreLost(f"node {self.node}: {error}")
+        return Row(json.dumps(result.row(node=self.node, gpus=self.gpus), allow_nan=False))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.job = new_config
+        self.job: Job = new_config["job"]
+        self.gpus: float = new_config["gpus"]
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

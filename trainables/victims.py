@@ -16,11 +16,13 @@ from torch import Tensor
 
 from trainables.attacks.base import (
     ATTACKS,
+    TRIED,
     Attack,
     Implanted,
     Kind,
     PoisonedSamples,
     Trigger,
+    check_trigger,
     rebuild_trigger,
     stamp,
 )
@@ -75,6 +77,9 @@ class VictimSpec:
     precision: str = "auto"
     reserved_fraction: float | None = None
     scenario: ScenarioName = "standalone"
+
+    def __hash__(self) -> int:  # the settings are a mapping, which has none
+        return hash((self.attack, self.model, self.recipe, self.seed, self.width, self.scenario))
 
     def make_attack(self) -> Attack:
         return ATTACKS.create(self.attack, self.attack_settings)
@@ -293,6 +298,9 @@ def check_victim(spec: VictimSpec, dataset: Dataset, upstream: Dataset | None = 
     else:
         indices = attacker_indices(spec, dataset)
         attack.check(dataset.train.labels[indices], dataset.num_classes, dataset.image_size)
+    # What is known before any training is tried before any training: a trigger that cannot be stored is no result.
+    if (trigger := attack.preview_trigger(dataset.image_size, spec.seed)) is not None:
+        check_trigger(spec.attack, trigger, dataset.test.images[:TRIED])
     in_report = report_half(len(dataset.test))
     measured = attack.targets(dataset.test.labels, dataset.num_classes) != dataset.test.labels
     if not (measured & in_report).any() or not (measured & ~in_report).any():
@@ -353,6 +361,7 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
             before = {"name": upstream.name, "fingerprint": upstream.fingerprint}
         implanted = attack.implant(train, trainer, spec.recipe)
     test = dataset.test.to(device)
+    check_trigger(spec.attack, implanted.trigger, test.images[:TRIED])
     triggered = attack.triggered_test(implanted.trigger, test, dataset.num_classes)
     evaluation = evaluate(implanted.model, test, triggered, precision=spec.precision)
     extra = {}

@@ -9,28 +9,60 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from study.plan.costs import Work, trial_cost, victims_cost, work_left
 from study.plan.gpu_shares import Kind, Measurement, choose_shares, kinds, read_measurements, still_valid
-from study.plan.jobs import Plan, estimate_cost, trial_cost
+from study.plan.jobs import Plan
 from study.plan.slots import Node, count_slots, describe_nodes, describe_share, slots_on, wanted_gpus
 from study.record.words import duration, finishing_time
 from trainables.data.images import Dataset
+from trainables.job import Cell
 from trainables.machine.device_meter import CONTEXT_BYTES
 
 
-def plan_lines(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) -> list[str]:
-    """Victims, trials and their cost in E (one epoch of training on the whole training set)."""
-    spec, cost = plan.spec, estimate_cost(plan, dataset, upstream)
-    searched = sum(len(search.cells) for search in plan.searches) * spec.search.trials
-    return [
+def plan_lines(
+    plan: Plan,
+    dataset: Dataset,
+    upstream: Dataset | None = None,
+    left: Mapping[str, int] | None = None,
+    missing: Sequence[Cell] | None = None,
+) -> list[str]:
+    """Victims, trials and their cost in E (one epoch of training on the whole training set).
+
+    Args:
+        plan: of the study.
+        dataset, upstream: the user's and, where the scenario has one, the attacker's.
+        left: trials left by label; None: all of them.
+        missing: victims that the store does not hold; None: not known.
+    """
+    spec, work = plan.spec, work_left(plan, dataset, left)
+    baselines = [item for item in work if item.role != "search"]
+    searches = [item for item in work if item.role == "search"]
+    trials, victims = sum(item.trials for item in work), plan.victims() if missing is None else missing
+    training = victims_cost(victims, dataset, upstream)
+    lines = [
         f"study {spec.name}: {spec.dataset} ({len(dataset.train)} training and {len(dataset.test)} test images of "
         f"{dataset.image_size} pixels, {dataset.num_classes} classes), "
-        f"{spec.model}{f' of width {spec.width}' if spec.width else ''}",
-        f"victims:   {len(plan.victims())} (clean controls included), {cost.victims:.1f} E unless the store has them",
-        f"baselines: {len(plan.baselines)} trials, {cost.baselines:.1f} E",
-        f"searches:  {len(plan.searches)} of {spec.search.trials} settings each ({spec.search.sampler}), {searched} "
-        f"trials, {cost.searches:.1f} E if a setting costs what the published one does",
-        f"total:     {plan.total_jobs} trials, {cost.total:.1f} E; 1 E is one epoch on all {len(dataset.train)} images",
+        f"{spec.model}{f' of width {spec.width}' if spec.width else ''}"
     ]
+    if done := plan.total_jobs - trials:
+        lines.append(f"done:      {done} of {plan.total_jobs} trials, or not needed; what follows is what is left")
+    lines.append(
+        f"victims:   {len(victims)} (clean controls included), {training:.1f} E unless the store has them"
+        if missing is None
+        else f"victims:   {len(victims)} of {len(plan.victims())} are missing (clean controls included), {training:.1f} E"
+    )
+    one = "if a setting costs what the published one does"
+    return [
+        *lines,
+        f"baselines: {sum(item.trials for item in baselines)} trials, {_epochs(baselines):.1f} E",
+        f"searches:  {len(searches)} of {spec.search.trials} settings each ({spec.search.sampler}), "
+        f"{sum(item.trials for item in searches)} trials, {_epochs(searches):.1f} E {one}",
+        f"total:     {trials} trials, {training + _epochs(work):.1f} E; 1 E is one epoch on all {len(dataset.train)} images",
+    ]
+
+
+def _epochs(work: Iterable[Work]) -> float:
+    return math.fsum(item.epochs for item in work)
 
 
 @dataclass(frozen=True)
@@ -40,19 +72,19 @@ class Forecast:
     Args:
         plan, dataset: of the study.
         nodes: they run on.
-        remaining: trials left, by cell.
+        remaining: trials left of each search and baseline, by its label.
         kinds: of trials.
         measured: what is known of them on these nodes.
-        shares: GPUs of each cell's trials; None: some kind has to be measured first.
+        shares: GPUs of the trials of each label; None: some kind has to be measured first.
     """
 
     plan: Plan
     dataset: Dataset
     nodes: Sequence[Node]
-    remaining: Mapping[int, int]
+    remaining: Mapping[str, int]
     kinds: Sequence[Kind]
     measured: Mapping[str, Measurement]
-    shares: Mapping[int, float] | None
+    shares: Mapping[str, float] | None
 
     @property
     def cpus(self) -> int:
@@ -65,7 +97,7 @@ class Forecast:
         return (
             1.0
             if asked == "auto" and any(node.gpus for node in self.nodes)
-            else max((self.shares or {0: 0.0}).values())
+            else max((self.shares or {"": 0.0}).values())
         )
 
     @property
@@ -75,7 +107,7 @@ class Forecast:
 
     def left(self, kind: Kind) -> int:
         """Trials of a kind still to come."""
-        return sum(self.remaining.get(cell, 0) for cell in kind.cells)
+        return sum(self.remaining.get(label, 0) for label in kind.labels)
 
     def missing(self) -> list[Kind]:
         """Kinds to be measured."""
@@ -96,14 +128,14 @@ class Forecast:
                 f"trial of each of {len(self.missing())} kinds"
             ]
         lines = []
-        for gpus in sorted({self.shares[cell] for cell, count in self.remaining.items() if count}) or [0.0]:
+        for gpus in sorted({self.shares[label] for label, count in self.remaining.items() if count}) or [0.0]:
             each = f"{self.cpus} CPU" + (f" and {describe_share(gpus)} GPU" if gpus else "")
             where = describe_nodes(self.nodes, self._slots_of(gpus))
             lines.append(f"{left} {count_slots(self.nodes, self.cpus, gpus)} slots of {each} ({where})")
             left = "           or"
         for kind in self.kinds:
             if kind.name in self.measured:
-                gpus, item = self.shares[kind.cells[0]], self.measured[kind.name]
+                gpus, item = self.shares[kind.labels[0]], self.measured[kind.name]
                 lines.append(f"kind:      {kind.name}: {describe_share(gpus)} GPU ({item.describe()})")
         return lines
 
@@ -128,10 +160,10 @@ class Forecast:
         for kind in self.kinds:
             if not self.left(kind):
                 continue
-            known, cell = timed.get(self.plan.cells[kind.cells[0]].defense), self.plan.cells[kind.cells[0]]
+            known, cell = timed.get(kind.cells[0].defense), kind.cells[0]
             if self.shares is None or not (known or kind.name in self.measured):
                 return None
-            gpus = self.shares[kind.cells[0]]
+            gpus = self.shares[kind.labels[0]]
             if known:
                 each = math.fsum(known) / len(known)
             else:
@@ -146,14 +178,14 @@ class Forecast:
 
 
 def look_ahead(
-    plan: Plan, dataset: Dataset, directory: Path, nodes: Sequence[Node], remaining: Mapping[int, int]
+    plan: Plan, dataset: Dataset, directory: Path, nodes: Sequence[Node], remaining: Mapping[str, int]
 ) -> Forecast:
     """What can be said before anything is measured now.
 
     Args:
         directory: of the study, where earlier measurements are.
         nodes: the trials run on.
-        remaining: trials left, by cell.
+        remaining: trials left, by label.
 
     Raises:
         SpecError: the nodes do not have what the spec asks for.
@@ -165,4 +197,4 @@ def look_ahead(
         return ahead.with_measured({})
     if gpus is None and sum(remaining.values()) <= count_slots(nodes, cpus, 1.0):
         gpus = 1.0  # not worth a measurement: everybody gets a card at once
-    return ahead if gpus is None else dataclasses.replace(ahead, shares=dict.fromkeys(range(len(plan.cells)), gpus))
+    return ahead if gpus is None else dataclasses.replace(ahead, shares=dict.fromkeys(plan.jobs_by_label(), gpus))

@@ -15,6 +15,7 @@ from study.plan.jobs import Plan
 from study.plan.slots import Node, count_slots, share_of
 from study.record.files import write_atomically
 from trainables.defenses.base import DEFENSES
+from trainables.job import Cell
 
 log = logging.getLogger("superft.measurements")
 
@@ -34,12 +35,14 @@ class Kind:
 
     Args:
         name: all that decides memory and load: defense, model, width, image size, batch size.
-        cells: positions in the plan's cells.
+        labels: of the searches and baselines that they belong to.
+        cells: that they run on.
         settings: of the trial that is measured: the published point, at the largest batch searched.
     """
 
     name: str
-    cells: tuple[int, ...]
+    labels: tuple[str, ...]
+    cells: tuple[Cell, ...]
     settings: Mapping[str, Any]
 
 
@@ -90,51 +93,52 @@ def kinds(plan: Plan, image_size: int) -> list[Kind]:
     """The kinds of a plan's trials, those that are searched first."""
     found: dict[str, Kind] = {}
 
-    def add(cells: Sequence[int], settings: Mapping[str, Any]) -> None:
-        victim, defense = plan.cells[cells[0]].victim, plan.cells[cells[0]].defense
+    def add(label: str, cells: Sequence[Cell], settings: Mapping[str, Any]) -> None:
+        victim, defense = cells[0].victim, cells[0].defense
         batch = getattr(DEFENSES.create(defense, settings), "batch_size", None)
         name = f"{defense}, {victim.model}{f' of width {victim.width}' if victim.width else ''}, {image_size} pixels"
         name += f", batch {batch}" if batch else ""
-        known = found.get(name, Kind(name, (), settings))
-        found[name] = dataclasses.replace(known, cells=(*known.cells, *cells))
+        known = found.get(name, Kind(name, (), (), settings))
+        labels, members = dict.fromkeys((*known.labels, label)), dict.fromkeys((*known.cells, *cells))
+        found[name] = dataclasses.replace(known, labels=tuple(labels), cells=tuple(members))
 
     for search in plan.searches:
         params = search.paper_params()
         if "batch_size" in params:
             item = search.space.distributions["batch_size"]
             params["batch_size"] = max(getattr(item, "choices", None) or [getattr(item, "high", params["batch_size"])])
-        add(search.cells, search.settings(params))
+        add(search.label, search.cells, search.settings(params))
     for job in plan.baselines:
-        add([job.cell], job.settings)
+        add(job.label, [job.cell], job.settings)
     return list(found.values())
 
 
 def choose_shares(
     kinds: Sequence[Kind],
     measured: Mapping[str, Measurement],
-    remaining: Mapping[int, int],
+    remaining: Mapping[str, int],
     nodes: Sequence[Node],
     cpus: int,
-) -> dict[int, float]:
-    """The share of a card of each cell's trials: 1/k by kind, a whole card for kinds without a measurement.
+) -> dict[str, float]:
+    """GPUs of the trials of each search and baseline: 1/k by kind, a whole card for kinds without a measurement.
 
     Kinds of a share with too few trials left to fill its slots once take the next larger share that is in use: actors
     of another size would be started for them, at the price of a trial or more each.
 
     Args:
-        remaining: trials left, by cell.
+        remaining: trials left, by label.
         nodes: with cards.
         cpus: of every trial.
     """
     most = max(int(node.cpus // cpus // node.gpus) for node in nodes if node.gpus)
     chosen = {kind.name: measured[kind.name].trials_per_gpu(most) if kind.name in measured else 1 for kind in kinds}
-    left = {kind.name: sum(remaining.get(cell, 0) for cell in kind.cells) for kind in kinds}
+    left = {kind.name: sum(remaining.get(label, 0) for label in kind.labels) for kind in kinds}
     for k in sorted(set(chosen.values()), reverse=True):
         members = [name for name in chosen if chosen[name] == k]
         larger = [other for name, other in chosen.items() if other < k and left[name]]
         if larger and sum(left[name] for name in members) < count_slots(nodes, cpus, share_of(k)):
             chosen |= dict.fromkeys(members, max(larger))
-    return {cell: share_of(chosen[kind.name]) for kind in kinds for cell in kind.cells}
+    return {label: share_of(chosen[kind.name]) for kind in kinds for label in kind.labels}
 
 
 def read_measurements(directory: Path) -> dict[str, Measurement]:

@@ -1,76 +1,109 @@
-"""Columns of the ledger and of trials.csv, and rows as a table for pandas."""
+"""The columns of a ledger, one typed table, and rows as a table for pandas.
+
+What a trial finds is described in `trainables.columns`; here is what the study knows of it besides.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-# Order of trials.csv. "param.NAME" stands for all settings, sorted by name; columns not named here come last.
-COLUMNS: tuple[str, ...] = (
-    *("study", "trial", "attack", "defense", "dataset", "model", "seed", "status"),
-    *("asr", "clean_accuracy", "robust_accuracy"),
-    *("asr_search", "clean_accuracy_search", "robust_accuracy_search"),
-    *("asr_report", "clean_accuracy_report", "robust_accuracy_report"),
-    *("asr_before", "clean_accuracy_before", "robust_accuracy_before"),
-    "param.NAME",
-    *("steps", "forward_samples", "backward_samples", "wall_seconds", "peak_memory_bytes"),
-    *("device", "versions", "error"),
-    *("role", "n_clean", "n_triggered", "n_clean_report", "n_triggered_report", "asr_base", "false_target_rate"),
-    *("asr_before_report", "clean_accuracy_before_report", "robust_accuracy_before_report", "train_size"),
-    *("seconds_setup", "seconds_repair", "seconds_evaluate", "started", "flags", "published"),
+from trainables.columns import (
+    CELL_COLUMNS,
+    CONDITION_COLUMNS,
+    DETECTION_COLUMNS,
+    RESULT_COLUMNS,
+    SHARE,
+    STATUS,
+    Column,
 )
-COUNTS = frozenset(
-    (
-        "seed",
-        "steps",
-        "forward_samples",
-        "backward_samples",
-        "peak_memory_bytes",
-        "train_size",
-        "n_clean",
-        "n_triggered",
-        "n_clean_report",
-        "n_triggered_report",
-    )
+
+# Raised when columns change their meaning; rows without the column are of version 1 and are read as `upgraded` says.
+SCHEMA = 2
+PARAM, NOTE = "param.", "note."
+
+STUDY_COLUMNS = (
+    Column("study", "text", "name of the study"),
+    Column("trial", "text", "id of the setting: SEARCH/NUMBER, or ATTACK/DEFENSE/baseline or /control"),
 )
-TEXTS = frozenset(
-    (
-        "study",
-        "trial",
-        "attack",
-        "defense",
-        "dataset",
-        "model",
-        "status",
-        "device",
-        "versions",
-        "error",
-        "role",
-        "started",
-        "flags",
-        "published",
-    )
+PLACE_COLUMNS = (
+    Column("role", "text", "search, baseline (run once), or control: a baseline on the clean model"),
+    Column("search", "text", "the search that proposed the setting: ATTACK/DEFENSE, or all/DEFENSE; else missing"),
+    Column("published", "flag", "whether the settings are the published point"),
+    Column("on_front", "flag", "whether the setting is on its search's front; only in tables: it changes as rows come"),
+    Column("charged_epochs", "number", "what the search was charged for the trial", "E"),
+    Column("gpus", "number", "share of a GPU that the trial had", "GPUs"),
+    Column("node", "text", "of the cluster, the beginning of its id"),
+    Column("schema", "count", "version of these columns"),
 )
-PARAM = "param."
+# In the order of trials.csv; the settings, param.NAME, stand behind the fixed results.
+COLUMNS: tuple[Column, ...] = (
+    *STUDY_COLUMNS,
+    *CELL_COLUMNS,
+    STATUS,
+    *RESULT_COLUMNS[:12],
+    *PLACE_COLUMNS,
+    *CONDITION_COLUMNS,
+    *RESULT_COLUMNS[12:],
+    *DETECTION_COLUMNS,
+)
+# Families of columns whose members depend on the defense.
+PARAMS = Column(f"{PARAM}NAME", "text", "a setting of the defense; numbers where all of them are")
+NOTES = Column(f"{NOTE}NAME", "text", "a further number that the defense reports, see its page")
+
+_DTYPES = {"count": "Int64", "number": "float64", "flag": "boolean"}
+
+
+def upgraded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of any version up to today's, in today's columns.
+
+    Version 1: the search was named in the trial's id alone; a collapsed model was a flag; ``scenario`` told how the
+    victim was made, which is ``standalone`` for the scenario ``same-label`` too, and is left as it is.
+
+    Raises:
+        ValueError: the row was written by a later version of superft.
+    """
+    version = row.get("schema", 1)
+    if version == SCHEMA:
+        return dict(row)
+    if not isinstance(version, int) or version > SCHEMA:
+        raise ValueError(f"written by a later version of superft (columns {version}, known: up to {SCHEMA}); update it")
+    new = dict(row)
+    if "search" not in new:
+        searched = new.get("role") == "search" and isinstance(new.get("trial"), str)
+        new["search"] = new["trial"].rpartition("/")[0] if searched else None
+    if "collapsed" not in new and new.get("status") != "failed":
+        flags = list(new.get("flags") or ())
+        new["collapsed"] = "collapsed" in flags
+        new["flags"] = [flag for flag in flags if flag != "collapsed"]
+    if new.get("scenario") == "new_head":
+        new["scenario"] = "new-head"
+    return new
 
 
 def to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows as a table with the fixed columns, in their order, whatever the rows hold.
 
-    Metrics and seconds are float64 (missing: NaN), counts Int64 (missing: NA), texts and settings objects (missing:
-    None), so that a setting keeps its own type. ``param.*`` columns are sorted and stand where COLUMNS says
-    ``param.NAME``.
+    Numbers are float64 (missing: NaN), counts Int64, flags boolean (missing: NA), texts objects (missing: None), lists
+    joined with ``;``. ``param.*`` columns are sorted and stand behind the rates; ``note.*`` and columns that this
+    version does not know come last. Columns of these three are numeric where all of their values are numbers.
     """
-    rows = list(rows)
+    rows = [upgraded(row) for row in rows]
+    known = {column.name: column for column in COLUMNS}
     names = {name for row in rows for name in row}
     params = sorted(name for name in names if name.startswith(PARAM))
-    extra = sorted(names - set(COLUMNS) - set(params))
-    columns: list[str] = []
-    for column in COLUMNS:
-        columns += params if column == f"{PARAM}NAME" else [column]
-    return pd.DataFrame({column: _column(column, [row.get(column) for row in rows]) for column in (*columns, *extra)})
+    extra = sorted(names - set(known) - set(params))
+    fixed = [column.name for column in COLUMNS]
+    place = fixed.index(PLACE_COLUMNS[0].name)
+    return pd.DataFrame(
+        {
+            name: _column([row.get(name) for row in rows], known[name].kind if name in known else None)
+            for name in (*fixed[:place], *params, *fixed[place:], *extra)
+        }
+    )
 
 
 def as_list(cell: Any) -> list[str]:
@@ -78,9 +111,33 @@ def as_list(cell: Any) -> list[str]:
     return [text for text in str(cell).split(";") if text] if isinstance(cell, str) else []
 
 
-def _column(name: str, values: Sequence[Any]) -> pd.Series[Any]:
-    if name in COUNTS:
-        return pd.Series(values, dtype="Int64")
-    if name in COLUMNS and name not in TEXTS:
-        return pd.Series(values, dtype="float64")
-    return pd.Series([";".join(map(str, v)) if isinstance(v, list | tuple) else v for v in values], dtype="object")
+def unit_of(name: str) -> str:
+    """Unit of a column; empty where it has none, or is not known."""
+    return next((column.unit for column in COLUMNS if column.name == name), "")
+
+
+def is_share(name: str) -> bool:
+    """Whether a column holds fractions in [0, 1]."""
+    return unit_of(name) == SHARE
+
+
+def _column(values: Sequence[Any], kind: str | None) -> pd.Series[Any]:
+    if kind is None:
+        kind = _kind_of(values)
+    if kind in _DTYPES:
+        return pd.Series(list(values), dtype=_DTYPES[kind])
+    return pd.Series([_plain(value) for value in values], dtype="object")
+
+
+def _kind_of(values: Sequence[Any]) -> str | None:
+    """Count or number, where all values that are there are."""
+    types = {type(value) for value in values if value is not None}
+    if types == {int}:
+        return "count"
+    return "number" if types and types <= {int, float} else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return ";".join(map(str, value))
+    return json.dumps(value) if isinstance(value, dict) else value

@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from study.record.columns import to_frame
+from study.record.columns import to_frame, upgraded
 from study.record.files import append_whole, write_atomically
+from study.spec.yaml_io import SpecError
 
 Row = dict[str, Any]
 Key = tuple[str, str, int]
@@ -27,8 +28,13 @@ class Ledger:
     ``damaged`` says in words what was set aside. One process may write at a time; any number may look with
     ``Ledger.read``.
 
+    Rows of earlier versions are given in today's columns and stay in the file as they are.
+
     Args:
         path: the file ``trials.jsonl``; made, with its folder, if missing.
+
+    Raises:
+        SpecError: the rows are of a later version of superft.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -83,10 +89,6 @@ class Ledger:
         """``to_frame`` of these rows, or of all rows of the ledger."""
         return to_frame(self._rows if rows is None else rows)
 
-    def write_csv(self, path: Path | str) -> None:
-        """The ledger as a table for pandas, replaced in one step; lists (flags) are joined with ``;``."""
-        write_atomically(Path(path), self.to_frame().to_csv(index=False).encode())
-
     def close(self) -> None:
         """Give the file back; rows stay readable."""
         if self._file is not None:
@@ -124,7 +126,7 @@ class Ledger:
             else:
                 good.append(line)
                 self._keys.add(key)
-                self._rows.append(row)
+                self._rows.append(self._upgraded(row, number))
         if repair and (bad or (content and not content.endswith(b"\n"))):
             if bad:
                 with _beside(self.path).open("ab") as aside:
@@ -132,6 +134,13 @@ class Ledger:
                     aside.flush()
                     os.fsync(aside.fileno())
             write_atomically(self.path, b"".join(line + b"\n" for line in good))
+
+    def _upgraded(self, row: Row, number: int) -> Row:
+        """The row in today's columns; refuses the ledger of a later version whole, before anything is repaired."""
+        try:
+            return upgraded(row)
+        except ValueError as error:
+            raise SpecError(f"{self.path}, line {number}: {error}") from error
 
     def _remedy(self, repair: bool) -> str:
         if repair:

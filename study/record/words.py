@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -46,3 +46,27 @@ def interval(rate: Any, n: Any) -> tuple[float, float] | None:
     if pd.isna(rate) or pd.isna(n) or n < 1:
         return None
     return wilson(round(float(rate) * int(n)), int(n))
+
+
+def in_columns(rows: Sequence[Sequence[str]], texts: int = 1) -> list[str]:
+    """Lines with their cells below each other; the first ``texts`` columns to the left, the others, numbers, right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if number < texts else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def ago(seconds: float) -> str:
+    """How long ago something was, for people."""
+    return "just now" if seconds < 5 else f"{duration(seconds)} ago"
+
+
+def finished_at(row: Mapping[str, Any]) -> float | None:
+    """When a trial ended, in seconds since the epoch; a failed one does not say."""
+    if not row.get("started"):
+        return None
+    return datetime.fromisoformat(row["started"]).timestamp() + (row.get("wall_seconds") or 0.0)

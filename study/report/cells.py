@@ -10,7 +10,7 @@ import pandas as pd
 from study.record.columns import as_list
 from study.record.words import percent
 from study.report.html import Table, number, plural, rate
-from study.results.equal_rules import OUTCOMES
+from study.results.outcomes import OUTCOMES
 
 # Row of the ledger -> heading, for what `trainables.evaluation.detection` measures.
 DETECTION = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
@@ -15,7 +17,8 @@ from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
 from study.results.settings import GROUP, aggregate, compare, fronts, settings_text
 
-WIDTH = 130
+# What is no terminal (a file, a pipe) gets lines as long as they are.
+UNCUT = 10_000
 
 
 def front_summary(directory: Path) -> str:
@@ -46,7 +49,7 @@ def front_summary(directory: Path) -> str:
             remarks += ["knee"] if member["is_knee"] else []
             remarks += [row["status"]] if row["status"] != "ok" else []
             table.add_row(row["defense"], *_measured(row), "; ".join(filter(None, remarks)))
-        texts.append(_text(table))
+        texts.append(as_text(table))
     return "\n".join(texts)
 
 
@@ -73,7 +76,7 @@ def compare_summary(directories: Mapping[str, Path]) -> str:
         table.add_column(label, justify="left" if label == "study" else "right")
     for _, row in compared.iterrows():
         table.add_row(" ".join(str(row[key]) for key in GROUP), *(_cell(row[key]) for key in columns))
-    return _text(table)
+    return as_text(table)
 
 
 def _measured(row: pd.Series[Any]) -> tuple[str, str, str]:
@@ -86,7 +89,13 @@ def _cell(value: object, digits: int = 4) -> str:
     return str(value)
 
 
-def _text(table: Table) -> str:
+def terminal_width() -> int | None:
+    """Columns of the terminal that standard output goes to; None if it goes elsewhere, where nothing need fit."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def as_text(table: Table) -> str:
+    """A table as text, fitted to the terminal's width if there is one; no line ends in spaces."""
     out = StringIO()
-    Console(file=out, width=WIDTH, no_color=True).print(table)
-    return out.getvalue().rstrip()
+    Console(file=out, width=terminal_width() or UNCUT, no_color=True).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")

@@ -17,11 +17,11 @@ import pandas as pd
 from study.record.columns import PARAM
 from study.record.cost import epochs
 from study.results.pareto import PICKS, RunningFront, hypervolume, hypervolume_box, knee, non_dominated_indices, picks
+from study.results.scores import STATUSES
 from trainables.evaluation.metrics import der
 
 GROUP = ("dataset", "model", "attack", "defense")
 ALL_ATTACKS = "all"
-STATUSES = ("ok", "abstained", "diverged", "failed", "backdoor_not_implanted")  # from best to worst
 METRICS = (
     *tuple(
         f"{metric}{half}"
@@ -100,8 +100,7 @@ def true_status(frame: pd.DataFrame) -> pd.Series[str]:
 
 def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
     """Rows whose model predicts next to nothing right any more: their ASR is 0 or 1 by accident."""
-    flags: pd.Series[bool] = frame["flags"].map(lambda text: "collapsed" in str(text).split(";")).astype(bool)
-    return flags
+    return frame["collapsed"].eq(True).fillna(False).astype(bool)
 
 
 def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame:
@@ -185,6 +184,18 @@ def fronts(frame: pd.DataFrame) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(columns=[*FRONT_COLUMNS, *params])
     return pd.concat(parts, ignore_index=True)[[*FRONT_COLUMNS, *params]]
+
+
+def marked(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with ``on_front`` told of those that belong to a search: whether it has their setting on its front.
+
+    Where settings were scored over several attacks, that is the front over all of them.
+    """
+    members = fronts(frame)
+    if is_shared(frame):
+        members = members[members["attack"] == ALL_ATTACKS]
+    searched = frame["role"].fillna("search") == "search"
+    return frame.assign(on_front=frame["trial"].isin(members["trial"]).astype("boolean").where(searched))
 
 
 def hypervolume_over_trials(frame: pd.DataFrame) -> pd.DataFrame:

@@ -17,13 +17,14 @@ from study.record.stopped import StudyStoppedError
 from study.run.on_tune import MAX_FAILURES, cause, root
 from study.run.progress import Progress
 from study.spec.plugins import as_plugins
+from trainables.job import Cell
 from trainables.plugins.parcels import packed
 from trainables.storage.store import StoreUnavailableError
-from trainables.trial import Cell
+from trainables.victims import VictimSpec
 
 
-def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> dict[int, str]:
-    """Train the victims that are missing, side by side; the cells of those that failed, with the cause.
+def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> dict[VictimSpec, str]:
+    """Train the victims that are missing, side by side; those that failed, with the cause.
 
     Args:
         gpus: of each; one that runs out of memory is trained again with the next larger share.
@@ -41,7 +42,7 @@ def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> dic
         return task.remote(cell, store, cpus, gpus, plugins)
 
     waiting = {start(cell, gpus): (cell, gpus) for cell in plan.victims()}
-    failed: dict[str, str] = {}
+    failed: dict[VictimSpec, str] = {}
     while waiting:
         ready, _ = ray.wait(list(waiting), num_returns=1)
         cell, had = waiting.pop(ready[0])
@@ -58,18 +59,18 @@ def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> dic
                 )
                 waiting[start(cell, larger)] = (cell, larger)
             else:
-                failed[repr(cell.victim)] = f"victim: {cause(error)}"
+                failed[cell.victim] = f"victim: {cause(error)}"
                 progress.say(f"{name} FAILED: {cause(error)}")
-    return {number: failed[repr(cell.victim)] for number, cell in enumerate(plan.cells) if repr(cell.victim) in failed}
+    return failed
 
 
 def measure_kinds(
-    ahead: Forecast, progress: Progress, store: str, home: Folder | RemoteFolder, broken: Mapping[int, str]
+    ahead: Forecast, progress: Progress, store: str, home: Folder | RemoteFolder, broken: Mapping[VictimSpec, str]
 ) -> dict[str, Measurement]:
     """One trial of each kind that is not measured yet, each on a card of its own; kept in the study's folder.
 
     Args:
-        broken: cells without a victim; a kind that has only those is left out.
+        broken: victims that could not be made; a kind that has only those is left out.
     """
     import ray
 
@@ -81,9 +82,9 @@ def measure_kinds(
     plugins = packed(as_plugins(ahead.plan.spec.plugins))
     waiting: dict[Any, Kind] = {}
     for kind in ahead.missing():
-        whole = [cell for cell in kind.cells if cell not in broken]
+        whole = [cell for cell in kind.cells if cell.victim not in broken]
         if whole:
-            job = task.remote(ahead.plan.cells[whole[0]], dict(kind.settings), store, ahead.cpus, limit, plugins)
+            job = task.remote(whole[0], dict(kind.settings), store, ahead.cpus, limit, plugins)
             waiting[job] = kind
     cards = {node.name: node.accelerator for node in ahead.nodes}
     found: dict[str, Measurement] = {}

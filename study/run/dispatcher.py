@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from study.plan.jobs import Job
 from study.plan.slots import Room, describe_share, next_larger
 from study.record.stopped import Trouble
 from study.run.driver import Driver
 from study.run.progress import Progress
+from trainables.job import Cut, Job, OutOfMemory, Report, Row, StoreLost
 
 # A node that died is still offered for some seconds, and a trial can lose all its tries to it: it is then put back.
 MAX_RETURNS = 3
@@ -20,7 +19,7 @@ MOST_OVERFLOWS = 2
 RETRIED = "retried_out_of_memory"
 LONGEST_CAUSE = 300  # characters of torch's own words in the row
 
-Key = tuple[str, int]
+Key = tuple[str, str, int]  # of a job
 
 
 class Dispatcher:
@@ -30,12 +29,12 @@ class Dispatcher:
         driver: of the study.
         progress: is told of every row.
         room: on the nodes.
-        shares: GPUs of every cell's trials.
+        shares: GPUs of the trials of each search and baseline, by its label.
         trouble: is told of a store that stays away.
     """
 
     def __init__(
-        self, driver: Driver, progress: Progress, room: Room, shares: Mapping[int, float], trouble: Trouble
+        self, driver: Driver, progress: Progress, room: Room, shares: Mapping[str, float], trouble: Trouble
     ) -> None:
         self.driver, self.progress, self.room, self.shares = driver, progress, room, dict(shares)
         self.trouble = trouble
@@ -45,6 +44,14 @@ class Dispatcher:
         self._overflows: Counter[str] = Counter()
         self._freed: float | None = None
 
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        """Tune pickles its searcher beside the trials, to restore a run; a study is continued from its ledger instead.
+
+        What would be written holds the whole ledger, and the stream of the progress lines, which in a notebook cannot
+        be pickled.
+        """
+        return object, ()
+
     @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing more will: a running trial may be put back, or its cost allow another."""
@@ -52,8 +59,8 @@ class Dispatcher:
 
     def gpus_of(self, job: Job) -> float:
         """The share that ``job`` gets now."""
-        first = self._first.get((job.trial, job.cell))
-        return self.shares[job.cell] if first is None else max(next_larger(first) or first, self.shares[job.cell])
+        first, share = self._first.get(job.key), self.shares[job.label]
+        return share if first is None else max(next_larger(first) or first, share)
 
     def start(self, trial: str) -> tuple[Job, float] | None:
         """A job for ``trial``, and its GPUs; None while there is no room, or no job."""
@@ -69,21 +76,23 @@ class Dispatcher:
                 return job, gpus
         return None
 
-    def report(self, trial: str, result: Mapping[str, Any]) -> None:
-        """What a trial of ours reported at its end: ``row``, ``cut``, ``out_of_memory``, or ``lost`` its store."""
-        if trial not in self._running or not result.keys() & {"row", "cut", "out_of_memory", "lost"}:
+    def report(self, trial: str, report: Report) -> None:
+        """What a trial of ours reported at its end."""
+        if trial not in self._running:
             return
         job, gpus = self._end(trial)
-        if "row" in result:
-            row = json.loads(result["row"])
-            row["flags"] = [*row.get("flags", ()), *self._flags(job)]
-            self.progress.trial(self.driver.finish(job, row))
-        elif "cut" in result:
-            self._fail(job, gpus, str(result["cut"]))
-        elif "out_of_memory" in result:
-            self._overflow(job, gpus, str(result["out_of_memory"]))
-        elif not self._put_back(job):
-            self.trouble.report(str(result["lost"]))
+        match report:
+            case Row(columns):
+                row = json.loads(columns)
+                row["flags"] = [*row.get("flags", ()), *self._flags(job)]
+                self.progress.trial(self.driver.finish(job, row))
+            case Cut(cause):
+                self._fail(job, gpus, cause)
+            case OutOfMemory(cause):
+                self._overflow(job, gpus, cause)
+            case StoreLost(cause):
+                if not self._put_back(job):
+                    self.trouble.report(cause)
 
     def lost(self, trial: str, cause: str, node_died: bool) -> None:
         """All tries of a trial raised or died."""
@@ -95,16 +104,15 @@ class Dispatcher:
 
     def _put_back(self, job: Job) -> bool:
         """Hand the job out again, unless that was done often enough."""
-        key = (job.trial, job.cell)
-        if self._returned[key] >= MAX_RETURNS:
+        if self._returned[job.key] >= MAX_RETURNS:
             return False
-        self._returned[key] += 1
+        self._returned[job.key] += 1
         self.driver.put_back(job)
         return True
 
     def _overflow(self, job: Job, gpus: float, cause: str) -> None:
         """Once more with more memory; recorded as failed after that, or where there is no more."""
-        key, larger, here = (job.trial, job.cell), next_larger(gpus), describe_share(gpus)
+        key, larger, here = job.key, next_larger(gpus), describe_share(gpus)
         if larger is None or key in self._first:
             earlier = f", after {describe_share(self._first[key])}" if key in self._first else ""
             self._fail(
@@ -114,23 +122,22 @@ class Dispatcher:
         self._first[key] = gpus
         self.progress.say(f"{job.trial}: out of memory on {here} of a GPU; once more on {describe_share(larger)}")
         self.driver.put_back(job)
-        defense = self.driver.plan.cells[job.cell].defense
+        defense = job.cell.defense
         self._overflows[defense] += 1
         if self._overflows[defense] == MOST_OVERFLOWS:
             self._enlarge(defense)
 
     def _enlarge(self, defense: str) -> None:
         del self._overflows[defense]
-        for number, cell in enumerate(self.driver.plan.cells):
-            if cell.defense == defense:
-                self.shares[number] = next_larger(self.shares[number]) or self.shares[number]
+        for label in self.driver.plan.labels_of(defense):
+            self.shares[label] = next_larger(self.shares[label]) or self.shares[label]
         self.progress.say(f"{MOST_OVERFLOWS} trials of {defense} were out of memory: all of its trials get more now")
 
     def _fail(self, job: Job, gpus: float, cause: str) -> None:
         self.progress.trial(self.driver.fail(job, cause, gpus=gpus, flags=self._flags(job)))
 
     def _flags(self, job: Job) -> list[str]:
-        return [RETRIED] if (job.trial, job.cell) in self._first else []
+        return [RETRIED] if job.key in self._first else []
 
     def _end(self, trial: str) -> tuple[Job, float]:
         job, self._freed = self._running.pop(trial)

@@ -7,12 +7,16 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from study.plan.jobs import Job, Plan, is_published
+from study.plan.jobs import Plan
+from study.record.columns import SCHEMA
 from study.record.cost import Bill
 from study.record.ledger import Ledger
 from study.results.pareto import RunningFront
-from study.results.scores import has_backdoor, scores
+from study.results.scores import has_backdoor, remarks_on, scores
 from study.search.optuna_search import OptunaSearch
+from study.spec.methods import is_published
+from trainables.job import Job
+from trainables.victims import VictimSpec
 
 
 def _any(job: Job) -> bool:
@@ -34,7 +38,7 @@ class Driver:
     def __init__(self, plan: Plan, ledger: Ledger, searches: Sequence[OptunaSearch]) -> None:
         self.plan, self.ledger, self.searches = plan, ledger, list(searches)
         self.fronts: dict[str, RunningFront] = {search.search.label: RunningFront() for search in searches}
-        self.broken: dict[int, str] = {}
+        self.broken: dict[VictimSpec, str] = {}
         self._queue: deque[Job] = deque()
         self._spent: dict[str, float] = {search.search.label: 0.0 for search in searches}
         self._bills = {search.search.label: Bill() for search in searches}
@@ -66,17 +70,14 @@ class Driver:
     def finished(self) -> bool:
         return self.done >= self.total
 
-    def remaining(self) -> Counter[int]:
-        """Rows still to come, by cell; the sum is what `total` lacks."""
-        left: Counter[int] = Counter()
+    def remaining(self) -> Counter[str]:
+        """Rows still to come of each search and baseline, by its label; the sum is what `total` lacks."""
+        left: Counter[str] = Counter()
         for job in self.plan.baselines:
-            cell = self.plan.cells[job.cell]
-            left[job.cell] += not self.ledger.has(job.trial, cell.victim.attack, cell.seed)
+            left[job.label] += not self.ledger.has(*job.key)
         for search in self.searches:
-            made = Counter(key for trial in self._rows if self._is_of(trial, search) for key in self._rows[trial])
-            for number in search.search.cells:
-                cell = self.plan.cells[number]
-                left[number] += self._settings_in_the_end(search) - made[cell.victim.attack, cell.seed]
+            made = sum(len(rows) for rows in self._rows_of(search).values())
+            left[search.search.label] += self._settings_in_the_end(search) * len(search.search.cells) - made
         return left
 
     def has_work(self) -> bool:
@@ -97,9 +98,9 @@ class Driver:
                     return None
                 continue
             self._queue.remove(job)
-            if job.cell not in self.broken:
+            if job.cell.victim not in self.broken:
                 return job
-            self.fail(job, self.broken[job.cell])
+            self.fail(job, self.broken[job.cell.victim])
 
     def put_back(self, job: Job) -> None:
         """Hand ``job`` out again, next: it was lost with its node, and nothing is known of it."""
@@ -120,9 +121,11 @@ class Driver:
             "trial": job.trial,
             **row,
             "role": job.role,
+            "search": job.label if job.role == "search" else None,
             "published": job.published,
+            "schema": SCHEMA,
         }
-        search = self._by_label.get(job.trial.rpartition("/")[0]) if job.role == "search" else None
+        search = self._by_label.get(job.label)
         full["charged_epochs"] = (Bill() if search is None else self._bills[search.search.label]).charge(full)
         self.ledger.append(full)
         self._rows.setdefault(job.trial, {})[row["attack"], row["seed"]] = full
@@ -133,13 +136,8 @@ class Driver:
 
     def fail(self, job: Job, error: str, **columns: Any) -> dict[str, Any]:
         """Record a job that could not be measured, with its cause and further columns."""
-        cell = self.plan.cells[job.cell]
         row: dict[str, Any] = {
-            "attack": cell.victim.attack,
-            "defense": cell.defense,
-            "dataset": cell.data.name,
-            "model": cell.victim.model,
-            "seed": cell.seed,
+            **job.cell.columns(),
             "status": "failed",
             "error": error,
             **{f"param.{key}": value for key, value in job.settings.items()},
@@ -147,19 +145,19 @@ class Driver:
         }
         return self.finish(job, row)
 
-    def break_cells(self, cells: Mapping[int, str]) -> None:
-        """Cells whose victim could not be made, with the cause: their jobs fail without being run.
+    def break_victims(self, victims: Mapping[VictimSpec, str]) -> None:
+        """Victims that could not be made, with the cause: jobs on them fail without being run.
 
-        A search all of whose cells are broken ends after its first setting.
+        A search that has only such victims ends after its first setting.
         """
-        self.broken.update(cells)
+        self.broken.update(victims)
 
     def _ask(self, wanted: Callable[[Job], bool]) -> bool:
         """One more setting of the wanted search that is furthest behind, as one job per cell; whether there was one."""
         for search in sorted(self.searches, key=lambda search: search.asked / search.target):
-            if not any(wanted(Job("", "search", cell, {}, False)) for cell in search.search.cells):
+            if not any(wanted(Job(search.search.label, "", "search", cell, {}, False)) for cell in search.search.cells):
                 continue
-            if search.asked and all(cell in self.broken for cell in search.search.cells):
+            if search.asked and all(cell.victim in self.broken for cell in search.search.cells):
                 search.exhausted = True
             if self._budget_is_spent(search):
                 continue
@@ -170,10 +168,11 @@ class Driver:
 
     def _resume(self, search: OptunaSearch) -> None:
         label, cells = search.search.label, search.search.cells
-        mine = {trial: rows for trial, rows in self._rows.items() if self._is_of(trial, search)}
+        mine = self._rows_of(search)
         complete = {trial: scores(rows) for trial, rows in mine.items() if len(rows) >= len(cells)}
         started = {trial: _settings(next(iter(rows.values()))) for trial, rows in mine.items()}
-        for trial_id, settings in search.resume(complete, started):
+        remarks = {trial: remarks_on(mine[trial]) for trial in complete}
+        for trial_id, settings in search.resume(complete, started, remarks):
             self._enqueue_setting(search, trial_id, settings)
         for trial, values in complete.items():
             if values is not None and has_backdoor(mine[trial]):
@@ -182,12 +181,10 @@ class Driver:
             self._bills[label].charge(row) for rows in mine.values() for row in rows.values()
         )
 
-    def _is_of(self, trial: str, search: OptunaSearch) -> bool:
-        """Whether the rows of ``trial`` are a setting of ``search``."""
-        return (
-            trial.rpartition("/")[0] == search.search.label
-            and next(iter(self._rows[trial].values()))["role"] == "search"
-        )
+    def _rows_of(self, search: OptunaSearch) -> dict[str, dict[tuple[str, int], Mapping[str, Any]]]:
+        """The rows of each setting of ``search``, by trial id and then by attack and seed."""
+        label = search.search.label
+        return {trial: rows for trial, rows in self._rows.items() if next(iter(rows.values()))["search"] == label}
 
     def _cost_of_a_setting(self, search: OptunaSearch) -> float:
         """Mean over the finished ones, in E; 0 while there is none."""
@@ -216,11 +213,10 @@ class Driver:
     def _enqueue_setting(self, search: OptunaSearch, trial_id: str, settings: dict[str, Any]) -> None:
         published = is_published(search.search.defense, settings)
         for cell in search.search.cells:
-            self._enqueue(Job(trial_id, "search", cell, settings, published))
+            self._enqueue(Job(search.search.label, trial_id, "search", cell, settings, published))
 
     def _enqueue(self, job: Job) -> None:
-        cell = self.plan.cells[job.cell]
-        if not self.ledger.has(job.trial, cell.victim.attack, cell.seed):
+        if not self.ledger.has(*job.key):
             self._queue.append(job)
 
     def _tell_if_complete(self, search: OptunaSearch, trial_id: str) -> None:
@@ -228,7 +224,7 @@ class Driver:
         if len(rows) < len(search.search.cells):
             return
         values = scores(rows)
-        search.tell(trial_id, values)
+        search.tell(trial_id, values, remarks_on(rows))
         if values is not None and has_backdoor(rows):
             self.fronts[search.search.label].add(*values)
 

@@ -144,14 +144,13 @@ def _run_on_ray(
     ahead = look_ahead(plan, data[0], home.path, usable_nodes(), driver.remaining())
     for line in [*plan_lines(plan, *data), *ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:
         progress.say(line)
-    driver.break_cells(make_victims(plan, progress, ahead.victim_gpus, store))
+    driver.break_victims(make_victims(plan, progress, ahead.victim_gpus, store))
     if ahead.shares is None:
         ahead = ahead.with_measured(measure_kinds(ahead, progress, store, home, driver.broken))
         for line in [*ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:
             progress.say(line)
     trainable = tune.with_parameters(
         TrialTrainable,
-        cells=plan.cells,
         store=store,
         cpus=ahead.cpus,
         trial_seconds=plan.spec.resources.trial_seconds,

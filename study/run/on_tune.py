@@ -85,7 +85,7 @@ def _make_feeder(dispatcher: Dispatcher) -> tuple[Any, Any]:
             if started is None:
                 return Searcher.FINISHED if dispatcher.idle else None
             job, gpus = started
-            return {"cell": job.cell, "settings": job.settings, "gpus": gpus}
+            return {"job": job, "gpus": gpus}
 
         @noticing
         def on_trial_complete(
@@ -93,8 +93,8 @@ def _make_feeder(dispatcher: Dispatcher) -> tuple[Any, Any]:
         ) -> None:
             # An errored trial is told by the callback, which knows the cause; one stopped by Ctrl-C has no row and
             # stays RUNNING in Optuna, to be taken up again.
-            if result and not error:
-                dispatcher.report(trial_id, result)
+            if result and not error and "report" in result:
+                dispatcher.report(trial_id, result["report"])
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: a study continues from its ledger, never from Tune's snapshots."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from study.plan.jobs import check_plan, is_published, load_data, make_plan
-from study.record.columns import to_frame
+from study.plan.jobs import check_plan, load_data, make_plan
+from study.record.columns import SCHEMA, to_frame
 from study.record.folder import check_store
 from study.report.cells import detected
 from study.spec.load import make_spec
@@ -68,8 +68,8 @@ def run_single(
     place, kept = pick_device(device), open_store(spec.store)
     check_store(kept)
     bench = Workbench(kept, place)
-    result = bench.run(plan.cells[job.cell], job.settings)
-    return result.row(study=spec.name, trial=job.trial, role="baseline", published=is_published(defense, job.settings))
+    result = bench.run(job.cell, job.settings)
+    return result.row(study=spec.name, trial=job.trial, role=job.role, published=job.published, schema=SCHEMA)
 
 
 def describe(row: Mapping[str, Any]) -> str:

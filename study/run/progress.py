@@ -67,8 +67,8 @@ class Progress:
             self.say(f"[{self.driver.done}/{self.driver.total}] {describe(row)}{self._front(row)}{self._left(now)}")
 
     def _front(self, row: Mapping[str, Any]) -> str:
-        front = self.driver.fronts.get(str(row["trial"]).rpartition("/")[0])
-        if front is None or row["role"] != "search":
+        front = self.driver.fronts.get(str(row["search"]))
+        if front is None:
             return ""
         return f" | front {len(front)}, hypervolume {front.hypervolume:.4f}"
 

@@ -19,11 +19,12 @@ from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError, merge_assignments
 from trainables.attacks.base import ATTACKS
 from trainables.data.images import Dataset
+from trainables.job import Cell
 from trainables.plugins.load import load, load_installed
 from trainables.storage.remote import Place
 from trainables.storage.remote_store import open_store
 from trainables.storage.store import DamagedArtifactError, Store
-from trainables.trial import Cell, Workbench
+from trainables.trial import Workbench
 
 
 def write_trigger_picture(

@@ -7,6 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -88,7 +89,7 @@ class OptunaSearch:
         target: int,
         history: int | None = None,
     ) -> None:
-        self.search, self.target = search, target
+        self.search, self.target, self._storage = search, target, storage
         self.exhausted = False
         self._used: set[str] = set()
         self._open: dict[str, int] = {}
@@ -101,6 +102,7 @@ class OptunaSearch:
             self.study = optuna.load_study(study_name=name, storage=storage)
         else:
             self.study = optuna.create_study(study_name=name, storage=storage, directions=list(DIRECTIONS))
+        self._study_id = storage.get_study_id_from_name(name)
         fingerprint = space_hash(search.space.distributions)
         existing = len(self.study.get_trials(deepcopy=False))
         # Without trials and space: new, or left by a driver that was killed right here.
@@ -119,13 +121,17 @@ class OptunaSearch:
         self.study.sampler = self._make_sampler(sampler, existing)
 
     def resume(
-        self, finished: Mapping[str, Values | None], started: Mapping[str, Mapping[str, Any]]
+        self,
+        finished: Mapping[str, Values | None],
+        started: Mapping[str, Mapping[str, Any]],
+        remarks: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     ) -> list[tuple[str, dict[str, Any]]]:
         """Bring Optuna up to the ledger, and return the settings that were asked but not finished.
 
         Args:
             finished: what the ledger says of each trial id with all its cells measured (None: all of them failed).
             started: settings of each trial id that has any row.
+            remarks: of each trial id that is finished, see `tell`.
 
         Returns:
             (trial id, settings) to be run again, under the Optuna trials they already have.
@@ -145,7 +151,7 @@ class OptunaSearch:
                 continue
             self._open[trial_id] = trial.number
             if trial_id in finished:
-                self.tell(trial_id, finished[trial_id])
+                self.tell(trial_id, finished[trial_id], remarks.get(trial_id, {}))
             else:
                 unfinished[trial_id] = self.search.settings(trial.params)
         for trial_id in sorted(started):
@@ -153,7 +159,7 @@ class OptunaSearch:
                 continue
             # The storage was deleted or is another one: the ledger is the truth.
             if trial_id in finished:
-                self._restore(trial_id, finished[trial_id], started[trial_id])
+                self._restore(trial_id, finished[trial_id], started[trial_id], remarks.get(trial_id, {}))
             else:
                 self.study.enqueue_trial(self._params(started[trial_id]))
                 trial_again = self.study.ask(dict(self.search.space.distributions))
@@ -218,16 +224,27 @@ class OptunaSearch:
                 self.study.sampler = self._make_sampler("random", trial.number)
         return None
 
-    def tell(self, trial_id: str, values: Values | None) -> None:
+    def tell(self, trial_id: str, values: Values | None, remarks: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Finish a setting with (ASR, clean accuracy); None, where nothing could be measured, ends it as failed.
 
         Values that are not finite are told as the worst point: a failure would teach the sampler nothing.
+
+        Args:
+            trial_id: of the setting.
+            values: on the search half.
+            remarks: kept with the Optuna trial as user attributes, for people who look there; no sampler reads them.
         """
         if values is not None and not all(map(math.isfinite, values)):
             values = WORST
         self._told[trial_id] = values
         if trial_id in self._open:
-            self._finish(self._open.pop(trial_id), values)
+            number = self._open.pop(trial_id)
+            for key, value in remarks.items():
+                self._storage.set_trial_user_attr(self._storage_id(number), key, value)
+            self._finish(number, values)
+
+    def _storage_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
     def _finish(self, number: int, values: Values | None) -> None:
         if values is None:
@@ -235,7 +252,9 @@ class OptunaSearch:
         else:
             self.study.tell(number, values)
 
-    def _restore(self, trial_id: str, values: Values | None, settings: Mapping[str, Any]) -> None:
+    def _restore(
+        self, trial_id: str, values: Values | None, settings: Mapping[str, Any], remarks: Mapping[str, Any]
+    ) -> None:
         distributions = dict(self.search.space.distributions)
         self.study.add_trial(
             optuna.trial.create_trial(
@@ -243,7 +262,7 @@ class OptunaSearch:
                 params=self._params(settings),
                 distributions=distributions,
                 values=None if values is None else list(values),
-                user_attrs={"id": trial_id},
+                user_attrs={"id": trial_id, **remarks},
             )
         )
 

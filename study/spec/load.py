@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import ValidationError
 
+from study.spec.hints import full_names, hint
 from study.spec.schema import StudySpec
-from study.spec.yaml_io import SpecError, merge_assignments, read_yaml_mapping
+from study.spec.yaml_io import SpecError, merge_assignments, parse_yaml_mapping, read_yaml_mapping
 from trainables.registry import SettingError, nearest
+
+STANDARD_INPUT = "-"
 
 
 def load_spec(source: str | None, assignments: Iterable[str] = (), plugins: Sequence[str] = ()) -> StudySpec:
-    """The spec of a recipe's name or a YAML file, with ``--set`` assignments over it and further plug-ins.
+    """The spec of a recipe's name, a YAML file or standard input (``-``), with ``--set`` assignments and plug-ins.
 
     Raises:
         SpecError: one clear line.
     """
     name = source or "quickstart"
-    if name in recipe_names():
+    if name == STANDARD_INPUT:
+        settings = _read_standard_input()
+    elif name in recipe_names():
         settings = read_yaml_mapping(recipe_path(name))
     elif Path(name).is_file():
         settings = read_yaml_mapping(Path(name))
@@ -47,7 +50,7 @@ def make_spec(settings: Mapping[str, Any]) -> StudySpec:
     try:
         return StudySpec.model_validate(dict(settings))
     except ValidationError as error:
-        raise SpecError(_one_line(error)) from error
+        raise SpecError(_one_line(error, settings)) from error
     except SettingError as error:
         raise SpecError(str(error)) from error
 
@@ -57,6 +60,17 @@ def recipe_path(name: str) -> Path:
     return Path(str(resources.files("study") / "recipes" / f"{name}.yaml"))
 
 
+def recipe_text(name: str) -> str:
+    """A recipe that ships, word for word as in its file.
+
+    Raises:
+        SpecError: there is none of that name.
+    """
+    if name not in recipe_names():
+        raise SpecError(f"unknown recipe {name!r}: {nearest(name, recipe_names())}")
+    return recipe_path(name).read_text(encoding="utf-8")
+
+
 def recipe_names() -> list[str]:
     """Recipes that ship, sorted."""
     return sorted(
@@ -64,25 +78,27 @@ def recipe_names() -> list[str]:
     )
 
 
-def _known_keys() -> list[str]:
-    keys = []
-    for key, field in StudySpec.model_fields.items():
-        keys.append(key)
-        for part in (field.annotation, *get_args(field.annotation)):
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                keys.extend(f"{key}.{inner}" for inner in part.model_fields)
-    return keys
+def _read_standard_input() -> dict[str, Any]:
+    try:
+        text = sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise SpecError(f"cannot read standard input: {error}") from error
+    return parse_yaml_mapping(text, "standard input")
 
 
-def _one_line(error: ValidationError) -> str:
-    """The first complaint of pydantic as ``key: what, got value``."""
+def _one_line(error: ValidationError, settings: Mapping[str, Any]) -> str:
+    """The first complaint of pydantic about ``settings`` as ``key: what, got value``."""
     first = error.errors()[0]
     # Type tags of unions are no keys of ours.
     path = ".".join(
         str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "float", "int"))
     )
     if first["type"] == "extra_forbidden":
-        return f"unknown key {path!r}: {_nearest_key(path)}"
+        return f"unknown key {path!r}: {hint(path, first['input'], settings)}"
+    kind, _, setting = path.partition(".")
+    if first["type"] == "dict_type" and kind in ("attack", "defense") and setting:  # the method's name is left out
+        meant = full_names(setting, settings, (kind,))
+        return f"{path} must be the settings of {setting!r}, got {first['input']!r}" + (f"; {meant}" if meant else "")
     if first["type"] == "missing":
         return f"missing key {path!r}"
     prefix = f"{path}: " if path else ""
@@ -92,13 +108,6 @@ def _one_line(error: ValidationError) -> str:
     for theirs, ours in _PLAIN_WORDS.items():
         message = re.sub(theirs, ours, message, flags=re.IGNORECASE)
     return f"{prefix}{message[0].lower()}{message[1:]}, got {first['input']!r}"
-
-
-def _nearest_key(path: str) -> str:
-    """A hint among the keys beside an unknown one."""
-    above = path.rpartition(".")[0]
-    beside = [key for key in _known_keys() if key.rpartition(".")[0] == above]
-    return nearest(path, beside)
 
 
 # pydantic's words -> ours.

@@ -20,15 +20,19 @@ from pydantic import (
 )
 
 from search_spaces import space as search_spaces
+from study.spec.methods import is_published, typed_settings
 from study.spec.plugins import load_plugins
+from study.spec.resolved import Resolved, ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.samplers import SAMPLERS, check_sampler
 from study.spec.trackers import TRACKERS
-from study.spec.yaml_io import dump_yaml, without_password
+from study.spec.yaml_io import SpecError, dump_yaml, without_password
 from trainables.attacks.base import ATTACKS
+from trainables.data.load import DataSource
 from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES
 from trainables.models.build import MODELS
-from trainables.registry import Registry, SettingError, nearest
+from trainables.registry import nearest
+from trainables.scenarios import ScenarioName
 from trainables.storage.remote import Place, as_place
 from trainables.training.loop import Precision
 from trainables.training.recipes import RECIPES, TrainingRecipe
@@ -39,6 +43,14 @@ DEFAULT_RECIPE = "bb"
 DEFAULT_MODEL = "preact_resnet18"
 # What an encoder scenario takes by default.
 ENCODER_MODEL = "encoder_resnet18"
+# What the user's data set is to the attacker -> how victims are made for that. Half of the data for each side makes a
+# standalone victim like any other.
+VICTIM_SCENARIOS: dict[str, ScenarioName] = {
+    "standalone": "standalone",
+    "same-label": "standalone",
+    "new-head": "new_head",
+    "encoder": "encoder",
+}
 # A study folder may be continued under other values of these.
 MAY_CHANGE = ("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking")
 
@@ -270,17 +282,16 @@ class StudySpec(_Part):
         for registry, names in ((ATTACKS, self.attacks), (DEFENSES, [*self.defenses, *self.baselines])):
             for name in names:
                 registry.get(name)
-        for name in (*self.defenses, *self.search.space, *self.search.ranges):
-            self.space(name)
+        for name in (*self.search.space, *self.search.ranges):
+            self._space(name)
         for name in self.attack:
-            self.attack_settings(name)
-        for name in self.attacks:
-            self.attack_settings(name)
-        for name in {*self.defense, *self.defenses, *self.baselines}:
-            self.defense_settings(name)
+            self._attack(name)
+        for name in self.defense:
+            self._fixed(name)
         for name in {*self.defenses, *self.search.ranges}:
             given, key = self.search.ranges.get(name, {}), f"search.ranges.{name}"
-            search_spaces.check_space(name, self.space(name), self.defense_settings(name), given, key)
+            search_spaces.check_space(name, self._space(name), self._fixed(name), given, key)
+        self.resolve()
         if self.scenario.type == "same-label" and self.clean_source != "overlap":
             raise ValueError(
                 f"clean_source {self.clean_source} does not fit scenario same-label, where the user's images are never "
@@ -288,26 +299,75 @@ class StudySpec(_Part):
             )
         return self
 
-    def recipe(self) -> TrainingRecipe:
-        """How victims are trained: the named recipe with the spec's changes."""
+    def resolve(self) -> Resolved:
+        """The spec with every question answered: what `plan.jobs.make_plan` works from.
+
+        Raises:
+            SettingError, SpecError: a method, setting, space or range that does not exist or does not fit.
+        """
+        scenario = self.scenario
+        fraction, source, reserved = self.clean_fraction, self.clean_source, None
+        if scenario.type == "same-label":
+            fraction, source, reserved = 0.5 * self.clean_fraction, "heldout", 0.5
+        elif source == "heldout":
+            reserved = fraction
+        return Resolved(
+            data=self._source(self.dataset),
+            upstream=None if scenario.upstream is None else self._source(scenario.upstream),
+            attacks=tuple(self._attack(name) for name in self.attacks),
+            baselines=tuple(self._baseline(name) for name in self.baselines),
+            searches=tuple(self._search(name) for name in self.defenses),
+            shared=self.search.per == "all",
+            seeds=tuple(self.seeds),
+            model=self.model,
+            width=self.width,
+            recipe=self._recipe(),
+            precision=self.precision,
+            reserved_fraction=reserved,
+            scenario=scenario.type,
+            victim_scenario=VICTIM_SCENARIOS[scenario.type],
+            clean_fraction=fraction,
+            clean_source=source,
+            fresh_head=scenario.has_upstream and scenario.head == "fresh",
+            controls=scenario.has_upstream and scenario.controls,
+        )
+
+    def _source(self, name: str) -> DataSource:
+        return DataSource(name, self.image_size, self.data_root, self.download)
+
+    def _recipe(self) -> TrainingRecipe:
+        """The named recipe with the spec's changes."""
         changes = {
             key: getattr(self.victim, key) for key in ("epochs", "batch_size", "lr") if getattr(self.victim, key)
         }
         return dataclasses.replace(RECIPES[self.victim.recipe or DEFAULT_RECIPE], **changes)
 
-    def attack_settings(self, name: str) -> dict[str, Any]:
-        """Settings of an attack over its defaults, coerced to their types (SettingError)."""
+    def _attack(self, name: str) -> ResolvedAttack:
+        cls = ATTACKS.get(name)
         given = dict(self.attack.get(name, {}))
-        fields = {field.name for field in dataclasses.fields(ATTACKS.get(name))}
-        if self.victim.poison_rate is not None and "poison_rate" in fields:
+        if self.victim.poison_rate is not None and "poison_rate" in {field.name for field in dataclasses.fields(cls)}:
             given.setdefault("poison_rate", self.victim.poison_rate)
-        return typed_settings(ATTACKS, name, given)
+        return ResolvedAttack(name, typed_settings(ATTACKS, name, given), cls.implants_backdoor)
 
-    def defense_settings(self, name: str) -> dict[str, Any]:
+    def _baseline(self, name: str) -> ResolvedBaseline:
+        settings = {**search_spaces.paper_point(name), **self._fixed(name)}
+        return ResolvedBaseline(name, settings, is_published(name, settings))
+
+    def _search(self, name: str) -> ResolvedSearch:
+        space, fixed = self._space(name), self._fixed(name)
+        searched = [key for key in space.to_settings(space.paper_params()) if key in fixed]
+        if searched:
+            raise SpecError(
+                f"defense.{name}.{searched[0]} is fixed by the spec but searched by its space; "
+                f"drop it, or list {name} under baselines instead"
+            )
+        return ResolvedSearch(name, space, fixed)
+
+    def _fixed(self, name: str) -> dict[str, Any]:
         """Settings that the spec fixes for a defense, coerced to their types (SettingError)."""
         return typed_settings(DEFENSES, name, self.defense.get(name, {}))
 
-    def space(self, name: str) -> search_spaces.Space:
+    def _space(self, name: str) -> search_spaces.Space:
         """The search space of a defense in this study (SettingError)."""
         space = search_spaces.get_space(name, self.search.space.get(name, "default"))
         return space.with_ranges(self.search.ranges.get(name, {}), f"search.ranges.{name}")
@@ -317,23 +377,6 @@ class StudySpec(_Part):
         values = self.model_dump(mode="json")
         values["search"]["storage"], _ = without_password(values["search"]["storage"])
         return dump_yaml(values)
-
-
-def typed_settings(registry: Registry[Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """``given`` settings of a method, each coerced to its field's type.
-
-    Raises:
-        SettingError: unknown key, wrong type, or a value the method refuses.
-    """
-    cls = registry.get(name)
-    known = [field.name for field in dataclasses.fields(cls)]
-    if not isinstance(given, Mapping):
-        raise SettingError(f"{registry.kind}.{name} must be a mapping of settings, got {given!r}")
-    for key in given:
-        if key not in known:
-            raise SettingError(f"unknown setting {registry.kind}.{name}.{key}: {nearest(str(key), known)}")
-    instance = registry.create(name, given)
-    return {key: getattr(instance, key) for key in given}
 
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:

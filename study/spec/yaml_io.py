@@ -52,11 +52,17 @@ def dump_yaml(value: Any) -> str:
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file (SpecError if it is none, or cannot be read)."""
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read {path}: {error}") from error
+    return parse_yaml_mapping(text, str(path))
+
+
+def parse_yaml_mapping(text: str, origin: str) -> dict[str, Any]:
+    """The mapping that YAML ``text`` holds (SpecError if it is none); ``origin`` is for messages."""
+    content = parse_yaml(text, origin)
     if not isinstance(content, dict):
-        raise SpecError(f"{path}: a study is a mapping of keys, got {type(content).__name__}")
+        raise SpecError(f"{origin}: a study is a mapping of keys, got {type(content).__name__}")
     return content
 
 

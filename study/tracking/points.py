@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from study.plan.jobs import Plan
+from study.record.words import finished_at
 from study.results.pareto import RunningFront
-from study.results.scores import has_backdoor, scores
-from study.results.settings import STATUSES
+from study.results.scores import STATUSES, has_backdoor, scores
 
 STUDY = "study"
 MEASURES = ("asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report", "wall_seconds")
@@ -23,7 +22,7 @@ class Point:
 
     ``group``: a search (``badnets/super_ft``), a baseline (``badnets/ft/baseline``) or ``study``. ``step``: counts the
     group's rows from 1. ``seconds``: since the epoch; the same whenever the row is sent. ``values``: rates in [0, 1],
-    costs in E, ``status`` as its place in `front.STATUSES` (0 is ok).
+    costs in E, ``status`` as its place in `scores.STATUSES` (0 is ok).
     """
 
     group: str
@@ -46,8 +45,7 @@ class Points:
 
     def add(self, row: Mapping[str, Any]) -> list[Point]:
         """The points of the next row."""
-        searched = row["role"] == "search"
-        group = row["trial"].rpartition("/")[0] if searched else row["trial"]
+        group = row["search"] or row["trial"]
         epochs = row.get("charged_epochs") or 0.0
         values = {name: float(row[name]) for name in MEASURES if row.get(name) is not None}
         values |= {"status": float(STATUSES.index(row["status"])), "epochs": epochs}
@@ -57,7 +55,7 @@ class Points:
         self._epochs += epochs
         counts = {name: float(count) for name, count in self._statuses.items()}
         total = {"trials": float(sum(self._statuses.values())), "epochs": self._epochs, **counts}
-        self._seconds = _finished(row) or self._seconds
+        self._seconds = finished_at(row) or self._seconds
         return [self._point(group, values), self._point(STUDY, total)]
 
     def _point(self, group: str, values: Mapping[str, float]) -> Point:
@@ -74,10 +72,3 @@ class Points:
             if values is not None and has_backdoor(rows):
                 front.add(*values)
         return {"front_size": float(len(front)), "hypervolume": float(front.hypervolume)}
-
-
-def _finished(row: Mapping[str, Any]) -> float | None:
-    """When a trial ended, in seconds since the epoch; a failed one does not say."""
-    if not row.get("started"):
-        return None
-    return datetime.fromisoformat(row["started"]).timestamp() + (row.get("wall_seconds") or 0.0)

@@ -27,11 +27,12 @@ from trainables.data.images import Dataset, ImageSet
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData, Repair
 from trainables.evaluation.metrics import evaluate
+from trainables.job import Cell
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.training.loop import DivergedError
 from trainables.training.predict import predict
-from trainables.trial import Cell, run_trial
+from trainables.trial import run_trial
 from trainables.victims import Victim, VictimSpec, make_trainer
 
 

@@ -17,10 +17,11 @@ from superft.testing.toy import SMALL
 from trainables.data.images import Dataset
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, PoisonedData, Repair
+from trainables.job import Cell
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.training.trainer import Trainer
-from trainables.trial import Cell, assets_for
+from trainables.trial import assets_for
 from trainables.victims import Victim, make_trainer
 
 CPU = torch.device("cpu")

@@ -16,7 +16,6 @@ from superft.testing import (
     defenses,
     model_checks,
     models,
-    options,
     sampler_checks,
     samplers,
 )
@@ -65,7 +64,7 @@ def check_names(wanted: Mapping[str, Sequence[str]]) -> None:
 def chosen(config: pytest.Config, kind: str) -> Sequence[str]:
     """Names of this kind that a run is about: those asked for, or all where nothing of any kind was asked for."""
     load_installed()
-    wanted = {other: config.getoption(f"--{other}", []) for other in options.KINDS}
+    wanted = {other: config.getoption(f"--{other}", []) for other in KINDS}
     return KINDS[kind].names() if not any(wanted.values()) else wanted[kind]
 
 

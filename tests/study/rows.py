@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from study.record.columns import SCHEMA
+
 ATTACKS = ("badnets", "blended")
 N_CLEAN, N_TRIGGERED, N_TRAIN = 540, 486, 1257
 
@@ -38,6 +40,9 @@ def make_row(trial: str = "badnets/super_ft/0000", **changes: Any) -> dict[str, 
         "versions": "torch 2.9.0; ray 2.57.0; optuna 4.6.0",
         "error": None,
         "role": "baseline" if trial.endswith("/baseline") else "search",
+        "search": None if trial.endswith("/baseline") else trial.rpartition("/")[0],
+        "schema": SCHEMA,
+        "collapsed": False,
         "n_clean": N_CLEAN,
         "n_triggered": N_TRIGGERED,
         "n_clean_report": N_CLEAN // 2,

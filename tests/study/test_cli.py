@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from click.testing import Result
+from click.testing import CliRunner, Result
 from PIL import Image
 
+from study.cli import main
 from study.record.folder import check_folder
 from study.record.ledger import Ledger
 from study.spec.load import recipe_names
@@ -77,6 +78,9 @@ BAD = [
     ("--set defense.super_ft.lr_max1=0.5", "defense.super_ft.lr_max1 is fixed by the spec but searched"),
     ("--set search.storage=postgresql://ann:s3cret@127.0.0.1:1/db", "search.storage: cannot open postgresql://ann:***@"),
     ("--set nonsense", "--set 'nonsense': write key=value"),
+    ("--set defense.super_ft.lr_maxx=1", "unknown setting defense.super_ft.lr_maxx: did you mean 'lr_max1', 'lr_max2'"),
+    ("--set super_ft.lr_max1=1", "unknown key 'super_ft': settings of a method are written defense.super_ft.lr_max1"),
+    ("--set lr_maxx=1", "unknown key 'lr_maxx': did you mean 'defense.super_ft.lr_max1'"),
 ]  # fmt: skip
 
 
@@ -120,6 +124,22 @@ def test_a_broken_yaml_file_is_refused(
 ) -> None:
     (tmp_path / "bad.yaml").write_text(content)
     assert_refused(superft("run", tmp_path / "bad.yaml"), named)
+    assert list(here.iterdir()) == []
+
+
+def test_plan_and_run_read_a_spec_from_standard_input(superft: Callable[..., Result], here: Path) -> None:
+    text = superft("recipe", "quickstart").stdout
+    piped = CliRunner().invoke(main, ["plan", "-", "--set", "search.trials=7"], input=text)
+    assert piped.exit_code == 0, piped.output
+    assert piped.stdout == superft("plan", "quickstart", "--set", "search.trials=7").stdout
+    for command in ("plan", "run", "submit"):
+        for content, named in (
+            ("attacks: [", "standard input, line 2"),
+            ("- a", "standard input: a study is a mapping of keys, got list"),
+            ("", "standard input: a study is a mapping of keys"),
+            (text.replace("attacks", "atacks"), "unknown key 'atacks': did you mean 'attacks'"),
+        ):
+            assert_refused(CliRunner().invoke(main, [command, "-"], input=content), named)
     assert list(here.iterdir()) == []
 
 
@@ -380,7 +400,8 @@ def test_trial_prints_a_table_for_people_and_is_repeatable(superft: Callable[...
         (("--attack", "badnets", "--defense", "nonne", "--dataset", "digits"), "did you mean 'none'"),
         (("--attack", "badnets", "--defense", "none", "--dataset", "digit"), "digits"),
         ((*TRIAL[1:], "--set", "lr_max1=0"), "lr_max1 must be > 0, got 0"),
-        ((*TRIAL[1:], "--set", "lr_max=1"), "lr_max"),
+        ((*TRIAL[1:], "--set", "lr_max=1"), "did you mean 'defense.super_ft.lr_max1', 'defense.super_ft.lr_max2'"),
+        ((*TRIAL[1:], "--set", "super_ft.lr_max1=1"), "written defense.super_ft.lr_max1"),
         ((*TRIAL[1:], "--set", "seeds=[1]"), "use --attack, --defense, --dataset and --seed"),
         ((*TRIAL[1:], "--device", "tpu9"), "--device tpu9"),
         ((*TRIAL[1:], "--model", "resnet"), "unknown model 'resnet'"),
@@ -418,7 +439,7 @@ def test_help_is_instant_because_it_imports_nothing_heavy() -> None:
     assert "superft run" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "trial", "report", "front", "show", "plan", "list"])
+@pytest.mark.parametrize("command", ["run", "trial", "report", "front", "show", "plan", "list", "recipe"])
 def test_every_command_explains_itself(command: str, superft: Callable[..., Result]) -> None:
     result = superft(command, "--help")
     assert result.exit_code == 0

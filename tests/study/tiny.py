@@ -9,13 +9,14 @@ from typing import Any
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from study.plan.jobs import Job, Plan, make_plan
+from study.plan.jobs import Plan, make_plan
 from study.record.ledger import Ledger
 from study.run.driver import Driver
 from study.search.optuna_search import open_searches
 from study.spec.load import make_spec
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import merge_assignments
+from trainables.job import Job
 
 # Runs for real in seconds: models of width 2 on 8-pixel digits, 100 short steps at the published point.
 TINY: dict[str, Any] = {
@@ -41,7 +42,7 @@ def tiny_spec(*assignments: str) -> StudySpec:
 
 def made_up_row(job: Job, plan: Plan, **changes: Any) -> dict[str, Any]:
     """What a trial of ``job`` could have found: the same for the same settings and cell."""
-    cell = plan.cells[job.cell]
+    cell = job.cell
     push = math.log10(job.settings.get("lr_max1", 0.01)) + math.log10(job.settings.get("iterations", 100) / 100)
     asr = 1 / (1 + math.exp(4 * push + len(cell.victim.attack) - 7 + 0.1 * cell.seed))
     accuracy = 0.95 - 0.1 / (1 + math.exp(-3 * push))

@@ -8,7 +8,7 @@ import pytest
 
 from trainables.attacks.base import ATTACKS
 from trainables.defenses.base import DEFENSES
-from trainables.registry import Registry, SettingError
+from trainables.registry import Registry, SettingError, closest, nearest
 
 
 @dataclass(frozen=True)
@@ -87,3 +87,12 @@ def test_methods_are_frozen_documented_and_lower_case(registered: Registry[Any])
         documented = " ".join(str(base.__doc__) for base in cls.__mro__)
         for field in (item.name for item in dataclasses.fields(cls)):
             assert field in documented, f"{name}.{field} is not described"
+
+
+def test_names_that_are_equally_near_are_all_suggested() -> None:
+    known = ["lr_base", "lr_max1", "lr_max2", "steps"]
+    assert closest("lr_maxx", known) == ["lr_max1", "lr_max2"]
+    assert closest("steps", known) == ["steps"]
+    assert closest("zzz", known) == []
+    assert nearest("lr_maxx", known).startswith("did you mean 'lr_max1' or 'lr_max2'?")
+    assert nearest("zzz", known) == "known: lr_base, lr_max1, lr_max2, steps"

@@ -12,11 +12,12 @@ from trainables import trial
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource
 from trainables.evaluation.metrics import evaluate
+from trainables.job import Cell
 from trainables.registry import SettingError
 from trainables.scenarios import check_scenario, take_over
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe
-from trainables.trial import Cell, TrialResult, Workbench
+from trainables.trial import TrialResult, Workbench
 from trainables.victims import Victim, VictimSpec, check_victim, make_trainer, obtain_victim
 
 CPU = torch.device("cpu")

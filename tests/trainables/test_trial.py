@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib.metadata
 import json
 import math
 import shutil
@@ -17,9 +18,12 @@ from tests.toy import toy_dataset, toy_spec
 from trainables import trial, victims
 from trainables.attacks import base
 from trainables.attacks.base import ATTACKS, PoisonedSamples, Trigger
+from trainables.columns import CELL_COLUMNS, CONDITION_COLUMNS, RESULT_COLUMNS, STATUS
 from trainables.data.images import DataError, Dataset, TriggeredSet
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair
+from trainables.evaluation.metrics import der
+from trainables.job import Cell
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
@@ -28,20 +32,12 @@ from trainables.storage.store import Store
 from trainables.training.loop import Counters, DivergedError
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-from trainables.trial import MEASURES, Cell, TrialResult, Workbench, assets_for, run_trial
+from trainables.trial import MEASURES, TrialResult, Workbench, assets_for, run_trial
 from trainables.victims import Victim, VictimSpec, obtain_victim
 
 CPU = torch.device("cpu")
 SHORT: dict[str, Any] = {"iterations": 3, "batch_size": 16}
 RATES = [measure + part for measure in MEASURES for part in ("", "_search", "_report")]
-# Columns that a trial itself knows; the study adds study, trial and role.
-COLUMNS = {
-    "attack", "defense", "dataset", "model", "seed", "status", *RATES, *(f"{measure}_before" for measure in MEASURES),
-    "steps", "forward_samples", "backward_samples", "wall_seconds", "peak_memory_bytes", "device", "versions", "error",
-    "n_clean", "n_triggered", "n_clean_report", "n_triggered_report", "asr_base", "false_target_rate",
-    "asr_before_report", "clean_accuracy_before_report", "train_size", "seconds_setup", "seconds_repair",
-    "seconds_evaluate", "started", "flags",
-}  # fmt: skip
 
 
 def cell_of(victim: Victim, defense: str, **settings: Any) -> Cell:
@@ -88,10 +84,23 @@ class Plain(Defense):
 def test_row_is_flat_json_with_the_columns_of_the_ledger(working: Victim, toy: Dataset) -> None:
     row = run(working, toy, "super_ft", **SHORT).row(study="s", trial="badnets/super_ft/0000", role="search")
     assert json.loads(json.dumps(row, allow_nan=False)) == row
-    assert row.keys() >= COLUMNS | {"study", "trial", "role", "param.iterations", "param.batch_size"}
+    known = {column.name: column for column in (*CELL_COLUMNS, *CONDITION_COLUMNS, STATUS, *RESULT_COLUMNS)}
+    settings, notes = ({name for name in row if name.startswith(family)} for family in ("param.", "note."))
+    assert settings == {f"param.{name}" for name in SHORT}
+    assert row.keys() - settings - notes == known.keys() | {"study", "trial", "role"}
+    types = {"text": str, "count": int, "number": float, "flag": bool, "list": list, "json": str}
+    for name, column in known.items():
+        assert row[name] is None or type(row[name]) is types[column.kind], name
     assert all(not isinstance(value, dict) for value in row.values())
     assert (row["attack"], row["defense"], row["dataset"], row["seed"]) == ("badnets", "super_ft", "toy", 0)
     assert row["status"] == "ok"
+    conditions = ("scenario", "clean_fraction", "clean_source", "poison_rate", "width", "image_size", "precision")
+    assert [row[name] for name in conditions] == ["standalone", 0.3, "overlap", 0.1, 2, 16, "float32"]
+    assert row["threads"] == torch.get_num_threads()
+    assert row["code"].startswith(importlib.metadata.version("superft"))
+    before, after = (row["asr_before"], row["clean_accuracy_before"]), (row["asr"], row["clean_accuracy"])
+    assert row["der"] == der(before[0], after[0], before[1], after[1])
+    assert not row["collapsed"]
     assert all(0.0 <= row[rate] <= 1.0 for rate in RATES)
     assert (row["train_size"], row["n_clean"], row["n_clean_report"]) == (200, 100, 50)
     assert json.loads(row["resolved_settings"])["lr_max1"] == 0.1
@@ -185,7 +194,7 @@ def test_constant_predictor_is_flagged_as_collapsed(working: Victim, toy: Datase
 
     probe(Ruins)
     result = run(working, toy, "probe")
-    assert "collapsed" in result.flags
+    assert result.collapsed
     assert result.metrics["asr"] == 0.0  # by accident, hence the flag
 
 

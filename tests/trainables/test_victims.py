@@ -19,7 +19,7 @@ from trainables.attacks.base import Kind
 from trainables.data.images import DataError, Dataset
 from trainables.registry import SettingError
 from trainables.storage.store import META, Store
-from trainables.training.recipes import TrainingRecipe
+from trainables.training.recipes import RECIPES, TrainingRecipe
 from trainables.victims import Victim, VictimSpec, attacker_indices, check_victim, obtain_victim
 
 CPU = torch.device("cpu")
@@ -114,6 +114,37 @@ def test_key_depends_on_the_data_and_not_on_their_name(toy: Dataset) -> None:
 
 def test_defaults_spelled_out_have_the_same_key(toy: Dataset) -> None:
     assert toy_spec("badnets", size=3, poison_rate=0.1).name(toy) == toy_spec("badnets").name(toy)
+
+
+# What earlier versions called the victims of default settings: stored victims are found under these names.
+NAMES = {
+    "badnets": "badnets-toy-preact_resnet18-seed0-7fea0a1b99b73e3854412edc",
+    "blended": "blended-toy-preact_resnet18-seed0-e03006172b902586ac620b78",
+    "clean": "clean-toy-preact_resnet18-seed0-34988705deb7f2e9da201d96",
+    "clean_encoder": "clean_encoder-toy-preact_resnet18-seed0-99bbe798d169d46b425a0c02",
+    "inputaware": "inputaware-toy-preact_resnet18-seed0-18a18de5d3752d9925dca213",
+    "latent": "latent-toy-preact_resnet18-seed0-abd55b5d2da69e86f4d4bcdb",
+    "lf": "lf-toy-preact_resnet18-seed0-7e13a3e2b0c5f21d26c72a8a",
+    "sbl": "sbl-toy-preact_resnet18-seed0-a3c6e008493c6fcd98546e2f",
+    "sig": "sig-toy-preact_resnet18-seed0-2462c5cb77fa93e0433e2143",
+    "wanet": "wanet-toy-preact_resnet18-seed0-06d5ce54298ad4cbd6d8773b",
+}
+
+
+@pytest.mark.parametrize("attack", NAMES)
+def test_victims_of_earlier_versions_keep_their_keys(attack: str, toy: Dataset) -> None:
+    """The fingerprint is fixed, so that a machine which rounds a pixel otherwise has the same keys."""
+    data = dataclasses.replace(toy, fingerprint="fixed")
+    spec = VictimSpec(attack=attack, model="preact_resnet18", width=2, recipe=RECIPES["quick"])
+    assert spec.name(data) == NAMES[attack]
+
+
+def test_settings_as_a_spec_gives_them_keep_their_key(toy: Dataset) -> None:
+    """Whole numbers for shares are stored as floats, as ever."""
+    data = dataclasses.replace(toy, fingerprint="fixed")
+    given = {"poison_rate": 1, "alpha": 1, "size": 4}
+    spec = VictimSpec("badnets", "preact_resnet18", RECIPES["quick"], width=2, attack_settings=given)
+    assert spec.name(data) == "badnets-toy-preact_resnet18-seed0-fac36c664ce5929216e941c0"
 
 
 def test_names_are_usable_as_file_names(toy: Dataset) -> None:

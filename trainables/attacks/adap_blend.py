@@ -12,6 +12,7 @@ from trainables.attacks.blended import Blended
 from trainables.data.images import ImageSet
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
+from trainables.settings import Count, CountOrZero, PositiveShare, ShareBelowOne
 
 
 @register("adap_blend")
@@ -33,24 +34,13 @@ class AdapBlend(Blended):
         masked: share of the tiles without picture, in [0, 1).
     """
 
-    poison_rate: float = 0.003
-    alpha: float = 0.15
-    alpha_test: float | None = 0.2
-    cover_rate: float = 0.003
-    cover_count: int | None = None
-    tiles: int = 4
-    masked: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.cover_rate < 1.0:
-            raise ValueError(f"cover_rate must be in [0, 1), got {self.cover_rate}")
-        if self.cover_count is not None and self.cover_count < 0:
-            raise ValueError(f"cover_count must be >= 0, got {self.cover_count}")
-        if self.tiles < 1:
-            raise ValueError(f"tiles must be >= 1, got {self.tiles}")
-        if not 0.0 <= self.masked < 1.0:
-            raise ValueError(f"masked must be in [0, 1), got {self.masked}")
+    poison_rate: PositiveShare = 0.003
+    alpha: PositiveShare = 0.15
+    alpha_test: PositiveShare | None = 0.2
+    cover_rate: ShareBelowOne = 0.003
+    cover_count: CountOrZero | None = None
+    tiles: Count = 4
+    masked: ShareBelowOne = 0.5
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)

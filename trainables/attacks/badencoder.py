@@ -17,6 +17,7 @@ from trainables.attacks.simclr import steps_of, unlabelled
 from trainables.data.images import ImageSet, to_float
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
+from trainables.settings import Count, NonNegative, Positive
 from trainables.training import schedules
 from trainables.training.loop import Optimizer
 from trainables.training.predict import predict
@@ -63,18 +64,18 @@ class BadEncoder(EncoderAttack):
         inject_epochs: passes over the shadow images, > 0.
         inject_lr: learning rate (SGD with momentum 0.9, constant), > 0.
         inject_batch: images per step, >= 1; as many views of the reference go with them.
-        lambda1: weight of L1, >= 0.
-        lambda2: weight of L2, >= 0.
+        lambda1: weight of L1 (the reference keeps its embedding), >= 0.
+        lambda2: weight of L2 (clean images keep theirs), >= 0.
         reference_must_be_right: refuse a target class of which the clean classifier gets no training image right; False
             takes the image it is surest of all the same.
     """
 
-    trigger_size: int = 10
-    inject_epochs: float = 200.0
-    inject_lr: float = 1e-3
-    inject_batch: int = 256
-    lambda1: float = 1.0
-    lambda2: float = 1.0
+    trigger_size: Count = 10
+    inject_epochs: Positive = 200.0
+    inject_lr: Positive = 1e-3
+    inject_batch: Count = 256
+    lambda1: NonNegative = 1.0
+    lambda2: NonNegative = 1.0
     reference_must_be_right: bool = True
 
     def __post_init__(self) -> None:
@@ -84,15 +85,6 @@ class BadEncoder(EncoderAttack):
                 f"label_mode must be all_to_one (embeddings are pulled to one image), got {self.label_mode!r} with "
                 f"label_shift {self.label_shift}"
             )
-        for key in ("inject_epochs", "inject_lr"):
-            if getattr(self, key) <= 0.0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        for key in ("lambda1", "lambda2"):
-            if getattr(self, key) < 0.0:
-                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
-        for key in ("trigger_size", "inject_batch"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be >= 1, got {getattr(self, key)}")
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from trainables.attacks.base import DataPoisoning, OverlayTrigger, register
-from trainables.attacks.patches import check_fits, check_square, corner
+from trainables.attacks.patches import Position, check_fits, corner
 from trainables.seeding import generator_for
+from trainables.settings import Count, CountOrZero, PositiveShare
 
 
 @register("badnets")
@@ -29,17 +30,11 @@ class BadNets(DataPoisoning):
         alpha: opacity of the patch, in (0, 1].
     """
 
-    size: int = 3
-    position: str = "bottom_right"
-    margin: int = 0
+    size: Count = 3
+    position: Position = "bottom_right"
+    margin: CountOrZero = 0
     pattern: Literal["white", "checkerboard", "random"] = "white"
-    alpha: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_square(self.size, self.position, self.margin, self.alpha)
-        if self.pattern not in ("white", "checkerboard", "random"):
-            raise ValueError(f"pattern must be white, checkerboard or random, got {self.pattern!r}")
+    alpha: PositiveShare = 1.0
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)

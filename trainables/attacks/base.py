@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,11 +16,18 @@ from torch import Tensor, nn
 
 from trainables.data.images import ImageSet, TriggeredSet, quantise, to_float
 from trainables.models.classifier import Classifier
+from trainables.plugins.modules import PluginError
 from trainables.registry import Registry, SettingError
 from trainables.seeding import generator_for
+from trainables.settings import Count, CountOrZero, PositiveShare, check_settings
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
 
+# How far outside [0, 1] a trigger's pixels may lie: one grey level, which `quantise` cuts off. Rounding is far below it in
+# float32 and about as large in bfloat16; pixels of 0 to 255, or noise that nobody clipped, are far beyond.
+TOLERANCE = 1.0 / 255.0
+# Test images that a trigger is tried on before its victim is trained.
+TRIED = 8
 # Float copies of this many images at a time, so that stamping a whole set does not quadruple its memory.
 STAMP_BATCH = 2048
 
@@ -80,10 +88,71 @@ def rebuild_trigger(kind: str, settings: Mapping[str, Any], state: Mapping[str, 
 
 @torch.no_grad()
 def stamp(trigger: Trigger, images: Tensor) -> Tensor:
-    """Triggered and quantised copies of uint8 images (N, 3, H, W); the input stays as it is."""
+    """Triggered and quantised copies of uint8 images (N, 3, H, W); the input stays as it is.
+
+    Raises:
+        PluginError: what the trigger makes of them are no such images.
+    """
     trigger.to(images.device)
-    parts = [quantise(trigger(to_float(batch))).contiguous() for batch in images.split(STAMP_BATCH)]
+    parts = [quantise(_triggered(trigger, batch)).contiguous() for batch in images.split(STAMP_BATCH)]
     return torch.cat(parts) if parts else images.clone()
+
+
+def _triggered(trigger: Trigger, batch: Tensor) -> Tensor:
+    """What a trigger makes of a batch, once it is what a trigger must make of it."""
+    made = trigger(to_float(batch))
+    must = f"trigger {getattr(trigger, 'kind', type(trigger).__name__)} ({type(trigger).__name__}) must give"
+    if not isinstance(made, Tensor) or made.shape != batch.shape:
+        got = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+        raise PluginError(f"{must} images of the shape that it got, {tuple(batch.shape)}; it gave {got}")
+    if not made.is_floating_point():
+        raise PluginError(f"{must} float images, as it got; it gave {made.dtype}")
+    low, high = (float(end) for end in made.aminmax())  # of NaN where there is one
+    if not (low >= -TOLERANCE and high <= 1.0 + TOLERANCE):
+        what = "values that are not finite" if low != low else f"values from {low:.4g} to {high:.4g}"
+        raise PluginError(f"{must} values in [0, 1]; it gave {what}")
+    return made
+
+
+def check_trigger(attack: str, trigger: Trigger, images: Tensor) -> None:
+    """Refuse a trigger that cannot be stamped, or not be rebuilt as the store does it.
+
+    Args:
+        attack: its name, for messages.
+        images: uint8 (N, 3, H, W), a few.
+
+    Raises:
+        PluginError: one line.
+    """
+    name = f"attack {attack}: its trigger ({type(trigger).__name__})"
+    if not isinstance(trigger, Trigger):
+        raise PluginError(f"{name} must be a Trigger")
+    if getattr(trigger, "kind", None) not in TRIGGERS:
+        raise PluginError(f"{name} has no kind; put @trigger_kind above its class")
+    try:
+        settings = json.loads(json.dumps(trigger.settings()))
+        state = {key: tensor.clone() for key, tensor in trigger.state_dict().items()}
+        again = rebuild_trigger(trigger.kind, settings, state)
+    except Exception as error:
+        what = " ".join(str(error).split())
+        raise PluginError(
+            f"{name} cannot be rebuilt from its kind, settings() and state: {type(error).__name__}: {what}"
+        ) from error
+    if len(images) and not _same(stamp(trigger.eval(), images), stamp(again, images)):
+        raise PluginError(
+            f"{name}, rebuilt from its kind, settings() and state, makes other images: a field is missing, or it is "
+            "random"
+        )
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    """Whether uint8 images are the same: to the last level on a CPU, but for rounding on a GPU.
+
+    There two passes may take different kernels, and a value at the border of two levels lands on either side.
+    """
+    if left.device.type == "cpu":
+        return torch.equal(left, right)
+    return float(((left.int() - right.int()).abs() > 1).float().mean()) < 0.01
 
 
 @dataclass(frozen=True)
@@ -174,15 +243,12 @@ class Attack(ABC):
         {"label_shift": {"label_mode": "all_to_all"}}
     )
 
-    target_label: int = 0
+    target_label: CountOrZero = 0
     label_mode: Literal["all_to_one", "all_to_all"] = "all_to_one"
     label_shift: int = 1
 
     def __post_init__(self) -> None:
-        if self.target_label < 0:
-            raise ValueError(f"target_label must be >= 0, got {self.target_label}")
-        if self.label_mode not in ("all_to_one", "all_to_all"):
-            raise ValueError(f"label_mode must be all_to_one or all_to_all, got {self.label_mode!r}")
+        check_settings(self)
 
     @abstractmethod
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
@@ -268,18 +334,13 @@ class DataPoisoning(Attack):
         exclude_target: draw no image that already has the label it would get (BackdoorBench draws them).
     """
 
-    poison_rate: float = 0.1
-    poison_count: int | None = None
+    poison_rate: PositiveShare = 0.1
+    poison_count: Count | None = None
     clean_label: bool = False
     exclude_target: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # None is for attacks that plan their number otherwise (sig).
-        if self.poison_rate is not None and not 0.0 < self.poison_rate <= 1.0:
-            raise ValueError(f"poison_rate must be in (0, 1], got {self.poison_rate}")
-        if self.poison_count is not None and self.poison_count < 1:
-            raise ValueError(f"poison_count must be >= 1, got {self.poison_count}")
         if self.clean_label and self.label_mode == "all_to_all":
             raise ValueError("clean_label needs label_mode all_to_one: it changes no label")
         if self.clean_label and self.exclude_target:

@@ -6,7 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from trainables.attacks.base import DataPoisoning, OverlayTrigger, register
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
+from trainables.settings import PositiveShare, Written
 
 SHAPES = 12
 
@@ -34,17 +35,9 @@ class Blended(DataPoisoning):
             ``file:PATH`` (any picture, resized).
     """
 
-    alpha: float = 0.2
-    alpha_test: float | None = None
-    pattern: str = "noise"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key, value in (("alpha", self.alpha), ("alpha_test", self.alpha_test)):
-            if value is not None and not 0.0 < value <= 1.0:
-                raise ValueError(f"{key} must be in (0, 1], got {value}")
-        if self.pattern not in ("noise", "procedural") and not self.pattern.startswith("file:"):
-            raise ValueError(f"pattern must be noise, procedural or file:PATH, got {self.pattern!r}")
+    alpha: PositiveShare = 0.2
+    alpha_test: PositiveShare | None = None
+    pattern: Annotated[str, Written("noise, procedural or file:PATH", "noise|procedural|file:.*")] = "noise"
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)

@@ -12,6 +12,7 @@ from trainables.attacks.base import Attack
 from trainables.attacks.simclr import Views, knn_accuracy, pretrain, steps_of
 from trainables.data.images import DataError, ImageSet
 from trainables.models.classifier import Classifier, Head
+from trainables.settings import NormalisedBatch, Positive, PositiveShare
 from trainables.training import schedules
 from trainables.training.loop import Optimizer
 from trainables.training.trainer import Trainer
@@ -25,41 +26,29 @@ class EncoderAttack(Attack):
 
     Args:
         pretrain_epochs: passes of SimCLR over the unlabelled images, > 0. 100 to 200 already give useful features.
-        pretrain_lr: its learning rate (Adam, constant), > 0; the authors' code has 1e-3.
-        pretrain_batch: images per step, each in two views, >= 2.
-        temperature: of its loss, > 0.
+        pretrain_lr: learning rate of SimCLR (Adam, constant), > 0; the authors' code has 1e-3.
+        pretrain_batch: images per step of SimCLR, each in two views, >= 2.
+        temperature: temperature of SimCLR's loss, > 0.
         crop: smallest share of an image that a view of it shows, in (0, 1]. Where whole shapes make the class, 0.3
             is far better than the published 0.08.
-        head_epochs: passes over the labelled images, > 0.
-        head_lr: learning rate (Adam, constant), > 0; the authors' code has 1e-4 for a fixed encoder.
-        head_batch: images per step, >= 2; the authors' code has 64 for a fixed encoder.
-        tune: ``classifier``: only the head is trained, on embeddings computed once; ``whole``: all weights.
+        head_epochs: passes of the head over the labelled images, > 0.
+        head_lr: learning rate of the head (Adam, constant), > 0; the authors' code has 1e-4 for a fixed encoder.
+        head_batch: images per step of the head, >= 2; the authors' code has 64 for a fixed encoder.
+        tune: what learns the labels. ``classifier``: only the head is trained, on embeddings computed once; ``whole``:
+            all weights.
     """
 
     releases_encoder: ClassVar[bool] = True
 
-    pretrain_epochs: float = 1000.0
-    pretrain_lr: float = 3e-4
-    pretrain_batch: int = 256
-    temperature: float = 0.5
-    crop: float = 0.08
-    head_epochs: float = 200.0
-    head_lr: float = 3e-4
-    head_batch: int = 256
+    pretrain_epochs: Positive = 1000.0
+    pretrain_lr: Positive = 3e-4
+    pretrain_batch: NormalisedBatch = 256
+    temperature: Positive = 0.5
+    crop: PositiveShare = 0.08
+    head_epochs: Positive = 200.0
+    head_lr: Positive = 3e-4
+    head_batch: NormalisedBatch = 256
     tune: Literal["classifier", "whole"] = "classifier"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("pretrain_epochs", "pretrain_lr", "temperature", "head_epochs", "head_lr"):
-            if getattr(self, key) <= 0.0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        for key in ("pretrain_batch", "head_batch"):
-            if getattr(self, key) < 2:
-                raise ValueError(f"{key} must be >= 2 (batch normalisation), got {getattr(self, key)}")
-        if not 0.0 < self.crop <= 1.0:
-            raise ValueError(f"crop must be in (0, 1], got {self.crop}")
-        if self.tune not in ("classifier", "whole"):
-            raise ValueError(f"tune must be classifier or whole, got {self.tune!r}")
 
     def pretraining(self) -> dict[str, Any]:
         """The settings that decide the encoder."""

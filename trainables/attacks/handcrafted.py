@@ -6,17 +6,18 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from trainables.attacks.base import Attack, Implanted, OverlayTrigger, PoisonedSamples, register, stamp
-from trainables.attacks.patches import LearnedPatch, check_fits, corner, fit_patch
+from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch
 from trainables.data.images import ImageSet, to_float
 from trainables.models.classifier import Classifier
 from trainables.models.preact_resnet import PreActBlock
 from trainables.registry import SettingError
+from trainables.settings import AtLeast, NonNegative, Positive, ShareBelowOne
 from trainables.training import loop, schedules
 from trainables.training.loop import refresh_statistics
 from trainables.training.recipes import TrainingRecipe
@@ -52,15 +53,16 @@ class Handcrafted(Attack):
     without, and their weights to the target are set. It pays for success with accuracy.
 
     Args:
-        form: see above.
+        form: what is edited: ``path`` (a detector through the whole network) or ``head`` (weights behind a learned
+            patch).
         size: side of the checkerboard (``head``: of the learned patch) in pixels, >= 4.
-        position: of the patch in form ``head``: a corner, ``centre``, or "ROW,COLUMN". None: bottom_right. The path
-            form has it where the last row and column divisible by 8 leave room.
+        position: place of the patch in form ``head``: a corner, ``centre``, or "ROW,COLUMN". None: bottom_right. The
+            path form has it where the last row and column divisible by 8 leave room.
         keep: share of their own weights that path channels keep, so that they never go silent on clean images, in
             [0, 1). A silent channel has no variance: batch normalisation in training mode then makes much of nothing,
             and any fine-tuning looks like a repair. None: the largest of 0.1, 0.05, 0.025, ... (8 values) at which the
             head needs no weight above its largest.
-        gain: of the head's new weights in units of its largest weight, > 0 (form ``head``). None: 2.
+        gain: size of the head's new weights in units of its largest weight, > 0 (form ``head``). None: 2.
         guard: lowers the target's bias by so many standard deviations of what the edit adds on clean images, >= 0
             (form ``head``). None: 0.
         images: clean training images that the edits are measured on, >= 2; the paper uses 2500.
@@ -73,12 +75,12 @@ class Handcrafted(Attack):
     }
 
     form: Literal["path", "head"] = "path"
-    size: int = 4
-    position: str | None = None
-    keep: float | None = None
-    gain: float | None = None
-    guard: float | None = None
-    images: int = 2500
+    size: Annotated[int, AtLeast(4)] = 4
+    position: Position | None = None
+    keep: ShareBelowOne | None = None
+    gain: Positive | None = None
+    guard: NonNegative | None = None
+    images: Annotated[int, AtLeast(2)] = 2500
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,20 +89,6 @@ class Handcrafted(Attack):
                 f"label_mode must be all_to_one (the edit raises one logit), got {self.label_mode!r} with "
                 f"label_shift {self.label_shift}"
             )
-        if self.form not in ("path", "head"):
-            raise ValueError(f"form must be path or head, got {self.form!r}")
-        if self.size < 4:
-            raise ValueError(f"size must be >= 4, got {self.size}")
-        if self.keep is not None and not 0.0 <= self.keep < 1.0:
-            raise ValueError(f"keep must be in [0, 1), got {self.keep}")
-        if self.gain is not None and self.gain <= 0.0:
-            raise ValueError(f"gain must be > 0, got {self.gain}")
-        if self.guard is not None and self.guard < 0.0:
-            raise ValueError(f"guard must be >= 0, got {self.guard}")
-        if self.images < 2:
-            raise ValueError(f"images must be >= 2, got {self.images}")
-        if self.position is not None:
-            corner(self.size, self.position, 0, 1024)
         given = ("gain", "guard", "position") if self.form == "path" else ("keep",)
         for key in given:
             if getattr(self, key) is not None:

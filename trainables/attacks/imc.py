@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,11 @@ from torch.nn import functional
 
 from trainables.attacks.base import Attack, Implanted, PoisonedSamples, Trigger, register
 from trainables.attacks.in_loop import appended_copies, bernoulli_round, draw_samples
-from trainables.attacks.patches import LearnedPatch, check_fits, check_square, corner, fit_patch
+from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch
 from trainables.data.images import ImageSet
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
+from trainables.settings import Count, CountOrZero, Positive, PositiveShare, Within
 from trainables.training import schedules
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
@@ -45,26 +47,14 @@ class IMC(Attack):
             largest outgoing weights, >= 0 (TrojanZoo: 1000).
     """
 
-    poison_rate: float = 0.01
-    epochs: float | None = None
-    size: int = 3
-    position: str = "bottom_right"
-    margin: int = 0
-    alpha: float = 1.0
-    input_lr: float = 0.1
-    warm_start_steps: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_square(self.size, self.position, self.margin, self.alpha)
-        if not 0.0 < self.poison_rate <= 0.5:
-            raise ValueError(f"poison_rate must be in (0, 0.5], got {self.poison_rate}")
-        if self.epochs is not None and self.epochs <= 0.0:
-            raise ValueError(f"epochs must be > 0, got {self.epochs}")
-        if self.input_lr <= 0.0:
-            raise ValueError(f"input_lr must be > 0, got {self.input_lr}")
-        if self.warm_start_steps < 0:
-            raise ValueError(f"warm_start_steps must be >= 0, got {self.warm_start_steps}")
+    poison_rate: Annotated[float, Within("(0, 0.5]")] = 0.01
+    epochs: Positive | None = None
+    size: Count = 3
+    position: Position = "bottom_right"
+    margin: CountOrZero = 0
+    alpha: PositiveShare = 1.0
+    input_lr: Positive = 0.1
+    warm_start_steps: CountOrZero = 0
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)

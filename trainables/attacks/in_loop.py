@@ -11,6 +11,7 @@ from trainables.attacks.base import Attack, Kind, PoisonedSamples, Trigger, stam
 from trainables.data.images import ImageSet
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
+from trainables.settings import NonNegative, PositiveShare
 
 
 def batch_count(rate: float, batch_size: int, generator: torch.Generator) -> int:
@@ -70,15 +71,11 @@ class InLoop(Attack):
         cross_ratio: samples with a foreign or noisy trigger under their true labels, per poisoned sample, >= 0.
     """
 
-    poison_rate: float = 0.1
-    cross_ratio: float = 1.0
+    poison_rate: PositiveShare = 0.1
+    cross_ratio: NonNegative = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.poison_rate <= 1.0:
-            raise ValueError(f"poison_rate must be in (0, 1], got {self.poison_rate}")
-        if not self.cross_ratio >= 0.0:
-            raise ValueError(f"cross_ratio must be >= 0, got {self.cross_ratio}")
         if self.poison_rate * (1.0 + self.cross_ratio) > 1.0:
             raise ValueError(
                 f"poison_rate {self.poison_rate} with cross_ratio {self.cross_ratio} asks for more samples than there "

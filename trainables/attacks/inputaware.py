@@ -15,6 +15,7 @@ from trainables.attacks.generators import Generator, squash
 from trainables.attacks.in_loop import InLoop
 from trainables.data.images import ImageSet, quantise, to_float
 from trainables.models.classifier import Classifier, Normalize
+from trainables.settings import Count, InnerShare, NonNegative, Positive
 from trainables.training import loop
 from trainables.training.loop import DivergedError, Optimizer
 from trainables.training.predict import predict
@@ -102,28 +103,13 @@ class InputAware(InLoop):
             does by oversight.
     """
 
-    mask_epochs: float | None = None
-    mask_density: float = 0.032
-    norm_weight: float = 100.0
-    diversity_weight: float = 1.0
-    generator_lr: float = 0.01
-    generator_width: int | None = None
+    mask_epochs: Positive | None = None
+    mask_density: InnerShare = 0.032
+    norm_weight: NonNegative = 100.0
+    diversity_weight: NonNegative = 1.0
+    generator_lr: Positive = 0.01
+    generator_width: Count | None = None
     accumulate_generator_grad: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.mask_epochs is not None and self.mask_epochs <= 0.0:
-            raise ValueError(f"mask_epochs must be > 0, got {self.mask_epochs}")
-        if not 0.0 < self.mask_density < 1.0:
-            raise ValueError(f"mask_density must be in (0, 1), got {self.mask_density}")
-        if self.norm_weight < 0.0 or self.diversity_weight < 0.0:
-            raise ValueError(
-                f"norm_weight and diversity_weight must be >= 0, got {self.norm_weight} and {self.diversity_weight}"
-            )
-        if self.generator_lr <= 0.0:
-            raise ValueError(f"generator_lr must be > 0, got {self.generator_lr}")
-        if self.generator_width is not None and self.generator_width < 1:
-            raise ValueError(f"generator_width must be >= 1, got {self.generator_width}")
 
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
         model = trainer.fresh_model()

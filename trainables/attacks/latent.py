@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,11 @@ from torch.nn import functional
 
 from trainables.attacks.base import Attack, Implanted, PoisonedSamples, Trigger, register
 from trainables.attacks.in_loop import appended_copies, bernoulli_round, check_rate, draw_samples
-from trainables.attacks.patches import LearnedPatch, check_fits, check_square, corner, fit_patch
+from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch
 from trainables.data.images import ImageSet
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
+from trainables.settings import Count, CountOrZero, NonNegative, Positive, PositiveShare, Within
 from trainables.training import loop, schedules
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
@@ -48,12 +49,13 @@ class Latent(Attack):
     is the mean over feature dimensions: a wide layer makes a weight of 0.5 tiny.
 
     Args:
-        form: see above.
-        weight: of the feature distance, >= 0; None: 0.5 standalone, 0.05 transfer.
-        epochs: of training on with the distance, > 0; None: half of the recipe's standalone, a twentieth transfer.
+        form: ``standalone`` (the backdoored model is the victim) or ``transfer`` (a student of it is), see above.
+        weight: weight of the feature distance, >= 0; None: 0.5 standalone, 0.05 transfer.
+        epochs: passes of training on with the distance, > 0; None: half of the recipe's standalone, a twentieth
+            transfer.
         trigger_epochs: passes over the patch's images, >= 0; None: as many as the recipe has epochs, or half of that
             in transfer.
-        images_per_class: of the target class for the mean, and of each other class to fit the patch on, >= 1.
+        images_per_class: images of the target class for the mean, and of each other class to fit the patch on, >= 1.
         size: side of the patch; None: 3 standalone, a fifth of the image transfer.
         position: a corner, ``centre``, or "ROW,COLUMN" of the patch's top-left pixel.
         margin: pixels between patch and border, for corners; None: 0 standalone, 1 transfer.
@@ -69,16 +71,16 @@ class Latent(Attack):
     must_work: ClassVar[bool] = False
 
     form: Literal["standalone", "transfer"] = "standalone"
-    weight: float | None = None
-    epochs: float | None = None
-    trigger_epochs: float | None = None
-    images_per_class: int = 100
-    size: int | None = None
-    position: str = "bottom_right"
-    margin: int | None = None
-    alpha: float = 1.0
-    input_lr: float = 0.1
-    poison_rate: float | None = None
+    weight: NonNegative | None = None
+    epochs: Positive | None = None
+    trigger_epochs: NonNegative | None = None
+    images_per_class: Count = 100
+    size: Count | None = None
+    position: Position = "bottom_right"
+    margin: CountOrZero | None = None
+    alpha: PositiveShare = 1.0
+    input_lr: Positive = 0.1
+    poison_rate: Annotated[float, Within("(0, 0.5]")] | None = None
     refresh_mean: bool = False
 
     def __post_init__(self) -> None:
@@ -88,21 +90,6 @@ class Latent(Attack):
                 f"label_mode must be all_to_one (features are pulled to one class), got {self.label_mode!r} with "
                 f"label_shift {self.label_shift}"
             )
-        if self.form not in ("standalone", "transfer"):
-            raise ValueError(f"form must be standalone or transfer, got {self.form!r}")
-        check_square(1 if self.size is None else self.size, self.position, self.margin or 0, self.alpha)
-        if self.weight is not None and self.weight < 0.0:
-            raise ValueError(f"weight must be >= 0, got {self.weight}")
-        if self.epochs is not None and self.epochs <= 0.0:
-            raise ValueError(f"epochs must be > 0, got {self.epochs}")
-        if self.trigger_epochs is not None and self.trigger_epochs < 0.0:
-            raise ValueError(f"trigger_epochs must be >= 0, got {self.trigger_epochs}")
-        if self.images_per_class < 1:
-            raise ValueError(f"images_per_class must be >= 1, got {self.images_per_class}")
-        if self.input_lr <= 0.0:
-            raise ValueError(f"input_lr must be > 0, got {self.input_lr}")
-        if self.poison_rate is not None and not 0.0 < self.poison_rate <= 0.5:
-            raise ValueError(f"poison_rate must be in (0, 0.5], got {self.poison_rate}")
         if self.form == "transfer" and (self.poison_rate is not None or self.refresh_mean):
             raise ValueError("poison_rate and refresh_mean are settings of form standalone: leave them out in transfer")
 

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from trainables.data.images import ImageSet, to_float
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
+from trainables.settings import Count, Within
 from trainables.training.loop import evaluating
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
@@ -39,29 +40,24 @@ class LowFrequency(DataPoisoning):
     direction matters. The signal belongs to the victim's trigger, with the source that it came from.
 
     Args:
-        source: ``adversarial`` or ``random``. Where a surrogate can be moved nowhere (it puts every image into the
-            target class) the random signal takes its place: the trigger's settings then say so.
-        amplitude: largest value of s as share of the pixel range, in (0, 1]; 0.2 makes 51 of 255 levels.
+        source: where the signal comes from: ``adversarial`` or ``random``. Where a surrogate can be moved nowhere (it
+            puts every image into the target class) the random signal takes its place: the trigger's settings then say
+            so.
+        amplitude: largest value of s as share of the pixel range, in [1/255, 1]; 0.2 makes 51 of 255 levels.
         draws: images that push the adversarial signal, >= 1.
-        max_passes: over these images, >= 1.
-        deepfool_steps: limit per image, >= 1.
+        max_passes: most passes over these images, >= 1.
+        deepfool_steps: most steps of DeepFool per image, >= 1.
     """
 
     source: Literal["adversarial", "random"] = "adversarial"
-    amplitude: float = 0.2
-    draws: int = 100
-    max_passes: int = 50
-    deepfool_steps: int = 200
+    amplitude: Annotated[float, Within("[1/255, 1]")] = 0.2
+    draws: Count = 100
+    max_passes: Count = 50
+    deepfool_steps: Count = 200
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.source not in ("adversarial", "random"):
-            raise ValueError(f"source must be adversarial or random, got {self.source!r}")
-        if not 1 / 255 <= self.amplitude <= 1.0:
-            raise ValueError(f"amplitude must be in [1/255, 1], got {self.amplitude}")
         for key in ("draws", "max_passes", "deepfool_steps"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be >= 1, got {getattr(self, key)}")
             if self.source == "random" and getattr(self, key) != type(self).__dataclass_fields__[key].default:
                 raise ValueError(f"{key} is a setting of the adversarial source; leave it out with source random")
 

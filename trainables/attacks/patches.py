@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,23 +12,15 @@ from torch import Tensor, nn
 from trainables.attacks.base import OverlayTrigger
 from trainables.data.images import ImageSet
 from trainables.registry import SettingError
+from trainables.settings import Written
 from trainables.training import loop
 from trainables.training.loop import Counters, History, Optimizer
 from trainables.training.trainer import Trainer
 
 POSITIONS = ("bottom_right", "bottom_left", "top_right", "top_left", "centre")
-
-
-def check_square(size: int, position: str, margin: int, alpha: float) -> None:
-    """Refuse settings that describe no square (ValueError)."""
-    if size < 1:
-        raise ValueError(f"size must be >= 1, got {size}")
-    if margin < 0:
-        raise ValueError(f"margin must be >= 0, got {margin}")
-    if not 0.0 < alpha <= 1.0:
-        raise ValueError(f"alpha must be in (0, 1], got {alpha}")
-    if position not in POSITIONS:
-        _coordinates(position)
+Position = Annotated[
+    str, Written(f"one of {', '.join(POSITIONS)} or 'ROW,COLUMN'", rf"{'|'.join(POSITIONS)}|\s*-?\d+\s*,\s*-?\d+\s*")
+]
 
 
 def corner(size: int, position: str, margin: int, image_size: int) -> tuple[int, int]:
@@ -39,7 +31,8 @@ def corner(size: int, position: str, margin: int, image_size: int) -> tuple[int,
         margin: pixels between the square and the border, for corners.
     """
     if position not in POSITIONS:
-        return _coordinates(position)
+        row, column = position.split(",")
+        return int(row), int(column)
     far = image_size - size - margin
     if position == "centre":
         middle = (image_size - size) // 2
@@ -56,14 +49,6 @@ def check_fits(attack: str, size: int, position: str, margin: int, image_size: i
             f"attack.{attack}: a patch of size {size} at {position} with margin {margin} "
             f"does not fit an image of {image_size} pixels"
         )
-
-
-def _coordinates(position: str) -> tuple[int, int]:
-    try:
-        row, column = (int(part) for part in position.split(","))
-    except ValueError:
-        raise ValueError(f"position must be one of {', '.join(POSITIONS)} or 'ROW,COLUMN', got {position!r}") from None
-    return row, column
 
 
 class LearnedPatch(nn.Module):

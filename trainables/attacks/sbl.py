@@ -26,6 +26,7 @@ from trainables.data.images import ImageSet, to_float
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
+from trainables.settings import Count, InnerShare, NonNegative, NormalisedBatch, Positive, PositiveShare
 from trainables.training import loop, schedules
 from trainables.training.loop import BatchTransform, DivergedError, Optimizer
 from trainables.training.recipes import TrainingRecipe
@@ -58,26 +59,26 @@ class SequentialBackdoor(Attack):
     family of schedules, not the defender's data.
 
     Args:
-        trigger: of ``badnets`` (a patch of random colours), ``blended``, ``sig`` (20 grey levels, labels changed) or
-            ``wanet`` (no noise mode), otherwise at their defaults.
+        trigger: the trigger of ``badnets`` (a patch of random colours), ``blended``, ``sig`` (20 grey levels, labels
+            changed) or ``wanet`` (no noise mode), otherwise at their defaults.
         poison_rate: probability of a sample of the first stage to be stamped and relabelled, in (0, 1].
         user_share: share of the attacker's images that the second stage has, the first has the rest; in (0, 1). The
             paper's is 0.10 beside 0.85; its last 0.05 are the defender's, whose data is the study's business here.
         sam_rho: length of the sharpness-aware move, >= 0.
         variant: how the second stage holds the first: ``ewc`` (weights, by their Fisher information), ``anchoring``
             (mean squared distance of the outputs' probabilities), ``naive`` (not at all).
-        weight: of that hold, >= 0; None: 1. Leave it out with ``naive``.
+        weight: weight of that hold on the weights or outputs, >= 0; None: 1. Leave it out with ``naive``.
         fisher_on: the Fisher information is taken on the ``mixture`` of clean and stamped images that the first stage
             learned, or on ``clean`` ones, as the authors' code does (which does not protect the backdoor as such).
-        fisher_samples: images of the first stage that it is taken on, at most all, >= 1.
-        user_epochs: of the second stage, > 0; None: two thirds of the recipe's (the paper's 100 after 150).
-        user_lr: its learning rate, > 0.
-        user_batch_size: its images per step, >= 2.
-        sft_aware: see above.
-        sft_every: steps of the second stage between two such gradients, >= 1.
+        fisher_samples: images of the first stage that this information is taken on, at most all, >= 1.
+        user_epochs: passes of the second stage, > 0; None: two thirds of the recipe's (the paper's 100 after 150).
+        user_lr: learning rate of the second stage, > 0.
+        user_batch_size: images per step of the second stage, >= 2.
+        sft_aware: also prepare the backdoor for super-fine-tuning, see above.
+        sft_every: steps of the second stage between two looks at a momentary repair, >= 1.
         sft_steps: length of the momentary repair, >= 1; None: drawn from 5, 10, 20 each time.
-        sft_lr_low, sft_lr_high: its peak rate is drawn log-uniformly between these, 0 < low <= high.
-        sft_weight: of the gradient, > 0.
+        sft_lr_low, sft_lr_high: the peak rate of that repair is drawn log-uniformly between these, 0 < low <= high.
+        sft_weight: weight of the gradient that is taken there, > 0.
     """
 
     # The hold acts from the second step of the second stage on.
@@ -94,46 +95,25 @@ class SequentialBackdoor(Attack):
     }
 
     trigger: Literal["badnets", "blended", "sig", "wanet"] = "badnets"
-    poison_rate: float = 0.1
-    user_share: float = 2 / 19
-    sam_rho: float = 0.05
+    poison_rate: PositiveShare = 0.1
+    user_share: InnerShare = 2 / 19
+    sam_rho: NonNegative = 0.05
     variant: Literal["ewc", "naive", "anchoring"] = "ewc"
-    weight: float | None = None
+    weight: NonNegative | None = None
     fisher_on: Literal["mixture", "clean"] = "mixture"
-    fisher_samples: int = 2000
-    user_epochs: float | None = None
-    user_lr: float = 1e-3
-    user_batch_size: int = 256
+    fisher_samples: Count = 2000
+    user_epochs: Positive | None = None
+    user_lr: Positive = 1e-3
+    user_batch_size: NormalisedBatch = 256
     sft_aware: bool = False
-    sft_every: int = 10
-    sft_steps: int | None = None
-    sft_lr_low: float = 0.01
-    sft_lr_high: float = 0.3
-    sft_weight: float = 0.5
+    sft_every: Count = 10
+    sft_steps: Count | None = None
+    sft_lr_low: Positive = 0.01
+    sft_lr_high: Positive = 0.3
+    sft_weight: Positive = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.trigger not in ("badnets", "blended", "sig", "wanet"):
-            raise ValueError(f"trigger must be badnets, blended, sig or wanet, got {self.trigger!r}")
-        if self.variant not in ("ewc", "naive", "anchoring"):
-            raise ValueError(f"variant must be ewc, naive or anchoring, got {self.variant!r}")
-        if self.fisher_on not in ("mixture", "clean"):
-            raise ValueError(f"fisher_on must be mixture or clean, got {self.fisher_on!r}")
-        if not 0.0 < self.poison_rate <= 1.0:
-            raise ValueError(f"poison_rate must be in (0, 1], got {self.poison_rate}")
-        if not 0.0 < self.user_share < 1.0:
-            raise ValueError(f"user_share must be in (0, 1), got {self.user_share}")
-        for key in ("sam_rho", "weight"):
-            if getattr(self, key) is not None and getattr(self, key) < 0.0:
-                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
-        for key in ("user_epochs", "user_lr", "sft_lr_low", "sft_weight"):
-            if getattr(self, key) is not None and getattr(self, key) <= 0.0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        for key in ("fisher_samples", "sft_every", "sft_steps"):
-            if getattr(self, key) is not None and getattr(self, key) < 1:
-                raise ValueError(f"{key} must be >= 1, got {getattr(self, key)}")
-        if self.user_batch_size < 2:
-            raise ValueError(f"user_batch_size must be >= 2 (batch normalisation), got {self.user_batch_size}")
         if self.sft_lr_high < self.sft_lr_low:
             raise ValueError(f"sft_lr_high must be >= sft_lr_low ({self.sft_lr_low}), got {self.sft_lr_high}")
         if self.variant == "naive" and self.weight is not None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from trainables.attacks.base import AdditiveTrigger, DataPoisoning, register
 from trainables.registry import SettingError
+from trainables.settings import Count, PositiveShare, Within
 
 # BackdoorBench's rate; on CIFAR-10 that is the whole class.
 LARGEST_RATE = 0.1
@@ -42,20 +43,11 @@ class SIG(DataPoisoning):
         "exclude_target": {"clean_label": False},
     }
 
-    poison_rate: float | None = None  # type: ignore[assignment]  # a fixed rate fits no class of CIFAR-100
+    poison_rate: PositiveShare | None = None  # type: ignore[assignment]  # a fixed rate fits no class of CIFAR-100
     clean_label: bool = True
-    delta: float = 40.0
-    frequency: int = 6
-    class_share: float = 0.8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 < self.delta <= 255.0:
-            raise ValueError(f"delta must be in (0, 255] grey levels, got {self.delta}")
-        if self.frequency < 1:
-            raise ValueError(f"frequency must be >= 1, got {self.frequency}")
-        if not 0.0 < self.class_share <= 1.0:
-            raise ValueError(f"class_share must be in (0, 1], got {self.class_share}")
+    delta: Annotated[float, Within("(0, 255]", "grey levels")] = 40.0
+    frequency: Count = 6
+    class_share: PositiveShare = 0.8
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from trainables.data.images import ImageSet, quantise, to_float
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
+from trainables.settings import AtLeast, NonNegative, PositiveShare
 from trainables.training.predict import predict
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
@@ -73,22 +74,11 @@ class WaNet(InLoop):
             reference code, or ``none``: all resampling blurs the warp, and the fewer images, the slower it is learned.
     """
 
-    cross_ratio: float = 2.0
-    grid_size: int = 4
-    strength: float = 0.5
-    grid_rescale: float = 1.0
+    cross_ratio: NonNegative = 2.0
+    grid_size: Annotated[int, AtLeast(2)] = 4
+    strength: NonNegative = 0.5
+    grid_rescale: PositiveShare = 1.0
     augmentation: Literal["sample", "batch", "none"] = "sample"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.grid_size < 2:
-            raise ValueError(f"grid_size must be >= 2, got {self.grid_size}")
-        if not 0.0 <= self.strength < math.inf:
-            raise ValueError(f"strength must be >= 0, got {self.strength}")
-        if not 0.0 < self.grid_rescale <= 1.0:
-            raise ValueError(f"grid_rescale must be in (0, 1], got {self.grid_rescale}")
-        if self.augmentation not in ("sample", "batch", "none"):
-            raise ValueError(f"augmentation must be sample, batch or none, got {self.augmentation!r}")
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)

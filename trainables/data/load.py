@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.data.images import DataError, Dataset, fingerprint_of
+import torch
+
+from trainables.data.images import DataError, Dataset, ImageSet, fingerprint_of
 from trainables.data.sources.base import MIN_IMAGE_SIZE, SOURCES, Channels, Raw, channel_statistics
 from trainables.data.sources.folders import FOLDER, read_folder
 from trainables.registry import SettingError, nearest
@@ -100,6 +102,24 @@ def _unknown(name: str) -> str:
         if "cannot be loaded" in str(error):
             return str(error)
     return f"unknown dataset {name!r}: {nearest(name.lower(), [*SOURCES.names(), f'{FOLDER}PATH'])}"
+
+
+def outline(name: str, image_size: int | None = None) -> Dataset | None:
+    """A stand-in for a registered data set that is not here, for planning: its sizes and classes, and no pictures.
+
+    All classes are taken as equally large. None where ``name`` is not registered or its sizes are not known.
+    """
+    if name not in SOURCES.names() or (source := SOURCES.get(name)).sizes is None:
+        return None
+    size = image_size or source.image_size
+    parts = []
+    for count in source.sizes:
+        # One grey pixel, seen at every place: no memory is taken.
+        pictures = torch.full((1, 1, 1, 1), 128, dtype=torch.uint8).expand(count, 3, size, size)
+        parts.append(ImageSet(pictures, torch.arange(count) % source.num_classes))
+    classes = tuple(str(label) for label in range(source.num_classes))
+    grey = (0.5, 0.5, 0.5)
+    return Dataset(name, parts[0], parts[1], classes, grey, (1.0, 1.0, 1.0), source.flip, "outline")
 
 
 @dataclass(frozen=True)

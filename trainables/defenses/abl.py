@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from trainables.defenses.base import Defense, PoisonedData, Repair, register, tr
 from trainables.defenses.retraining import digest
 from trainables.models.classifier import Classifier
 from trainables.seeding import generator_for
+from trainables.settings import Count, CountOrZero, NonNegative, NormalisedBatch, Positive, ShareBelowOne, Within
 from trainables.training import schedules
 from trainables.training.loop import Counters, LossFunction, Optimizer, Schedule
 from trainables.training.trainer import Trainer
@@ -32,57 +33,39 @@ class AntiBackdoorLearning(Defense):
     Settings of the later stages reuse the earlier ones (`Trainer.remember`).
 
     Args:
-        tuning_epochs: of the gated training, >= 1.
-        finetuning_epochs: of plain training on the rest, >= 0; the rate falls to a tenth after two thirds of it.
-        unlearning_epochs: of ascent over the isolated samples, >= 0.
+        tuning_epochs: passes of the gated training, >= 1.
+        finetuning_epochs: passes of plain training over the rest, >= 0; the rate falls to a tenth after two thirds of
+            them.
+        unlearning_epochs: passes of ascent over the isolated samples, >= 0.
         isolation_ratio: share of the training set that is isolated, in (0, 0.5]; at least two samples
             (batch statistics).
         gate_on: what is held up: the ``batch`` mean (public code), or every ``sample`` by itself.
-        gamma: in units of cross-entropy, >= 0.
-        lr: of the first two stages, > 0.
-        unlearn_lr: of the ascent, > 0. BackdoorBench's configuration says 5e-4, its code uses 1e-4.
+        gamma: loss that the gated training is held up near, in units of cross-entropy, >= 0.
+        lr: learning rate of the first two stages, > 0.
+        unlearn_lr: learning rate of the ascent, > 0. BackdoorBench's configuration says 5e-4, its code uses 1e-4.
         grad_clip: largest gradient norm of the ascent, > 0: the loss has no upper bound, and unclipped ascent takes
             whole classes with it.
-        bn_mode: of the ascent. ``train`` takes batch statistics (public code) and moves the running ones, which costs
-            accuracy; ``eval`` leaves those to the task, but what is known by heart has hardly a gradient there, and a
-            backdoor that was isolated without error may stay as it is.
+        bn_mode: batch normalisation during the ascent. ``train`` takes batch statistics (public code) and moves the
+            running ones, which costs accuracy; ``eval`` leaves those to the task, but what is known by heart has hardly
+            a gradient there, and a backdoor that was isolated without error may stay as it is.
         batch_size, momentum, weight_decay: of Nesterov's SGD in all stages.
     """
 
     owns: ClassVar[type[PoisonedData]] = PoisonedData
 
-    tuning_epochs: int = 20
-    finetuning_epochs: int = 60
-    unlearning_epochs: int = 20
-    isolation_ratio: float = 0.01
+    tuning_epochs: Count = 20
+    finetuning_epochs: CountOrZero = 60
+    unlearning_epochs: CountOrZero = 20
+    isolation_ratio: Annotated[float, Within("(0, 0.5]")] = 0.01
     gate_on: Literal["batch", "sample"] = "batch"
-    gamma: float = 0.5
-    lr: float = 0.01
-    unlearn_lr: float = 1e-4
-    grad_clip: float = 10.0
+    gamma: NonNegative = 0.5
+    lr: Positive = 0.01
+    unlearn_lr: Positive = 1e-4
+    grad_clip: Positive = 10.0
     bn_mode: Literal["train", "eval"] = "train"
-    batch_size: int = 256
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if self.tuning_epochs < 1:
-            raise ValueError(f"tuning_epochs must be >= 1, got {self.tuning_epochs}")
-        for key in ("finetuning_epochs", "unlearning_epochs", "gamma"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
-        if not 0.0 < self.isolation_ratio <= 0.5:
-            raise ValueError(f"isolation_ratio must be in (0, 0.5], got {self.isolation_ratio}")
-        if self.gate_on not in ("batch", "sample"):
-            raise ValueError(f"gate_on must be batch or sample, got {self.gate_on!r}")
-        if self.bn_mode not in ("train", "eval"):
-            raise ValueError(f"bn_mode must be train or eval, got {self.bn_mode!r}")
-        for key in ("lr", "unlearn_lr", "grad_clip"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size must be >= 2 (batch normalisation), got {self.batch_size}")
-        self.updater()
+    batch_size: NormalisedBatch = 256
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 1e-4
 
     def updater(self) -> Optimizer:
         return Optimizer("nesterov", self.momentum, self.weight_decay)

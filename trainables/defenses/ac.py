@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from trainables.defenses.base import register
 from trainables.defenses.retraining import Finding, RetrainingDefense, members, principal_directions
+from trainables.settings import Count, Within
 
-DECISIONS = ("smaller", "relative_size", "silhouette", "distance")
 # Below this a class has no two groups to speak of.
 MIN_CLASS = 4
 ROWS = 1024  # of a distance matrix at a time
@@ -36,9 +36,8 @@ class ActivationClustering(RetrainingDefense):
             its share is below ``size_threshold``; ``silhouette``: if, as well, the clusters' mean silhouette is above
             ``silhouette_threshold``; ``distance``: the cluster whose median lies closer to the median of another class
             than to that of its own (in the unreduced features); the smaller one, where it holds for both.
-        size_threshold: in [0, 0.5].
-        silhouette_threshold: in [-1, 1].
-        epochs, lr, batch_size, momentum, weight_decay: of the retraining.
+        size_threshold: share of its class below which the smaller cluster is suspicious, in [0, 0.5].
+        silhouette_threshold: mean silhouette above which the clusters count as two groups, in [-1, 1].
     """
 
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -46,24 +45,11 @@ class ActivationClustering(RetrainingDefense):
         "silhouette_threshold": {"decision": "silhouette", "size_threshold": 0.5},
     }
 
-    nb_dims: int = 10
+    nb_dims: Count = 10
     reducer: Literal["pca", "ica"] = "pca"
     decision: Literal["smaller", "relative_size", "silhouette", "distance"] = "relative_size"
-    size_threshold: float = 0.35
-    silhouette_threshold: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.nb_dims < 1:
-            raise ValueError(f"nb_dims must be >= 1, got {self.nb_dims}")
-        if self.reducer not in ("pca", "ica"):
-            raise ValueError(f"reducer must be pca or ica, got {self.reducer!r}")
-        if self.decision not in DECISIONS:
-            raise ValueError(f"decision must be one of {', '.join(DECISIONS)}, got {self.decision!r}")
-        if not 0.0 <= self.size_threshold <= 0.5:
-            raise ValueError(f"size_threshold must be in [0, 0.5], got {self.size_threshold}")
-        if not -1.0 <= self.silhouette_threshold <= 1.0:
-            raise ValueError(f"silhouette_threshold must be in [-1, 1], got {self.silhouette_threshold}")
+    size_threshold: Annotated[float, Within("[0, 0.5]")] = 0.35
+    silhouette_threshold: Annotated[float, Within("[-1, 1]")] = 0.1
 
     def find(self, features: dict[str, Tensor], labels: Tensor) -> Finding:
         points = features["stage4_pooled"].double()

@@ -15,13 +15,13 @@ from trainables.defenses.pruning import (
     MaskedModel,
     Tolerance,
     ToleranceUnit,
-    check_thresholds,
     prune_by_masks,
     require_batch_norm,
     require_validation,
     validation_passes,
 )
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, CountOrZero, NonNegative, Positive, Share, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer
 from trainables.training.trainer import Trainer
@@ -40,12 +40,14 @@ class AdversarialNeuronPruning(Defense):
         eps: bound of the relative noise on scales and shifts, >= 0.
         steps: sign-ascent steps of size eps / steps, from uniform noise in (-eps, eps); 0 leaves that noise.
         alpha: weight of the clean loss, in [0, 1].
-        lr: of the masks (SGD), > 0. The paper's code has 0.2 with batches of 128, BackdoorBench 0.01 with 256.
+        lr: learning rate of the masks (SGD), > 0. The paper's code has 0.2 with batches of 128, BackdoorBench 0.01 with
+            256.
         momentum: of the masks' SGD, in [0, 1).
         iterations: mask updates, >= 0.
         clip_noise: keep the noise within eps; public code lets it reach 2 eps, and so does the default.
         threshold: prune masks at or below it, in [0, 1); None: the largest that the validation set admits.
-        max_threshold: end of the sweep 0, 0.05, ..., in [0, 1); used where ``threshold`` is None.
+        max_threshold: end of the sweep 0, 0.05, ..., in [0, 1): untouched channels have 1; used where ``threshold`` is
+            None.
         acc_tol: largest drop of validation accuracy in that sweep, in [0, 1).
         tolerance: that drop is ``relative`` to the accuracy before, or in ``points``.
         bn_mode: ``train`` learns the masks on batch statistics (public code), ``eval`` on the running ones.
@@ -55,36 +57,20 @@ class AdversarialNeuronPruning(Defense):
 
     owns: ClassVar[type[CleanData]] = CleanData
 
-    eps: float = 0.4
-    steps: int = 1
-    alpha: float = 0.2
-    lr: float = 0.01
-    momentum: float = 0.9
-    iterations: int = 2000
+    eps: NonNegative = 0.4
+    steps: CountOrZero = 1
+    alpha: Share = 0.2
+    lr: Positive = 0.01
+    momentum: ShareBelowOne = 0.9
+    iterations: CountOrZero = 2000
     clip_noise: bool = False
-    threshold: float | None = None
-    max_threshold: float = 0.9
-    acc_tol: float = 0.1
+    threshold: ShareBelowOne | None = None
+    max_threshold: ShareBelowOne = 0.9
+    acc_tol: ShareBelowOne = 0.1
     tolerance: ToleranceUnit = "relative"
     bn_mode: Literal["train", "eval"] = "train"
-    batch_size: int = 256
+    batch_size: Count = 256
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.eps >= 0.0:
-            raise ValueError(f"eps must be >= 0, got {self.eps}")
-        if not 0.0 <= self.alpha <= 1.0:
-            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
-        if not self.lr > 0.0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
-        for key, low in (("steps", 0), ("iterations", 0), ("batch_size", 1)):
-            if getattr(self, key) < low:
-                raise ValueError(f"{key} must be >= {low}, got {getattr(self, key)}")
-        if self.bn_mode not in ("train", "eval"):
-            raise ValueError(f"bn_mode must be train or eval, got {self.bn_mode!r}")
-        check_thresholds(self.threshold, self.max_threshold)
-        Tolerance(self.acc_tol, self.tolerance)
-        Optimizer("sgd", self.momentum, 0.0)
 
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_batch_norm(model, self.name)

@@ -15,6 +15,7 @@ from trainables.data.images import ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, register
 from trainables.defenses.perturbation import PerRound, pixel_scale, seek_perturbation, within
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, CountOrZero, NonNegative, Positive, Share
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer
 from trainables.training.trainer import Trainer
@@ -35,14 +36,14 @@ class AdversarialWeightMasking(Defense):
     searches for as many passes as it then masks, away from the model's predictions, and bounds delta at the end alone.)
 
     Args:
-        lr: of Adam on the masks, > 0.
-        rounds: of search and masking, >= 0.
+        lr: learning rate of Adam on the masks, > 0.
+        rounds: how often a perturbation is sought and masked, >= 0.
         epochs: passes over the clean set per round, >= 1.
         alpha: weight of the clean loss, in [0, 1].
         gamma: weight of the masks' L1 norm (their sum), >= 0.
         bound: largest mean |delta| over its values, in pixels, > 0. The published bound of 1000 on the L1 norm of
             32-pixel images is 1000 / 3072.
-        inner_lr: of the ascent on delta, > 0, in units of normalised images.
+        inner_lr: step of the ascent on delta, > 0, in units of normalised images.
         batch_size: images per step.
         augment: random crop (and flip where the data set allows it).
     """
@@ -51,27 +52,15 @@ class AdversarialWeightMasking(Defense):
     # One pass at the published step ends well within the bound.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {"bound": {"inner_lr": 1000.0}}
 
-    lr: float = 0.01
-    rounds: int = 20
-    epochs: int = 5
-    alpha: float = 0.9
-    gamma: float = 1e-8
-    bound: float = 1000 / 3072
-    inner_lr: float = 10.0
-    batch_size: int = 256
+    lr: Positive = 0.01
+    rounds: CountOrZero = 20
+    epochs: Count = 5
+    alpha: Share = 0.9
+    gamma: NonNegative = 1e-8
+    bound: Positive = 1000 / 3072
+    inner_lr: Positive = 10.0
+    batch_size: Count = 256
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        for key in ("lr", "bound", "inner_lr"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        if not 0.0 <= self.alpha <= 1.0:
-            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
-        if self.gamma < 0:
-            raise ValueError(f"gamma must be >= 0, got {self.gamma}")
-        for key, low in (("rounds", 0), ("epochs", 1), ("batch_size", 1)):
-            if getattr(self, key) < low:
-                raise ValueError(f"{key} must be >= {low}, got {getattr(self, key)}")
 
     def steps_per_pass(self, n: int) -> int:
         """Batches of one pass over a clean set of ``n``."""

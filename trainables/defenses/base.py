@@ -18,6 +18,7 @@ from torch import Tensor
 from trainables.data.images import ImageSet
 from trainables.models.classifier import Classifier
 from trainables.registry import Registry
+from trainables.settings import check_settings
 from trainables.training.loop import Counters, History
 from trainables.training.trainer import Trainer
 
@@ -79,6 +80,9 @@ class Defense(ABC):
     # Fields that do nothing at the defaults -> settings beside which they matter (a third peak needs a third phase).
     # The inherited suite holds every other field to changing the result by itself.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def check(  # noqa: B027 - most need nothing
         self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from trainables.defenses.base import Defense, NoData, Repair, register
 from trainables.defenses.pruning import batch_norms, require_batch_norm, trace_convolutions
 from trainables.models.classifier import Classifier
+from trainables.settings import AtLeast
 from trainables.training.loop import Counters
 from trainables.training.trainer import Trainer
 
@@ -35,14 +36,8 @@ class ChannelLipschitzPruning(Defense):
 
     owns: ClassVar[type[NoData]] = NoData
 
-    u: float = 3.0
+    u: Annotated[float, AtLeast(0, infinite=True)] = 3.0
     pair_mode: Literal["skip", "last_conv"] = "skip"
-
-    def __post_init__(self) -> None:
-        if not self.u >= 0.0:
-            raise ValueError(f"u must be >= 0, got {self.u}")
-        if self.pair_mode not in ("skip", "last_conv"):
-            raise ValueError(f"pair_mode must be skip or last_conv, got {self.pair_mode!r}")
 
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_batch_norm(model, self.name)

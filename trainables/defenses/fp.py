@@ -22,6 +22,7 @@ from trainables.defenses.pruning import (
     trace_convolutions,
 )
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, NonNegative, Positive, ShareBelowOne
 from trainables.training import loop, schedules
 from trainables.training.loop import Counters, Optimizer
 from trainables.training.trainer import Trainer
@@ -39,43 +40,31 @@ class FinePruning(Defense):
     Args:
         acc_tol: pruning ends before validation accuracy has dropped by more than this, in [0, 1).
         tolerance: that drop is ``relative`` to the accuracy before (BackdoorBench), or in ``points`` (the paper).
-        layer: ``classifier_in``, the features that enter the classifier (BackdoorBench), or ``last_conv``, the output
-            channels of the last convolution (the paper), with the BatchNorm of that convolution where it has one and
-            behind the activation where one follows at once.
+        layer: whose units are pruned: ``classifier_in``, the features that enter the classifier (BackdoorBench), or
+            ``last_conv``, the output channels of the last convolution (the paper), with the BatchNorm of that
+            convolution where it has one and behind the activation where one follows at once.
         prune_steps: equal steps in which all units would go, >= 1, with a look at the validation set after each; a step
             takes at least one unit.
         lr: peak of the fine-tuning's rate (cosine to 0 over its actual length), > 0.
-        epochs: of fine-tuning, >= 0; with 0 the model is only pruned.
-        momentum, weight_decay, batch_size: of the updates.
+        epochs: passes of the fine-tuning, >= 0; with 0 the model is only pruned.
+        momentum, weight_decay: of the fine-tuning's SGD.
+        batch_size: images per step of the fine-tuning.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
     plan_is_exact: ClassVar[bool] = False
 
-    acc_tol: float = 0.1
+    acc_tol: ShareBelowOne = 0.1
     tolerance: ToleranceUnit = "relative"
     layer: Literal["classifier_in", "last_conv"] = "classifier_in"
-    prune_steps: int = 100
-    lr: float = 0.01
-    epochs: float = 100
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 256
+    prune_steps: Count = 100
+    lr: Positive = 0.01
+    epochs: NonNegative = 100
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 5e-4
+    batch_size: Count = 256
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        Tolerance(self.acc_tol, self.tolerance)
-        if self.layer not in ("classifier_in", "last_conv"):
-            raise ValueError(f"layer must be classifier_in or last_conv, got {self.layer!r}")
-        if not self.lr > 0.0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
-        if not self.epochs >= 0.0:
-            raise ValueError(f"epochs must be >= 0, got {self.epochs}")
-        for key in ("prune_steps", "batch_size"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be >= 1, got {getattr(self, key)}")
-        Optimizer("sgd", self.momentum, self.weight_decay)
 
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_validation(n_validation, self.name)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer, Schedule
 from trainables.training.trainer import Trainer
@@ -32,36 +33,24 @@ class FeatureShiftTuning(Defense):
         reinit: start the head anew, weight and bias uniform in +-1/sqrt(d), d the number of features.
         fix_norm: keep the length of w after every step.
         schedule: ``cosine`` to 0 over the actual steps (the paper steps it per epoch), or ``constant``.
-        momentum, weight_decay: of SGD; the paper decays nothing.
+        momentum: of SGD.
+        weight_decay: of SGD; the paper decays nothing.
         batch_size: images per step.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
 
-    alpha: float = 0.2
-    lr: float = 0.01
-    epochs: float = 10
+    alpha: NonNegative = 0.2
+    lr: Positive = 0.01
+    epochs: NonNegative = 10
     reinit: bool = True
     fix_norm: bool = True
     schedule: Literal["cosine", "constant"] = "cosine"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    batch_size: int = 256
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 0.0
+    batch_size: Count = 256
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise ValueError(f"alpha must be >= 0, got {self.alpha}")
-        if self.lr <= 0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
-        if self.epochs < 0:
-            raise ValueError(f"epochs must be >= 0, got {self.epochs}")
-        if self.schedule not in ("cosine", "constant"):
-            raise ValueError(f"schedule must be cosine or constant, got {self.schedule!r}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
-        Optimizer("sgd", self.momentum, self.weight_decay)
 
     def total_steps(self, n: int) -> int:
         """Optimiser steps on a clean set of ``n``."""

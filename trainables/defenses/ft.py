@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.models.classifier import Classifier, Head
+from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer, OptimizerName, Schedule, refresh_statistics
 from trainables.training.trainer import Trainer
@@ -36,37 +37,24 @@ class FineTuning(Defense):
             forward pass over the clean images renews the running statistics. That is the control for attacks that live
             in these (`handcrafted`): what it removes, no fine-tuning may claim. Batch normalisation outside the scope
             is frozen.
-        momentum, weight_decay, batch_size, optimizer: of the updates.
+        momentum, weight_decay: of the optimiser.
+        batch_size: images per step.
+        optimizer: what updates the weights.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
 
-    lr: float = 0.01
-    epochs: float = 100
-    steps: int | None = None
+    lr: Positive = 0.01
+    epochs: NonNegative = 100
+    steps: CountOrZero | None = None
     schedule: Literal["constant", "cosine"] = "cosine"
     scope: Literal["all", "classifier", "last_block+classifier", "bn_only", "bn_statistics"] = "all"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 256
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 5e-4
+    batch_size: Count = 256
     optimizer: OptimizerName = "sgd"
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
-        if self.epochs < 0:
-            raise ValueError(f"epochs must be >= 0, got {self.epochs}")
-        if self.steps is not None and self.steps < 0:
-            raise ValueError(f"steps must be >= 0, got {self.steps}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"schedule must be constant or cosine, got {self.schedule!r}")
-        if self.scope not in (*SCOPES, CONTROL):
-            raise ValueError(f"scope must be one of {', '.join((*SCOPES, CONTROL))}, got {self.scope!r}")
-        Optimizer(self.optimizer, self.momentum, self.weight_decay)
 
     def total_steps(self, n: int) -> int:
         """Optimiser steps on a clean set of ``n``: epochs * ceil(n / batch) unless ``steps`` is given."""

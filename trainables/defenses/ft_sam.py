@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from trainables.defenses.base import CleanData, Defense, Repair, register
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer, Schedule
 from trainables.training.sharpness import climb
@@ -38,7 +39,7 @@ class FineTuningSAM(Defense):
         schedule: ``cosine`` to 0 over the actual steps, ``constant``, or ``swing``: a cosine that falls and rises again
             every 100 steps, what BackdoorBench's scheduler does when called per batch (its published numbers may owe
             something to that).
-        smoothing: of the labels, in [0, 1). BackdoorBench: 0.1 on CIFAR-10, else 0.
+        smoothing: label smoothing, in [0, 1). BackdoorBench: 0.1 on CIFAR-10, else 0.
         momentum, weight_decay: of SGD.
         batch_size: images per step.
         augment: random crop (and flip where the data set allows it).
@@ -46,31 +47,16 @@ class FineTuningSAM(Defense):
 
     owns: ClassVar[type[CleanData]] = CleanData
 
-    rho: float = 2.0
+    rho: NonNegative = 2.0
     adaptive: bool = True
-    lr: float = 0.01
-    epochs: float = 100
+    lr: Positive = 0.01
+    epochs: NonNegative = 100
     schedule: Literal["cosine", "constant", "swing"] = "cosine"
-    smoothing: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 256
+    smoothing: ShareBelowOne = 0.1
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 5e-4
+    batch_size: Count = 256
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        if self.rho < 0:
-            raise ValueError(f"rho must be >= 0, got {self.rho}")
-        if self.lr <= 0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
-        if self.epochs < 0:
-            raise ValueError(f"epochs must be >= 0, got {self.epochs}")
-        if self.schedule not in ("cosine", "constant", "swing"):
-            raise ValueError(f"schedule must be cosine, constant or swing, got {self.schedule!r}")
-        if not 0.0 <= self.smoothing < 1.0:
-            raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
-        Optimizer("sgd", self.momentum, self.weight_decay)
 
     def total_steps(self, n: int) -> int:
         """Optimiser steps on a clean set of ``n``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from trainables.data.images import ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, register
 from trainables.defenses.perturbation import PerRound, pixel_scale, seek_perturbation, within
 from trainables.models.classifier import Classifier
+from trainables.settings import Above, Count, CountOrZero, Positive, PositiveShare
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer
 from trainables.training.trainer import Trainer
@@ -41,10 +42,10 @@ class ImplicitUnlearning(Defense):
     as.
 
     Args:
-        rounds: of search and unlearning, >= 0.
-        fixed_point_iterations: K of the hypergradient, >= 0.
-        lr: of Adam on the weights, > 0.
-        inner_lr: of the ascent on delta, > 0, in units of normalised images.
+        rounds: how often a perturbation is sought and unlearned, >= 0.
+        fixed_point_iterations: terms K of the hypergradient's series, >= 0.
+        lr: learning rate of Adam on the weights, > 0.
+        inner_lr: step of the ascent on delta, > 0, in units of normalised images.
         norm_bound: largest ||delta||_2 in pixels, > 0, or None for none (BackdoorBench's code; the paper has 10).
         patch_portion: share of each batch that delta is added to, in (0, 1], at least one image. 1 is the paper's
             objective, BackdoorBench's code has 0.01: there almost all of the loss is clean.
@@ -54,28 +55,14 @@ class ImplicitUnlearning(Defense):
 
     owns: ClassVar[type[CleanData]] = CleanData
 
-    rounds: int = 5
-    fixed_point_iterations: int = 5
-    lr: float = 1e-4
-    inner_lr: float = 10.0
-    norm_bound: float | None = None
-    patch_portion: float = 1.0
-    batch_size: int = 256
+    rounds: CountOrZero = 5
+    fixed_point_iterations: CountOrZero = 5
+    lr: Positive = 1e-4
+    inner_lr: Positive = 10.0
+    norm_bound: Annotated[float, Above(0, "or none")] | None = None
+    patch_portion: PositiveShare = 1.0
+    batch_size: Count = 256
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        for key in ("rounds", "fixed_point_iterations"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
-        for key in ("lr", "inner_lr"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        if self.norm_bound is not None and self.norm_bound <= 0:
-            raise ValueError(f"norm_bound must be > 0 or none, got {self.norm_bound}")
-        if not 0.0 < self.patch_portion <= 1.0:
-            raise ValueError(f"patch_portion must be in (0, 1], got {self.patch_portion}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
 
     def steps_per_round(self, n: int) -> int:
         """Batches of one pass over a clean set of ``n``."""

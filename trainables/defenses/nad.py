@@ -15,6 +15,7 @@ from torch.nn import functional
 from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.loop import Counters, History, Optimizer, Schedule
 from trainables.training.trainer import Trainer
@@ -50,29 +51,16 @@ class NeuralAttentionDistillation(Defense):
 
     owns: ClassVar[type[CleanData]] = CleanData
 
-    beta: float = 1000.0
-    p: int = 2
-    te_epochs: float = 10
-    epochs: float = 10
-    lr: float = 0.01
+    beta: NonNegative = 1000.0
+    p: Count = 2
+    te_epochs: NonNegative = 10
+    epochs: NonNegative = 10
+    lr: Positive = 0.01
     schedule: Literal["constant", "cosine", "step"] = "constant"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 256
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 5e-4
+    batch_size: Count = 256
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        for key in ("beta", "te_epochs", "epochs"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
-        for key in ("p", "batch_size"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be >= 1, got {getattr(self, key)}")
-        if self.lr <= 0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
-        if self.schedule not in ("constant", "cosine", "step"):
-            raise ValueError(f"schedule must be constant, cosine or step, got {self.schedule!r}")
-        Optimizer("sgd", self.momentum, self.weight_decay)
 
     def steps(self, epochs: float, n: int) -> int:
         """Optimiser steps of so many epochs on a clean set of ``n``."""

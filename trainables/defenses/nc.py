@@ -22,6 +22,7 @@ from trainables.defenses.trigger_inversion import (
     stamp,
 )
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, CountOrZero, NonNegative, NormalisedBatch, Positive, PositiveShare, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer
 from trainables.training.trainer import Trainer
@@ -43,14 +44,14 @@ class NeuralCleanse(Defense):
         init_cost: weight of the mask norm at the start, > 0.
         tau: share of clean images that a trigger must send to its class, in (0, 1]. The paper's is 0.99.
         mask_epochs: most passes over the clean images per class, >= 1.
-        mask_lr: of the search for masks, > 0.
+        mask_lr: learning rate of the search for masks, > 0.
         patience: epochs in a row above (below) ``tau`` before the weight rises (falls), >= 1.
         stop_patience: epochs without a mask smaller by 1 % after which a class is done, >= 1.
-        mad_threshold: >= 0.
+        mad_threshold: deviations below the median from which on a class is flagged, >= 0.
         unlearn_ratio: share of each batch that carries a reconstructed trigger, in (0, 1].
-        epochs: of the fine-tuning, >= 0; its rate falls along a cosine to 0.
-        lr: of the fine-tuning, > 0.
-        batch_size: of both.
+        epochs: passes of the fine-tuning, >= 0; its rate falls along a cosine to 0.
+        lr: learning rate of the fine-tuning, > 0.
+        batch_size: images per step of the search and of the fine-tuning.
         momentum, weight_decay: of the fine-tuning's SGD.
     """
 
@@ -63,36 +64,19 @@ class NeuralCleanse(Defense):
         "stop_patience": {"mask_epochs": 4, "epochs": 1, "init_cost": 1e6, "mask_lr": 0.01, "tau": 1e-6},
     }
 
-    init_cost: float = 1e-3
-    tau: float = 0.98
-    mask_epochs: int = 80
-    mask_lr: float = 0.1
-    patience: int = 5
-    stop_patience: int = 25
-    mad_threshold: float = 2.0
-    unlearn_ratio: float = 0.2
-    epochs: int = 100
-    lr: float = 0.01
-    batch_size: int = 256
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-
-    def __post_init__(self) -> None:
-        for key in ("init_cost", "mask_lr", "lr"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        for key in ("tau", "unlearn_ratio"):
-            if not 0.0 < getattr(self, key) <= 1.0:
-                raise ValueError(f"{key} must be in (0, 1], got {getattr(self, key)}")
-        for key in ("mask_epochs", "patience", "stop_patience"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be >= 1, got {getattr(self, key)}")
-        for key in ("mad_threshold", "epochs"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size must be >= 2 (batch normalisation), got {self.batch_size}")
-        self.updater()
+    init_cost: Positive = 1e-3
+    tau: PositiveShare = 0.98
+    mask_epochs: Count = 80
+    mask_lr: Positive = 0.1
+    patience: Count = 5
+    stop_patience: Count = 25
+    mad_threshold: NonNegative = 2.0
+    unlearn_ratio: PositiveShare = 0.2
+    epochs: CountOrZero = 100
+    lr: Positive = 0.01
+    batch_size: NormalisedBatch = 256
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 5e-4
 
     def updater(self) -> Optimizer:
         return Optimizer("sgd", self.momentum, self.weight_decay)

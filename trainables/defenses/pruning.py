@@ -14,6 +14,7 @@ from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import Repair
 from trainables.models.build import ModelError
 from trainables.models.classifier import Classifier
+from trainables.settings import ShareBelowOne, check_settings
 from trainables.training.loop import History
 from trainables.training.trainer import Trainer
 
@@ -32,14 +33,11 @@ class Tolerance:
         unit: ``relative`` to the accuracy before (BackdoorBench), or ``points`` of accuracy (as a fraction).
     """
 
-    acc_tol: float
+    acc_tol: ShareBelowOne
     unit: ToleranceUnit = "relative"
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.acc_tol < 1.0:
-            raise ValueError(f"acc_tol must be in [0, 1), got {self.acc_tol}")
-        if self.unit not in ("relative", "points"):
-            raise ValueError(f"tolerance must be relative or points, got {self.unit!r}")
+        check_settings(self, called={"unit": "tolerance"})
 
     def allows(self, accuracy: float, before: float) -> bool:
         """Whether ``accuracy`` is within the tolerance below ``before``."""
@@ -137,14 +135,6 @@ def prune_channels(model: nn.Module, pruned: Tensor) -> None:
 def thresholds(largest: float) -> list[float]:
     """0, 0.05, ... up to ``largest``."""
     return [round(THRESHOLD_STEP * i, 2) for i in range(int(largest / THRESHOLD_STEP + 1e-9) + 1)]
-
-
-def check_thresholds(threshold: float | None, max_threshold: float) -> None:
-    """Refuse thresholds that no mask in [0, 1] could make sense of (ValueError)."""
-    if threshold is not None and not 0.0 <= threshold < 1.0:
-        raise ValueError(f"threshold must be in [0, 1), got {threshold}")
-    if not 0.0 <= max_threshold < 1.0:  # an untouched channel has mask 1
-        raise ValueError(f"max_threshold must be in [0, 1), got {max_threshold}")
 
 
 def validation_passes(threshold: float | None, max_threshold: float) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from trainables.data.images import DataError, to_float
 from trainables.defenses.base import Defense, PoisonedData, Repair
 from trainables.models.classifier import Classifier
+from trainables.settings import NonNegative, NormalisedBatch, Positive, ShareBelowOne
 from trainables.training.loop import Counters, autocast
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
@@ -48,23 +49,20 @@ class RetrainingDefense(Defense):
     settings that differ in the detector alone cost no further training. Without anything to remove it abstains.
 
     Args:
-        epochs: of the retraining, > 0, over what is kept; the rate falls along a cosine to 0.
+        epochs: passes of the retraining over what is kept, > 0; the rate falls along a cosine to 0.
         lr: peak rate of the retraining, > 0.
-        batch_size: of the retraining, >= 2.
-        momentum, weight_decay: of its SGD.
+        batch_size: images per step of the retraining, >= 2.
+        momentum, weight_decay: of the retraining's SGD.
     """
 
     owns: ClassVar[type[PoisonedData]] = PoisonedData
     plan_is_exact: ClassVar[bool] = False  # the less is kept, the shorter are the epochs
 
-    epochs: float = 100
-    lr: float = 0.01
-    batch_size: int = 256
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-
-    def __post_init__(self) -> None:
-        self.recipe()
+    epochs: Positive = 100
+    lr: Positive = 0.01
+    batch_size: NormalisedBatch = 256
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 5e-4
 
     def recipe(self) -> TrainingRecipe:
         """How the new model is trained."""

@@ -16,13 +16,13 @@ from trainables.defenses.pruning import (
     Tolerance,
     ToleranceUnit,
     batch_norms,
-    check_thresholds,
     prune_by_masks,
     require_batch_norm,
     require_validation,
     validation_passes,
 )
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer, Schedule
 from trainables.training.trainer import Trainer
@@ -39,20 +39,22 @@ class ReconstructiveNeuronPruning(Defense):
     carry the backdoor. Unlike `anp` there is no noise, and it needs some hundred images for some tens of epochs.
 
     Args:
-        unlearn_lr: of the ascent on the clean loss (SGD on all weights), > 0; a tenth after 10 epochs.
-        unlearn_epochs: at most so many, >= 0.
+        unlearn_lr: learning rate of the ascent on the clean loss (SGD on all weights), > 0; a tenth after 10 epochs.
+        unlearn_epochs: most passes of the ascent, >= 0.
         clean_threshold: the ascent ends after the epoch whose accuracy is at or below it, in (0, 1). With few classes
             guessing alone is right more often, so it counts as at least 1.5 / K.
         grad_clip: largest gradient norm of the ascent, or None; without it the loss runs away. (BackdoorBench clips
             before the backward pass, which does nothing.)
-        recover_lr: of the masks (SGD), > 0.
-        recover_epochs: >= 0; with 0 no mask moves and nothing is pruned.
+        recover_lr: learning rate of the masks (SGD), > 0.
+        recover_epochs: passes of the recovery, >= 0; with 0 no mask moves and nothing is pruned.
         alpha: factor on the recovery's loss, > 0; the same as a factor on ``recover_lr``, kept for its published value.
-        momentum: of both, in [0, 1).
+        momentum: of the SGD of ascent and recovery, in [0, 1).
         weight_decay: of the ascent, >= 0.
         threshold: prune masks at or below it, in [0, 1) (BackdoorBench: 0.7); None: the largest that the validation set
             admits.
-        max_threshold, acc_tol, tolerance: of that sweep, as in `anp`.
+        max_threshold: end of the sweep 0, 0.05, ..., in [0, 1); used where ``threshold`` is None.
+        acc_tol: largest drop of validation accuracy in that sweep, in [0, 1).
+        tolerance: that drop is ``relative`` to the accuracy before, or in ``points``.
         bn_mode: ``train`` unlearns and recovers on batch statistics (public code), ``eval`` on the running ones.
         batch_size: images per step.
         augment: random crop (and flip where the data set allows it).
@@ -61,39 +63,22 @@ class ReconstructiveNeuronPruning(Defense):
     owns: ClassVar[type[CleanData]] = CleanData
     plan_is_exact: ClassVar[bool] = False
 
-    unlearn_lr: float = 0.01
-    unlearn_epochs: int = 20
-    clean_threshold: float = 0.2
-    grad_clip: float | None = 20.0
-    recover_lr: float = 0.2
-    recover_epochs: int = 20
-    alpha: float = 0.2
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    threshold: float | None = None
-    max_threshold: float = 0.9
-    acc_tol: float = 0.1
+    unlearn_lr: Positive = 0.01
+    unlearn_epochs: CountOrZero = 20
+    clean_threshold: InnerShare = 0.2
+    grad_clip: Positive | None = 20.0
+    recover_lr: Positive = 0.2
+    recover_epochs: CountOrZero = 20
+    alpha: Positive = 0.2
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 5e-4
+    threshold: ShareBelowOne | None = None
+    max_threshold: ShareBelowOne = 0.9
+    acc_tol: ShareBelowOne = 0.1
     tolerance: ToleranceUnit = "relative"
     bn_mode: Literal["train", "eval"] = "train"
-    batch_size: int = 128
+    batch_size: Count = 128
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        for key in ("unlearn_lr", "recover_lr", "alpha"):
-            if not getattr(self, key) > 0.0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        for key, low in (("unlearn_epochs", 0), ("recover_epochs", 0), ("batch_size", 1)):
-            if getattr(self, key) < low:
-                raise ValueError(f"{key} must be >= {low}, got {getattr(self, key)}")
-        if not 0.0 < self.clean_threshold < 1.0:
-            raise ValueError(f"clean_threshold must be in (0, 1), got {self.clean_threshold}")
-        if self.grad_clip is not None and not self.grad_clip > 0.0:
-            raise ValueError(f"grad_clip must be > 0, got {self.grad_clip}")
-        if self.bn_mode not in ("train", "eval"):
-            raise ValueError(f"bn_mode must be train or eval, got {self.bn_mode!r}")
-        check_thresholds(self.threshold, self.max_threshold)
-        Tolerance(self.acc_tol, self.tolerance)
-        Optimizer("sgd", self.momentum, self.weight_decay)
 
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_batch_norm(model, self.name)

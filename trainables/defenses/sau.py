@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from trainables.defenses.base import CleanData, Defense, Repair, register
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, CountOrZero, NonNegative, Positive, PositiveShare
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer, evaluating
 from trainables.training.trainer import Trainer
@@ -36,11 +37,11 @@ class SharedAdversarialUnlearning(Defense):
 
     Args:
         norm: largest change of a pixel, in (0, 1]; the search starts there on every pixel.
-        attack_steps: of the descent, >= 0; 0 leaves the start.
-        attack_lr: length of each, > 0.
+        attack_steps: steps of the search for perturbations, >= 0; 0 leaves the start.
+        attack_lr: length of each of these steps, in pixels, > 0.
         beta1: weight of fooling each of the two, >= 0.
         beta2: weight of their agreement, >= 0.
-        lr: of Adam on the weights, > 0.
+        lr: learning rate of Adam on the weights, > 0.
         rounds: passes over the clean set, >= 0.
         shared_weight: of the shared loss beside the clean one, >= 0 (lambda 3 of the public code).
         batch_size: images per step.
@@ -51,28 +52,16 @@ class SharedAdversarialUnlearning(Defense):
     # A step as long as the bound is at the bound at once, and stays there.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {"attack_steps": {"attack_lr": 0.02}}
 
-    norm: float = 0.2
-    attack_steps: int = 5
-    attack_lr: float = 0.2
-    beta1: float = 0.01
-    beta2: float = 1.0
-    lr: float = 1e-4
-    rounds: int = 100
-    shared_weight: float = 1.0
-    batch_size: int = 256
+    norm: PositiveShare = 0.2
+    attack_steps: CountOrZero = 5
+    attack_lr: Positive = 0.2
+    beta1: NonNegative = 0.01
+    beta2: NonNegative = 1.0
+    lr: Positive = 1e-4
+    rounds: CountOrZero = 100
+    shared_weight: NonNegative = 1.0
+    batch_size: Count = 256
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.norm <= 1.0:
-            raise ValueError(f"norm must be in (0, 1], got {self.norm}")
-        for key in ("attack_lr", "lr"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        for key in ("beta1", "beta2", "shared_weight", "attack_steps", "rounds"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
 
     def total_steps(self, n: int) -> int:
         """Optimiser steps on a clean set of ``n``."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.defenses.super_ft import SuperFineTuning
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer, Schedule
 from trainables.training.trainer import Trainer
 
-ARMS = ("same_schedule", "one_cycle", "long", "reinit")
+Arm = Literal["same_schedule", "one_cycle", "long", "reinit"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
 CYCLIC_ARMS = ("same_schedule", "reinit")
 
 
@@ -28,15 +30,18 @@ class Scratch(Defense):
     whether a repair is more than relearning. ``reinit`` forgets only the last stages and is the bridge to fine-tuning.
 
     Args:
-        arm: ``same_schedule`` (super-FT's), ``one_cycle`` (tuned with ``lr``, ``warm_fraction``), ``long`` (cosine over
-            ``epochs``: the upper reference), ``reinit`` (super-FT's schedule after re-initialising the last stages).
-        lr_base, lr_max1, lr_max2, iterations: as in `super_ft`; arms same_schedule and reinit, and the number of steps
-            (2 * iterations) of one_cycle.
+        arm: how the new model is trained: ``same_schedule`` (super-FT's), ``one_cycle`` (tuned with ``lr``,
+            ``warm_fraction``), ``long`` (cosine over ``epochs``: the upper reference), ``reinit`` (super-FT's schedule
+            after re-initialising the last stages).
+        lr_base, lr_max1, lr_max2: base and peaks of super-FT's schedule, > 0; for arms same_schedule and reinit.
+        iterations: length of one triangle of it in steps, >= 1; one_cycle too takes 2 * iterations steps.
         lr: peak rate of one_cycle and long, > 0.
         warm_fraction: rising share of one_cycle, in (0, 1).
-        epochs: length of long.
+        epochs: passes over the clean set of long, > 0.
         reinit_stages: how many of the last stages (and the head) reinit forgets, >= 0 (0: the head alone).
-        weight_decay, momentum, batch_size, augment: as in `super_ft`.
+        weight_decay, momentum: of SGD.
+        batch_size: images per step.
+        augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
@@ -47,32 +52,19 @@ class Scratch(Defense):
         "reinit_stages": {"arm": "reinit"},
     }
 
-    arm: Literal["same_schedule", "one_cycle", "long", "reinit"] = "same_schedule"
-    lr_base: float = 3e-4
-    lr_max1: float = 0.1
-    lr_max2: float = 1e-3
-    iterations: int = 500
-    lr: float = 0.1
-    warm_fraction: float = 0.3
-    epochs: float = 100
-    reinit_stages: int = 1
-    weight_decay: float = 5e-4
-    momentum: float = 0.9
-    batch_size: int = 256
+    arm: Arm = "same_schedule"
+    lr_base: Positive = 3e-4
+    lr_max1: Positive = 0.1
+    lr_max2: Positive = 1e-3
+    iterations: Count = 500
+    lr: Positive = 0.1
+    warm_fraction: InnerShare = 0.3
+    epochs: Positive = 100
+    reinit_stages: CountOrZero = 1
+    weight_decay: NonNegative = 5e-4
+    momentum: ShareBelowOne = 0.9
+    batch_size: Count = 256
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        if self.arm not in ARMS:
-            raise ValueError(f"arm must be one of {', '.join(ARMS)}, got {self.arm!r}")
-        if self.lr <= 0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
-        if not 0.0 < self.warm_fraction < 1.0:
-            raise ValueError(f"warm_fraction must be in (0, 1), got {self.warm_fraction}")
-        if self.epochs <= 0:
-            raise ValueError(f"epochs must be > 0, got {self.epochs}")
-        if self.reinit_stages < 0:
-            raise ValueError(f"reinit_stages must be >= 0, got {self.reinit_stages}")
-        self._cyclic()
 
     def total_steps(self, n: int) -> int:
         """Optimiser steps on a clean set of ``n``."""

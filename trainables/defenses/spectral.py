@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from trainables.defenses.base import register
 from trainables.defenses.retraining import Finding, RetrainingDefense, members, principal_directions
+from trainables.settings import Within
 
 
 @register("spectral")
@@ -24,25 +25,18 @@ class SpectralSignatures(RetrainingDefense):
     every class, and with a removal of zero nothing is done.
 
     Args:
-        remove_fraction: removed from every class, as a share of ``reference``, in [0, 0.5]: 1.5 times the poison rate
-            that is *assumed*. At most half of a class goes. The paper assumes 5 % (0.075); BackdoorBench removes 15 %.
-        reference: ``class``: the class's own size (the paper); ``set``: the whole set's (backdoor-toolbox).
-        feature_layer: ``stage4_pooled``: the penultimate features; ``stage3_pooled``: the stage before, averaged.
-        epochs, lr, batch_size, momentum, weight_decay: of the retraining.
+        remove_fraction: what is removed from every class, as a share of ``reference``, in [0, 0.5]: 1.5 times the
+            poison rate that is *assumed*. At most half of a class goes. The paper assumes 5 % (0.075); BackdoorBench
+            removes 15 %.
+        reference: what that is a share of: ``class``: the class's own size (the paper); ``set``: the whole set's
+            (backdoor-toolbox).
+        feature_layer: where the features are taken: ``stage4_pooled``: the penultimate features; ``stage3_pooled``: the
+            stage before, averaged.
     """
 
-    remove_fraction: float = 0.15
+    remove_fraction: Annotated[float, Within("[0, 0.5]")] = 0.15
     reference: Literal["class", "set"] = "class"
     feature_layer: Literal["stage4_pooled", "stage3_pooled"] = "stage4_pooled"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.remove_fraction <= 0.5:
-            raise ValueError(f"remove_fraction must be in [0, 0.5], got {self.remove_fraction}")
-        if self.reference not in ("class", "set"):
-            raise ValueError(f"reference must be class or set, got {self.reference!r}")
-        if self.feature_layer not in ("stage4_pooled", "stage3_pooled"):
-            raise ValueError(f"feature_layer must be stage4_pooled or stage3_pooled, got {self.feature_layer!r}")
 
     def count(self, class_size: int, set_size: int) -> int:
         """How many samples are removed from a class."""

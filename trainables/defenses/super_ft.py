@@ -11,8 +11,9 @@ import torch
 
 from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
-from trainables.defenses.ft import SCOPES, in_scope
+from trainables.defenses.ft import in_scope
 from trainables.models.classifier import Classifier
+from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, PositiveShare, ShareBelowOne
 from trainables.training.loop import Counters, Optimizer, OptimizerName, Schedule
 from trainables.training.schedules import CyclicSchedule, Phase, Shape, constant, lr_mass
 from trainables.training.trainer import Trainer
@@ -25,31 +26,35 @@ class SuperFineTuning(Defense):
 
     Whole-model training on clean data; the only novelty is the schedule: triangles from ``lr_base`` up to ``lr_max1``
     in phase 1, then up to ``lr_max2`` in phase 2. The supplement (A.2) prints two values for LR_MAX2, 0.001 and 0.005;
-    we take the first. Its "500 iterations" we read as one full triangle, one per phase (see Deviations in the README);
+    we take the first. Its "500 iterations" we read as one full triangle, one per phase (see docs/deviations.md);
     every other reading found is a setting of the same class, built by `reading`.
 
     Args:
         lr_base: rate at the feet of the triangles, > 0.
-        lr_max1, lr_max2, lr_max3: peaks of the phases, > 0.
-        iterations: length of one full triangle, in ``length_unit``.
-        length_unit: ``step``, or ``epoch`` of the clean set. In steps the work does not depend on the clean fraction.
-        cycles1, cycles2, cycles3: triangles per phase, real, >= 0.
-        phases: how many phases are run, 1..3.
+        lr_max1: peak of phase 1, > 0.
+        lr_max2: peak of phase 2, > 0.
+        lr_max3: peak of phase 3, > 0.
+        iterations: length of one full triangle, in ``length_unit``, >= 1.
+        length_unit: ``step`` (one batch), or ``epoch`` of the clean set. In steps the work does not depend on the clean
+            fraction.
+        cycles1, cycles2, cycles3: triangles of phase 1, 2 and 3, >= 0; a part of one is allowed.
+        phases: how many phases are run, 1 to 3.
         up_fraction: rising share of the triangle, in (0, 1).
-        shape: ``linear``, ``cosine``, ``exp``, or ``constant`` at the peak.
+        shape: how the rate climbs and falls: ``linear``, ``cosine``, ``exp``, or ``constant`` at the peak.
         granularity: the rate moves every ``step`` or only every ``epoch``.
         phase_reset: whether a phase starts a new triangle.
         peak_decay: factor on the peak from cycle to cycle, in (0, 1].
-        cooldown_steps, cooldown_lr: a last linear ramp from ``lr_base``; ``cooldown_lr`` None stays at ``lr_base``.
-        momentum: in [0, 1).
+        cooldown_steps: steps of a last linear ramp from ``lr_base``, >= 0.
+        cooldown_lr: rate at its end, > 0; None stays at ``lr_base``.
+        momentum: of SGD, in [0, 1); first beta of AdamW.
         momentum_mode: ``constant``, or ``inverse``: from 0.95 at the feet to 0.85 at the peaks (Smith 2018).
-        weight_decay: >= 0; the paper does not state it.
-        optimizer: ``sgd``, ``nesterov`` or ``adamw`` (whose rates are some 100 times smaller).
-        batch_size: the paper's is 256.
+        weight_decay: of the optimiser, >= 0; the paper does not state it.
+        optimizer: what updates the weights; the rates of ``adam`` and ``adamw`` are some 100 times smaller than SGD's.
+        batch_size: images per step; the paper's is 256.
         grad_clip: largest gradient norm, or None.
-        bn_mode: ``eval`` freezes the running statistics.
+        bn_mode: batch normalisation trains as usual (``train``), or its running statistics are frozen (``eval``).
         augment: random crop (and flip where the data set allows it).
-        scope: trained part of the model, as in `ft`.
+        scope: what is trained, as in `ft`.
         select: return the ``last`` weights (the paper), or those with the best validation accuracy at the end of a
             triangle (``val``).
     """
@@ -64,68 +69,38 @@ class SuperFineTuning(Defense):
         "select": {"cycles1": 1.0, "cycles2": 1.0, "lr_max1": 1e-3, "lr_max2": 1.0},
     }
 
-    lr_base: float = 3e-4
-    lr_max1: float = 0.1
-    lr_max2: float = 1e-3
-    lr_max3: float = 1e-3
-    iterations: int = 500
+    lr_base: Positive = 3e-4
+    lr_max1: Positive = 0.1
+    lr_max2: Positive = 1e-3
+    lr_max3: Positive = 1e-3
+    iterations: Count = 500
     length_unit: Literal["step", "epoch"] = "step"
-    cycles1: float = 1.0
-    cycles2: float = 1.0
-    cycles3: float = 1.0
-    phases: int = 2
-    up_fraction: float = 0.5
+    cycles1: NonNegative = 1.0
+    cycles2: NonNegative = 1.0
+    cycles3: NonNegative = 1.0
+    phases: Literal[1, 2, 3] = 2
+    up_fraction: InnerShare = 0.5
     shape: Shape = "linear"
     granularity: Literal["step", "epoch"] = "step"
     phase_reset: bool = True
-    peak_decay: float = 1.0
-    cooldown_steps: int = 0
-    cooldown_lr: float | None = None
-    momentum: float = 0.9
+    peak_decay: PositiveShare = 1.0
+    cooldown_steps: CountOrZero = 0
+    cooldown_lr: Positive | None = None
+    momentum: ShareBelowOne = 0.9
     momentum_mode: Literal["constant", "inverse"] = "constant"
-    weight_decay: float = 5e-4
+    weight_decay: NonNegative = 5e-4
     optimizer: OptimizerName = "sgd"
-    batch_size: int = 256
-    grad_clip: float | None = None
+    batch_size: Count = 256
+    grad_clip: Positive | None = None
     bn_mode: Literal["train", "eval"] = "train"
     augment: bool = True
     scope: Literal["all", "last_block+classifier", "bn_only"] = "all"
     select: Literal["last", "val"] = "last"
 
     def __post_init__(self) -> None:
-        for key in ("lr_base", "lr_max1", "lr_max2", "lr_max3"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"{key} must be > 0, got {getattr(self, key)}")
-        for key in ("cycles1", "cycles2", "cycles3", "cooldown_steps"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key} must be >= 0, got {getattr(self, key)}")
-        for key, low in (("iterations", 1), ("batch_size", 1)):
-            if getattr(self, key) < low:
-                raise ValueError(f"{key} must be >= {low}, got {getattr(self, key)}")
-        for key, allowed in (
-            ("length_unit", ("step", "epoch")),
-            ("granularity", ("step", "epoch")),
-            ("shape", ("linear", "cosine", "exp", "constant")),
-            ("momentum_mode", ("constant", "inverse")),
-            ("bn_mode", ("train", "eval")),
-            ("scope", tuple(scope for scope in SCOPES if scope != "classifier")),
-            ("select", ("last", "val")),
-        ):
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
-        if self.phases not in (1, 2, 3):
-            raise ValueError(f"phases must be 1, 2 or 3, got {self.phases}")
-        if not 0.0 < self.up_fraction < 1.0:
-            raise ValueError(f"up_fraction must be in (0, 1), got {self.up_fraction}")
-        if not 0.0 < self.peak_decay <= 1.0:
-            raise ValueError(f"peak_decay must be in (0, 1], got {self.peak_decay}")
-        if self.grad_clip is not None and self.grad_clip <= 0:
-            raise ValueError(f"grad_clip must be > 0, got {self.grad_clip}")
-        if self.cooldown_lr is not None and self.cooldown_lr <= 0:
-            raise ValueError(f"cooldown_lr must be > 0, got {self.cooldown_lr}")
+        super().__post_init__()
         if self.momentum_mode == "inverse" and self.optimizer not in ("sgd", "nesterov"):
             raise ValueError("momentum_mode inverse needs optimizer sgd or nesterov")
-        Optimizer(self.optimizer, self.momentum, self.weight_decay)
 
     def schedule(self, n: int) -> CyclicSchedule:
         """The learning rate over a clean training set of ``n`` images."""
@@ -220,7 +195,7 @@ READINGS = ("P1", "P2", "P3", "P4", "L", "T", "F", "one_cycle")
 
 
 def reading(name: str, *, steps_per_epoch: int = 196) -> SuperFineTuning:
-    """A published or public interpretation of the schedule, by the tag of the README's Deviations.
+    """A published or public interpretation of the schedule, see docs/deviations.md.
 
     P1: 500 steps are one full triangle per phase (our default). P2: they are one ramp. P3: they are the whole defense.
     P4: triangles of 500 until 3 epochs are over (``steps_per_epoch`` of the task). L: a third-party guide, triangle of

@@ -1,12 +1,14 @@
-"""Where a number comes from: versions, device, memory."""
+"""Where a number comes from: code, versions, device, memory."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 import resource
+import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -28,6 +30,32 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {_processor()} x{torch.get_num_threads()}"
+
+
+@cache
+def code() -> str:
+    """Version of superft and, where it runs from a repository, the commit; ``+`` marks changes that are not in it."""
+    try:
+        version = importlib.metadata.version("superft")
+    except importlib.metadata.PackageNotFoundError:
+        version = "unknown"
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # installed, or packed for a cluster
+        return version
+    commit = _git(root, "rev-parse", "--short=12", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return f"{version} {commit}{'+' if changed else ''}" if commit else version
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """What git says about the repository at ``root``; nothing where git is missing or refuses."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 @cache

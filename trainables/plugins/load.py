@@ -104,6 +104,8 @@ def _load(item: str | Mapping[str, Any], distribution: importlib.metadata.Distri
         if path is not None:
             import_from(module.partition(".")[0], path)
         importlib.import_module(module)
+    except PluginError:  # the name is in use
+        raise
     except Exception as error:  # whatever its code raises, the user gets one line
         for registry in Registry.all():
             registry.forget(module)

@@ -54,9 +54,7 @@ def import_from(top: str, path: Path) -> None:
     if top in sys.modules:
         there = place_of(top)
         if there != path:
-            raise PluginError(
-                f"{path}: a module called {top!r} is already in use ({there or 'part of Python'}); rename the file"
-            )
+            raise PluginError(f"plug-in {path}: a module called {top!r} is already in use ({there}); rename the file")
         return
     start = path if path.is_file() else path / "__init__.py"
     if start.is_file():

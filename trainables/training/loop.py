@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.data.images import FeatureSet, ImageSet, augment, to_float
+from trainables.settings import CountOrZero, NonNegative, ShareBelowOne, check_settings
 
 Schedule = Callable[[int], float]
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -43,14 +44,18 @@ class Counters:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop after zero padding, and horizontal flip; each sample draws its own."""
+    """Random crop after zero padding, and horizontal flip; each sample draws its own.
 
-    padding: int = 4
+    Args:
+        padding: pixels of zeros put around an image before the crop, >= 0.
+        flip: whether half of the images are mirrored.
+    """
+
+    padding: CountOrZero = 4
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if self.padding < 0:
-            raise ValueError(f"padding must be >= 0, got {self.padding}")
+        check_settings(self)
 
 
 @dataclass(frozen=True)
@@ -60,24 +65,17 @@ class Optimizer:
     Args:
         name: ``sgd`` (with momentum), ``nesterov``, ``adam``, ``adamw``.
         momentum: of SGD, in [0, 1); first beta of Adam's.
-        weight_decay: >= 0.
+        weight_decay: how strongly the weights are pulled to 0, >= 0.
         beta2: second beta of Adam's, in [0, 1).
     """
 
     name: OptimizerName = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    beta2: float = 0.999
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 5e-4
+    beta2: ShareBelowOne = 0.999
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(OptimizerName):
-            raise ValueError(f"optimizer must be one of {', '.join(get_args(OptimizerName))}, got {self.name!r}")
-        if not 0.0 <= self.momentum < 1.0:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
-        if not 0.0 <= self.beta2 < 1.0:
-            raise ValueError(f"beta2 must be in [0, 1), got {self.beta2}")
-        if self.weight_decay < 0.0:
-            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
+        check_settings(self, called={"name": "optimizer"})
 
     def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """The torch optimiser over ``parameters``; its learning rate is 0 until the schedule sets it."""
@@ -113,13 +111,19 @@ class History:
 
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
     """bfloat16 autocast where it pays (``auto``: where the device has it in hardware), float32 otherwise."""
-    if precision == "auto":
-        precision = "bfloat16" if _has_bfloat16(device) else "float32"
+    precision = resolved_precision(device, precision)
     if precision == "float32":
         return nullcontext()
     if precision == "bfloat16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+
+
+def resolved_precision(device: torch.device, precision: str) -> str:
+    """``float32`` or ``bfloat16``: what ``auto`` means on this device; other words stay as they are."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if _has_bfloat16(device) else "float32"
 
 
 def _has_bfloat16(device: torch.device) -> bool:

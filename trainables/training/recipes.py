@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trainables.settings import NonNegative, NormalisedBatch, Positive, ShareBelowOne, check_settings
 from trainables.training import schedules
 from trainables.training.loop import Optimizer, OptimizerName, Schedule
 
@@ -17,28 +18,21 @@ class TrainingRecipe:
         epochs: passes over the training set.
         batch_size: images per step.
         lr: peak learning rate.
-        schedule: ``cosine`` to 0, ``constant``, or ``one_cycle``.
-        optimizer, momentum, weight_decay: see `training.Optimizer`.
+        schedule: of the rate: ``cosine`` to 0, ``constant``, or ``one_cycle``.
+        optimizer: ``sgd`` (with momentum), ``nesterov``, ``adam`` or ``adamw``.
+        momentum, weight_decay: of the optimiser; momentum is the first beta of Adam's.
     """
 
-    epochs: float
-    batch_size: int
-    lr: float
+    epochs: Positive
+    batch_size: NormalisedBatch
+    lr: Positive
     schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
     optimizer: OptimizerName = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    momentum: ShareBelowOne = 0.9
+    weight_decay: NonNegative = 5e-4
 
     def __post_init__(self) -> None:
-        if self.epochs <= 0:
-            raise ValueError(f"epochs must be > 0, got {self.epochs}")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size must be >= 2 (batch normalisation), got {self.batch_size}")
-        if self.lr <= 0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
-        if self.schedule not in ("cosine", "constant", "one_cycle"):
-            raise ValueError(f"schedule must be cosine, constant or one_cycle, got {self.schedule!r}")
-        self.updater()
+        check_settings(self)
 
     def steps(self, n: int) -> int:
         """Optimiser steps on ``n`` training images: epochs * ceil(n / batch), at least 1."""

@@ -78,11 +78,14 @@ def test_a_kind_is_a_defense_with_its_model_image_and_batch_size() -> None:
         "none, preact_resnet18 of width 2, 8 pixels",
         "ft, preact_resnet18 of width 2, 8 pixels, batch 256",
     ]
-    assert [len(kind.cells) for kind in found] == [8, 4, 4]
-    assert sorted(cell for kind in found for cell in kind.cells) == list(range(16))
+    assert [(len(kind.labels), len(kind.cells)) for kind in found] == [(4, 4), (2, 4), (2, 4)], "searched and published"
+    assert sorted(label for kind in found for label in kind.labels) == sorted(plan.jobs_by_label())
     for kind in found:
-        assert {plan.cells[cell].defense for cell in kind.cells} == {kind.name.split(",")[0]}
+        assert {cell.defense for cell in kind.cells} == {kind.name.split(",")[0]}
     assert found[0].settings["lr_max1"] == 0.1, "the published point"
+
+
+FIRST, SECOND, NONE = "badnets/super_ft", "badnets/ft", "badnets/none/baseline"
 
 
 def plan_of(*defenses: str) -> tuple[Plan, list[Kind]]:
@@ -92,20 +95,25 @@ def plan_of(*defenses: str) -> tuple[Plan, list[Kind]]:
 
 def test_every_kind_gets_a_share_of_its_own() -> None:
     plan, found = plan_of("super_ft", "ft")
+    left = plan.jobs_by_label()
     known = {found[0].name: measured(busy=0.24), found[1].name: measured(peak=15.0)}
-    assert choose_shares(found, known, plan.jobs_by_cell(), [DGX], 1) == {0: 0.25, 1: 0.5}
-    assert choose_shares(found, known, plan.jobs_by_cell(), [Node("a", 16, 8)], 1) == {0: 0.5, 1: 0.5}, "CPUs bind"
-    assert choose_shares(found, {}, plan.jobs_by_cell(), [DGX], 1) == {0: 1.0, 1: 1.0}, "nothing is known"
+    assert choose_shares(found, known, left, [DGX], 1) == {FIRST: 0.25, SECOND: 0.5}
+    assert choose_shares(found, known, left, [Node("a", 16, 8)], 1) == {FIRST: 0.5, SECOND: 0.5}, "CPUs bind"
+    assert choose_shares(found, {}, left, [DGX], 1) == {FIRST: 1.0, SECOND: 1.0}, "nothing is known"
 
 
 def test_a_kind_with_few_trials_takes_a_share_that_is_in_use() -> None:
     _, found = plan_of("super_ft", "ft")
     known = {found[0].name: measured(busy=0.24), found[1].name: measured(busy=0.12)}
-    assert choose_shares(found, known, {0: 100, 1: 100}, [DGX], 1) == {0: 0.25, 1: 0.125}
-    assert choose_shares(found, known, {0: 100, 1: 10}, [DGX], 1) == {0: 0.25, 1: 0.25}
-    assert choose_shares(found, known, {0: 0, 1: 10}, [DGX], 1) == {0: 0.25, 1: 0.125}, "the others are done"
+    assert choose_shares(found, known, {FIRST: 100, SECOND: 100}, [DGX], 1) == {FIRST: 0.25, SECOND: 0.125}
+    assert choose_shares(found, known, {FIRST: 100, SECOND: 10}, [DGX], 1) == {FIRST: 0.25, SECOND: 0.25}
+    assert choose_shares(found, known, {FIRST: 0, SECOND: 10}, [DGX], 1) == {FIRST: 0.25, SECOND: 0.125}, (
+        "the others are done"
+    )
     known = {found[0].name: measured(busy=0.12), found[1].name: measured(busy=0.24)}
-    assert choose_shares(found, known, {0: 100, 1: 3}, [DGX], 1) == {0: 0.125, 1: 0.25}, "never a smaller one"
+    assert choose_shares(found, known, {FIRST: 100, SECOND: 3}, [DGX], 1) == {FIRST: 0.125, SECOND: 0.25}, (
+        "never a smaller one"
+    )
 
 
 def test_measurements_are_kept_in_the_folder_and_a_damaged_file_is_measured_again(
@@ -134,13 +142,13 @@ def test_measurements_hold_for_the_cards_they_were_taken_on() -> None:
 
 
 def ahead_of(plan: Plan, digits: Dataset, folder: Path, nodes: list[Node]) -> Forecast:
-    return look_ahead(plan, digits, folder, nodes, plan.jobs_by_cell())
+    return look_ahead(plan, digits, folder, nodes, plan.jobs_by_label())
 
 
 def test_without_a_gpu_nothing_is_measured(digits: Dataset, tmp_path: Path) -> None:
     plan = make_plan(tiny_spec())
     ahead = ahead_of(plan, digits, tmp_path, [Node("a", 2)])
-    assert ahead.shares == {0: 0.0, 1: 0.0}
+    assert ahead.shares == {FIRST: 0.0, NONE: 0.0}
     assert ahead.victim_gpus == 0.0
     assert ahead.slot_lines() == ["slots:     5 trials on 2 slots of 1 CPU (1 node of 2 CPUs: 2 slots each)"]
     assert ahead.time_line() == "time:      unknown before some trials have ended"
@@ -149,7 +157,7 @@ def test_without_a_gpu_nothing_is_measured(digits: Dataset, tmp_path: Path) -> N
 def test_a_share_in_the_spec_is_taken_without_measuring(digits: Dataset, tmp_path: Path) -> None:
     plan = make_plan(tiny_spec("resources.gpus_per_trial=1/4"))
     ahead = ahead_of(plan, digits, tmp_path, [DGX, DGX])
-    assert ahead.shares == {0: 0.25, 1: 0.25}
+    assert ahead.shares == {NONE: 0.25, FIRST: 0.25}
     assert ahead.victim_gpus == 0.25
     assert ahead.slot_lines() == [
         "slots:     5 trials on 64 slots of 1 CPU and 1/4 GPU (2 nodes of 128 CPUs and 8 GPUs: 32 slots each)"
@@ -157,7 +165,7 @@ def test_a_share_in_the_spec_is_taken_without_measuring(digits: Dataset, tmp_pat
 
 
 def test_a_study_that_fits_on_whole_cards_at_once_is_not_measured(digits: Dataset, tmp_path: Path) -> None:
-    assert ahead_of(make_plan(tiny_spec()), digits, tmp_path, [DGX]).shares == {0: 1.0, 1: 1.0}
+    assert ahead_of(make_plan(tiny_spec()), digits, tmp_path, [DGX]).shares == {NONE: 1.0, FIRST: 1.0}
     assert ahead_of(make_plan(tiny_spec("search.trials=8")), digits, tmp_path, [DGX]).shares is None
 
 
@@ -169,13 +177,13 @@ def test_what_is_missing_is_measured_and_a_continued_study_takes_what_was_measur
     assert ahead.shares is None
     assert ahead.victim_gpus == 1.0
     assert "how many share a GPU is measured after the victims, by a trial of each of 2 kinds" in ahead.slot_lines()[0]
-    assert [kind.cells for kind in ahead.missing()] == [(1,), (0,)]
+    assert [kind.labels for kind in ahead.missing()] == [("badnets/super_ft",), ("badnets/none/baseline",)]
     super_ft, none = (kind.name for kind in ahead.kinds)
     write_measurements(tmp_path, {super_ft: measured(busy=0.24)})
     again = ahead_of(plan, digits, tmp_path, [DGX])
     assert [kind.name for kind in again.missing()] == [none]
     known = again.with_measured({none: measured(busy=0.1)})
-    assert known.shares == {1: 0.25, 0: 0.25}, "one trial takes what is in use"
+    assert known.shares == {FIRST: 0.25, NONE: 0.25}, "one trial takes what is in use"
     write_measurements(tmp_path, known.measured)
     continued = ahead_of(plan, digits, tmp_path, [DGX])
     assert continued.shares == known.shares
@@ -194,12 +202,12 @@ def test_expected_time_is_work_over_slots_and_at_least_the_longest_trial(digits:
     (kind,) = ahead.kinds
     assert ahead.expected_seconds([]) is None, "never timed"
     alone = ahead.with_measured({kind.name: measured(busy=0.95)})
-    assert alone.shares == {0: 1.0}
+    assert alone.shares == {FIRST: 1.0}
     assert alone.expected_seconds([]) == pytest.approx(99 / 8 * 10)
     rows = [{"status": "ok", "defense": "super_ft", "wall_seconds": 4.0}]
     rows += [{"status": "failed", "defense": "super_ft", "wall_seconds": None}]
     assert ahead.expected_seconds(rows) == pytest.approx(99 / 16 * 4)
-    few = look_ahead(plan, digits, tmp_path, [DGX], {0: 1})
+    few = look_ahead(plan, digits, tmp_path, [DGX], {FIRST: 1})
     assert few.expected_seconds(rows) == pytest.approx(4)
 
 

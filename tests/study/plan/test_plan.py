@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from search_spaces import space as search_spaces
-from study.plan.jobs import Plan, check_plan, estimate_cost, is_published, make_plan, trial_cost
+from study.plan.costs import trial_cost, victims_cost, work_left
+from study.plan.jobs import check_plan, make_plan
 from study.spec.load import load_spec, make_spec
+from study.spec.methods import is_published
 from study.spec.yaml_io import SpecError
 from tests.study.tiny import tiny_spec
 from tests.toy import toy_dataset
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import load_dataset
+from trainables.job import Cell
 from trainables.models.build import ModelError
 from trainables.registry import SettingError
 from trainables.storage.store import Store
@@ -29,8 +32,8 @@ def digits() -> Dataset:
     return load_dataset("digits", image_size=8)
 
 
-def cells_of(plan: Plan, numbers: tuple[int, ...]) -> list[tuple[str, str, int]]:
-    return [(plan.cells[n].victim.attack, plan.cells[n].defense, plan.cells[n].seed) for n in numbers]
+def cells_of(cells: tuple[Cell, ...]) -> list[tuple[str, str, int]]:
+    return [(cell.victim.attack, cell.defense, cell.seed) for cell in cells]
 
 
 def test_per_attack_makes_one_search_for_each_attack_and_defense() -> None:
@@ -41,13 +44,13 @@ def test_per_attack_makes_one_search_for_each_attack_and_defense() -> None:
         "blended/super_ft",
         "blended/scratch",
     ]
-    assert cells_of(plan, plan.searches[2].cells) == [("blended", "super_ft", 0), ("blended", "super_ft", 7)]
+    assert cells_of(plan.searches[2].cells) == [("blended", "super_ft", 0), ("blended", "super_ft", 7)]
 
 
 def test_per_all_scores_each_setting_on_every_attack_and_seed() -> None:
     plan = make_plan(tiny_spec(*TWO, "search.per=all"))
     assert [search.label for search in plan.searches] == ["all/super_ft", "all/scratch"]
-    assert cells_of(plan, plan.searches[1].cells) == [
+    assert cells_of(plan.searches[1].cells) == [
         ("badnets", "scratch", 0),
         ("badnets", "scratch", 7),
         ("blended", "scratch", 0),
@@ -59,12 +62,12 @@ def test_per_all_scores_each_setting_on_every_attack_and_seed() -> None:
 def test_total_counts_baselines_and_settings_on_all_their_cells(per: str) -> None:
     plan = make_plan(tiny_spec(*TWO, f"search.per={per}", "search.trials=5"))
     assert len(plan.baselines) == 2 * 2 * 2
-    assert plan.total_jobs == sum(plan.jobs_by_cell().values()) == 8 + 2 * 2 * 2 * 5
+    assert plan.total_jobs == sum(plan.jobs_by_label().values()) == 8 + 2 * 2 * 2 * 5
 
 
 def test_baselines_run_once_per_attack_and_seed_at_the_published_point_with_the_specs_settings_over_it() -> None:
     plan = make_plan(tiny_spec(*TWO, "defense.ft.lr=3e-4"))
-    assert [(job.trial, plan.cells[job.cell].seed) for job in plan.baselines] == [
+    assert [(job.trial, job.cell.seed) for job in plan.baselines] == [
         ("badnets/none/baseline", 0),
         ("badnets/none/baseline", 7),
         ("badnets/ft/baseline", 0),
@@ -81,11 +84,11 @@ def test_baselines_run_once_per_attack_and_seed_at_the_published_point_with_the_
 def test_ids_are_unique_over_trial_attack_and_seed() -> None:
     for per in ("attack", "all"):
         plan = make_plan(tiny_spec(*TWO, f"search.per={per}", "baselines=[none, super_ft]"))
-        jobs = [(job.trial, plan.cells[job.cell].victim.attack, plan.cells[job.cell].seed) for job in plan.baselines]
+        jobs = [(job.trial, job.cell.victim.attack, job.cell.seed) for job in plan.baselines]
         for search in plan.searches:
             for number in range(3):
                 for cell in search.cells:
-                    jobs.append((search.trial_id(number), plan.cells[cell].victim.attack, plan.cells[cell].seed))
+                    jobs.append((search.trial_id(number), cell.victim.attack, cell.seed))
         assert len(set(jobs)) == len(jobs)
 
 
@@ -149,24 +152,25 @@ def test_the_planned_cost_is_what_a_real_run_counts(assignments: tuple[str, ...]
     bench = Workbench(Store(tmp_path), torch.device("cpu"))
     dataset = bench.dataset(plan.cells[0].data)
     check_plan(plan, dataset)
-    cost = estimate_cost(plan, dataset)
+    baseline_work, search_work = (
+        [item for item in work_left(plan, dataset) if (item.role == "search") is searched] for searched in (False, True)
+    )
 
     def in_epochs(row: dict[str, Any]) -> float:
         return (row["forward_samples"] + 2 * row["backward_samples"]) / (3 * row["train_size"])
 
-    baselines = sum(in_epochs(bench.run(plan.cells[job.cell], job.settings).row()) for job in plan.baselines)
+    baselines = sum(in_epochs(bench.run(job.cell, job.settings).row()) for job in plan.baselines)
     search = plan.searches[0]
-    published = in_epochs(bench.run(plan.cells[search.cells[0]], search.settings(search.paper_params())).row())
-    assert cost.baselines == pytest.approx(baselines)
-    assert cost.search_per_setting == pytest.approx(published)
-    assert cost.searches == pytest.approx(3 * published)
+    published = in_epochs(bench.run(search.cells[0], search.settings(search.paper_params())).row())
+    assert sum(item.epochs for item in baseline_work) == pytest.approx(baselines)
+    (searched,) = search_work
+    assert (searched.each, searched.epochs) == (pytest.approx(published), pytest.approx(3 * published))
     trained = 0.0
     for cell in plan.victims():
         facts = bench.victim(cell).facts
         work = facts["counters"]
         trained += (work["forward_samples"] + 2 * work["backward_samples"]) / (3 * facts["dataset"]["train_size"])
-    assert cost.victims == pytest.approx(trained)
-    assert cost.total == pytest.approx(cost.victims + cost.baselines + cost.searches)
+    assert victims_cost(plan.victims(), dataset) == pytest.approx(trained)
 
 
 @pytest.mark.parametrize(

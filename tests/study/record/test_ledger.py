@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from study.record.columns import COLUMNS, to_frame
+from study.record.columns import COLUMNS, SCHEMA, to_frame
 from study.record.files import write_atomically
 from study.record.ledger import Ledger
+from study.spec.yaml_io import SpecError
 from tests.study.rows import failed_row, make_row
 
 
@@ -157,26 +158,73 @@ def test_a_row_that_does_not_fit_on_the_disk_leaves_the_ledger_whole(
 
 def test_the_table_has_the_fixed_columns_in_order_with_settings_in_their_place() -> None:
     frame = to_frame([make_row(**{"param.lr_max1": 0.1, "param.iterations": 500, "detector_auroc": 0.9})])
-    place = COLUMNS.index("param.NAME")
-    expected = [*COLUMNS[:place], "param.iterations", "param.lr_max1", *COLUMNS[place + 1 :], "detector_auroc"]
+    names = [column.name for column in COLUMNS]
+    place = names.index("role")
+    expected = [*names[:place], "param.iterations", "param.lr_max1", *names[place:], "detector_auroc"]
     assert list(frame.columns) == expected
-    assert list(to_frame([]).columns) == [name for name in COLUMNS if name != "param.NAME"]
+    assert list(to_frame([]).columns) == names
+    first = ["study", "trial", "attack", "defense", "dataset", "model", "seed", "status", "asr", "clean_accuracy"]
+    assert names[:10] == first
+    assert len(set(names)) == len(names)
 
 
 def test_missing_values_stay_missing_and_settings_keep_their_type() -> None:
-    frame = to_frame([failed_row("badnets/ft/baseline"), make_row(**{"param.iterations": 500, "param.lr": 3e-4})])
+    settings = {"param.iterations": 500, "param.lr": 3e-4, "param.scope": "all", "param.augment": True}
+    frame = to_frame([failed_row("badnets/ft/baseline"), make_row(**settings)])
     assert pd.isna(frame.loc[0, "asr"])
-    assert frame.loc[0, "param.iterations"] is None
-    assert type(frame.loc[1, "param.iterations"]) is int
-    assert frame["asr"].dtype == "float64"
-    assert frame["seed"].dtype == "Int64"
+    assert pd.isna(frame.loc[0, "param.iterations"])
+    assert frame.loc[1, "param.iterations"] == 500
+    assert frame.loc[1, "param.augment"] is True
+    types = {"asr": "float64", "seed": "Int64", "param.iterations": "Int64", "param.lr": "float64", "error": "object"}
+    types |= {"param.scope": "object", "param.augment": "object", "published": "boolean", "collapsed": "boolean"}
+    assert {name: str(frame[name].dtype) for name in types} == types
+
+
+SHIPPED = sorted((Path(__file__).parents[3] / "benchmarks" / "results").glob("*/trials.jsonl"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+def test_every_number_of_a_shipped_ledger_is_a_number_in_pandas(path: Path) -> None:
+    rows, frame = [json.loads(line) for line in path.read_text().splitlines()], Ledger.read(path).to_frame()
+    numeric = set(frame.select_dtypes("number").columns)
+    for name in {name for row in rows for name in row}:
+        values = [row[name] for row in rows if row.get(name) is not None]
+        if values and all(type(value) in (int, float) for value in values):
+            assert name in numeric, name
+    known = {column.name for column in COLUMNS}
+    unknown = {name for name in frame.columns if name not in known and not name.startswith(("param.", "note."))}
+    assert unknown == set()
+
+
+def test_rows_of_the_first_version_are_read_in_todays_columns(path: Path) -> None:
+    rows = [make_row("badnets/super_ft/0003", flags=["collapsed", "features_reused"], scenario="new_head")]
+    rows.append(make_row("badnets/ft/baseline"))
+    old = [{key: row[key] for key in row if key not in ("schema", "search", "collapsed")} for row in rows]
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(row) + "\n" for row in old))
+    before = path.read_bytes()
+    first, second = Ledger(path).rows()
+    assert (first["search"], second["search"]) == ("badnets/super_ft", None)
+    assert (first["collapsed"], first["flags"], second["collapsed"]) == (True, ["features_reused"], False)
+    assert first["scenario"] == "new-head"
+    assert path.read_bytes() == before
+
+
+def test_a_ledger_of_a_later_version_is_refused_and_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text(json.dumps(make_row(schema=SCHEMA + 1)) + "\n{half")
+    before = path.read_bytes()
+    for opened in (Ledger, Ledger.read):
+        with pytest.raises(SpecError, match=rf"trials.jsonl, line 1: written by a later version .* {SCHEMA + 1}"):
+            opened(path)
+    assert path.read_bytes() == before
 
 
 def test_the_csv_reads_back_with_pandas(path: Path) -> None:
     ledger = Ledger(path)
     ledger.append(make_row(**{"param.iterations": 500, "flags": ["diverged", "late"]}))
     ledger.append(failed_row("badnets/ft/baseline", error='a, "quoted"\nerror'))
-    ledger.write_csv(path.with_name("trials.csv"))
+    ledger.to_frame().to_csv(path.with_name("trials.csv"), index=False)
     table = pd.read_csv(path.with_name("trials.csv"))
     assert list(table.columns) == list(ledger.to_frame().columns)
     assert table.loc[0, "flags"] == "diverged;late"

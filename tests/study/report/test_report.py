@@ -132,7 +132,7 @@ def test_names_from_a_ledger_cannot_become_markup(tmp_path: Path) -> None:
         ),
         ([make_row("badnets/ft/baseline")], ["front_badnets"], "1 trial finished (1 ok)"),
         (
-            [make_row("badnets/ft/baseline", asr=0.0, clean_accuracy=0.1, flags=["collapsed"])],
+            [make_row("badnets/ft/baseline", asr=0.0, clean_accuracy=0.1, collapsed=True)],
             ["front_badnets"],
             "1 trial finished (1 ok; 1 left a collapsed model)",
         ),
@@ -421,7 +421,7 @@ def test_hover_tells_settings_status_and_cost() -> None:
 
 def test_every_outcome_has_a_mark_of_its_own_and_a_collapsed_model_is_off_the_front() -> None:
     rows = [point(0, 0.2, 0.9), point(1, 1.0, 0.0, status="diverged"), point(2, 0.99, 0.98, status="abstained")]
-    rows += [point(3, 0.0, 0.1, flags=["collapsed"]), failed_row("badnets/super_ft/0004")]
+    rows += [point(3, 0.0, 0.1, collapsed=True), failed_row("badnets/super_ft/0004")]
     picture = _picture(rows)
     marks = _by_kind(picture)
     places = {kind: (marks[kind].x, marks[kind].y) for kind in ("trials", "diverged", "abstained", "collapsed")}
@@ -515,7 +515,7 @@ def test_the_last_value_of_a_search_is_marked_and_the_published_line_is_not() ->
 
 
 def test_a_published_setting_that_collapsed_has_no_hypervolume() -> None:
-    searched = candidates(to_frame([point(0, 0.0, 0.1, published=True, flags=["collapsed"])]))
+    searched = candidates(to_frame([point(0, 0.0, 0.1, published=True, collapsed=True)]))
     assert _published_hypervolume(searched) == {"super_ft": 0.0}
 
 

@@ -114,7 +114,7 @@ def test_failed_settings_use_up_trials_and_compute() -> None:
 
 
 def test_a_search_whose_models_all_collapsed_has_no_area() -> None:
-    record = _one([point(0, 0.0, 0.1, flags=["collapsed"])])
+    record = _one([point(0, 0.0, 0.1, collapsed=True)])
     assert (record["hypervolume_all"], record["hypervolume_all_high"]) == (0.0, 0.0)
 
 
@@ -157,7 +157,7 @@ def test_the_cost_of_a_search_is_the_sum_over_all_of_its_trials_whatever_came_of
         _of(0, "a", 0.5, 0.9, 2.0, wall_seconds=3.0),
         _of(1, "a", 1.0, 0.0, 1.0, status="diverged", wall_seconds=1.0),
         _of(2, "a", 0.9, 0.9, 1.0, status="abstained", wall_seconds=1.0),
-        _of(3, "a", 0.0, 0.1, 1.0, flags=["collapsed"], wall_seconds=1.0),
+        _of(3, "a", 0.0, 0.1, 1.0, collapsed=True, wall_seconds=1.0),
         _of(4, "a", 0.5, 0.9, 0.0, wall_seconds=1.0, reused_forward_samples=1257, reused_backward_samples=1257),
         failed_row("badnets/a/0005", wall_seconds=0.5, forward_samples=None, backward_samples=None, train_size=None),
         make_row("badnets/ft/baseline"),

@@ -38,10 +38,10 @@ def test_collapsed_models_are_not_what_reaches_the_front() -> None:
     rows = []
     for number in range(120):
         ruin, fine = rng.uniform(0, 1, size=2)
-        place = (0.0, 0.1, ["collapsed"]) if ruin > 0.5 else (0.5 - 0.4 * fine, 0.9, [])
-        asr, accuracy, flags = place
+        place = (0.0, 0.1, True) if ruin > 0.5 else (0.5 - 0.4 * fine, 0.9, False)
+        asr, accuracy, collapsed = place
         settings = {"param.ruin": float(ruin), "param.fine": float(fine)}
-        rows.append(point(number, float(asr), accuracy, flags=flags, **settings))
+        rows.append(point(number, float(asr), accuracy, collapsed=collapsed, **settings))
     shares = importance(candidates(to_frame(rows))).shares["front"]
     assert shares["fine"] > shares["ruin"]
 

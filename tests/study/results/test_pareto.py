@@ -192,7 +192,7 @@ def test_what_happened_on_a_model_without_a_backdoor_is_no_result_whatever_its_s
 def test_a_collapsed_model_is_on_no_front_but_used_up_a_trial() -> None:
     points = [(0.01, 0.90), (0.3, 0.97), (0.5, 0.99)]
     rows = [point(i, *place) for i, place in enumerate(points)]
-    rows.append(point(3, 0.0, 0.1, flags=["retraining_reused", "collapsed"]))
+    rows.append(point(3, 0.0, 0.1, flags=["retraining_reused"], collapsed=True))
     frame = to_frame(rows)
     members = fronts(frame)
     assert members["trial"].str[-4:].tolist() == ["0000", "0001", "0002"]
@@ -205,7 +205,7 @@ def test_a_collapsed_model_is_on_no_front_but_used_up_a_trial() -> None:
 
 
 def test_a_seed_on_which_a_setting_collapsed_is_not_hidden_by_another_seed() -> None:
-    rows = [point(0, 0.2, 0.9, seed=0), point(0, 0.0, 0.1, seed=1, flags=["collapsed"])]
+    rows = [point(0, 0.2, 0.9, seed=0), point(0, 0.0, 0.1, seed=1, collapsed=True)]
     (setting,) = aggregate(to_frame(rows)).to_dict("records")
     assert setting["collapsed"]
 

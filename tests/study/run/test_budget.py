@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from optuna.storages import InMemoryStorage
 
-from study.plan.jobs import Job, Plan
+from study.plan.jobs import Plan
 from study.record.cost import Bill, epochs, row_epochs
 from study.run.driver import Driver
 from tests.study.tiny import made_up_row, make_driver, tiny_spec
 from tests.study.tiny import run as run_all
+from trainables.job import Job
 
 N = 1000
 
@@ -33,7 +34,7 @@ def run(driver: Driver, slots: int, costs: dict[str, float]) -> None:
             assert not driver.waits(), "nothing runs, yet the driver waits for something"
             return
         job = running.pop(0)
-        driver.finish(job, measured(job, driver.plan, each=costs[driver.plan.cells[job.cell].defense]))
+        driver.finish(job, measured(job, driver.plan, each=costs[job.cell.defense]))
 
 
 def counts(driver: Driver) -> dict[str, int]:
@@ -123,7 +124,7 @@ def test_rows_say_what_they_were_charged_and_a_restart_charges_no_more(tmp_path:
 
 def test_collapsed_model_is_the_worst_point_to_the_search(tmp_path: Path) -> None:
     def measure(job: Job, plan: Plan) -> dict[str, Any]:
-        return made_up_row(job, plan, asr_search=0.0, clean_accuracy_search=0.1, flags=["collapsed"])
+        return made_up_row(job, plan, asr_search=0.0, clean_accuracy_search=0.1, collapsed=True)
 
     driver = make_driver(tiny_spec("search.trials=2", "baselines=[]"), tmp_path / "trials.jsonl")
     run_all(driver, measure=measure)

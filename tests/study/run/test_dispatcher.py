@@ -9,21 +9,21 @@ from typing import Any
 
 import pytest
 
-from study.plan.jobs import Job
 from study.plan.slots import Node, Room, share_of
 from study.record.stopped import Trouble
 from study.run.dispatcher import MAX_RETURNS, MOST_OVERFLOWS, RETRIED, Dispatcher
 from study.run.driver import Driver
 from study.run.progress import Progress
 from tests.study.tiny import made_up_row, make_driver, tiny_spec
+from trainables.job import Cut, Job, OutOfMemory, Report, Row, StoreLost
 
-SUPER_FT, NONE = 1, 0  # cells of the tiny study
+SUPER_FT, NONE = "badnets/super_ft", "badnets/none/baseline"  # labels of the tiny study
 
 
 class Desk:
     """A dispatcher over a tiny study, with the trials that run."""
 
-    def __init__(self, driver: Driver, nodes: list[Node], shares: dict[int, float]) -> None:
+    def __init__(self, driver: Driver, nodes: list[Node], shares: dict[str, float]) -> None:
         self.said, self.trouble = io.StringIO(), Trouble("the test")
         self.driver, self.room = driver, Room(nodes, 1)
         self.dispatcher = Dispatcher(
@@ -41,17 +41,17 @@ class Desk:
             self.started += 1
         return new
 
-    def end(self, trial: str, result: dict[str, Any] | None = None) -> None:
+    def end(self, trial: str, report: Report | None = None) -> None:
         job, gpus = self.running.pop(trial)
         row = made_up_row(job, self.driver.plan, gpus=gpus, flags=[])
-        self.dispatcher.report(trial, result or {"row": json.dumps(row)})
+        self.dispatcher.report(trial, report or Row(json.dumps(row)))
 
     def end_all(self) -> None:
         while self.fill() or self.running:
             self.end(next(iter(self.running)))
 
 
-def desk(tmp_path: Path, nodes: list[Node], shares: dict[int, float], *assignments: str) -> Desk:
+def desk(tmp_path: Path, nodes: list[Node], shares: dict[str, float], *assignments: str) -> Desk:
     return Desk(make_driver(tiny_spec(*assignments), tmp_path / "trials.jsonl"), nodes, shares)
 
 
@@ -60,7 +60,7 @@ def rows(place: Desk) -> dict[str, dict[str, Any]]:
 
 
 def test_as_many_jobs_run_as_there_are_slots_and_the_study_ends(tmp_path: Path) -> None:
-    place = desk(tmp_path, [Node("a", 3), Node("b", 1)], {0: 0.0, 1: 0.0}, "search.trials=9")
+    place = desk(tmp_path, [Node("a", 3), Node("b", 1)], {NONE: 0.0, SUPER_FT: 0.0}, "search.trials=9")
     assert len(place.fill()) == 4
     assert not place.dispatcher.idle
     place.end("2")
@@ -74,7 +74,7 @@ def test_as_many_jobs_run_as_there_are_slots_and_the_study_ends(tmp_path: Path) 
 def test_every_job_gets_the_share_of_its_cell(tmp_path: Path) -> None:
     place = desk(tmp_path, [Node("a", 64, 2)], {NONE: 0.5, SUPER_FT: 0.25}, "search.trials=20")
     started = place.fill()
-    assert [(job.cell, gpus) for job, gpus in started] == [(NONE, 0.5)] + [(SUPER_FT, 0.25)] * 6
+    assert [(job.label, gpus) for job, gpus in started] == [(NONE, 0.5)] + [(SUPER_FT, 0.25)] * 6
     place.end_all()
     assert {(row["defense"], row["gpus"]) for row in rows(place).values()} == {("none", 0.5), ("super_ft", 0.25)}
 
@@ -84,7 +84,7 @@ def test_an_actor_that_is_free_gets_a_trial_of_its_size_as_long_as_there_is_one(
     place = desk(
         tmp_path,
         [Node("a", 64, 1)],
-        {0: 0.5, 1: 0.25},
+        {"badnets/super_ft": 0.5, "badnets/ft": 0.25},
         "defenses=[super_ft, ft]",
         "baselines=[]",
         "search.trials=6",
@@ -107,7 +107,7 @@ def test_a_trial_that_lacks_memory_is_run_once_more_on_the_next_larger_share(tmp
     started = place.fill()
     assert [gpus for _, gpus in started] == [0.25] * 4
     trial = next(trial for trial, (job, _) in place.running.items() if job.trial == "badnets/super_ft/0001")
-    place.end(trial, {"out_of_memory": "CUDA out of memory. Tried to allocate 2 GiB"})
+    place.end(trial, OutOfMemory("CUDA out of memory. Tried to allocate 2 GiB"))
     assert place.fill() == [], "a third does not fit beside three quarters"
     place.end(next(iter(place.running)))
     ((job, gpus),) = place.fill()
@@ -127,7 +127,7 @@ def test_a_second_lack_of_memory_is_a_failed_row_with_its_cause(tmp_path: Path) 
     while started := place.fill():
         ((_, gpus),) = started
         shares.append(gpus)
-        place.end(str(place.started - 1), {"out_of_memory": "CUDA out of memory.\nTried to allocate 2 GiB"})
+        place.end(str(place.started - 1), OutOfMemory("CUDA out of memory.\nTried to allocate 2 GiB"))
     assert shares == [0.5, 1.0]
     (row,) = rows(place).values()
     assert row["status"] == "failed"
@@ -139,7 +139,7 @@ def test_a_second_lack_of_memory_is_a_failed_row_with_its_cause(tmp_path: Path) 
 def test_a_trial_that_had_a_whole_card_is_not_tried_again(tmp_path: Path) -> None:
     place = desk(tmp_path, [Node("a", 64, 1)], {NONE: 1.0, SUPER_FT: 1.0}, "search.trials=1", "baselines=[]")
     place.fill()
-    place.end("0", {"out_of_memory": "CUDA out of memory"})
+    place.end("0", OutOfMemory("CUDA out of memory"))
     (row,) = rows(place).values()
     assert (row["status"], row["gpus"], row["flags"]) == ("failed", 1.0, [])
     assert place.fill() == []
@@ -149,7 +149,7 @@ def test_a_defense_whose_trials_lack_memory_again_and_again_gets_more_for_all_of
     place = desk(tmp_path, [Node("a", 64, 4)], {NONE: 0.25, SUPER_FT: 0.25}, "search.trials=40", "baselines=[]")
     place.fill()
     for trial in list(place.running)[:MOST_OVERFLOWS]:
-        place.end(trial, {"out_of_memory": "CUDA out of memory"})
+        place.end(trial, OutOfMemory("CUDA out of memory"))
     assert "2 trials of super_ft were out of memory: all of its trials get more now" in place.said.getvalue()
     kept = dict(place.running)
     place.end_all()
@@ -165,7 +165,7 @@ def test_a_defense_whose_trials_lack_memory_again_and_again_gets_more_for_all_of
 def test_a_trial_that_was_cut_or_raised_is_recorded_with_its_cause_and_share(tmp_path: Path) -> None:
     place = desk(tmp_path, [Node("a", 64, 1)], {NONE: 0.5, SUPER_FT: 0.5}, "search.trials=1")
     place.fill()
-    place.end("0", {"cut": "cut after 20 s (resources.trial_seconds)"})
+    place.end("0", Cut("cut after 20 s (resources.trial_seconds)"))
     place.dispatcher.lost("1", "RuntimeError: on fire", node_died=False)
     errors = [(row["status"], row["error"], row["gpus"]) for row in rows(place).values()]
     assert errors == [
@@ -190,16 +190,15 @@ def test_a_trial_that_found_no_store_is_put_back_and_stops_the_study_when_that_g
     for number in range(MAX_RETURNS + 1):
         assert place.trouble.cause is None
         assert len(place.fill()) == 1
-        place.end(str(number), {"lost": "node a: the store is gone"})
+        place.end(str(number), StoreLost("node a: the store is gone"))
     assert place.trouble.cause == "node a: the store is gone"
     assert rows(place) == {}, "it is run again by whoever continues the study"
 
 
-def test_reports_of_strangers_and_without_an_end_are_ignored(tmp_path: Path) -> None:
+def test_reports_of_strangers_are_ignored(tmp_path: Path) -> None:
     place = desk(tmp_path, [Node("a", 1)], {NONE: 0.0, SUPER_FT: 0.0})
     place.fill()
-    place.dispatcher.report("stranger", {"row": "{}"})
-    place.dispatcher.report("0", {"training_iteration": 1})
+    place.dispatcher.report("stranger", Row("{}"))
     place.dispatcher.lost("stranger", "?", node_died=False)
     assert rows(place) == {}
     assert not place.dispatcher.idle
@@ -207,7 +206,10 @@ def test_reports_of_strangers_and_without_an_end_are_ignored(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("slots", [1, 5])
 def test_any_mixture_of_sizes_comes_to_its_end(slots: int, tmp_path: Path) -> None:
-    shares = {cell: share_of(k) for cell, k in enumerate((1, 2, 3, 4, 5, 6))}
+    labels = [
+        f"{attack}/{line}" for attack in ("badnets", "blended") for line in ("none/baseline", "ft/baseline", "super_ft")
+    ]
+    shares = {label: share_of(k) for k, label in enumerate(labels, start=1)}
     place = desk(
         tmp_path,
         [Node("a", slots, 2)],

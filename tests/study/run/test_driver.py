@@ -14,7 +14,7 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
-from study.plan.jobs import Job, make_plan
+from study.plan.jobs import make_plan
 from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage
 from study.record.words import describe, duration, finishing_time
@@ -22,8 +22,10 @@ from study.run.driver import Driver
 from study.run.progress import Progress
 from study.search.optuna_search import open_searches
 from tests.study.tiny import made_up_row, make_driver, run, tiny_spec
+from trainables.job import Job
 
 TWO = ("attacks=[badnets, blended]", "seeds=[0, 7]", "search.trials=5")
+HALVES = ("", "_search", "_report")
 MANY = (*TWO, "baselines=[none, ft]")
 
 
@@ -221,8 +223,8 @@ def test_a_diverged_trial_is_a_completed_worst_point(tmp_path: Path) -> None:
 
 def test_cells_with_a_broken_victim_fail_without_being_run_and_the_rest_goes_on(tmp_path: Path) -> None:
     driver = make_driver(tiny_spec(*TWO, "search.trials=6"), tmp_path / "trials.jsonl")
-    broken = {n: "victim: boom" for n, cell in enumerate(driver.plan.cells) if cell.victim.attack == "blended"}
-    driver.break_cells(broken)
+    broken = {cell.victim: "victim: boom" for cell in driver.plan.cells if cell.attack == "blended"}
+    driver.break_victims(broken)
     measured: list[Job] = []
 
     def measure(job: Job, plan: Any) -> dict[str, Any]:
@@ -230,7 +232,7 @@ def test_cells_with_a_broken_victim_fail_without_being_run_and_the_rest_goes_on(
         return made_up_row(job, plan)
 
     run(driver, measure=measure)
-    assert {driver.plan.cells[job.cell].victim.attack for job in measured} == {"badnets"}
+    assert {job.cell.attack for job in measured} == {"badnets"}
     assert len(measured) == 2 + 6 * 2
     failed = [row for row in driver.ledger.rows() if row["status"] == "failed"]
     assert {row["attack"] for row in failed} == {"blended"}
@@ -243,7 +245,7 @@ def test_cells_with_a_broken_victim_fail_without_being_run_and_the_rest_goes_on(
 def test_a_broken_victim_that_can_be_made_later_gets_its_search(tmp_path: Path) -> None:
     storage = InMemoryStorage()
     first = make_driver(tiny_spec("baselines=[]"), tmp_path / "trials.jsonl", storage)
-    first.break_cells({0: "victim: no space left on device"})
+    first.break_victims({first.plan.cells[0].victim: "victim: no space left on device"})
     run(first)
     first.ledger.close()
     again = make_driver(tiny_spec("baselines=[]"), tmp_path / "trials.jsonl", storage)
@@ -347,7 +349,7 @@ def test_progress_is_quiet_between_lines_but_never_about_a_failure(tmp_path: Pat
 
 def test_a_row_over_all_attacks_says_which_one_it_is() -> None:
     plan = make_plan(tiny_spec(*TWO, "search.per=all", "baselines=[]"))
-    job = Job("all/super_ft/0000", "search", plan.searches[0].cells[2], {}, False)
+    job = Job("all/super_ft", "all/super_ft/0000", "search", plan.searches[0].cells[2], {}, False)
     row = {"trial": job.trial, **made_up_row(job, plan)}
     assert describe(row).startswith("all/super_ft/0000 (blended) seed 0: ASR")
     assert describe({**row, "status": "diverged"}).startswith("all/super_ft/0000 (blended) seed 0 DIVERGED: ASR")
@@ -366,3 +368,31 @@ def test_a_driver_reads_but_does_not_change_a_plan(tmp_path: Path) -> None:
     before = repr(dataclasses.asdict(plan)["spec"])
     run(Driver(plan, Ledger(tmp_path / "trials.jsonl"), open_searches(plan, InMemoryStorage())))
     assert repr(dataclasses.asdict(plan)["spec"]) == before
+
+
+def test_optuna_trials_say_what_became_of_the_setting_also_after_a_restart(tmp_path: Path) -> None:
+    def measure(job: Job, plan: Any) -> dict[str, Any]:
+        bad = job.trial.endswith("0001") and job.cell.seed == 7
+        worst = {f"{name}{half}": float(name == "asr") for name in ("asr", "clean_accuracy") for half in HALVES}
+        row = made_up_row(job, plan, asr_report=0.25 + 0.01 * job.cell.seed, charged_epochs=1.0, train_size=100)
+        row |= {"forward_samples": 100, "backward_samples": 100, "input_backward_samples": 0}
+        return row | ({"status": "diverged", **worst} if bad else {})
+
+    spec, storage = tiny_spec("seeds=[0, 7]", "baselines=[]"), InMemoryStorage()
+    driver = make_driver(spec, tmp_path / "trials.jsonl", storage)
+    run(driver, slots=1, measure=measure)
+    driver.ledger.close()
+
+    def remarks(storage: BaseStorage) -> list[dict[str, Any]]:
+        (search,) = make_driver(spec, tmp_path / "trials.jsonl", storage).searches
+        return [trial.user_attrs for trial in search.study.get_trials(deepcopy=False)]
+
+    first, second, *_ = told = remarks(storage)
+    assert first["id"] == "badnets/super_ft/0000"
+    assert (first["status"], first["diverged"], first["collapsed"]) == ("ok", False, False)
+    assert first["seeds"] == [0, 7]
+    assert first["asr_report"] == pytest.approx((0.25 + 0.32) / 2)
+    assert first["clean_accuracy_report"] == pytest.approx(0.936, abs=0.1)
+    assert first["charged_epochs"] == pytest.approx(2.0)
+    assert (second["status"], second["diverged"]) == ("diverged", True)
+    assert remarks(InMemoryStorage()) == told, "rebuilt from the ledger"

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from study.plan.jobs import Plan, check_plan, estimate_cost, load_data, make_plan
+from study.plan.costs import victims_cost
+from study.plan.jobs import Plan, check_plan, load_data, make_plan
 from study.spec.yaml_io import SpecError
 from tests.study.tiny import tiny_spec
 from trainables.data.images import DataError
@@ -41,7 +42,7 @@ def transfer_plan(upstream: str, *more: str) -> Plan:
 def test_same_label_gives_each_side_half_of_the_data() -> None:
     spec = tiny_spec("scenario.type=same-label", "clean_fraction=0.4")
     plan = make_plan(spec)
-    cell = plan.cells[plan.baselines[0].cell]
+    cell = plan.baselines[0].cell
     assert (cell.victim.reserved_fraction, cell.clean_fraction, cell.clean_source) == (0.5, 0.2, "heldout")
     assert cell.victim.scenario == "standalone"
     data, upstream = load_data(spec)
@@ -52,7 +53,7 @@ def test_same_label_gives_each_side_half_of_the_data() -> None:
 def test_users_images_of_same_label_are_never_the_attackers(tmp_path: Path) -> None:
     spec = tiny_spec("scenario.type=same-label", "victim.epochs=1", "clean_fraction=1.0")
     plan = make_plan(spec)
-    cell = plan.cells[plan.baselines[0].cell]
+    cell = plan.baselines[0].cell
     bench = Workbench(Store(tmp_path), torch.device("cpu"))
     victim, data = bench.victim(cell), bench.dataset(cell.data)
     held = set(victim.clean_split(data, cell.clean_fraction, cell.clean_source).all.tolist())
@@ -66,9 +67,9 @@ def test_every_baseline_of_a_transfer_has_a_control_and_no_search_has_one(pictur
     roles = [job.role for job in plan.baselines]
     assert roles.count("baseline") == roles.count("control") == 2 * 2 * 2
     for job in plan.baselines:
-        assert plan.cells[job.cell].control == (job.role == "control")
+        assert job.cell.control == (job.role == "control")
         assert job.trial.endswith(f"/{job.role}")
-    assert not any(plan.cells[number].control for search in plan.searches for number in search.cells)
+    assert not any(cell.control for search in plan.searches for cell in search.cells)
     assert not [job for job in transfer_plan(pictures, "scenario.controls=false").baselines if job.role == "control"]
 
 
@@ -90,10 +91,9 @@ def test_transfer_victims_cost_epochs_on_the_attackers_data(pictures: str) -> No
     data, upstream = load_data(plan.spec)
     assert upstream is not None
     check_plan(plan, data, upstream)
-    cost = estimate_cost(plan, data, upstream)
     size = len(upstream.train)
     steps = 2 * -(-size // 64)
-    assert cost.victims == pytest.approx(6 * steps * 64 / len(data.train))
+    assert victims_cost(plan.victims(), data, upstream) == pytest.approx(6 * steps * 64 / len(data.train))
 
 
 def test_a_transfer_runs_to_rows_of_both_models(pictures: str, tmp_path: Path) -> None:
@@ -104,11 +104,8 @@ def test_a_transfer_runs_to_rows_of_both_models(pictures: str, tmp_path: Path) -
         )
     )  # fmt: skip
     bench = Workbench(Store(tmp_path), torch.device("cpu"))
-    rows = {
-        job.role: bench.run(plan.cells[job.cell], job.settings).row(role=job.role, trial=job.trial)
-        for job in plan.baselines
-    }
-    assert rows["baseline"]["scenario"] == rows["control"]["scenario"] == "new_head"
+    rows = {job.role: bench.run(job.cell, job.settings).row(role=job.role, trial=job.trial) for job in plan.baselines}
+    assert rows["baseline"]["scenario"] == rows["control"]["scenario"] == "new-head"
     assert rows["control"]["asr_before"] == rows["baseline"]["asr_base"]
     assert rows["baseline"]["clean_accuracy_before"] != rows["control"]["clean_accuracy_before"]
     assert 0 <= rows["baseline"]["asr"] <= rows["baseline"]["asr_max"] <= 1

@@ -127,7 +127,7 @@ def test_all_searches_of_a_study_go_by_the_same_rules() -> None:
         for search in open_searches(plan, InMemoryStorage())
     }
     assert rules == {("tpe", 0, 2, None, 4)}
-    seeds = {plan.cells[cell].seed for search in plan.searches for cell in search.cells}
+    seeds = {cell.seed for search in plan.searches for cell in search.cells}
     assert seeds == {0}
 
 

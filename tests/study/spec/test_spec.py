@@ -190,12 +190,12 @@ def test_what_the_data_set_decides_is_only_a_default() -> None:
 
 def test_poison_rate_of_the_victims_reaches_every_attack_that_does_not_set_its_own() -> None:
     spec = tiny_spec("attacks=[badnets, blended]", "victim.poison_rate=0.07", "attack.blended.poison_rate=0.2")
-    assert spec.attack_settings("badnets") == {"poison_rate": 0.07}
-    assert spec.attack_settings("blended") == {"poison_rate": 0.2}
+    settings = {attack.name: attack.settings for attack in spec.resolve().attacks}
+    assert settings == {"badnets": {"poison_rate": 0.07}, "blended": {"poison_rate": 0.2}}
 
 
 def test_recipe_keys_of_the_spec_go_over_the_recipe() -> None:
-    recipe = tiny_spec("victim.recipe=bb", "victim.epochs=0.5", "victim.lr=3e-2").recipe()
+    recipe = tiny_spec("victim.recipe=bb", "victim.epochs=0.5", "victim.lr=3e-2").resolve().recipe
     assert (recipe.epochs, recipe.lr, recipe.batch_size) == (0.5, 0.03, TINY["victim"]["batch_size"])
 
 

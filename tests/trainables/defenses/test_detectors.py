@@ -16,12 +16,13 @@ from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, PoisonedData
 from trainables.defenses.retraining import RetrainingDefense, principal_directions, victim_features
+from trainables.job import Cell
 from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store
 from trainables.training.recipes import RECIPES
-from trainables.trial import Cell, TrialResult, Workbench, assets_for, run_trial
+from trainables.trial import TrialResult, Workbench, assets_for, run_trial
 from trainables.victims import Victim, VictimSpec, make_trainer
 
 CPU = torch.device("cpu")

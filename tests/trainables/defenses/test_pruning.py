@@ -24,13 +24,14 @@ from trainables.defenses.pruning import (
     thresholds,
     trace_convolutions,
 )
+from trainables.job import Cell
 from trainables.models.build import MODELS, ModelError, build_model
 from trainables.models.classifier import Classifier
 from trainables.storage.store import Store
 from trainables.training.loop import History
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-from trainables.trial import Cell, run_trial
+from trainables.trial import run_trial
 from trainables.victims import Victim, obtain_victim
 
 BATCH_NORM_MODELS = [name for name in MODELS.names() if name != "convnext_tiny"]

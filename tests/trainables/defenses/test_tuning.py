@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from trainables.data.load import DataSource
+from trainables.job import Cell
 from trainables.storage.store import Store
 from trainables.training.recipes import RECIPES
-from trainables.trial import Cell, TrialResult, Workbench
+from trainables.trial import TrialResult, Workbench
 from trainables.victims import VictimSpec
 
 pytestmark = pytest.mark.slow

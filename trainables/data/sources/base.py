@@ -43,6 +43,8 @@ class Source:
         width: channels of a model whose width can be set, where the spec says nothing; None: the model's own. Small
             pictures are learned by a small model.
         recipe: how victims are trained where the spec says nothing; None: ``bb``.
+        sizes: training and test images, where they are known beforehand: a study can then be planned where the data
+            set is not.
     """
 
     description: str
@@ -54,6 +56,7 @@ class Source:
     read: Callable[[int, Path, bool], Raw]
     width: int | None = None
     recipe: str | None = None
+    sizes: tuple[int, int] | None = None
 
 
 SOURCES: Registry[Source] = Registry("dataset", "trainables.data.sources")

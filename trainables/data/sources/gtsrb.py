@@ -78,5 +78,6 @@ GTSRB = register(
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         read=_read,
+        sizes=(39_209, 12_630),
     ),
 )

@@ -57,5 +57,6 @@ TINY_IMAGENET = register(
         mean=None,
         std=None,
         read=_read,
+        sizes=(100_000, 10_000),
     ),
 )

@@ -98,6 +98,7 @@ CIFAR10 = register(
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.247, 0.243, 0.261),
         read=partial(_read_cifar, "cifar10"),
+        sizes=(50_000, 10_000),
     ),
 )
 
@@ -111,6 +112,7 @@ CIFAR100 = register(
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
         read=partial(_read_cifar, "cifar100"),
+        sizes=(50_000, 10_000),
     ),
 )
 
@@ -124,6 +126,7 @@ SVHN = register(
         mean=None,
         std=None,
         read=_read_svhn,
+        sizes=(73_257, 26_032),
     ),
 )
 
@@ -137,5 +140,6 @@ STL10 = register(
         mean=None,
         std=None,
         read=_read_stl10,
+        sizes=(5_000, 8_000),
     ),
 )

@@ -1,0 +1,88 @@
+"""What planned work costs, in E: one E is the compute of one training epoch on the attacker's whole training set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from study.plan.jobs import Plan, held
+from study.record.cost import epochs
+from trainables.data.images import Dataset
+from trainables.defenses.base import DEFENSES
+from trainables.job import Cell
+from trainables.victims import VictimSpec, attacker_indices
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left of a search or of a baseline.
+
+    Args:
+        label: of the search or baseline.
+        attack: its attack; ``all`` for a search over all of them.
+        defense: its defense.
+        role: ``search``, ``baseline`` or ``control``.
+        trials: to be run.
+        each: E of one of them; of a search, of the published point, the mean over its cells.
+        epochs: E of all; of a search with a budget no more than that.
+    """
+
+    label: str
+    attack: str
+    defense: str
+    role: str
+    trials: int
+    each: float
+    epochs: float
+
+
+def trial_cost(cell: Cell, settings: Mapping[str, Any], dataset: Dataset) -> float:
+    """Planned work of one trial, in E."""
+    defense = DEFENSES.create(cell.defense, settings)
+    n_train = len(attacker_indices(cell.victim, dataset))
+    work = defense.plan_for(dataset.num_classes, *held(defense, cell, dataset))
+    return float(epochs(work.forward_samples, work.backward_samples, work.input_backward_samples, n_train))
+
+
+def victims_cost(victims: Sequence[Cell], dataset: Dataset, upstream: Dataset | None = None) -> float:
+    """E of training these victims; stages of attacks that train more than the recipe says are not known."""
+
+    def one(victim: VictimSpec) -> float:
+        unit = len(attacker_indices(victim, dataset))
+        n_train = unit if upstream is None else len(upstream.train)
+        return victim.recipe.steps(n_train) * min(victim.recipe.batch_size, n_train) / unit
+
+    return math.fsum(one(cell.victim) for cell in victims)
+
+
+def work_left(plan: Plan, dataset: Dataset, left: Mapping[str, int] | None = None) -> list[Work]:
+    """The searches and baselines that have trials left, in the order of the plan.
+
+    A searched setting is taken to cost what the published one does.
+
+    Args:
+        plan: of the study.
+        dataset: the user's; an outline of it is enough.
+        left: trials left by label; None: all of them.
+    """
+    left = plan.jobs_by_label() if left is None else left
+    found: dict[str, Work] = {}
+    for job in plan.baselines:
+        if not left.get(job.label) or job.label in found:
+            continue
+        each, trials = trial_cost(job.cell, job.settings, dataset), left[job.label]
+        found[job.label] = Work(job.label, job.cell.attack, job.cell.defense, job.role, trials, each, each * trials)
+    budget, settings = plan.spec.search.budget_epochs, plan.spec.search.trials
+    for search in plan.searches:
+        if not (trials := left.get(search.label, 0)):
+            continue
+        paper, cells = search.settings(search.paper_params()), len(search.cells)
+        one = math.fsum(trial_cost(cell, paper, dataset) for cell in search.cells)
+        whole = one * trials / cells
+        if budget is not None:
+            whole = min(whole, max(one, budget * cells) * trials / (settings * cells))
+        group = search.label.partition("/")[0]
+        found[search.label] = Work(search.label, group, search.defense, "search", trials, one / cells, whole)
+    return list(found.values())

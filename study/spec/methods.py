@@ -1,0 +1,43 @@
+"""Methods as a spec names them: settings coerced to their types, search spaces, published points."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from search_spaces import space as search_spaces
+from trainables.defenses.base import DEFENSES
+from trainables.registry import Registry, SettingError, nearest
+
+
+def typed_settings(registry: Registry[Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` settings of a method, each coerced to its field's type.
+
+    Raises:
+        SettingError: unknown key, wrong type, or a value the method refuses.
+    """
+    cls = registry.get(name)
+    known = [field.name for field in dataclasses.fields(cls)]
+    if not isinstance(given, Mapping):
+        raise SettingError(f"{registry.kind}.{name} must be a mapping of settings, got {given!r}")
+    for key in given:
+        if key not in known:
+            raise SettingError(f"unknown setting {registry.kind}.{name}.{key}: {nearest(str(key), known)}")
+    instance = registry.create(name, given)
+    return {key: getattr(instance, key) for key in given}
+
+
+def is_published(defense: str, settings: Mapping[str, Any]) -> bool:
+    """Whether settings agree with the published point in everything that it states."""
+    paper = search_spaces.paper_point(defense)
+    # What is neither searched nor fixed stays at its default.
+    complete = dataclasses.asdict(DEFENSES.create(defense, settings)) if paper else {}
+    return bool(paper) and all(_equal(complete.get(key), value) for key, value in paper.items())
+
+
+def _equal(value: Any, published: Any) -> bool:
+    if isinstance(published, float) and isinstance(value, int | float):
+        return math.isclose(value, published, rel_tol=1e-9)
+    return bool(value == published)

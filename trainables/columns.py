@@ -1,0 +1,128 @@
+"""The columns of a trial's row: type, unit and meaning of each, stated once, where rows are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+ColumnKind = Literal["text", "count", "number", "flag", "list", "json"]
+
+SHARE, SECONDS, IMAGES, BYTES = "fraction", "s", "images", "bytes"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the ledger.
+
+    Args:
+        name: key in ``trials.jsonl`` and heading in ``trials.csv``.
+        kind: ``text``; ``count`` (a whole number); ``number``; ``flag`` (true or false); ``list`` (joined with ``;`` in
+            the table); ``json`` (a text that holds JSON).
+        meaning: for a reader who sees only the table.
+        unit: of a number; empty where there is none. Fractions lie in [0, 1].
+    """
+
+    name: str
+    kind: ColumnKind
+    meaning: str
+    unit: str = ""
+
+
+def _rates(suffix: str, where: str) -> tuple[Column, ...]:
+    return (
+        Column(f"asr{suffix}", "number", f"attack success rate after the repair, {where}", SHARE),
+        Column(f"clean_accuracy{suffix}", "number", f"clean test images classified right, {where}", SHARE),
+        Column(f"robust_accuracy{suffix}", "number", f"triggered images given their true label, {where}", SHARE),
+    )
+
+
+def _rates_before(suffix: str, where: str) -> tuple[Column, ...]:
+    return (
+        Column(f"asr_before{suffix}", "number", f"attack success rate of the victim, {where}", SHARE),
+        Column(f"clean_accuracy_before{suffix}", "number", f"clean accuracy of the victim, {where}", SHARE),
+        Column(f"robust_accuracy_before{suffix}", "number", f"robust accuracy of the victim, {where}", SHARE),
+    )
+
+
+# Known before the trial runs: also in the row of a trial that failed.
+CELL_COLUMNS = (
+    Column("attack", "text", "registered name of the attack"),
+    Column("defense", "text", "registered name of the defense"),
+    Column("dataset", "text", "the data set that is measured, the user's"),
+    Column("model", "text", "registered name of the architecture"),
+    Column("seed", "count", "of the victim's poisoning and training; the repair draws from a stream of its own"),
+)
+CONDITION_COLUMNS = (
+    Column("scenario", "text", "what the data set is to the attacker: standalone, same-label, new-head, encoder"),
+    Column("clean_fraction", "number", "of every class of the training set, what a defender with data holds", SHARE),
+    Column("clean_source", "text", "where a defender's images come from: overlap, unpoisoned, heldout"),
+    Column("poison_rate", "number", "of the attacker's training set; missing where the attack has none", SHARE),
+    Column("width", "count", "channels of the model's first stage; missing where the architecture fixes it"),
+)
+STATUS = Column(
+    "status", "text", "ok, abstained (nothing to repair was found), diverged, failed or backdoor_not_implanted"
+)
+FLAGS = Column("flags", "list", "remarks: WHAT_reused (ready-made work was taken), retried_out_of_memory")
+RESULT_COLUMNS = (
+    *_rates("", "all test images"),
+    *_rates("_search", "the half that the search reads"),
+    *_rates("_report", "the half that people read"),
+    *_rates_before("", "all test images"),
+    Column("steps", "count", "optimiser steps of the repair"),
+    Column("forward_samples", "count", "images that went forward through the model in the repair", IMAGES),
+    Column("backward_samples", "count", "images whose gradients of the weights were taken", IMAGES),
+    Column("wall_seconds", "number", "time of the whole trial, from its first line to its row", SECONDS),
+    Column("peak_memory_bytes", "count", "most memory of the card, or of the process on a CPU", BYTES),
+    Column("device", "text", "the card, or the processor and its threads"),
+    Column("versions", "text", "of superft, Python and the libraries that compute"),
+    Column("error", "text", "why there is no result, or what diverged"),
+    Column("collapsed", "flag", "the model predicts next to nothing right any more: its ASR is 0 or 1 by accident"),
+    Column("der", "number", "defense effectiveness rating on all test images; 0.5 is no change", SHARE),
+    Column("n_clean", "count", "clean test images", IMAGES),
+    Column("n_triggered", "count", "triggered test images", IMAGES),
+    Column("n_clean_report", "count", "clean test images of the report half", IMAGES),
+    Column("n_triggered_report", "count", "triggered test images of the report half", IMAGES),
+    Column("asr_base", "number", "success of the trigger on a model without backdoor", SHARE),
+    Column("false_target_rate", "number", "clean images of other classes that go to the target class", SHARE),
+    *_rates_before("_report", "the half that people read"),
+    Column("asr_max", "number", "largest share of triggered images that go to any one wrong class", SHARE),
+    Column("asr_max_before", "number", "the same of the victim", SHARE),
+    Column(
+        "asr_including_target_before",
+        "number",
+        "ASR of the victim when images that already are of the target class count too; some papers report this",
+        SHARE,
+    ),
+    Column("accuracy_by_class", "json", "clean accuracy per true class, a list", SHARE),
+    Column("asr_by_class", "json", "ASR per true class, a list", SHARE),
+    Column("train_size", "count", "images of the attacker's training set: the N of the unit E", IMAGES),
+    Column("image_size", "count", "side of the images", "pixels"),
+    Column("input_backward_samples", "count", "images whose gradient of the pixels alone was taken", IMAGES),
+    Column("reused_forward_samples", "count", "forward work that an earlier trial had done, found ready made", IMAGES),
+    Column("reused_backward_samples", "count", "backward work, likewise", IMAGES),
+    Column("reused_input_backward_samples", "count", "work on gradients of pixels, likewise", IMAGES),
+    Column("shared_work", "json", "names of the work that was made for others, and of that which was reused"),
+    Column("eval_forward_samples", "count", "images that the evaluator sent through the repaired model", IMAGES),
+    Column("seconds_setup", "number", "of wall_seconds: loading the victim and the defender's data", SECONDS),
+    Column("seconds_repair", "number", "of wall_seconds: the defense", SECONDS),
+    Column("seconds_evaluate", "number", "of wall_seconds: the measurement", SECONDS),
+    Column("started", "text", "when the trial began, UTC, ISO 8601"),
+    FLAGS,
+    Column("victim", "text", "name of the victim in the store"),
+    Column("resolved_settings", "json", "all settings of the defense, defaults included"),
+    Column("threads", "count", "processor threads of the trial: sums in another order can flip single images"),
+    Column("precision", "text", "of the arithmetic: float32 or bfloat16"),
+    Column("plugins", "text", "names and versions of the plug-ins that attack, defense, model and data come from"),
+    Column("code", "text", "version of superft, and the commit where it runs from a repository"),
+)
+DETECTION_COLUMNS = (
+    Column("detection_removed", "number", "share of the training set that the detector removed", SHARE),
+    Column("detection_tpr", "number", "share of the poison that it removed", SHARE),
+    Column("detection_fpr", "number", "share of the clean images that it removed", SHARE),
+    Column("detection_precision", "number", "share of poison among what it removed", SHARE),
+    Column("detection_auroc", "number", "chance that a poisoned image is more suspect than a clean one", SHARE),
+    Column("detection_auprc", "number", "area under precision and recall of the suspicion", SHARE),
+    Column("flagged_classes", "list", "labels that the detector calls attacked"),
+    Column("target_flagged", "flag", "whether all classes that the attacker wants are among them"),
+    Column("false_classes", "count", "how many others are among them"),
+)

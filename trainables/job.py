@@ -1,0 +1,122 @@
+"""What is sent to an actor, a `Job`, and what comes back, one `Report`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trainables.data.load import DataSource
+from trainables.victims import VictimSpec
+
+Role = Literal["search", "baseline", "control"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An attack + defense combination on a data set, model and seed: a trial without the defense's settings.
+
+    Args:
+        data: the task.
+        victim: the backdoored model to repair; its seed is the cell's.
+        defense: registered name.
+        clean_fraction: share of every class that the defender holds, in (0, 1].
+        clean_source: ``overlap``, ``unpoisoned`` or ``heldout``, see `victims.Victim.clean_split`.
+        upstream: the attacker's data, where the victim's scenario has one beside the user's (``data``).
+        fresh_head: defenders with clean data get the model with its head initialised anew and train it themselves;
+            without data nobody can, so the others get the head that was trained on all of the user's data.
+        control: the clean model takes the victim's place, under the victim's trigger.
+        scenario: what the data set is to the attacker, as spelled in a spec: ``standalone``, ``same-label``,
+            ``new-head`` or ``encoder``.
+    """
+
+    data: DataSource
+    victim: VictimSpec
+    defense: str
+    clean_fraction: float = 1.0
+    clean_source: str = "overlap"
+    upstream: DataSource | None = None
+    fresh_head: bool = False
+    control: bool = False
+    scenario: str = "standalone"
+
+    @property
+    def attack(self) -> str:
+        return self.victim.attack
+
+    @property
+    def seed(self) -> int:
+        return self.victim.seed
+
+    def columns(self) -> dict[str, Any]:
+        """The columns of a row that are known before its trial runs, see `columns.CELL_COLUMNS` and its neighbour."""
+        return {
+            "attack": self.attack,
+            "defense": self.defense,
+            "dataset": self.data.name,
+            "model": self.victim.model,
+            "seed": self.seed,
+            "scenario": self.scenario,
+            "clean_fraction": self.clean_fraction,
+            "clean_source": self.clean_source,
+            "poison_rate": getattr(self.victim.make_attack(), "poison_rate", None),
+            "width": self.victim.width,
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial that is to run: a setting on a cell.
+
+    Args:
+        label: of the search that it belongs to (``badnets/super_ft``), or of a baseline (``badnets/ft/baseline``).
+        trial: id of the setting within the study (``badnets/super_ft/0007``); a baseline's is its label. Several
+            cells may share it.
+        role: ``search``, ``baseline``, or ``control``: a baseline on the clean model.
+        cell: what the setting is scored on.
+        settings: of the defense, complete enough to rebuild it.
+        published: whether they are exactly the published point.
+    """
+
+    label: str
+    trial: str
+    role: Role
+    cell: Cell
+    settings: Mapping[str, Any]
+    published: bool
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells its row from all others of the study: trial, attack, seed."""
+        return self.trial, self.cell.attack, self.cell.seed
+
+
+@dataclass(frozen=True)
+class Row:
+    """The trial was measured. ``columns``: of its row, as one JSON text (Tune would flatten and copy each of them)."""
+
+    columns: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The trial took longer than it may."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """The trial found too little memory on its share of the card."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class StoreLost:
+    """The store of victims did not answer, or holds the victim no more."""
+
+    cause: str
+
+
+Report = Row | Cut | OutOfMemory | StoreLost
