@@ -12,7 +12,6 @@ import pytest
 from superft.testing.attack_subject import Subject, carry_out
 from superft.testing.attacks import CHECKS, LEARNED
 from tests.toy import toy_dataset, toy_spec
-from trainables.attacks import base
 from trainables.attacks.base import ATTACKS
 
 Check = Callable[[Subject], None]
@@ -116,9 +115,9 @@ def drop_in(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, source: st
     (folder / f"{name}.py").write_text(source)
     package = importlib.import_module("trainables.attacks")
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-    monkeypatch.setattr(ATTACKS, "_classes", dict(ATTACKS._classes))
+    for registered in ("_things", "_modules"):
+        monkeypatch.setattr(ATTACKS, registered, dict(getattr(ATTACKS, registered)))
     monkeypatch.setattr(ATTACKS, "_loaded", False)
-    monkeypatch.setattr(base, "TRIGGERS", dict(base.TRIGGERS))
     monkeypatch.delitem(sys.modules, f"trainables.attacks.{name}", raising=False)
 
 

@@ -1,7 +1,7 @@
 """Every registered defense under the inherited suite; a new file in ``trainables/defenses`` needs no edit here."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -44,17 +44,13 @@ def test_small_settings_shrink_lengths_and_leave_rates_alone() -> None:
 
 
 @pytest.fixture
-def registered() -> Iterator[Callable[[type[Defense]], None]]:
-    """Registers a defense for the length of one test."""
-    added = list[str]()
+def registered(_as_before: None) -> Callable[[type[Defense]], None]:
+    """Registers a defense as ``probe``, which is forgotten with the test."""
 
     def add(cls: type[Defense]) -> None:
         DEFENSES.register("probe")(cls)
-        added.append("probe")
 
-    yield add
-    for name in added:
-        del DEFENSES._classes[name]
+    return add
 
 
 def check_named(name: str) -> Check:

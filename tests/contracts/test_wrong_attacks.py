@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +12,10 @@ from torch import Tensor
 from superft.testing.attack_subject import Subject
 from superft.testing.attacks import CHECKS
 from tests.contracts.wrong import complaint, named
-from trainables.attacks import base
 from trainables.attacks.base import ATTACKS, DataPoisoning, OverlayTrigger, Trigger, trigger_kind
 from trainables.registry import SettingError
 
-
-@pytest.fixture(autouse=True)
-def _registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test registers is forgotten with it."""
-    ATTACKS.names()
-    for name in ("_things", "_modules"):
-        monkeypatch.setattr(ATTACKS, name, dict(getattr(ATTACKS, name)))
-    monkeypatch.setattr(base, "TRIGGERS", dict(base.TRIGGERS))
-    return iter((None,))
+pytestmark = pytest.mark.usefixtures("_as_before")
 
 
 def said(cls: type[DataPoisoning], check: str) -> str:

@@ -107,10 +107,9 @@ def test_python_examples_are_python(page: str) -> None:
         compile(code, page, "exec")
 
 
+@pytest.mark.usefixtures("_as_before")
 def test_the_example_of_an_attack_is_an_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = next(code for code in blocks("docs/extending.md", "python") if "corner_dot" in code)
-    ATTACKS.names()
-    monkeypatch.setattr(ATTACKS, "_classes", dict(ATTACKS._classes))
     (tmp_path / "manual_attack.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "manual_attack", raising=False)

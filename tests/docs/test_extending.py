@@ -1,0 +1,86 @@
+"""The files that the page about extending prints work as they stand, under the suites that it speaks of."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from study.plan.jobs import make_plan
+from study.spec.load import make_spec
+from study.spec.yaml_io import parse_yaml
+from tests.docs.pages import ROOT, blocks
+
+PAGE = "docs/extending.md"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every block that names its file in the first line, saved under that name."""
+    folder = tmp_path_factory.mktemp("mine")
+    for code in blocks(PAGE, "python"):
+        if named := re.match(r"# (\w+\.py)\n", code):
+            (folder / named[1]).write_text(code)
+    return folder
+
+
+def suites(folder: Path, *arguments: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "superft.testing.options", "-p", "no:cacheprovider", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "file", "checks"),
+    [
+        ("defense", "smaller_head", "smaller_head", 20),
+        ("model", "two_stages", "two_stages", 14),
+        ("data", "halves", "halves", 9),
+        ("sampler", "patient_tpe", "patient", 5),
+    ],
+)
+def test_what_the_page_prints_passes_its_suite(kind: str, name: str, file: str, checks: int, folder: Path) -> None:
+    said = suites(folder, "--pyargs", "superft.testing", f"--{kind}", name, "--plugin", file)
+    assert f"{checks} passed" in said
+
+
+def test_the_test_file_of_two_lines_runs_the_suite(folder: Path) -> None:
+    assert "23 passed" in suites(folder, "test_corner_dot.py")
+
+
+def test_the_package_on_the_page_names_the_group_that_is_looked_for() -> None:
+    (text,) = blocks(PAGE, "toml")
+    (group,) = tomllib.loads(text)["project"]["entry-points"]
+    from trainables.plugins.load import GROUP
+
+    assert group == GROUP
+    for name, module in tomllib.loads(text)["project"]["entry-points"][group].items():
+        assert importlib.metadata.EntryPoint(name, module, group).module == module
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_the_spec_on_the_page_is_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from study.new.write import write_start
+
+    (text,) = blocks(PAGE, "yaml")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "here").mkdir()
+    write_start("attack", "corner_square", tmp_path / "here")
+    write_start("defense", "shaken", tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "here")
+    plan = make_plan(make_spec(parse_yaml(text, PAGE)))
+    assert {cell.attack for cell in plan.cells} == {"corner_square"}
