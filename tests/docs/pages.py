@@ -53,4 +53,4 @@ def links(page: str) -> Iterator[tuple[str, str]]:
         if re.match(r"[a-z]+://", target):
             continue
         path, _, anchor = target.partition("#")
-        yield (str((Path(page).parent / path)) if path else page), anchor
+        yield str(Path(page).parent / path) if path else page, anchor
