@@ -1,6 +1,6 @@
 """Those parts of the manual that the code itself knows best: keys of a spec, methods with their settings, columns.
 
-`python docs/generate.py PART` prints one part; the site fills it in where a page says ``<!-- generated: PART -->``
+`python -m docs.generate PART` prints one part; the site fills it in where a page says ``<!-- generated: PART -->``
 (docs/hooks.py). Nothing of this is kept as text, so it cannot fall behind the code.
 """
 
@@ -10,26 +10,26 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from docs.meanings import SPEC_KEYS
 from search_spaces import space as search_spaces
-from docs.meanings import COLUMNS, SPEC_KEYS
-from study.record import columns
-from study.spec.schema import SAMPLERS, TRACKERS, StudySpec
+from study.record.columns import COLUMNS, NOTES, PARAMS, Column
+from study.spec.samplers import SAMPLERS
+from study.spec.schema import StudySpec
+from study.spec.trackers import TRACKERS
 from trainables.attacks.base import ATTACKS
 from trainables.defenses.base import DEFENSES, CleanData, NoData, PoisonedData
-from trainables.models import MODELS
+from trainables.descriptions import Setting, describe_settings
+from trainables.models.build import MODELS
 from trainables.registry import Registry
 from trainables.training.recipes import RECIPES
 from trainables.victims import CLEAN_SOURCES
@@ -38,6 +38,15 @@ OWNS = {
     NoData: "nothing but the model",
     CleanData: "clean images",
     PoisonedData: "the poisoned training set",
+}
+
+KINDS = {
+    "text": "text",
+    "count": "whole number",
+    "number": "number",
+    "flag": "`true` or `false`",
+    "list": "list, joined by `;`",
+    "json": "JSON",
 }
 
 
@@ -111,8 +120,6 @@ def _plural(words: str) -> str:
 def _limits(metadata: Sequence[Any]) -> list[str]:
     found = []
     for item in metadata:
-        if hasattr(item, "words"):  # our own bounds
-            found.append(item.words)
         for kind, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
             if isinstance(item, getattr(annotated_types, kind.capitalize())):
                 found.append(f"{sign} {getattr(item, kind):g}")
@@ -123,23 +130,20 @@ def _limits(metadata: Sequence[Any]) -> list[str]:
 
 def recipes() -> str:
     """How victims can be trained."""
+    keys = ("epochs", "batch_size", "lr", "schedule", "optimizer", "momentum", "weight_decay")
     head = ("recipe", "epochs", "batch size", "peak rate", "schedule", "optimiser", "momentum", "weight decay")
     return table(
         head,
-        (
-            (f"`{name}`", *(f"{getattr(recipe, key)}" for key in ("epochs", "batch_size", "lr", "schedule")))
-            + tuple(f"{getattr(recipe, key)}" for key in ("optimizer", "momentum", "weight_decay"))
-            for name, recipe in RECIPES.items()
-        ),
+        ((f"`{name}`", *(str(getattr(recipe, key)) for key in keys)) for name, recipe in RECIPES.items()),
     )
 
 
 def choices() -> str:
     """The names that single keys take."""
     rows = {
-        "model": [f"`{name}`: {text}" for name, text in sorted(dict(MODELS).items())],
-        "search.sampler": [code(name) for name in SAMPLERS],
-        "tracking": [code(name) for name in TRACKERS],
+        "model": [f"`{name}`: {model.description}" for name, model in MODELS.items()],
+        "search.sampler": [code(name) for name in SAMPLERS.names()],
+        "tracking": [code(name) for name in TRACKERS.names()],
         "clean_source": [code(name) for name in CLEAN_SOURCES],
         "search.space": [f"`{name}: {other}`" for name in search_spaces.names() for other in _variants(name)],
     }
@@ -217,26 +221,22 @@ def settings_rows(registry: Registry[Any], name: str) -> list[tuple[str, ...]]:
     """One row per setting of a method: name, type, default, (published, searched,) meaning with its range."""
     published, searched = _published_and_searched(name) if registry is DEFENSES else ({}, {})
     rows = []
-    for key, kind, default, meaning in _settings(registry.get(name)):
+    for item in describe_settings(registry.get(name)):
+        kind = _choices_or_range(item)
+        default = "" if item.default is dataclasses.MISSING else code(item.default)
         tuned: tuple[str, ...] = ()
         if registry is DEFENSES:
-            tuned = (code(published[key]) if key in published else "", searched.pop(key, ""))
-        rows.append((f"`{key}`", kind, "" if default is dataclasses.MISSING else code(default), *tuned, meaning))
-    return rows + [(f"`{key}`", "", "", "", text, "searched in place of settings") for key, text in searched.items()]
+            tuned = (code(published[item.name]) if item.name in published else "", searched.pop(item.name, ""))
+        rows.append((f"`{item.name}`", kind, default, *tuned, plain(item.meaning)))
+    others = [(f"`{key}`", "", "", "", text, "searched in place of settings") for key, text in searched.items()]
+    return [*rows, *others]
 
 
-def _settings(cls: type) -> Iterator[tuple[str, str, Any, str]]:
-    """Name, type with range in words, default and meaning of every setting of a method."""
-    try:
-        from trainables.descriptions import describe_settings
-    except ModuleNotFoundError:  # the classes do not yet describe themselves
-        texts, hints = setting_texts(cls), get_type_hints(cls, include_extras=True)
-        for field in dataclasses.fields(cls):
-            yield field.name, _type_words(hints[field.name]), field.default, texts[field.name]
-        return
-    for item in describe_settings(cls):
-        kind = item.allowed if item.type == "choice" else f"{item.type} {item.allowed}".strip()
-        yield item.name, kind, item.default, plain(item.meaning)
+def _choices_or_range(item: Setting) -> str:
+    if item.type.startswith("choice"):
+        return ", ".join(code(choice) for choice in item.allowed.split(", ")) + item.type.removeprefix("choice")
+    kind, _, rest = item.type.partition(" or ")
+    return f"{kind} {item.allowed}".strip() + (f" or {rest}" if rest else "")
 
 
 def _published_and_searched(name: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -253,29 +253,6 @@ def _range(distribution: BaseDistribution) -> str:
     return f"{low:g} to {high:g}{', log' if log else ''}"
 
 
-def setting_texts(cls: type) -> dict[str, str]:
-    """Meaning of every field, from the ``Args`` of the class and those that it inherits from."""
-    texts: dict[str, str] = {}
-    for owner in reversed(cls.__mro__):
-        texts.update(_args(inspect.cleandoc(owner.__doc__ or "")) if owner is not object else {})
-    return {field.name: plain(texts[field.name]) for field in dataclasses.fields(cls)}
-
-
-def _args(doc: str) -> dict[str, str]:
-    """``name, other: text`` of an Args section, each name with the whole text."""
-    found: dict[str, str] = {}
-    names: list[str] = []
-    for line in doc.partition("\nArgs:\n")[2].splitlines():
-        if line and not line.startswith(" "):
-            break  # another section
-        if start := re.match(r"^    ([a-z_0-9]+(?:, [a-z_0-9]+)*): (.*)$", line):
-            names = start[1].split(", ")
-            found |= dict.fromkeys(names, start[2])
-        elif line.strip():
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-    return found
-
-
 def plain(text: str) -> str:
     """A docstring's markup as Markdown's."""
     return text.replace("``", "`")
@@ -290,36 +267,12 @@ def _one_line(cls: type) -> str:
 
 def result_columns() -> str:
     """All columns of a row, in the order of trials.csv."""
-    return table(("column", "type", "unit", "meaning"), column_rows())
+    return table(("column", "type", "unit", "meaning"), map(column_row, (*COLUMNS, PARAMS, NOTES)))
 
 
-def column_rows() -> list[tuple[str, str, str, str]]:
-    """Name, type, unit and meaning of each column: from the one typed table, where the code has it."""
-    names = list(columns.COLUMNS)
-    if all(dataclasses.is_dataclass(item) for item in names):
-        return [
-            (f"`{item.name}`", _kind(item), str(getattr(item, "unit", "") or ""), plain(str(item.meaning)))
-            for item in map(_any, names)
-        ]
-    return [
-        (f"`{name}`", _old_kind(name), *COLUMNS[name])
-        for name in (*names, *(other for other in COLUMNS if other not in names))
-    ]
-
-
-def _any(item: Any) -> Any:
-    return item
-
-
-def _kind(item: Any) -> str:
-    kind = getattr(item, "kind", None) or getattr(item, "type", "")
-    return getattr(kind, "__name__", str(kind))
-
-
-def _old_kind(name: str) -> str:
-    if name in columns.COUNTS:
-        return "whole number"
-    return "text" if name in columns.TEXTS or name not in columns.COLUMNS else "number"
+def column_row(column: Column) -> tuple[str, str, str, str]:
+    """Name, type, unit and meaning of a column."""
+    return f"`{column.name}`", KINDS[column.kind], column.unit, plain(column.meaning)
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -342,5 +295,5 @@ def fill(markdown: str) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] not in PARTS:
-        sys.exit(f"usage: python docs/generate.py PART; parts: {', '.join(PARTS)}")
+        sys.exit(f"usage: python -m docs.generate PART; parts: {', '.join(PARTS)}")
     print(PARTS[sys.argv[1]]())

@@ -1,12 +1,8 @@
-"""MkDocs calls this while it builds the site: pages get the parts that come from the code."""
+"""MkDocs calls this while it builds the site (`python -m mkdocs`): pages get the parts that come from the code."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from docs.generate import fill
 

@@ -3,94 +3,76 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
-
-PROJECT = ("superft", "sha2022finetuning")
-# Method -> keys of references.bib; an empty tuple is a method that belongs to nobody.
-ATTACKS: dict[str, tuple[str, ...]] = {
-    "adap_blend": ("qi2023revisiting",),
-    "badencoder": ("jia2022badencoder", "chen2020simclr"),
-    "badnets": ("gu2017badnets",),
-    "blended": ("chen2017targeted",),
-    "clean": (),
-    "clean_encoder": ("chen2020simclr",),
-    "handcrafted": ("hong2022handcrafted",),
-    "imc": ("pang2020imc",),
-    "inputaware": ("nguyen2020inputaware",),
-    "latent": ("yao2019latent",),
-    "lf": ("zeng2021frequency",),
-    "sbl": ("pham2024sbl",),
-    "sig": ("barni2019sig",),
-    "wanet": ("nguyen2021wanet",),
-}
-DEFENSES: dict[str, tuple[str, ...]] = {
-    "abl": ("li2021abl",),
-    "ac": ("chen2018ac",),
-    "anp": ("wu2021anp",),
-    "awm": ("chai2022awm",),
-    "clp": ("zheng2022clp",),
-    "fp": ("liu2018finepruning",),
-    "fst": ("min2023fst",),
-    "ft": (),
-    "ft_sam": ("zhu2023ftsam",),
-    "ibau": ("zeng2022ibau",),
-    "nad": ("li2021nad",),
-    "nc": ("wang2019nc",),
-    "none": (),
-    "rnp": ("li2023rnp",),
-    "sau": ("wei2023sau",),
-    "scratch": (),
-    "spectral": ("tran2018spectral",),
-    "super_ft": ("sha2022finetuning",),
-}
-RUNS = ("liaw2018tune", "paszke2019pytorch")
-SEARCHES = ("akiba2019optuna",)
+from trainables.attacks.base import ATTACKS
+from trainables.defenses.base import DEFENSES
+from trainables.registry import Registry, SettingError
 
 
 def references(directory: Path | None = None) -> str:
     """BibTeX of the attacks, defenses and tools of the study in ``directory``; without one, of this project.
 
-    What counts is what trials were finished of. A method that this table does not know (somebody's plug-in) is named in
-    a comment.
+    What counts is what trials were finished of. A method of somebody else is cited by its class's ``reference``, a
+    text in BibTeX; where it has none, a comment names the method.
 
     Raises:
         SpecError: the folder holds no study.
     """
     if directory is None:
-        return _bibtex([("superft and the paper that it grew out of", PROJECT)])
+        return _bibtex(["project"])
     stored_spec(directory)
     rows = Ledger.read(directory / LEDGER_FILE).rows()
-    parts: list[tuple[str, Sequence[str] | None]] = [("superft", PROJECT[:1])]
-    for kind, table in (("attack", ATTACKS), ("defense", DEFENSES)):
-        parts += [(f"{kind} {name}", table.get(name)) for name in sorted({str(row[kind]) for row in rows})]
+    wanted = ["study"]
+    for kind in ("attack", "defense"):
+        wanted += [f"{kind} {name}" for name in sorted({str(row[kind]) for row in rows})]
     if rows:
-        parts.append(("trials: Ray Tune, PyTorch", RUNS))
+        wanted.append("trials")
     if any(row.get("role") == "search" for row in rows):
-        parts.append(("searches: Optuna", SEARCHES))
-    return _bibtex(parts)
+        wanted.append("searches")
+    return _bibtex(wanted)
 
 
-def entries() -> dict[str, str]:
-    """The entries of references.bib by their key."""
+def entries() -> dict[str, tuple[str, frozenset[str]]]:
+    """Key of each entry of references.bib -> the entry as it is printed, and who needs it."""
     text = (resources.files("study") / "references.bib").read_text(encoding="utf-8")
-    found = re.findall(r"^@\w+\{([^,\s]+),\n.*?^\}$", text, flags=re.M | re.S)
-    whole = re.finditer(r"^@\w+\{.*?^\}$", text, flags=re.M | re.S)
-    return dict(zip(found, (match[0] for match in whole), strict=True))
+    found = {}
+    for match in re.finditer(r"^@\w+\{([^,\s]+),\n.*?^\}$", text, flags=re.M | re.S):
+        entry, keywords = re.subn(r",\n  keywords = \{[^}]*\}", "", match[0])
+        needed = re.findall(r"\n  keywords = \{([^}]*)\}", match[0])
+        assert keywords == len(needed) == 1, f"references.bib: {match[1]} needs one line of keywords"
+        found[match[1]] = entry, frozenset(needed[0].split(", "))
+    return found
 
 
-def _bibtex(parts: Iterable[tuple[str, Sequence[str] | None]]) -> str:
-    """Each part under a comment; an entry stands where it is needed first."""
+def _bibtex(wanted: Iterable[str]) -> str:
+    """Each entry once, under a comment that says what needs it first."""
     known, printed, lines = entries(), set[str](), list[str]()
-    for title, keys in parts:
-        if keys is None:
-            lines.append(f"% {title}: no reference is known here; ask its author\n")
-        for key in keys or ():
+    for need in wanted:
+        keys = [key for key, (_, needs) in known.items() if need in needs]
+        if not keys and (theirs := _of_somebody_else(need)):
+            lines.append(theirs)
+        for key in keys:
             if key not in printed:
-                lines.append(f"% {title}\n{known[key]}\n")
+                lines.append(f"% {need}\n{known[key][0]}\n")
                 printed.add(key)
     return "\n".join(lines).rstrip()
+
+
+def _of_somebody_else(need: str) -> str:
+    """What is printed of a method that does not ship with superft; nothing for one of ours, which has no paper."""
+    kind, _, name = need.partition(" ")
+    registries: dict[str, Registry[Any]] = {"attack": ATTACKS, "defense": DEFENSES}
+    try:
+        cls = registries[kind].get(name)
+    except SettingError:
+        cls = None
+    if cls is not None and cls.__module__.startswith("trainables."):
+        return ""
+    reference = getattr(cls, "reference", None)
+    return f"% {need}\n{reference}\n" if reference else f"% {need}: no reference is known here; ask its author\n"

@@ -9,8 +9,8 @@ import re
 import pytest
 from pydantic import BaseModel
 
-import search_spaces
 from docs import generate, meanings
+from search_spaces import space as search_spaces
 from study.spec.schema import StudySpec
 from tests.docs.pages import MANUAL, ROOT, text_of
 from trainables.attacks.base import ATTACKS
@@ -64,7 +64,7 @@ def test_published_values_and_ranges_are_those_of_the_spaces() -> None:
 
 
 def test_every_column_of_the_committed_ledgers_is_explained() -> None:
-    explained = {row[0].strip("`") for row in generate.column_rows()}
+    explained = set(rows_of(generate.result_columns()))
     for ledger in sorted((ROOT / "benchmarks" / "results").glob("*/trials.jsonl")):
         for line in ledger.read_text().splitlines():
             for column in json.loads(line):
@@ -75,8 +75,3 @@ def test_every_column_of_the_committed_ledgers_is_explained() -> None:
 def test_pages_name_only_parts_that_exist() -> None:
     for page in MANUAL:
         assert "<!-- generated:" not in text_of(page)  # KeyError for an unknown part
-
-
-def test_a_docstring_becomes_one_text_per_setting() -> None:
-    doc = "One line.\n\nArgs:\n    a, b: two\n        lines.\n    c: ``x`` or y.\n\nRaises:\n    d: no setting.\n"
-    assert generate._args(doc) == {"a": "two lines.", "b": "two lines.", "c": "``x`` or y."}
