@@ -68,6 +68,20 @@ class Ledger:
         self._keys.add(key)
         self._rows.append(row)
 
+    def set_aside_failed(self) -> int:
+        """Take the failed rows out, into ``<name>.retried``, so that their trials run again; how many there were."""
+        if self._file is None:
+            raise ValueError(f"{self.path} was opened for reading only; open it with Ledger(path) to change it")
+        failed = [row for row in self._rows if row.get("status") == "failed"]
+        if failed:
+            _put_aside(self.path, ".retried", [_encode(row).encode() for row in failed])
+            kept = [row for row in self._rows if row.get("status") != "failed"]
+            write_atomically(self.path, b"".join((_encode(row) + "\n").encode() for row in kept))
+            os.close(self._file)  # of the file that was replaced
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._rows, self._keys = kept, {_key(row) for row in kept}
+        return len(failed)
+
     def rows(self) -> list[Row]:
         """All rows in the order in which the trials finished."""
         return list(self._rows)
@@ -127,10 +141,7 @@ class Ledger:
                 self._rows.append(row)
         if repair and (bad or (content and not content.endswith(b"\n"))):
             if bad:
-                with _beside(self.path).open("ab") as aside:
-                    aside.write(b"".join(line + b"\n" for line in bad))
-                    aside.flush()
-                    os.fsync(aside.fileno())
+                _put_aside(self.path, ".damaged", bad)
             write_atomically(self.path, b"".join(line + b"\n" for line in good))
 
     def _remedy(self, repair: bool) -> str:
@@ -139,8 +150,15 @@ class Ledger:
         return "left out here; if no study is running, continuing it repairs the file"
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(path.name + ".damaged")
+def _beside(path: Path, ending: str = ".damaged") -> Path:
+    return path.with_name(path.name + ending)
+
+
+def _put_aside(path: Path, ending: str, lines: Iterable[bytes]) -> None:
+    with _beside(path, ending).open("ab") as aside:
+        aside.write(b"".join(line + b"\n" for line in lines))
+        aside.flush()
+        os.fsync(aside.fileno())
 
 
 def _key(row: Mapping[str, Any]) -> Key:

@@ -70,8 +70,8 @@ class Dispatcher:
         return None
 
     def report(self, trial: str, result: Mapping[str, Any]) -> None:
-        """What a trial of ours reported at its end: ``row``, ``cut``, ``out_of_memory``, or ``lost`` its store."""
-        if trial not in self._running or not result.keys() & {"row", "cut", "out_of_memory", "lost"}:
+        """What a trial of ours reported at its end: ``row``, ``cut``, ``failed``, ``out_of_memory``, ``lost`` its store."""
+        if trial not in self._running or not result.keys() & {"row", "cut", "failed", "out_of_memory", "lost"}:
             return
         job, gpus = self._end(trial)
         if "row" in result:
@@ -80,6 +80,8 @@ class Dispatcher:
             self.progress.trial(self.driver.finish(job, row))
         elif "cut" in result:
             self._fail(job, gpus, str(result["cut"]))
+        elif "failed" in result:
+            self._fail(job, gpus, str(result["failed"]))
         elif "out_of_memory" in result:
             self._overflow(job, gpus, str(result["out_of_memory"]))
         elif not self._put_back(job):

@@ -13,6 +13,7 @@ from study.record.ledger import Ledger
 from study.results.pareto import RunningFront
 from study.results.scores import has_backdoor, scores
 from study.search.optuna_search import OptunaSearch
+from trainables.trial import plugins_of
 
 
 def _any(job: Job) -> bool:
@@ -140,6 +141,7 @@ class Driver:
             "dataset": cell.data.name,
             "model": cell.victim.model,
             "seed": cell.seed,
+            "plugins": plugins_of(cell),
             "status": "failed",
             "error": error,
             **{f"param.{key}": value for key, value in job.settings.items()},
