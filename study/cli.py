@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import wraps
@@ -18,12 +19,15 @@ from trainables.storage.remote import Place, RemoteError, as_place
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# Exit codes. 0: all went well. 1: a victim of `trial` diverged. 75 (`stopped.TRY_LATER`): folder, store, database or
+# cluster failed, and the same command goes on once that is repaired.
 BAD_INPUT = 2
+METHOD_FAILED = 3  # a victim, or a whole search or baseline, has no result; or the code of a plug-in raised
 INTERRUPTED = 130
 
 
 def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
-    """Bad input ends the command with one line on standard error and exit code 2; a diverged victim with 1."""
+    """Errors end the command with one line on standard error and an exit code, see above."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -31,6 +35,7 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
         from study.spec.yaml_io import SpecError
         from trainables.data.images import DataError
         from trainables.models.build import ModelError
+        from trainables.plugins.errors import of_plugin
         from trainables.registry import SettingError
         from trainables.storage.store import StoreUnavailableError
         from trainables.training.loop import DivergedError
@@ -46,6 +51,13 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
         except DivergedError as error:  # of a repair it is a result; without a victim there is none
             click.echo(f"superft: the victim cannot be trained: {error}; lower victim.lr", err=True)
             sys.exit(1)
+        except Exception as error:
+            if (line := of_plugin(error)) is None:
+                raise
+            if logging.getLogger("superft").isEnabledFor(logging.INFO):
+                traceback.print_exc()
+            click.echo(f"superft: {line}; superft -v says more", err=True)
+            sys.exit(METHOD_FAILED)
 
     return wrapped
 
@@ -103,6 +115,7 @@ def main(verbose: bool) -> None:
 @STORE
 @DOWNLOAD
 @PLUGIN
+@click.option("--retry-failed", is_flag=True, help="Run trials that failed before again.")
 @click.option("--address", help="Address of a Ray cluster, or auto. Default: start Ray on this machine.")
 @_bad_input_is_one_line
 def run(
@@ -112,6 +125,7 @@ def run(
     store: Place | None,
     download: bool,
     plugins: Sequence[str],
+    retry_failed: bool,
     address: str | None,
 ) -> None:
     """Run a study, or continue it: train its victims, search, and write the report.
@@ -129,7 +143,7 @@ def run(
     resolved = _load(spec, assignments, store, download, plugins)
     directory = out or Path("runs") / resolved.name
     try:
-        outcome = run_study(resolved, directory, address=address)
+        outcome = run_study(resolved, directory, address=address, retry_failed=retry_failed)
     except KeyboardInterrupt:  # before the first trial, or while the report was written
         click.echo("stopped; the same command continues the study", err=True)
         sys.exit(INTERRUPTED)
@@ -144,6 +158,11 @@ def run(
     if outcome.state == "already_finished":
         click.echo(f"the study in {directory} is finished: {outcome.done} trials; nothing was run")
     click.echo(f"report: {outcome.report}")
+    for line in outcome.failed:
+        click.echo(f"superft: FAILED {line}", err=True)
+    if outcome.failed:
+        click.echo("superft: mend what failed; the same command with --retry-failed runs those trials again", err=True)
+        sys.exit(METHOD_FAILED)
 
 
 @main.command()

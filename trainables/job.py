@@ -106,6 +106,13 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """The method, or the trial around it, raised an error that would come again: one line with its place."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
 class OutOfMemory:
     """The trial found too little memory on its share of the card."""
 
@@ -119,4 +126,4 @@ class StoreLost:
     cause: str
 
 
-Report = Row | Cut | OutOfMemory | StoreLost
+Report = Row | Cut | Failed | OutOfMemory | StoreLost

@@ -205,6 +205,23 @@ class Registry(Generic[T]):
                 log.warning("left out %s: %s", file, broken.why)
 
 
+def check_method(kind: str, name: str, cls: Any, base: type) -> None:
+    """Refuse a class that cannot hold the settings of a method.
+
+    Raises:
+        SettingError: it is not one of ``base``, no frozen dataclass of its own, or leaves a method undefined.
+    """
+    if not isinstance(cls, type) or not issubclass(cls, base):
+        raise SettingError(f"{kind} {name!r}: must be a class of {base.__name__}, got {cls!r}")
+    parameters = cls.__dict__.get("__dataclass_params__")
+    if parameters is None or not parameters.frozen:
+        raise SettingError(
+            f"{kind} {name!r}: its class needs @dataclass(frozen=True), below the line that registers it"
+        )
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise SettingError(f"{kind} {name!r}: its class does not define {', '.join(missing)}")
+
+
 def explain(error: BaseException, file: str) -> str:
     """An import that failed, in one line with the line in ``file`` where it did."""
     what = " ".join(str(error).split())

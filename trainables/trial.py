@@ -15,22 +15,25 @@ from typing import Any
 import torch
 
 from trainables.attacks.base import ATTACKS
-from trainables.data.images import DataError, Dataset
+from trainables.data.images import DataError, Dataset, to_float
 from trainables.data.load import DataSource, load_dataset
 from trainables.data.sources.base import SOURCES
-from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData
+from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData, Repair
+from trainables.defenses.none import NoDefense
 from trainables.evaluation.detection import detection_columns
 from trainables.evaluation.metrics import Evaluation, der, evaluate
 from trainables.job import Cell
 from trainables.machine.provenance import code, describe_device, peak_memory_bytes, versions
 from trainables.models.build import MODELS
+from trainables.models.classifier import Classifier
+from trainables.plugins.modules import PluginError
 from trainables.plugins.origin import origin, used
 from trainables.registry import Registry
 from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
-from trainables.training.loop import Counters, DivergedError, resolved_precision
-from trainables.victims import Victim, make_trainer, obtain_victim
+from trainables.training.loop import Counters, DivergedError, evaluating, resolved_precision
+from trainables.victims import Victim, check_measured_again, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
 
@@ -224,7 +227,9 @@ def run_trial(
 
     Raises:
         SettingError: the settings are not the defense's.
-        DataError: the victim comes without something that the defense needs.
+        DataError: the victim comes without something that the defense needs, or, under ``none``, does not measure as
+            it did when it was stored.
+        PluginError: what `repair` hands back is no `Repair` of such a model.
     """
     started, clock = datetime.now(UTC), time.perf_counter
     begin = clock()
@@ -261,6 +266,7 @@ def run_trial(
     evaluation: Evaluation | None = None
     try:
         repair = defense.repair(model, assets, trainer)
+        check_repair(defense, repair, dataset, device)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         result.status, result.notes = repair.status, repair.notes
@@ -280,6 +286,8 @@ def run_trial(
             counters=evaluation_counters,
         )
         result.eval_forward_samples = evaluation_counters.forward_samples
+        if isinstance(defense, NoDefense):  # it changed nothing, so this measures the victim once more, for nothing
+            check_measured_again(victim, evaluation, dataset, device)
     except DivergedError as error:
         result.status, result.error, result.seconds_repair = "diverged", str(error), clock() - ready
     result.seconds_evaluate = clock() - ready - result.seconds_repair
@@ -310,6 +318,32 @@ def run_trial(
     result.peak_memory_bytes = peak_memory_bytes(device)
     result.wall_seconds = clock() - begin
     return result
+
+
+def check_repair(defense: Defense, repair: Any, dataset: Dataset, device: torch.device) -> None:
+    """Refuse what a defense must not hand back, before it is measured.
+
+    Raises:
+        PluginError: no `Repair`, or of a model for another task.
+        DivergedError: weights that are not finite; of NaN outputs argmax would make class 0, which is often the target.
+    """
+    name = f"defense {defense.name}: repair"
+    if not isinstance(repair, Repair):
+        raise PluginError(f"{name} must return a Repair, got {type(repair).__name__}")
+    if not isinstance(repair.model, Classifier):
+        raise PluginError(f"{name} must return a Repair whose model is a Classifier, got {type(repair.model).__name__}")
+    if repair.status not in ("ok", "abstained"):
+        raise PluginError(f"{name} must say status ok or abstained, got {repair.status!r}")
+    for key, value in repair.model.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise DivergedError(f"the repaired model's {key} is not finite")
+    with torch.no_grad(), evaluating(repair.model):
+        scores = repair.model(to_float(dataset.test.images[:2].to(device)))
+    if scores.shape[1:] != (dataset.num_classes,):
+        raise PluginError(
+            f"{name} returns a model with {tuple(scores.shape)} outputs for {len(scores)} images of "
+            f"{dataset.num_classes} classes"
+        )
 
 
 def _near_chance(num_classes: int) -> float:

@@ -19,13 +19,16 @@ import ray
 import torch
 from ray import tune
 
-from trainables.job import Cell, Cut, Job, OutOfMemory, Report, Row, StoreLost
+from trainables.data.images import DataError
+from trainables.job import Cell, Cut, Failed, Job, OutOfMemory, Report, Row, StoreLost
 from trainables.machine.device_meter import CONTEXT_BYTES, Measuring, cap_memory, meter_of
+from trainables.plugins.errors import MethodError, told
 from trainables.plugins.parcels import Parcel, unpack
+from trainables.registry import SettingError
 from trainables.storage.remote import as_place
 from trainables.storage.remote_store import open_store
 from trainables.storage.store import StoreUnavailableError
-from trainables.training.loop import Counters
+from trainables.training.loop import Counters, DivergedError
 from trainables.trial import Workbench, run_trial
 
 # What a trial beyond its time limit gets to come back to Python in.
@@ -43,6 +46,16 @@ def bench(store: str, cpus: int, trains: bool = True, plugins: tuple[Parcel, ...
     torch.set_num_threads(cpus)
     on_gpu = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
     return Workbench(open_store(as_place(store)), torch.device("cuda" if on_gpu else "cpu"), trains=trains)
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether another try, in another process, may end otherwise: memory, disk, Ray, or a GPU that needs a new process.
+
+    Everything else a method raised by itself, and it would raise it again.
+    """
+    if isinstance(error, OSError | MemoryError | torch.OutOfMemoryError | ray.exceptions.RayError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("CUDA", "cuDNN", "CUBLAS", "NCCL"))
 
 
 class TimeLimitError(Exception):
@@ -120,6 +133,10 @@ class TrialTrainable(tune.Trainable):
             return OutOfMemory(str(error))
         except StoreUnavailableError as error:  # the actor lives on, for when the store is back
             return StoreLost(f"node {self.node}: {error}")
+        except Exception as error:
+            if may_pass(error):
+                raise
+            return Failed(told(error))
         return Row(json.dumps(result.row(node=self.node, gpus=self.gpus), allow_nan=False))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -144,6 +161,13 @@ def train_victim(cell: Cell, store: str, cpus: int, gpus: float, plugins: tuple[
     found = place.store.holds(place.victim_name(cell))
     try:
         victim = place.victim(cell)
+    except (DataError, SettingError, DivergedError):
+        raise
+    except Exception as error:
+        if may_pass(error):
+            raise
+        # The place would be lost on the way to the driver, with the traceback.
+        raise MethodError(told(error)) from error
     finally:
         logger.removeHandler(notes)
     return {

@@ -46,18 +46,19 @@ def plan_lines(
     ]
     if done := plan.total_jobs - trials:
         lines.append(f"done:      {done} of {plan.total_jobs} trials, or not needed; what follows is what is left")
-    lines.append(
-        f"victims:   {len(victims)} (clean controls included), {training:.1f} E unless the store has them"
-        if missing is None
-        else f"victims:   {len(victims)} of {len(plan.victims())} are missing (clean controls included), {training:.1f} E"
-    )
+    if missing is None:
+        said = f"{len(victims)} (clean controls included), {training:.1f} E unless the store has them"
+    else:
+        said = f"{len(victims)} of {len(plan.victims())} are missing (clean controls included), {training:.1f} E"
+    lines.append(f"victims:   {said}")
     one = "if a setting costs what the published one does"
     return [
         *lines,
         f"baselines: {sum(item.trials for item in baselines)} trials, {_epochs(baselines):.1f} E",
         f"searches:  {len(searches)} of {spec.search.trials} settings each ({spec.search.sampler}), "
         f"{sum(item.trials for item in searches)} trials, {_epochs(searches):.1f} E {one}",
-        f"total:     {trials} trials, {training + _epochs(work):.1f} E; 1 E is one epoch on all {len(dataset.train)} images",
+        f"total:     {trials} trials, {training + _epochs(work):.1f} E; "
+        f"1 E is one epoch on all {len(dataset.train)} images",
     ]
 
 

@@ -17,7 +17,7 @@ from trainables.data.load import load_dataset
 from trainables.data.split import split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
 from trainables.job import Cell, Job, Role
-from trainables.models.build import build_model
+from trainables.models.build import build_model, check_output
 from trainables.victims import VictimSpec, attacker_indices, check_victim
 
 
@@ -130,6 +130,7 @@ def check_plan(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) ->
     model = build_model(
         plan.spec.model, num_classes=dataset.num_classes, width=plan.spec.width, image_size=dataset.image_size
     )
+    check_output(model, plan.spec.model, dataset.image_size)
     for cell in reversed(plan.victims()):  # controls last: nobody asked for them by name
         check_victim(cell.victim, dataset, upstream)
     trials = [(job.cell, job.settings) for job in plan.baselines]

@@ -37,6 +37,10 @@ class Ledger:
         SpecError: the rows are of a later version of superft.
     """
 
+    damaged: list[str]
+    _rows: list[Row]
+    _keys: set[Key]
+
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +78,20 @@ class Ledger:
         self._keys.add(key)
         self._rows.append(row)
 
+    def set_aside_failed(self) -> int:
+        """Take the failed rows out, into ``<name>.retried``, so that their trials run again; how many there were."""
+        if self._file is None:
+            raise ValueError(f"{self.path} was opened for reading only; open it with Ledger(path) to change it")
+        failed = [row for row in self._rows if row.get("status") == "failed"]
+        if failed:
+            _put_aside(self.path, ".retried", [_encode(row).encode() for row in failed])
+            kept = [row for row in self._rows if row.get("status") != "failed"]
+            write_atomically(self.path, b"".join((_encode(row) + "\n").encode() for row in kept))
+            os.close(self._file)  # of the file that was replaced
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._rows, self._keys = kept, {_key(row) for row in kept}
+        return len(failed)
+
     def rows(self) -> list[Row]:
         """All rows in the order in which the trials finished."""
         return list(self._rows)
@@ -102,9 +120,7 @@ class Ledger:
         self.close()
 
     def _load(self, repair: bool) -> None:
-        self._rows: list[Row] = []
-        self._keys: set[Key] = set()
-        self.damaged: list[str] = []
+        self._rows, self._keys, self.damaged = [], set(), []
         content = self.path.read_bytes() if self.path.exists() else b""
         good: list[bytes] = []
         bad: list[bytes] = []
@@ -129,10 +145,7 @@ class Ledger:
                 self._rows.append(self._upgraded(row, number))
         if repair and (bad or (content and not content.endswith(b"\n"))):
             if bad:
-                with _beside(self.path).open("ab") as aside:
-                    aside.write(b"".join(line + b"\n" for line in bad))
-                    aside.flush()
-                    os.fsync(aside.fileno())
+                _put_aside(self.path, ".damaged", bad)
             write_atomically(self.path, b"".join(line + b"\n" for line in good))
 
     def _upgraded(self, row: Row, number: int) -> Row:
@@ -148,8 +161,15 @@ class Ledger:
         return "left out here; if no study is running, continuing it repairs the file"
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(path.name + ".damaged")
+def _beside(path: Path, ending: str = ".damaged") -> Path:
+    return path.with_name(path.name + ending)
+
+
+def _put_aside(path: Path, ending: str, lines: Iterable[bytes]) -> None:
+    with _beside(path, ending).open("ab") as aside:
+        aside.write(b"".join(line + b"\n" for line in lines))
+        aside.flush()
+        os.fsync(aside.fileno())
 
 
 def _key(row: Mapping[str, Any]) -> Key:

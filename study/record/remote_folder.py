@@ -147,7 +147,7 @@ class RemoteFolder:
             if (self.path / name).exists():
                 self._date(name, SegmentLog(self.remote, name, salvage=False).newest())
         for name in self._names():
-            if not name.startswith(LOGS) or name.endswith(".damaged"):
+            if not name.startswith(LOGS) or name.endswith((".damaged", ".retried")):
                 (self.path / name).parent.mkdir(parents=True, exist_ok=True)
                 if self.remote.download(name, self.path / name):
                     self._date(name, name)

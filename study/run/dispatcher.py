@@ -10,7 +10,7 @@ from study.plan.slots import Room, describe_share, next_larger
 from study.record.stopped import Trouble
 from study.run.driver import Driver
 from study.run.progress import Progress
-from trainables.job import Cut, Job, OutOfMemory, Report, Row, StoreLost
+from trainables.job import Cut, Failed, Job, OutOfMemory, Report, Row, StoreLost
 
 # A node that died is still offered for some seconds, and a trial can lose all its tries to it: it is then put back.
 MAX_RETURNS = 3
@@ -86,7 +86,7 @@ class Dispatcher:
                 row = json.loads(columns)
                 row["flags"] = [*row.get("flags", ()), *self._flags(job)]
                 self.progress.trial(self.driver.finish(job, row))
-            case Cut(cause):
+            case Cut(cause) | Failed(cause):
                 self._fail(job, gpus, cause)
             case OutOfMemory(cause):
                 self._overflow(job, gpus, cause)

@@ -16,6 +16,7 @@ from study.results.scores import has_backdoor, remarks_on, scores
 from study.search.optuna_search import OptunaSearch
 from study.spec.methods import is_published
 from trainables.job import Job
+from trainables.trial import plugins_of
 from trainables.victims import VictimSpec
 
 
@@ -138,6 +139,7 @@ class Driver:
         """Record a job that could not be measured, with its cause and further columns."""
         row: dict[str, Any] = {
             **job.cell.columns(),
+            "plugins": plugins_of(job.cell),
             "status": "failed",
             "error": error,
             **{f"param.{key}": value for key, value in job.settings.items()},

@@ -21,6 +21,7 @@ from study.record.optuna_storage import open_storage
 from study.record.remote_folder import RemoteFolder, open_folder
 from study.record.stopped import Trouble, stopping
 from study.report.write import write_report
+from study.results.failures import whole_failures
 from study.run.before_trials import make_victims, measure_kinds
 from study.run.dispatcher import Dispatcher
 from study.run.driver import Driver
@@ -42,21 +43,26 @@ log = logging.getLogger("superft.engine")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``finished``, ``already_finished`` or ``interrupted``."""
+    """How a run ended: ``finished``, ``already_finished`` or ``interrupted``.
+
+    ``failed``: one line for each victim, search and baseline without any result.
+    """
 
     state: str
     report: str | None
     done: int
     total: int
+    failed: tuple[str, ...] = ()
 
 
-def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) -> Outcome:
+def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, retry_failed: bool = False) -> Outcome:
     """Run or continue the study in ``directory``.
 
     Args:
         spec: what to run; an existing folder must hold the same.
         directory: of the study, or its URI.
         address: of a Ray cluster; None starts Ray on this machine for the time of the study.
+        retry_failed: run trials that failed again; their rows are kept in ``trials.jsonl.retried``.
 
     Raises:
         SpecError, SettingError, DataError: bad input, before anything is written.
@@ -83,12 +89,15 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) 
         ledger = stack.enter_context(Ledger(folder / LEDGER_FILE))
         for note in ledger.damaged:
             log.warning("%s", note.replace(str(folder), home.called))
+        retried = ledger.set_aside_failed() if retry_failed else 0
         searches = open_searches(plan, database or open_storage("journal", folder))
         if database is not None and not len(ledger):
             _check_unused(searches)
         driver = Driver(plan, ledger, searches)
         progress = Progress(driver)
         stack.enter_context(tracking(plan, ledger.rows, lambda: driver.finished, home, progress.say))
+        if retried:
+            progress.say(f"{retried} failed trials run again; their rows are kept in {LEDGER_FILE}.retried")
         state = "already_finished"
         if driver.has_work():
             if driver.done:
@@ -108,7 +117,7 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None) 
             write_trigger_figures(plan, dataset, store, folder / "figures")
             write_report(folder)
         report = f"{home.called}/{REPORT_FILE}" if driver.done else None
-    return Outcome(state, report, driver.done, driver.total)
+    return Outcome(state, report, driver.done, driver.total, tuple(whole_failures(ledger.rows())))
 
 
 def _check_unused(searches: list[OptunaSearch]) -> None:

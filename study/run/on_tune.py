@@ -10,8 +10,10 @@ from typing import Any
 from study.record.stopped import Trouble
 from study.record.temporary import scratch_folder
 from study.run.dispatcher import Dispatcher
+from trainables.plugins.errors import MethodError
 
-# A trial that raises is tried again this often (a lost node), then recorded with its cause.
+# A trial whose process or node is lost, or that fails for want of memory or disk, is tried again this often, then
+# recorded with its cause. What a method raises by itself is reported, not raised: see `trainables.tune.may_pass`.
 MAX_FAILURES = 2
 LONGEST_CAUSE = 400  # characters of it in the row
 
@@ -143,6 +145,8 @@ def cause(error: BaseException | None) -> str:
     error = root(error)
     if error is None:
         return "unknown error"
+    if isinstance(error, MethodError):
+        return str(error)[:LONGEST_CAUSE]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith(("Traceback", "\x1b[36mray::", "ray::")):
         lines = lines[-1:]  # a trace; what was raised stands last

@@ -96,6 +96,7 @@ class OptunaSearch:
         self._told: dict[str, Values | None] = {}
         self._next = 0
         self._by_settings: dict[str, str] = {}
+        self._told_failed: dict[str, dict[str, Any]] = {}
         name = f"{study_name}/{search.label}"
         known = optuna.study.get_all_study_names(storage)
         if name in known:  # opened without a write: looking at a finished study changes nothing
@@ -142,8 +143,11 @@ class OptunaSearch:
         for trial in trials:
             trial_id = trial.user_attrs.get("id")
             if trial.state.is_finished() and trial_id is not None and trial_id not in finished:
-                # Its row was lost with a damaged line: measured again, though Optuna keeps what it was told.
+                # Its row was lost with a damaged line, or failed and was taken out: measured again. Optuna keeps what
+                # it was told; a failure told it nothing, so the values follow as a trial of their own.
                 unfinished[trial_id] = self.search.settings(trial.params)
+                if trial.state == TrialState.FAIL:
+                    self._told_failed[trial_id] = unfinished[trial_id]
             if trial.state != TrialState.RUNNING:
                 continue
             if trial_id is None or set(trial.params) != set(self.search.space.distributions):
@@ -242,6 +246,8 @@ class OptunaSearch:
             for key, value in remarks.items():
                 self._storage.set_trial_user_attr(self._storage_id(number), key, value)
             self._finish(number, values)
+        elif values is not None and (settings := self._told_failed.pop(trial_id, None)) is not None:
+            self._restore(trial_id, values, settings, remarks)
 
     def _storage_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trainables.defenses.base import Defense, NoData, Repair, register
-from trainables.training import Counters
+from trainables.training.loop import Counters
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from trainables.data.images import ImageSet, TriggeredSet, quantise, to_float
 from trainables.models.classifier import Classifier
 from trainables.plugins.modules import PluginError
-from trainables.registry import Registry, SettingError
+from trainables.registry import Registry, SettingError, check_method
 from trainables.seeding import generator_for
 from trainables.settings import Count, CountOrZero, PositiveShare, check_settings
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
 
-# How far outside [0, 1] a trigger's pixels may lie: one grey level, which `quantise` cuts off. Rounding is far below it in
-# float32 and about as large in bfloat16; pixels of 0 to 255, or noise that nobody clipped, are far beyond.
+# How far outside [0, 1] a trigger's pixels may lie: one grey level, which `quantise` cuts off. Rounding is far below
+# it in float32 and about as large in bfloat16; pixels of 0 to 255, or noise that nobody clipped, are far beyond.
 TOLERANCE = 1.0 / 255.0
 # Test images that a trigger is tried on before its victim is trained.
 TRIED = 8
@@ -319,7 +319,12 @@ class Attack(ABC):
         return TriggeredSet(stamp(trigger, test.images[sources]), test.labels[sources], targets[sources], sources)
 
 
-ATTACKS: Registry[type[Attack]] = Registry("attack", "trainables.attacks")
+def _check(name: str, cls: type[Attack]) -> None:
+    """Refuse a class that is no attack (SettingError)."""
+    check_method("attack", name, cls, Attack)
+
+
+ATTACKS: Registry[type[Attack]] = Registry("attack", "trainables.attacks", _check)
 register = ATTACKS.register
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainables.data.images import ImageSet
 from trainables.models.classifier import Classifier
-from trainables.registry import Registry
+from trainables.registry import Registry, SettingError, check_method
 from trainables.settings import check_settings
 from trainables.training.loop import Counters, History
 from trainables.training.trainer import Trainer
@@ -124,7 +124,17 @@ class Defense(ABC):
         return self.plan(n_owned, n_validation)
 
 
-DEFENSES: Registry[type[Defense]] = Registry("defense", "trainables.defenses")
+def _check(name: str, cls: type[Defense]) -> None:
+    """Refuse a class that is no defense (SettingError)."""
+    check_method("defense", name, cls, Defense)
+    if getattr(cls, "owns", None) not in (NoData, CleanData, PoisonedData):
+        raise SettingError(
+            f"defense {name!r}: its class must say what such a defender owns: "
+            "owns: ClassVar = NoData, CleanData or PoisonedData"
+        )
+
+
+DEFENSES: Registry[type[Defense]] = Registry("defense", "trainables.defenses", _check)
 register = DEFENSES.register
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from trainables.plugins.load import loaded
+from trainables.plugins.load import OURS, loaded
 from trainables.plugins.modules import place_of
-from trainables.registry import SettingError
+from trainables.plugins.origin import ships
+from trainables.plugins.released import RELEASED
+from trainables.registry import Registry, SettingError
 
 ROOMS = ("attacks", "defenses", "models", "data")
 
@@ -27,6 +29,22 @@ def where(error: BaseException) -> str:
             if any(file == place or file.is_relative_to(place) for place in candidates):
                 return f" ({file.name}:{frame.lineno} in {frame.name})"
     return ""
+
+
+def of_plugin(error: BaseException) -> str | None:
+    """An exception that passed code which does not ship with superft, in one line; None: it is ours to explain."""
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    modules = {
+        registry.module_of(name)
+        for registry in Registry.all()
+        for name in (registry.names() if registry.kind in RELEASED else ())
+        if not ships(registry, name)
+    }
+    places = [place_of(module if module.partition(".")[0] in OURS else module.partition(".")[0]) for module in modules]
+    foreign = any(
+        place is not None and (file == place or file.is_relative_to(place)) for file in files for place in places
+    )
+    return told(error) if foreign else None
 
 
 def told(error: BaseException) -> str:

@@ -26,7 +26,7 @@ CHECK_EVERY = 50
 
 
 class DivergedError(ArithmeticError):
-    """The training loss became NaN or infinite."""
+    """A loss, a weight or an output became NaN or infinite."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.data.images import to_float
-from trainables.training.loop import Counters, autocast, evaluating
+from trainables.training.loop import Counters, DivergedError, autocast, evaluating
 
 
 @torch.no_grad()
@@ -18,11 +18,20 @@ def predict(
     precision: str = "auto",
     counters: Counters | None = None,
 ) -> Tensor:
-    """Predicted classes, int64 (N,), of uint8 images (N, 3, H, W), in eval mode (restored afterwards)."""
+    """Predicted classes, int64 (N,), of uint8 images (N, 3, H, W), in eval mode (restored afterwards).
+
+    Raises:
+        DivergedError: the model gives an output that is NaN or infinite, of which argmax would make class 0.
+    """
     predictions = []
+    finite = torch.ones((), dtype=torch.bool, device=images.device)
     with evaluating(model), autocast(images.device, precision):
         for batch in images.split(batch_size):
-            predictions.append(model(to_float(batch)).argmax(1))
+            scores = model(to_float(batch))
+            finite &= scores.isfinite().all()
+            predictions.append(scores.argmax(1))
             if counters is not None:
                 counters.forward_samples += len(batch)
+    if not bool(finite):  # asked once: it waits for the device
+        raise DivergedError("the model's outputs are not finite")
     return torch.cat(predictions) if predictions else torch.zeros(0, dtype=torch.int64, device=images.device)
