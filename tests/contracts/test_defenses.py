@@ -51,7 +51,7 @@ def registered(_as_before: None) -> Callable[[type[Defense]], None]:
     """Registers a defense as ``probe``, which is forgotten with the test."""
 
     def add(cls: type[Defense]) -> None:
-        DEFENSES.register("probe")(cls)
+        DEFENSES.register("probe")(dataclass(frozen=True)(cls))
 
     return add
 
@@ -235,6 +235,10 @@ class NoDecorator(Tuner):
     boost: float = 2.0
 
 
+class BelowNoDecorator(NoDecorator):
+    pass
+
+
 @dataclass(frozen=True)
 class OwnsNothingSaid(Defense):
     steps: int = 2
@@ -266,7 +270,11 @@ class LeavesNaN(Tuner):
 @pytest.mark.parametrize(
     ("broken", "check", "message"),
     [
-        (NoDecorator, "every_field_is_a_setting", "NoDecorator.boost is no setting: put @dataclass(frozen=True) above"),
+        (
+            BelowNoDecorator,
+            "every_field_is_a_setting",
+            "NoDecorator.boost is no setting: put @dataclass(frozen=True) above",
+        ),
         (OwnsNothingSaid, "declares_what_it_owns", "owns must be NoData, CleanData or PoisonedData, got None"),
         (GivesNothing, "returns_a_repair", "repair must return a Repair, got NoneType"),
         (GivesAModel, "returns_a_repair", "repair must return a Repair, got Classifier"),

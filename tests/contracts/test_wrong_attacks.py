@@ -11,6 +11,7 @@ from torch import Tensor
 
 from superft.testing.attack_subject import Subject
 from superft.testing.attacks import CHECKS
+from superft.testing.fields import lost_fields
 from tests.contracts.wrong import complaint, named
 from trainables.attacks.base import ATTACKS, DataPoisoning, OverlayTrigger, Trigger, trigger_kind
 from trainables.registry import SettingError
@@ -85,8 +86,18 @@ class Undecorated(Dot):
 
 
 def test_a_class_without_dataclass_is_named_with_the_field_that_is_lost() -> None:
-    message = said(Undecorated, "every_field_is_a_setting")
-    assert "Undecorated.shade is no setting: put @dataclass(frozen=True) above Undecorated" in message
+    with pytest.raises(SettingError, match="its class needs @dataclass"):
+        ATTACKS.register("wrong")(Undecorated)
+    (message,) = lost_fields(Undecorated)
+    assert message == "Undecorated.shade is no setting: put @dataclass(frozen=True) above Undecorated"
+
+
+def test_a_field_lost_in_a_base_is_named_where_the_class_itself_is_decorated() -> None:
+    @dataclass(frozen=True)
+    class Below(Undecorated):
+        pass
+
+    assert "Undecorated.shade is no setting" in said(Below, "every_field_is_a_setting")
 
 
 @dataclass(frozen=True)
