@@ -22,14 +22,16 @@ import pytest
 
 PACKAGE = "superft.testing"
 HERE = Path(__file__).parent
+OURS = pytest.StashKey[bool]()
 KINDS = ("attack", "defense", "model", "data", "sampler")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(parser: pytest.Parser, args: Sequence[str]) -> None:
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: Sequence[str]) -> None:
     """Options are added here and not in ``pytest_addoption``, because only here it is known what will be run."""
     if not any(argument.split("::")[0].startswith(PACKAGE) for argument in args):
         return
+    early_config.stash[OURS] = True
     group = parser.getgroup("superft", "what the suites of superft.testing are run over")
     for kind in KINDS:
         group.addoption(f"--{kind}", action="append", default=[], metavar="NAME", help=f"a registered {kind}")
@@ -38,6 +40,8 @@ def pytest_load_initial_conftests(parser: pytest.Parser, args: Sequence[str]) ->
 
 def pytest_configure(config: pytest.Config) -> None:
     """Import the plug-ins and refuse unknown names before anything is collected."""
+    if OURS not in config.stash:  # somebody else's run, where --model may be an option of theirs
+        return
     config.addinivalue_line("markers", "slow: takes minutes")
     wanted = {kind: config.getoption(f"--{kind}", []) for kind in KINDS}
     plugins = config.getoption("--plugin", [])
