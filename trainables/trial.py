@@ -75,6 +75,8 @@ class TrialResult:
     train_size: int = 0
     device: str = ""
     versions: str = ""
+    target_label: int | None = None
+    target_class: str | None = None
     image_size: int = 0
     threads: int = 0
     precision: str = ""
@@ -241,6 +243,7 @@ def run_trial(
         train_size=len(victim.attacker_indices),
         device=describe_device(device),
         versions=versions(),
+        **_target(cell, dataset),
         image_size=dataset.image_size,
         threads=torch.get_num_threads(),
         precision=resolved_precision(device, cell.victim.precision),
@@ -344,6 +347,16 @@ def check_repair(defense: Defense, repair: Any, dataset: Dataset, device: torch.
             f"{name} returns a model with {tuple(scores.shape)} outputs for {len(scores)} images of "
             f"{dataset.num_classes} classes"
         )
+
+
+def _target(cell: Cell, dataset: Dataset) -> dict[str, Any]:
+    """Label and name of the class that the attacker wants, where it is one and the user's data set has it."""
+    attack = cell.victim.make_attack()
+    if not attack.implants_backdoor or attack.label_mode != "all_to_one":
+        return {}
+    label = attack.target_label
+    named = cell.victim.scenario != "new_head" and label < dataset.num_classes
+    return {"target_label": label, "target_class": dataset.classes[label] if named else None}
 
 
 def _near_chance(num_classes: int) -> float:

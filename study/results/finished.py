@@ -60,7 +60,8 @@ def space_size(defense: str, search: Mapping[str, Any]) -> float:
     """Different settings that the search space of a defense holds; infinite if it is large, continuous or unknown."""
     try:
         space = search_spaces.get_space(defense, _part(search, "space").get(defense, "default"))
-        space = space.with_ranges(_part(_part(search, "ranges"), defense), f"search.ranges.{defense}")
+        ranges = _part(_part(search, "ranges"), defense)
+        space = space.with_ranges(ranges, f"search.ranges.{defense}", published=search.get("published") is not False)
     except SettingError:
         return math.inf
     choices = {name: _points(item) for name, item in space.distributions.items()}

@@ -169,7 +169,7 @@ def test_divergence_wins_over_a_backdoor_that_never_worked(toy_victim: Victim, t
 def test_status_tells_when_there_was_no_backdoor_to_remove(
     rates: dict[str, float], status: str, toy_victim: Victim, toy: Dataset
 ) -> None:
-    result = run(with_rates(toy_victim, **rates), toy, "none")
+    result = run(with_rates(toy_victim, **rates), toy, "super_ft", **SHORT)
     assert result.status == status
     assert result.metrics["asr"] is not None  # measured all the same
 
@@ -403,4 +403,5 @@ def test_evaluation_is_one_pass_over_each_test_set_after_the_last_step(toy_victi
         run(toy_victim, toy, "super_ft", **SHORT)
     finally:
         hook.remove()
-    assert passes == [(True, 16)] * 6 + [(False, len(toy.test)), (False, len(toy_victim.triggered))]
+    looked = [(False, 2)]  # whether what came back is a model at all
+    assert passes == [(True, 16)] * 6 + looked + [(False, len(toy.test)), (False, len(toy_victim.triggered))]
