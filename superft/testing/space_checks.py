@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from functools import partial
 from typing import Any
 
 import optuna
@@ -12,7 +13,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from search_spaces import space as search_spaces
 from search_spaces.space import Space
 from superft.testing.defense_subject import Subject
+from superft.testing.refusals import refusal
 from trainables.defenses.base import DEFENSES
+from trainables.registry import SettingError
 
 
 def published_point_lies_in_the_search_space(subject: Subject) -> None:
@@ -21,7 +24,8 @@ def published_point_lies_in_the_search_space(subject: Subject) -> None:
         return
     fields = {item.name for item in dataclasses.fields(DEFENSES.get(subject.name))}
     assert set(space.paper) <= fields, f"PAPER of {subject.name} names no field: {set(space.paper) - fields}"
-    DEFENSES.create(subject.name, space.paper)
+    refused = refusal(partial(DEFENSES.create, subject.name, space.paper), SettingError)
+    assert refused is None, f"PAPER of {subject.name} is refused by the defense: {refused}"
     params = space.to_params(space.paper)
     for name, distribution in space.distributions.items():
         assert name in params, f"SPACE of {subject.name} has {name}, but PAPER has no value for it"
@@ -33,7 +37,8 @@ def every_point_of_the_search_space_builds_the_defense(subject: Subject) -> None
     if (space := space_of(subject.name)) is None:
         return
     for params in points(space, 50):
-        DEFENSES.create(subject.name, space.to_settings(params))
+        refused = refusal(partial(DEFENSES.create, subject.name, space.to_settings(params)), SettingError)
+        assert refused is None, f"SPACE of {subject.name} holds {params}, which the defense refuses: {refused}"
 
 
 def space_of(defense: str) -> Space | None:

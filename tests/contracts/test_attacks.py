@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from superft.testing.attack_settings import every_field_changes_the_attack_or_is_refused
 from superft.testing.attack_subject import Subject, carry_out
 from superft.testing.attacks import CHECKS, LEARNED
 from tests.toy import toy_dataset, toy_spec
@@ -24,8 +25,13 @@ LEARNED_BY_DEFAULT = ("badnets", "inputaware", "wanet")
 OTHERS = {"position": ["top_left"], "pattern": ["procedural"]}
 
 
+# Fields are tried one by one: quick where nothing has to be trained for that, minutes where an encoder is.
+QUICK = ("adap_blend", "badnets", "blended", "clean", "sig", "wanet")
+
+
 def marks(name: str, check: Check) -> tuple[pytest.MarkDecorator, ...]:
-    return (pytest.mark.slow,) if check in LEARNED and name not in LEARNED_BY_DEFAULT else ()
+    costly = check is every_field_changes_the_attack_or_is_refused and name not in QUICK
+    return (pytest.mark.slow,) if costly or (check in LEARNED and name not in LEARNED_BY_DEFAULT) else ()
 
 
 @pytest.fixture(scope="module")

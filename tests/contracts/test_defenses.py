@@ -7,11 +7,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from optuna.distributions import IntDistribution
 
+from search_spaces.space import SPACES
 from superft.testing import defense_checks, defense_subject
 from superft.testing.defense_subject import Subject, small_settings
 from superft.testing.defenses import CHECKS
 from superft.testing.toy import NEEDS_ACCURACY
+from tests.contracts.wrong import complaint
 from trainables import trial
 from trainables.data.images import Dataset
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair, training_work
@@ -224,3 +227,88 @@ def test_data_free_defenses_own_nothing(toy: Dataset, toy_victim: Victim) -> Non
     for name in DEFENSES.names():
         if DEFENSES.get(name).owns is NoData:
             assert Subject(name, toy_victim, toy).assets() == NoData()
+
+
+class NoDecorator(Tuner):
+    """Its own field is no setting."""
+
+    boost: float = 2.0
+
+
+@dataclass(frozen=True)
+class OwnsNothingSaid(Defense):
+    steps: int = 2
+
+    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        return Repair(model)
+
+    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
+        return Counters()
+
+
+class GivesNothing(Tuner):
+    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        return None  # type: ignore[return-value]
+
+
+class GivesAModel(Tuner):
+    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        return model  # type: ignore[return-value]
+
+
+class LeavesNaN(Tuner):
+    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        with torch.no_grad():
+            model.classifier.weight.fill_(float("nan"))
+        return Repair(model)
+
+
+@pytest.mark.parametrize(
+    ("broken", "check", "message"),
+    [
+        (NoDecorator, "every_field_is_a_setting", "NoDecorator.boost is no setting: put @dataclass(frozen=True) above"),
+        (OwnsNothingSaid, "declares_what_it_owns", "owns must be NoData, CleanData or PoisonedData, got None"),
+        (GivesNothing, "returns_a_repair", "repair must return a Repair, got NoneType"),
+        (GivesAModel, "returns_a_repair", "repair must return a Repair, got Classifier"),
+        (LeavesNaN, "returns_a_repair", "returns weights that are not finite: classifier.weight"),
+    ],
+)
+def test_what_a_stranger_got_wrong_is_named(
+    broken: type[Defense], check: str, message: str, registered: Any, toy: Dataset, toy_victim: Victim
+) -> None:
+    registered(broken)
+    assert message in complaint(check_named(check), Subject("probe", toy_victim, toy))
+
+
+@dataclass(frozen=True)
+class Strict(Tuner):
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be >= 1, got {self.steps}")
+
+
+@pytest.mark.parametrize(
+    ("space", "paper", "check", "message"),
+    [
+        (
+            {"steps": (1, 5)},
+            {"steps": 2, "lr": 0.1},
+            "published_point_lies_in_the_search_space",
+            "names no field: {'lr'}",
+        ),
+        ({"steps": (0, 5)}, {"steps": 2}, "every_point_of_the_search_space_builds_the_defense", "steps must be >= 1"),
+    ],
+)
+def test_a_wrong_search_space_is_named(
+    space: dict[str, tuple[int, int]],
+    paper: dict[str, Any],
+    check: str,
+    message: str,
+    registered: Any,
+    toy: Dataset,
+    toy_victim: Victim,
+) -> None:
+    registered(Strict)
+    ranges = {name: IntDistribution(*ends) for name, ends in space.items()}
+    SPACES.add("probe", type("Space", (), {"SPACE": ranges, "PAPER": paper}))
+    assert message in complaint(check_named(check), Subject("probe", toy_victim, toy))
