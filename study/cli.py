@@ -104,7 +104,7 @@ def main(verbose: bool) -> None:
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("superft").setLevel(logging.INFO if verbose else logging.WARNING)
-    # The libraries' own loggers: INFO of ours is asked for with -v, theirs is noise in both cases.
+    # Warnings of other libraries are shown; what they log for information is not, also with --verbose.
     logging.getLogger("trainables").setLevel(logging.INFO)
 
 

@@ -113,9 +113,11 @@ def searched_style(index: int) -> tuple[str, tuple[str, str]]:
 
 
 def percent_tick(value: float, _: object) -> str:
+    """A fraction as the percentage that an axis shows."""
     return f"{round(100 * value, 6):g}%"
 
 
 def faint(colour: str) -> str:
+    """The colour at a strength for error bars, as Plotly writes it."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.4)"
