@@ -104,7 +104,7 @@ def main(verbose: bool) -> None:
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("superft").setLevel(logging.INFO if verbose else logging.WARNING)
-    # Warnings of other libraries are shown; what they log for information is not, also with --verbose.
+    # What reading a data set takes and leaves out is said also without --verbose.
     logging.getLogger("trainables").setLevel(logging.INFO)
 
 
