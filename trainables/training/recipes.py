@@ -49,7 +49,7 @@ class TrainingRecipe:
                 return schedules.constant(self.lr)
 
     def updater(self) -> Optimizer:
-        """The optimiser that the recipe names."""
+        """What updates the weights."""
         return Optimizer(self.optimizer, self.momentum, self.weight_decay)
 
 
