@@ -27,7 +27,7 @@ SPEC_KEYS: dict[str, str] = {
     "search.trials": "Settings per search. May be raised later; the study is then continued.",
     "search.sampler": "How Optuna chooses settings: see the table below.",
     "search.per": "`attack`: one search per attack. `all`: one search, each setting scored over all attacks.",
-    "search.published": "Whether each search begins with the published point. `false` allows a space that leaves it out.",
+    "search.published": "Begin each search with the published point. `false` allows a space that leaves it out.",
     "search.startup_trials": "Settings drawn at random before the sampler learns from results.",
     "search.storage": (
         "Where Optuna keeps its trials: `journal` is a file in the study's folder, or a database URL such as "

@@ -9,7 +9,7 @@ import logging
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -41,11 +41,16 @@ def closest(name: str, known: Iterable[str]) -> list[str]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: the nearest known one (or up to three), and all of them where they are few."""
     known = sorted(known)
-    everything, close = f"known: {', '.join(known)}", [repr(candidate) for candidate in closest(name, known)[:3]]
-    if not close:
+    everything, hint = f"known: {', '.join(known)}", did_you_mean(closest(name, known))
+    if not hint:
         return everything
-    hint = " or ".join(filter(None, (", ".join(close[:-1]), close[-1])))
-    return f"did you mean {hint}?" + (f" ({everything})" if len(known) <= 12 else "")
+    return f"{hint} ({everything})" if len(known) <= 12 else hint
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """``did you mean 'a', 'b' or 'c'?``, of the first three; empty for none."""
+    quoted = [repr(name) for name in names[:3]]
+    return f"did you mean {' or '.join(filter(None, (', '.join(quoted[:-1]), quoted[-1])))}?" if quoted else ""
 
 
 _REGISTRIES: list[Registry[Any]] = []

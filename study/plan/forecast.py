@@ -92,6 +92,7 @@ class Forecast:
 
     @property
     def cpus(self) -> int:
+        """CPUs that every trial gets."""
         return self.plan.spec.resources.cpus_per_trial
 
     @property

@@ -33,7 +33,7 @@ def with_label_numbers(spec: StudySpec, dataset: Dataset, upstream: Dataset | No
 
 
 def with_any_label(spec: StudySpec) -> StudySpec:
-    """The spec with label 0 for every class given by name: for costs, which no label changes, where the data are not."""
+    """The spec with label 0 for every class given by its name: no label changes what a study costs."""
     named = {name: {**given, KEY: 0} for name, given in spec.attack.items() if isinstance(given.get(KEY), str)}
     return spec.model_copy(update={"attack": {**spec.attack, **named}}) if named else spec
 

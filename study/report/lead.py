@@ -34,6 +34,7 @@ from study.results.verdicts import (
 )
 
 EXAMPLES = 5  # pairs that a sentence spells out
+FEW_SENTENCES = 6  # on single defenses; more are folded
 FEW_POINTS = 0.02  # clean accuracy lost that the sentence on removed backdoors calls little, fraction
 _REST = {
     LESS_ASR: "the tuned setting has less ASR for less clean accuracy",
@@ -89,7 +90,7 @@ def attack_lead(settings: pd.DataFrame, found: Sequence[Verdict], target: str = 
         f"{percent(first['clean_accuracy_before_report'])} of clean images are classified right."
     )
     each = _each_defense(settings, measured, found)
-    few = len(found) <= FEW_SEARCHES
+    few = len(each) <= FEW_SENTENCES
     listed = "".join(f"<li>{sentence}</li>" for sentence in says + (each if few else []))
     out = f'<ul class="lead">{listed}</ul>'
     if not few:
@@ -196,7 +197,7 @@ def _removed(rows: pd.DataFrame) -> str:
     which = "with published settings" if searched.any() else "of a defense on a backdoored model"
     text = f"In {len(ok)} of {len(own)} {plural('run', len(own))} {which}, ASR falls to {REMOVED_ASR:.0%} or less"
     return text + (
-        f", in {cheap} of them for at most {100 * FEW_POINTS:g} points of clean accuracy." if len(ok) else "."
+        f", in {cheap or 'none'} of them for at most {100 * FEW_POINTS:g} points of clean accuracy." if len(ok) else "."
     )
 
 

@@ -68,6 +68,7 @@ class AntiBackdoorLearning(Defense):
     weight_decay: NonNegative = 1e-4
 
     def updater(self) -> Optimizer:
+        """The optimiser of all stages."""
         return Optimizer("nesterov", self.momentum, self.weight_decay)
 
     def steps(self, epochs: int, n: int) -> int:

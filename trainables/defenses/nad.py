@@ -67,6 +67,7 @@ class NeuralAttentionDistillation(Defense):
         return round(epochs * -(-n // self.batch_size))
 
     def lr_at(self, steps: int, n: int) -> Schedule:
+        """The learning rate over so many steps on a set of ``n`` images."""
         match self.schedule:
             case "constant":
                 return schedules.constant(self.lr)

@@ -79,6 +79,7 @@ class NeuralCleanse(Defense):
     weight_decay: NonNegative = 5e-4
 
     def updater(self) -> Optimizer:
+        """The optimiser that unlearns the trigger."""
         return Optimizer("sgd", self.momentum, self.weight_decay)
 
     def inversion(self) -> Inversion:

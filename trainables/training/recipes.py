@@ -49,6 +49,7 @@ class TrainingRecipe:
                 return schedules.constant(self.lr)
 
     def updater(self) -> Optimizer:
+        """The optimiser that the recipe names."""
         return Optimizer(self.optimizer, self.momentum, self.weight_decay)
 
 
