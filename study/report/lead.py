@@ -137,12 +137,10 @@ def _gains(pairs: Sequence[tuple[str, Verdict]], name_attack: bool = True) -> li
         own = [pair for pair in pairs if pair[1].verdict == wanted]
         if not own:
             continue
-        clear = sum(one.is_clear for _, one in own)
         shown = "; ".join(_example(attack, one, name_attack) for attack, one in own[:EXAMPLES])
         shown += f"; and {len(own) - EXAMPLES} more" if len(own) > EXAMPLES else ""
         says.append(f"<b>In {len(own)} of {total} a tuned setting has {what} the published setting</b>: {shown}.")
-        if wanted == BETTER:
-            says[-1] += f" {_clear(clear, len(own))}"
+        says[-1] += f" {_clear(sum(one.is_clear for _, one in own), len(own))}"
     return says
 
 
@@ -150,10 +148,10 @@ def _clear(clear: int, total: int) -> str:
     """How many of the gains are larger than what the finite number of test images allows for."""
     of_two = "The 95 % intervals of the two settings"
     if clear == total:
-        return f"{of_two} overlap neither in ASR nor in clean accuracy."
+        return f"{of_two} do not overlap."
     if clear:
-        return f"{of_two} lie apart in both numbers in {clear} of the {total}; the others may be chance."
-    return f"{of_two} overlap in at least one of the two numbers{' each time' if total > 1 else ''}: it may be chance."
+        return f"{of_two} lie apart in {clear} of the {total}; the others may be chance."
+    return f"{of_two} overlap{' each time' if total > 1 else ''}, so it may be chance."
 
 
 def _example(attack: str, one: Verdict, name_attack: bool) -> str:

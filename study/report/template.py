@@ -88,16 +88,23 @@ SCRIPT = """
     var width = plot.clientWidth, two = (plot.layout || {}).meta;
     if (!width || !two || !two.narrow || plot.dataset.width === String(width)) { return; }
     plot.dataset.width = width;
-    var narrow = width < two.below, change = Object.assign({width: width}, narrow ? two.narrow : two.wide);
-    if (narrow && two.entries) {
-      var columns = Math.max(1, Math.floor((width - 62) / two.widest));
-      var legend = 20 * Math.ceil(two.entries / columns) + 12;
-      change.height += legend;
-      change['margin.b'] += legend;
-      change['legend.maxheight'] = legend + 4;
+    var narrow = width < two.below, columns = Math.max(1, Math.floor((width - 62) / two.widest));
+    function lay(legend) {  // with so many pixels for the legend below the plot
+      var change = Object.assign({width: width}, narrow ? two.narrow : two.wide);
+      if (narrow && two.entries) {
+        change.height += legend;
+        change['margin.b'] += legend;
+        change['legend.maxheight'] = legend + 4;
+        change['legend.y'] = legend / change.height;
+      }
+      plot.style.height = plot.parentElement.style.height = change.height + 'px';
+      return Plotly.relayout(plot, change);
     }
-    plot.style.height = change.height + 'px';
-    Plotly.relayout(plot, change);
+    var guess = 20 * Math.ceil(two.entries / columns) + 12;
+    lay(guess).then(function () {  // Plotly knows better, once it has drawn it
+      var real = ((plot._fullLayout || {}).legend || {})._height;
+      if (narrow && real && Math.abs(real + 8 - guess) > 10) { lay(Math.ceil(real) + 8); }
+    });
   }
   function fitAll(part) { part.querySelectorAll('.plotly-graph-div').forEach(fit); }
   function reveal() {

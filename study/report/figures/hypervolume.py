@@ -69,11 +69,9 @@ def hypervolume_plotly(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
         }
         shape["shape"] = "hv"
         # The last step has no length: without a dot, what a search won in its last trial would be a bare upright line.
-        marker: dict[str, Any] = {"size": [0] * (len(line["x"]) - 1) + [7]}
-        ends = {"mode": "lines+markers", "marker": marker}
-        points = {"mode": "lines"} if line["style"] == "dotted" else ends
-        if line["style"] != "dotted":
-            marker["symbol"] = line["shape"][0]
+        ends = {"size": [0] * (len(line["x"]) - 1) + [7], "symbol": line["shape"][0]}
+        dotted = line["style"] == "dotted"
+        points = {"mode": "lines"} if dotted else {"mode": "lines+markers", "marker": ends}
         hover = "after %{x}: %{y:.4f}"
         figure.add_scatter(
             x=line["x"], y=line["y"], name=html.escape(line["name"]), line=shape, hovertemplate=hover, **points

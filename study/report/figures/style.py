@@ -87,7 +87,7 @@ def fit(figure: go.Figure, narrow: Mapping[str, Any], *, names: Sequence[str] = 
         "legend.xref": "container",
         "legend.y": 0,
         "legend.yref": "container",
-        "legend.yanchor": "bottom",
+        "legend.yanchor": "top",
         **narrow,
     }
     layout = figure.to_plotly_json()["layout"]

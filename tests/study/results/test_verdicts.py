@@ -78,11 +78,13 @@ def test_a_search_without_results_or_without_a_pick() -> None:
     assert _verdict([point(0, 0.1, 0.5, published=True)]).verdict == v.NO_PICK
 
 
-def test_a_gain_is_clear_only_beyond_the_intervals_of_both_numbers() -> None:
+def test_a_gain_is_clear_only_beyond_the_intervals_of_all_numbers_that_differ() -> None:
     clear = _verdict([point(0, 0.9, 0.80, published=True), point(1, 0.1, 0.98)])
     chance = _verdict([point(0, 0.9, 0.979, published=True), point(1, 0.1, 0.98)])
     assert (clear.verdict, clear.is_clear) == (v.BETTER, True)
     assert (chance.verdict, chance.is_clear) == (v.BETTER, False)
+    half = _verdict([point(0, 0.1, 0.80, published=True), point(1, 0.1, 0.98)])
+    assert (half.verdict, half.is_clear) == (v.NO_WORSE, True)
 
 
 def test_outcomes_tell_what_the_runs_of_a_setting_came_to() -> None:
