@@ -98,7 +98,8 @@ def test_the_recipes_in_the_readme_ship() -> None:
 def test_the_attack_in_the_readme_is_an_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = blocks("python")
     ATTACKS.names()
-    monkeypatch.setattr(ATTACKS, "_classes", dict(ATTACKS._classes))
+    monkeypatch.setattr(ATTACKS, "_things", dict(ATTACKS._things))
+    monkeypatch.setattr(ATTACKS, "_modules", dict(ATTACKS._modules))
     (tmp_path / "readme_attack.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "readme_attack", raising=False)

@@ -31,6 +31,10 @@ class Ledger:
         path: the file ``trials.jsonl``; made, with its folder, if missing.
     """
 
+    damaged: list[str]
+    _rows: list[Row]
+    _keys: set[Key]
+
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +83,9 @@ class Ledger:
             write_atomically(self.path, b"".join((_encode(row) + "\n").encode() for row in kept))
             os.close(self._file)  # of the file that was replaced
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            self._rows, self._keys = kept, {_key(row) for row in kept}
+            damaged = self.damaged
+            self._load(repair=False)
+            self.damaged = damaged
         return len(failed)
 
     def rows(self) -> list[Row]:
@@ -114,9 +120,7 @@ class Ledger:
         self.close()
 
     def _load(self, repair: bool) -> None:
-        self._rows: list[Row] = []
-        self._keys: set[Key] = set()
-        self.damaged: list[str] = []
+        self._rows, self._keys, self.damaged = [], set(), []
         content = self.path.read_bytes() if self.path.exists() else b""
         good: list[bytes] = []
         bad: list[bytes] = []

@@ -70,7 +70,7 @@ class Dispatcher:
         return None
 
     def report(self, trial: str, result: Mapping[str, Any]) -> None:
-        """What a trial of ours reported at its end: ``row``, ``cut``, ``failed``, ``out_of_memory``, ``lost`` its store."""
+        """What a trial of ours reported: ``row``, ``cut``, ``failed``, ``out_of_memory`` or ``lost`` (its store)."""
         if trial not in self._running or not result.keys() & {"row", "cut", "failed", "out_of_memory", "lost"}:
             return
         job, gpus = self._end(trial)

@@ -52,7 +52,7 @@ def registered() -> Iterator[Callable[[type[Defense]], None]]:
 
     yield add
     for name in added:
-        del DEFENSES._classes[name]
+        DEFENSES.remove(name)
 
 
 def check_named(name: str) -> Check:
