@@ -97,13 +97,16 @@ class Registry(Generic[T]):
 
         return enter
 
-    def add(self, name: str, thing: T) -> T:
+    def add(self, name: str, thing: T, by: str | None = None) -> T:
         """Make ``thing`` known as ``name``; it is handed back.
+
+        Args:
+            by: name of the module that it comes from; default the one that calls.
 
         Raises:
             SettingError: the name is taken, or the thing cannot be used.
         """
-        module = _caller(__name__, self._home)
+        module = by or _caller(__name__, self._home)
         if not module.startswith(f"{self.package}."):
             self._load()  # else a name of ours that was not looked at yet could be taken
         if name in self._things:
