@@ -58,8 +58,8 @@ def _as_before() -> Iterator[None]:
     kept = [(registry, dict(registry._things), dict(registry._modules)) for registry in registries]
     triggers, plugins, modules = dict(TRIGGERS), dict(load._loaded), set(sys.modules)
     yield
-    for registry, registry._things, registry._modules in kept:
-        pass
+    for registry, things, by in kept:
+        registry._things, registry._modules = things, by
     for before, now in ((triggers, TRIGGERS), (plugins, load._loaded)):
         for name in set(now) - set(before):
             del now[name]
