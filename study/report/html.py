@@ -11,23 +11,35 @@ import pandas as pd
 from study.record.words import interval, percent
 
 Table = list[dict[str, str]]
-_WORDY = ("model", "settings", "chosen as", "cause", "runs", "flagged classes")  # columns that need room for words
+_WORDY = ("model", "chosen as", "cause", "runs", "flagged classes")  # columns that need room for words
+_LONG = ("setting",)  # and those that need more
 
 
-def table_html(rows: Table) -> str:
-    """A table whose columns are the keys of its rows, in order; columns without any text are left out."""
+def table_html(rows: Table, last: str = "") -> str:
+    """A table whose columns are the keys of its rows, in order, ``last`` at the end; empty columns are left out."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns.sort(key=lambda name: name == last)
     columns = [name for name in columns if any(row.get(name) for row in rows)]
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     lines = []
     for row in rows:
         cells = []
         for name in columns:
-            wide = ' class="words"' if name in _WORDY else ""
+            wide = ' class="words"' if name in _WORDY else ' class="long"' if name in _LONG else ""
             text = re.sub(r"(\[[\d., ]+\])", r'<span class="ci">\1</span>', escape(row.get(name, "")))
             cells.append(f"<td{wide}>{text}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def folded(title: str, content: str, name: str) -> str:
+    """A part of the page that is closed until somebody opens it, or follows a link to ``#name``."""
+    return f'<details id="{escape(name)}"><summary>{escape(title)}</summary>{content}</details>'
+
+
+def slug(text: str) -> str:
+    """A text as a name for links and files."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)
 
 
 def rate(value: Any, n: Any) -> str:

@@ -1,10 +1,10 @@
-"""The report's part on one attack: sentences, figures and tables."""
+"""The report's part on one attack: its lead, figures and tables. What matters is open, the rest is folded."""
 
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,86 +17,151 @@ from study.report.cells import cost_table, detection_table, honours, hypervolume
 from study.report.figures.front import front_picture, front_plotly, front_png
 from study.report.figures.hypervolume import hypervolume_plotly, hypervolume_png, hypervolume_series
 from study.report.figures.importance import importance_plotly, importance_png
-from study.report.figures.style import FEW_SEARCHES, PLOTLY_CONFIG
-from study.report.html import Table, escape, number, plain, plural, rate, table_html
+from study.report.figures.style import PLOTLY_CONFIG
+from study.report.html import Table, escape, folded, number, plain, plural, rate, slug, table_html
+from study.report.lead import attack_lead, measured_on_victims
 from study.results.importance import Importance, importance
-from study.results.pareto import hypervolume, pick_label
+from study.results.pareto import hypervolume
 from study.results.settings import ALL_ATTACKS, on_front, settings_of, settings_text, true_status
+from study.results.verdicts import verdicts
 from trainables.evaluation.metrics import der, rir
 from trainables.victims import IMPLANTED_ACCURACY_DROP, IMPLANTED_ASR
 
 
+@dataclass(frozen=True)
+class AttackTables:
+    """All that is known of one attack (on one data set and model): the tables of a study, cut to it.
+
+    ``settings``, ``members``, ``searched``, ``history``, ``beside`` and ``costs`` are what ``settings.aggregate``,
+    ``fronts``, ``candidates``, ``hypervolume_over_trials``, ``equal_rules.parity`` and ``search_costs`` return;
+    ``rows`` are the ledger's. ``shared`` are the members of the fronts over all attacks, where searches were over
+    all of them.
+    """
+
+    settings: pd.DataFrame
+    members: pd.DataFrame
+    searched: pd.DataFrame
+    history: pd.DataFrame
+    beside: pd.DataFrame
+    costs: pd.DataFrame
+    rows: pd.DataFrame
+    shared: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One figure of the page: for the page, for print, and the name of both."""
+
+    name: str
+    html: str
+    png: Figure
+
+
+def attack_section(title: str, trigger: Path, tables: AttackTables, target: str = "") -> tuple[str, dict[str, Figure]]:
+    """HTML of one attack, and its figures for print by name.
+
+    Args:
+        title: the attack, with data set and model where there are several.
+        trigger: the trigger's picture, if there is such a file.
+        target: the attacker's class in words.
+    """
+    name = slug(title)
+    heading = "all attacks (means)" if title == ALL_ATTACKS else title
+    settings, members, rows = tables.settings, tables.members, tables.rows
+    mattered = _importances(tables.searched) if len(tables.history) else {}
+    figures = _figures(heading, name, tables, mattered)
+    out = [f'<section id="{name}"><h2>{escape(heading)}</h2>']
+    out.append(attack_lead(settings, verdicts(settings, members, tables.shared), target))
+    if "front" in figures:
+        out.append("<h3>What each repair costs</h3>" + figures["front"].html + captions.CAPTION_FRONT)
+        if table := before_after(settings, members):
+            out.append("<h3>Before and after repair</h3>" + table_html(table, last="setting") + captions.CAPTION_TABLE)
+    else:
+        out.append(_why_empty(rows))
+    parts = _folded_parts(name, heading, trigger, tables, figures, mattered)
+    if len(parts) > 1:
+        links = " · ".join(f'<a href="#{escape(key)}">{escape(title)}</a>' for key, (title, _) in parts.items())
+        out.append(f'<p class="note">More on {escape(heading)}: {links}</p>')
+    out += [folded(title, content, key) for key, (title, content) in parts.items()]
+    return "\n".join([*out, "</section>"]), {one.name: one.png for one in figures.values()}
+
+
+def _figures(heading: str, name: str, tables: AttackTables, mattered: Mapping[str, Importance]) -> dict[str, Drawn]:
+    """Every figure of an attack: the one place that calls what draws."""
+    drawn: dict[str, Drawn] = {}
+    picture = front_picture(heading, tables.settings, tables.members)
+    if picture.marks:
+        note = f'<p class="note">{_outside(picture.outside)}</p>' if picture.outside else ""
+        page = _plot(front_plotly(picture), f"front-{name}") + note
+        drawn["front"] = Drawn(f"front_{name}", page, front_png(picture))
+    if not len(tables.history):
+        return drawn
+    lines = hypervolume_series(tables.history, _published_hypervolume(tables.searched))
+    png = hypervolume_png(f"Hypervolume over settings: {heading}", lines)
+    page = _plot(hypervolume_plotly(lines), f"hypervolume-{name}")
+    drawn["hypervolume"] = Drawn(f"hypervolume_{name}", page, png)
+    if any(one.shares for one in mattered.values()):
+        png = importance_png(f"Importance of parameters: {heading}", mattered)
+        page = _plot(importance_plotly(mattered), f"importance-{name}")
+        drawn["importance"] = Drawn(f"importance_{name}", page, png)
+    return drawn
+
+
+def _folded_parts(
+    name: str,
+    heading: str,
+    trigger: Path,
+    tables: AttackTables,
+    figures: Mapping[str, Drawn],
+    mattered: Mapping[str, Importance],
+) -> dict[str, tuple[str, str]]:
+    """What is opened on demand: id -> (title, content), in the order of the page; parts without content are left out.
+
+    Keys begin with the name of the attack's section, so that they are unique on the page.
+    """
+    settings, members = tables.settings, tables.members
+    parts: dict[str, tuple[str, str]] = {}
+
+    def add(key: str, title: str, content: str) -> None:
+        parts[f"{name}-{key}"] = (title, content)
+
+    if trigger.is_file():
+        add("trigger", "The trigger", _picture(trigger, f"The trigger of {heading}") + captions.CAPTION_TRIGGER)
+    if len(members):
+        title = f"The front: {len(members)} {plural('setting', len(members))}"
+        add("members", title, table_html(_front_table(members, settings)) + captions.CAPTION_MEMBERS)
+    if len(tables.beside):
+        title = "The searches under equal rules" if len(tables.beside) > 1 else "Hypervolume"
+        add("rules", title, table_html(hypervolume_table(tables.beside)) + captions.CAPTION_PARITY)
+    if len(tables.costs) and "front" in figures:
+        add("costs", "What tuning took", table_html(cost_table(tables.costs, settings)) + captions.CAPTION_COSTS)
+    if "hypervolume" in figures:
+        add("long", "Was the search long enough?", figures["hypervolume"].html + captions.CAPTION_HYPERVOLUME)
+        drawn = figures["importance"].html + captions.CAPTION_IMPORTANCE if "importance" in figures else ""
+        add("parameters", "Which parameters mattered?", drawn + "".join(_importance_notes(mattered)))
+    if "front" in figures and (found := detection_table(tables.rows, settings, members)):
+        add("detectors", "What the detectors found", table_html(found) + captions.CAPTION_DETECTION)
+    return parts
+
+
 def before_after(settings: pd.DataFrame, members: pd.DataFrame) -> Table:
-    """Table of one attack: before repair, baselines, published points, knee and picks; cells are texts.
+    """Table of one attack: before repair, baselines, published settings, knee and picks; cells are texts.
 
     Args:
         settings: rows of ``aggregate`` of this attack.
         members: rows of ``fronts`` of this attack.
     """
     rows: Table = []
-    measured = _of_victims(settings)
+    measured = measured_on_victims(settings)
     if len(measured):
         first = measured.iloc[0]
-        before = {"model": "before repair", "status": "–", "settings": ""}
+        before = {"model": "before repair", "status": "–", "setting": ""}
         before["ASR"] = rate(first["asr_before_report"], first["n_triggered_report"])
         before["clean accuracy"] = rate(first["clean_accuracy_before_report"], first["n_clean_report"])
         before["RA"] = rate(first["robust_accuracy_before_report"], first["n_triggered_report"])
         rows.append(before | {"DER": "0.500", "RIR": "0.500", "ASR-base": percent(first["asr_base"])})
     rows += [{"model": name, **_measured(one)} for name, one in told(settings, members)]
     return rows
-
-
-def attack_section(
-    title: str,
-    trigger: Path,
-    settings: pd.DataFrame,
-    members: pd.DataFrame,
-    searched: pd.DataFrame,
-    history: pd.DataFrame,
-    beside: pd.DataFrame,
-    costs: pd.DataFrame,
-    rows: pd.DataFrame,
-) -> tuple[str, dict[str, Figure]]:
-    slug = re.sub(r"[^A-Za-z0-9_-]+", "_", title)
-    heading = "all attacks (means)" if title == ALL_ATTACKS else title
-    out = [f'<section id="{slug}"><h2>{escape(heading)}</h2>']
-    drawn: dict[str, Figure] = {}
-    table = before_after(settings, members)
-    out.append(_in_short(settings, members))
-    if trigger.is_file():
-        out.append(_picture(trigger, f"The trigger of {heading}") + captions.CAPTION_TRIGGER)
-    picture = front_picture(heading, settings, members)
-    if picture.marks:
-        drawn[f"front_{slug}"] = front_png(picture)
-        out.append("<h3>What each repair costs</h3>" + _plot(front_plotly(picture), f"front-{slug}"))
-        out.append(f'<p class="note">{_outside(picture.outside)}</p>' if picture.outside else "")
-        out.append(captions.CAPTION_FRONT)
-    else:
-        out.append(_why_empty(rows))
-    if picture.marks and table:
-        out.append("<h3>Before and after repair</h3>" + table_html(table) + captions.CAPTION_TABLE)
-    if picture.marks and (found := detection_table(rows, settings, members)):
-        out.append("<h3>What the detectors found</h3>" + table_html(found) + captions.CAPTION_DETECTION)
-    if len(beside):
-        heading_here = "The searches under equal rules" if len(beside) > 1 else "Hypervolume"
-        out.append(f"<h3>{heading_here}</h3>" + table_html(hypervolume_table(beside)) + captions.CAPTION_PARITY)
-    if len(costs) and picture.marks:
-        out.append("<h3>What tuning took</h3>" + table_html(cost_table(costs, settings)) + captions.CAPTION_COSTS)
-    if len(members):
-        out.append(f"<h3>The front: {len(members)} {plural('setting', len(members))}</h3>")
-        out.append(table_html(_front_table(members, settings)) + captions.CAPTION_MEMBERS)
-    if len(history):
-        lines = hypervolume_series(history, _published_hypervolume(searched))
-        drawn[f"hypervolume_{slug}"] = hypervolume_png(f"Hypervolume over trials: {heading}", lines)
-        out.append("<h3>Was the search long enough?</h3>")
-        out.append(_plot(hypervolume_plotly(lines), f"hypervolume-{slug}") + captions.CAPTION_HYPERVOLUME)
-        importances = {str(defense): importance(group) for defense, group in searched.groupby("defense", sort=True)}
-        out.append("<h3>Which settings mattered?</h3>")
-        if any(one.shares for one in importances.values()):
-            drawn[f"importance_{slug}"] = importance_png(f"Importance of settings: {heading}", importances)
-            out.append(_plot(importance_plotly(importances), f"importance-{slug}") + captions.CAPTION_IMPORTANCE)
-        out += _importance_notes(importances)
-    return "\n".join([*out, "</section>"]), drawn
 
 
 def _why_empty(rows: pd.DataFrame) -> str:
@@ -116,6 +181,10 @@ def _why_empty(rows: pd.DataFrame) -> str:
     )
 
 
+def _importances(searched: pd.DataFrame) -> dict[str, Importance]:
+    return {str(defense): importance(group) for defense, group in searched.groupby("defense", sort=True)}
+
+
 def _importance_notes(found: Mapping[str, Importance]) -> list[str]:
     """One line per note, with the defenses that share it."""
     owners: dict[str, list[str]] = {}
@@ -131,64 +200,9 @@ def _picture(path: Path, description: str) -> str:
     return f'<p><img alt="{escape(description)}" src="data:image/png;base64,{content}"></p>'
 
 
-def _in_short(settings: pd.DataFrame, members: pd.DataFrame) -> str:
-    """What came out, in sentences; every number from the report half."""
-    measured = _of_victims(settings)
-    if not len(measured):
-        return ""
-    first = measured.iloc[0]
-    says = [
-        f"<b>Before repair</b> {percent(first['asr_before_report'])} of triggered images go to the attacker's class, "
-        f"and {percent(first['clean_accuracy_before_report'])} of clean images are classified right."
-    ]
-    for _, one in measured[(measured["role"] == "baseline") & (measured["defense"] != "none")].iterrows():
-        says.append(f"<b>{escape(one['defense'])}</b> (baseline): {_outcome(one)}.")
-    searches = measured[measured["role"] == "search"].groupby("defense", sort=True)
-    for defense, group in searches:
-        own = members[members["defense"] == defense]
-        chosen = own[own["picks"].str.split(";").map(lambda labels: pick_label(0.01) in labels)]
-        text = ""
-        for _, one in group[group["published"]].iterrows():
-            text = f"at its published settings {_outcome(one)}"
-        if len(chosen) and chosen.iloc[0]["published"]:
-            text += ", and the search found nothing better that loses at most 1 point of accuracy"
-        elif len(chosen):
-            best = chosen.iloc[0]
-            text += "; " if text else ""
-            text += f"what the search picks if it may lose 1 point of accuracy: {_outcome(best)}"
-            text += f" ({escape(settings_text(best))})" if len(searches) <= FEW_SEARCHES else ""
-        elif len(own):
-            text += ("; " if text else "") + "no setting lost at most 1 point of accuracy in the search"
-        says.append(f"<b>{escape(defense)}</b>: {text or 'nothing on its front'}.")
-    own = settings[settings["role"] == "search"]
-    for defense in sorted(set(own["defense"]) - set(searches.groups)):
-        count = int((own["defense"] == defense).sum())
-        says.append(f"<b>{escape(defense)}</b>: no result, {_failures(count)}.")
-    return "<ul>" + "".join(f"<li>{sentence}</li>" for sentence in says) + "</ul>"
-
-
-def _of_victims(settings: pd.DataFrame) -> pd.DataFrame:
-    """Settings with a result on a backdoored model; controls start from a clean one."""
-    return settings[settings["asr_report"].notna() & (settings["role"] != "control")]
-
-
-def _failures(count: int) -> str:
-    return "its only setting failed" if count == 1 else f"all of its {count} settings failed"
-
-
-def _outcome(one: pd.Series[Any]) -> str:
-    if one["status"] == "diverged":
-        return "training diverged"
-    if one["collapsed"]:
-        return f"the model collapsed (clean accuracy {percent(one['clean_accuracy_report'])})"
-    where = "" if one["cells"] == 1 else " on at least one model"
-    unchanged = f"it abstained{where}: " if one["status"] == "abstained" else ""
-    return f"{unchanged}ASR {percent(one['asr_report'])} at clean accuracy {percent(one['clean_accuracy_report'])}"
-
-
 def _measured(one: pd.Series[Any]) -> dict[str, str]:
     """Cells of a repaired model: report half, with 95 % Wilson intervals of the pooled test images."""
-    cells = {"settings": settings_text(one), "status": status_text(one)}
+    cells = {"setting": settings_text(one), "status": status_text(one)}
     if pd.isna(one["asr_report"]):
         return cells
     asr, accuracy = one["asr_report"], one["clean_accuracy_report"]
@@ -228,7 +242,7 @@ def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
         if alone:
             row |= {name: plain(values[name]) if name in values else "" for name in names}
         else:
-            row["settings"] = settings_text(one)
+            row["setting"] = settings_text(one)
         row["E"] = number(n["epochs_alone"], 2)
         row["seconds"] = number(one["wall_seconds"], 1)
         rows.append(row)
@@ -249,5 +263,5 @@ def _plot(figure: Any, name: str) -> str:
 
 
 def _outside(n: int) -> str:
-    lie = "trial, ruined or diverged, lies" if n == 1 else "trials, ruined or diverged, lie"
+    lie = "setting, ruined or diverged, lies" if n == 1 else "settings, ruined or diverged, lie"
     return f"{n} {lie} left of the overview: the button <i>Everything</i> shows the whole plane."

@@ -15,13 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from study.results.outcomes import NO_BACKDOOR, OUTCOMES, outcome_of
 from study.results.pareto import BOX_ASR, BOX_DROP, hypervolume, hypervolume_box
 from study.results.settings import (
     ALL_ATTACKS,
     GROUP,
-    STATUSES,
     aggregate,
-    collapsed,
     epochs_equivalent,
     is_shared,
     on_front,
@@ -36,7 +35,6 @@ LEVEL = 95.0
 PLACE = GROUP[:-1]
 RULES = ("all", "trials", "compute")
 ENDS = ("", "_low", "_high")
-OUTCOMES = ("ok", "abstained", "collapsed", "diverged", "failed")
 
 
 @dataclass(frozen=True)
@@ -168,23 +166,21 @@ def search_costs(frame: pd.DataFrame) -> pd.DataFrame:
     ``gpu_seconds``, the same times each trial's share of a GPU.
     """
     share = frame["gpus"].astype("float64").fillna(0.0) if "gpus" in frame else 0.0
-    rows = frame.assign(status=true_status(frame), gpu_seconds=frame["wall_seconds"] * share)[
-        frame["role"].fillna("search") == "search"
-    ]
+    # The outcome before the attacks are pooled: it depends on each attack's own victims.
+    rows = frame.assign(outcome=outcome_of(frame), gpu_seconds=frame["wall_seconds"] * share)
+    rows = rows[frame["role"].fillna("search") == "search"]
     parts = [rows] + ([rows.assign(attack=ALL_ATTACKS)] if is_shared(frame) else [])
     rows = pd.concat(parts, ignore_index=True) if len(parts) > 1 else rows.reset_index(drop=True)
-    known = rows["status"].map({**{status: status for status in STATUSES}, "backdoor_not_implanted": "no_backdoor"})
-    outcome = known.mask(collapsed(rows) & rows["status"].isin(["ok", "abstained"]), "collapsed")
     spent, alone = epochs_equivalent(rows), epochs_equivalent(rows, alone=True)
     records = []
     for keys, group in rows.groupby(list(GROUP), sort=True, dropna=False):
         at = group.index
         record = dict(zip(GROUP, keys, strict=True)) | {"settings": group["trial"].nunique(), "trials": len(group)}
-        record |= {name: int((outcome[at] == name).sum()) for name in (*OUTCOMES, "no_backdoor")}
+        record |= {name: int((group["outcome"] == name).sum()) for name in (*OUTCOMES, NO_BACKDOOR)}
         record |= {"epochs": float(spent[at].sum()), "epochs_found": float((alone[at] - spent[at]).sum())}
         record |= {"seconds": float(group["wall_seconds"].sum()), "gpu_seconds": float(group["gpu_seconds"].sum())}
         records.append(record)
-    columns = ["settings", "trials", *OUTCOMES, "no_backdoor", "epochs", "epochs_found", "seconds", "gpu_seconds"]
+    columns = ["settings", "trials", *OUTCOMES, NO_BACKDOOR, "epochs", "epochs_found", "seconds", "gpu_seconds"]
     return pd.DataFrame(records, columns=[*GROUP, *columns])
 
 

@@ -43,18 +43,20 @@ def importance(settings: pd.DataFrame) -> Importance:
     """Importance over finished settings (rows of ``front.candidates`` of one group), from their report-half values."""
     n = len(settings)
     if n < MIN_TRIALS:
-        return Importance(n, {}, (f"Importance needs at least {MIN_TRIALS} finished trials; there {_are(n)} so far.",))
+        return Importance(
+            n, {}, (f"Importance needs at least {MIN_TRIALS} finished settings; there {_are(n)} so far.",)
+        )
     used = [c for c in settings.columns if c.startswith(PARAM) and settings[c].notna().any()]
     partial = [c for c in used if settings[c].isna().any()]
     varied = [c for c in used if c not in partial and settings[c].astype(str).nunique() > 1]
     notes = []
     if partial:
-        notes.append(f"Left out, because only some trials have them: {_names(partial)}.")
+        notes.append(f"Left out, because only some settings have them: {_names(partial)}.")
     if not varied:
-        return Importance(n, {}, (*notes, "No setting took more than one value, so none can explain a difference."))
+        return Importance(n, {}, (*notes, "No parameter took more than one value, so none can explain a difference."))
     if n < TRUSTED_TRIALS:
         notes.append(
-            f"Only {n} trials: fewer than {TRUSTED_TRIALS}, so take the order of the bars as a hint, not as a result."
+            f"Only {n} settings: fewer than {TRUSTED_TRIALS}, so take the order of the bars as a hint, not as a result."
         )
     places = settings[["asr_search", "clean_accuracy_search"]].to_numpy(dtype=float)
     places[settings["collapsed"].to_numpy(dtype=bool)] = WORST  # on no front, though its ASR may be 0 by accident
@@ -66,13 +68,13 @@ def importance(settings: pd.DataFrame) -> Importance:
     shares: dict[str, dict[str, float]] = {}
     for name, values in targets.items():
         if np.ptp(values) == 0:
-            notes.append(f"All trials are equal in {TARGETS[name]}, so nothing can explain a difference.")
+            notes.append(f"All settings are equal in {TARGETS[name]}, so nothing can explain a difference.")
             continue
         found = _evaluate(settings[varied], values, by_rank=name == "front")
         if found:
             shares[name] = found
         else:
-            notes.append(f"No setting explains any of the differences in {TARGETS[name]}.")
+            notes.append(f"No parameter explains any of the differences in {TARGETS[name]}.")
     return Importance(n, shares, tuple(notes))
 
 

@@ -25,11 +25,17 @@ from study.record.words import interval, percent
 from study.report.figures import label_places
 from study.report.figures.style import (
     FEW_SEARCHES,
+    FONT,
     GREY,
     PLOTLY_LAYOUT,
     SEARCHED_COLOURS,
+    SMALL_FONT,
+    TEXT_WIDTH,
     canvas,
     faint,
+    fit,
+    for_print,
+    legend_columns,
     percent_tick,
     searched_style,
 )
@@ -54,6 +60,7 @@ _OUTCOME_SHAPES = {
     "diverged": ("x-thin", "x"),
 }
 _SINGLE = ("trials", *_OUTCOME_SHAPES)
+SMALL_PANEL = 0.018  # width of a letter of a label, in widths of a panel in print or on a narrow screen
 BETTER = "↘  lower right is better"
 X_LABEL = "clean accuracy: clean test images classified right  (more is better →)"
 Y_LABEL = "attack success rate (ASR)  (less is better ↓)"
@@ -86,7 +93,7 @@ class FrontPicture:
     marks: list[Marks]
     overview: tuple[tuple[float, float], tuple[float, float]]
     corner: tuple[tuple[float, float], tuple[float, float]]
-    outside: int = field(default=0)  # trials left of the overview
+    outside: int = field(default=0)  # settings left of the overview
 
     @property
     def crowded(self) -> bool:
@@ -98,8 +105,8 @@ def front_picture(title: str, settings: pd.DataFrame, front: pd.DataFrame) -> Fr
     """Marks of one attack.
 
     Args:
-        settings: rows of ``front.aggregate`` of this attack, searched ones and baselines.
-        front: rows of ``front.fronts`` of this attack.
+        settings: rows of ``settings.aggregate`` of this attack, searched ones and baselines.
+        front: rows of ``settings.fronts`` of this attack.
     """
     measured = settings.dropna(subset=["asr_report", "clean_accuracy_report"])
     searched = measured[measured["role"] == "search"]
@@ -138,7 +145,7 @@ def _searched(defense: str, index: int, group: pd.DataFrame, front: pd.DataFrame
     counts = {kind: int((outcome == kind).sum()) for kind in _SINGLE}
     found = [
         _marks(
-            f"{defense}: {_trials(count) if kind == 'trials' else f'{count} {kind}'}",
+            f"{defense}: {_count(count) if kind == 'trials' else f'{count} {kind}'}",
             kind,
             colour,
             group[outcome == kind],
@@ -161,11 +168,11 @@ def _searched(defense: str, index: int, group: pd.DataFrame, front: pd.DataFrame
         found.append(_marks(f"{defense}: front (report half)", "front", colour, members.iloc[kept], shape))
     if group["published"].any():
         published = group[group["published"]]
-        found.append(_marks(f"{defense}: published settings", "published", colour, published, ("star", "*")))
+        found.append(_marks(f"{defense}: published setting", "published", colour, published, ("star", "*")))
     found = [dataclasses.replace(m, owner=defense, listed=not crowded) for m in found]
     if crowded:  # one entry, which tells all counts
         at = next((i for i, m in enumerate(found) if m.kind == "front"), 0)
-        words = [_trials(len(group)), *(f"{counts[kind]} {kind}" for kind in _OUTCOME_SHAPES if counts[kind])]
+        words = [_count(len(group)), *(f"{counts[kind]} {kind}" for kind in _OUTCOME_SHAPES if counts[kind])]
         found[at] = dataclasses.replace(found[at], name=f"{defense} ({', '.join(words)})", listed=True)
     return found
 
@@ -220,7 +227,19 @@ def front_plotly(picture: FrontPicture) -> go.Figure:
         ]
     )
     better = {"text": f"<b>{BETTER}</b>", "xref": "paper", "yref": "paper", "x": 1, "y": 1.02, "showarrow": False}
-    figure.add_annotation(**better, xanchor="right", yanchor="bottom", font={"size": 14, "color": "#333333"})
+    figure.add_annotation(**better, xanchor="right", yanchor="bottom", font={"size": 14, "color": "#222222"})
+    narrow = {
+        "height": 470,
+        "margin.t": 78,
+        "xaxis.title.text": "clean accuracy (more is better →)",
+        "yaxis.title.text": "ASR (less is better ↓)",
+        "yaxis.title.standoff": 4,
+        "updatemenus[0].font.size": 11,
+        "updatemenus[0].pad.l": -36,  # as far left as the plot's numbers
+        "annotations[0].font.size": 12,
+        "annotations[0].yshift": 36,  # above the buttons, not beside them
+    }
+    fit(figure, narrow, names=[m.name for m in picture.marks if m.listed])
     return figure
 
 
@@ -228,31 +247,33 @@ def front_png(picture: FrontPicture) -> Figure:
     """The same scatter for print: overview at the left, useful corner at the right."""
     listed = [m for m in picture.marks if m.listed]
     keys = _key(picture) if picture.crowded else []
-    columns = 4 if picture.crowded else 3
-    figure = canvas(13.0, 6.2 + 0.26 * (-(-(len(listed) + len(keys)) // columns)))
+    columns = legend_columns([m.name for m in listed] + [str(line.get_label()) for line in keys], TEXT_WIDTH)
+    figure = canvas(TEXT_WIDTH, 3.2 + 0.14 * (-(-(len(listed) + len(keys)) // columns)))
     axes = figure.subplots(1, 2)
     for axis, (x, y) in zip(axes, (picture.overview, picture.corner), strict=True):
         for m in picture.marks:
             _draw(axis, m, picture.crowded)
         for index, side in _label_sides(picture, (x, y)).items():
             _write_beside(axis, picture.marks[index], side)
-        axis.set(xlim=x, ylim=y, xlabel="clean accuracy  (more is better →)", ylabel=Y_LABEL)
+        axis.set(xlim=x, ylim=y, xlabel="clean accuracy  (more is better →)")
         axis.xaxis.set_major_formatter(FuncFormatter(percent_tick))
         axis.yaxis.set_major_formatter(FuncFormatter(percent_tick))
-        axis.grid(color="#DDDDDD", linewidth=0.6)
-        axis.set_axisbelow(True)
     lie = "lies" if picture.outside == 1 else "lie"
-    note = f" ({_trials(picture.outside)} {lie} further left)" if picture.outside else ""
-    axes[0].set_title(f"Overview{note}", fontsize=11)
+    note = f" ({_count(picture.outside)} {lie} further left)" if picture.outside else ""
+    axes[0].set(title=f"Overview{note}", ylabel=Y_LABEL)
     (left, right), (bottom, top) = picture.corner
     points = (place for m in picture.marks for place in zip(m.x, m.y, strict=True))
     if not any(left <= x <= right and bottom <= y <= top for x, y in points):
-        axes[1].text(0.5, 0.5, "no trial is in this corner", transform=axes[1].transAxes, ha="center", color="#555555")
-    axes[1].set_title(f"Useful corner: ASR up to {BOX_ASR:.0%}", fontsize=11)
-    figure.suptitle(f"{picture.title}        {BETTER}", fontsize=13, fontweight="bold")
+        middle = {"transform": axes[1].transAxes, "ha": "center", "color": "#505050", "fontsize": FONT}
+        axes[1].text(0.5, 0.5, "no setting is in this corner", **middle)
+    axes[1].set_title(f"Useful corner: ASR up to {BOX_ASR:.0%}")
+    for axis in axes:
+        for_print(axis)
+    figure.suptitle(f"{picture.title}        {BETTER}", fontsize=FONT + 1, fontweight="bold")
     drawn = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
     handles = [drawn[m.name] for m in listed] + keys
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    look = {"fontsize": SMALL_FONT, "frameon": False, "columnspacing": 1.2, "handletextpad": 0.5, "labelspacing": 0.3}
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, **look)
     return figure
 
 
@@ -289,7 +310,7 @@ def _before(measured: pd.DataFrame) -> Marks:
 def _hover(row: Mapping[str, Any]) -> str:
     lines = [f"<b>{html.escape(str(row['trial']))}</b>", f"{html.escape(str(row['defense']))}, status {row['status']}"]
     if row["published"]:
-        lines[-1] += ", published settings"
+        lines[-1] += ", published setting"
     for label, metric, count in (
         ("ASR", "asr", "n_triggered_report"),
         ("clean accuracy", "clean_accuracy", "n_clean_report"),
@@ -348,26 +369,26 @@ def _plotly_style(m: Marks, crowded: bool) -> dict[str, Any]:
 
 def _draw(axis: Axes, m: Marks, crowded: bool) -> None:
     shape = m.shape[1]
-    edge: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.9}
+    edge: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.6}
     if m.kind == "trials":
-        axis.plot(m.x, m.y, shape, color=m.colour, alpha=0.4, markersize=4.5, label=m.name, markeredgewidth=0)
+        axis.plot(m.x, m.y, shape, color=m.colour, alpha=0.4, markersize=2.8, label=m.name, markeredgewidth=0)
     elif m.kind in _OUTCOME_SHAPES:
-        width = 0.6 if m.kind == "abstained" else 1.8
+        width = 0.4 if m.kind == "abstained" else 1.1
         axis.plot(m.x, m.y, color=m.colour, label=m.name, **_outcome_look(shape), markeredgewidth=width)
     elif m.kind == "front_search":
         look: dict[str, Any] = {"linestyle": "dashed", "drawstyle": "steps-pre"}
-        look |= {"linewidth": 0.8, "alpha": 0.35} if crowded else {"linewidth": 1.1, "alpha": 0.8}
+        look |= {"linewidth": 0.5, "alpha": 0.35} if crowded else {"linewidth": 0.8, "alpha": 0.8}
         axis.plot(m.x, m.y, color=m.colour, label=m.name, **look)
     elif m.kind == "front_behind":
-        look = {"markersize": 6.5, "markerfacecolor": "white", "markeredgewidth": 1.4, "zorder": 4}
+        look = {"markersize": 4, "markerfacecolor": "white", "markeredgewidth": 0.9, "zorder": 4}
         axis.plot(m.x, m.y, shape, color=m.colour, label=m.name, **look)
     elif m.kind == "front":
         xerr, yerr = ([[w[i] for w in m.half_widths] for i in pair] for pair in ((0, 1), (2, 3)))
-        axis.errorbar(m.x, m.y, yerr=yerr, xerr=xerr, fmt="none", ecolor=m.colour, elinewidth=0.7, alpha=0.4, zorder=3)
-        look = {"linewidth": 1.5 if crowded else 2.2, "drawstyle": "steps-pre", "markersize": 7, "zorder": 4}
+        axis.errorbar(m.x, m.y, yerr=yerr, xerr=xerr, fmt="none", ecolor=m.colour, elinewidth=0.5, alpha=0.4, zorder=3)
+        look = {"linewidth": 1.0 if crowded else 1.4, "drawstyle": "steps-pre", "markersize": 4.2, "zorder": 4}
         axis.plot(m.x, m.y, marker=shape, color=m.colour, label=m.name, **look)
     else:
-        size = 15 if m.kind == "published" else 8.5
+        size = 9 if m.kind == "published" else 5
         axis.plot(m.x, m.y, shape, color=m.colour, markersize=size, label=m.name, zorder=5, linestyle="none", **edge)
 
 
@@ -382,7 +403,9 @@ def _label_sides(picture: FrontPicture, view: tuple[tuple[float, float], tuple[f
     everything = [place for m in picture.marks for place in placed(m)]
     names = [picture.marks[index].label for index, _ in labelled]
     found: dict[int, list[str]] = {}
-    for (index, _), side in zip(labelled, label_places.sides([p for _, p in labelled], names, everything), strict=True):
+    for (index, _), side in zip(
+        labelled, label_places.sides([p for _, p in labelled], names, everything, SMALL_PANEL), strict=True
+    ):
         found.setdefault(index, []).append(side)
     return found
 
@@ -393,35 +416,35 @@ def _write_beside(axis: Axes, m: Marks, sides: Sequence[str]) -> None:
         axis.annotate(
             m.label,
             (x, y),
-            xytext=(across * (4.5 if up else 7), up * (4.5 if across else 6)),
+            xytext=(across * (2.5 if up else 4), up * (2.5 if across else 3.5)),
             textcoords="offset points",
             horizontalalignment=("right", "center", "left")[across + 1],
             verticalalignment=("top", "center", "bottom")[up + 1],
-            fontsize=8,
-            color="#333333",
+            fontsize=SMALL_FONT - 0.5,
+            color="#222222",
             annotation_clip=True,
             zorder=6,
         )
 
 
 def _outcome_look(shape: str) -> dict[str, Any]:
-    return {"marker": shape, "markersize": 9 if shape.startswith("$") else 7, "linestyle": "none"}
+    return {"marker": shape, "markersize": 5.5 if shape.startswith("$") else 4.5, "linestyle": "none"}
 
 
 def _key(picture: FrontPicture) -> list[Line2D]:
     """What the kinds of marks mean, in grey, for a legend that names each search only once."""
     grey, kinds = "#555555", {m.kind for m in picture.marks}
     looks: dict[str, tuple[str, dict[str, Any]]] = {
-        "front": ("front (report half)", {"linewidth": 1.5, "marker": "o"}),
-        "front_search": ("front as the search saw it", {"linestyle": "dashed", "linewidth": 0.8}),
+        "front": ("front (report half)", {"linewidth": 1.0, "marker": "o", "markersize": 4.2}),
+        "front_search": ("front as the search saw it", {"linestyle": "dashed", "linewidth": 0.6}),
         "front_behind": (
             "chosen, but beaten on the report half",
-            {"marker": "o", "markerfacecolor": "white", "linestyle": "none"},
+            {"marker": "o", "markersize": 4, "markerfacecolor": "white", "linestyle": "none"},
         ),
-        "trials": ("other trial", {"marker": "o", "alpha": 0.4, "markersize": 4.5, "linestyle": "none"}),
+        "trials": ("other setting", {"marker": "o", "alpha": 0.4, "markersize": 2.8, "linestyle": "none"}),
         "published": (
-            "published settings",
-            {"marker": "*", "markersize": 12, "markeredgecolor": "black", "linestyle": "none"},
+            "published setting",
+            {"marker": "*", "markersize": 8, "markeredgecolor": "black", "linestyle": "none"},
         ),
         **{kind: (kind, _outcome_look(shape)) for kind, (_, shape) in _OUTCOME_SHAPES.items()},
     }
@@ -453,5 +476,5 @@ def _corner(marks: Sequence[Marks], settings: pd.DataFrame) -> tuple[tuple[float
     return (low - pad, high + pad), (-0.03 * BOX_ASR, 1.03 * BOX_ASR)
 
 
-def _trials(n: int) -> str:
-    return "1 trial" if n == 1 else f"{n} trials"
+def _count(n: int) -> str:
+    return "1 setting" if n == 1 else f"{n} settings"

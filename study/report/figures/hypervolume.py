@@ -1,4 +1,4 @@
-"""Figure: hypervolume of each search over its finished trials."""
+"""Figure: hypervolume of each search over its finished settings."""
 
 from __future__ import annotations
 
@@ -11,34 +11,41 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from study.report.figures.style import FEW_SEARCHES, PLOTLY_LAYOUT, canvas, searched_style
+from study.report.figures.style import (
+    COLUMN_WIDTH,
+    FEW_SEARCHES,
+    FONT,
+    PLOTLY_LAYOUT,
+    SMALL_FONT,
+    canvas,
+    fit,
+    for_print,
+    legend_columns,
+    searched_style,
+)
 
 
 def hypervolume_series(history: pd.DataFrame, published: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Lines of hypervolume over finished trials, per defense: report half, search half, and the published point alone.
+    """Lines of hypervolume over finished settings, per defense: report half, search half, published setting alone.
 
     Args:
-        history: rows of ``front.hypervolume_over_trials`` of one attack.
-        published: defense -> hypervolume of its published point alone, report half.
+        history: rows of ``settings.hypervolume_over_trials`` of one attack.
+        published: defense -> hypervolume of its published setting alone, report half.
     """
     lines: list[dict[str, Any]] = []
-    for index, (defense, group) in enumerate(history.groupby("defense", sort=True)):
-        colour, _ = searched_style(index)
+    for index, (name, group) in enumerate(history.groupby("defense", sort=True)):
+        defense = str(name)
+        colour, shape = searched_style(index)
+        look = {"defense": defense, "colour": colour, "shape": shape}
         x = group["finished"].tolist()
         lines.append(
-            {
-                "name": f"{defense}: report half",
-                "colour": colour,
-                "style": "solid",
-                "x": x,
-                "y": group["report"].tolist(),
-            }
+            {"name": f"{defense}: report half", **look, "style": "solid", "x": x, "y": group["report"].tolist()}
         )
-        name = f"{defense}: search half (optimistic)"
-        lines.append({"name": name, "colour": colour, "style": "dashed", "x": x, "y": group["search"].tolist()})
+        search = {"name": f"{defense}: search half (optimistic)", "style": "dashed"}
+        lines.append({**search, **look, "x": x, "y": group["search"].tolist()})
         if defense in published:
-            name, y = f"{defense}: published settings alone", [published[str(defense)]] * 2
-            lines.append({"name": name, "colour": colour, "style": "dotted", "x": [1, max(x[-1], 2)], "y": y})
+            alone = {"name": f"{defense}: published setting alone", "style": "dotted"}
+            lines.append({**alone, **look, "x": [1, max(x[-1], 2)], "y": [published[defense]] * 2})
     return lines
 
 
@@ -48,7 +55,7 @@ def _is_crowded(lines: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def hypervolume_plotly(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Interactive curve of hypervolume over finished trials."""
+    """Interactive curve of hypervolume over finished settings."""
     figure = go.Figure()
     dashes = {"solid": "solid", "dashed": "dash", "dotted": "dot"}
     crowded = _is_crowded(lines)
@@ -62,9 +69,11 @@ def hypervolume_plotly(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
         }
         shape["shape"] = "hv"
         # The last step has no length: without a dot, what a search won in its last trial would be a bare upright line.
-        ends = {"mode": "lines+markers", "marker": {"size": [0] * (len(line["x"]) - 1) + [6]}}
+        ends = {"mode": "lines+markers", "marker": {"size": [0] * (len(line["x"]) - 1) + [7]}}
         points = {"mode": "lines"} if line["style"] == "dotted" else ends
-        hover = "trial %{x}: %{y:.4f}"
+        if line["style"] != "dotted":
+            ends["marker"]["symbol"] = line["shape"][0]
+        hover = "after %{x}: %{y:.4f}"
         figure.add_scatter(
             x=line["x"], y=line["y"], name=html.escape(line["name"]), line=shape, hovertemplate=hover, **points
         )
@@ -72,28 +81,33 @@ def hypervolume_plotly(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
         **PLOTLY_LAYOUT,
         height=360,
         margin={"l": 70, "r": 10, "t": 20, "b": 55},
-        xaxis={"title": {"text": "finished trials"}, "rangemode": "tozero", "tickformat": "d"},
+        xaxis={"title": {"text": "finished settings"}, "rangemode": "tozero", "tickformat": "d"},
         yaxis={"title": {"text": "hypervolume (1 = perfect)"}},
     )
+    fit(figure, {"height": 330, "margin.t": 10}, names=[str(trace.name) for trace in figure.data])
     return figure
 
 
 def hypervolume_png(title: str, lines: Sequence[Mapping[str, Any]]) -> Figure:
     """The same curve for print."""
-    figure = canvas(10.0, 4.6)
-    axis = figure.subplots()
     crowded = _is_crowded(lines)
-    for line in lines:
-        if crowded and line["style"] != "solid":
-            continue
-        width = 2.2 if line["style"] == "solid" else 1.4
+    drawn = [line for line in lines if line["style"] == "solid" or not crowded]
+    # Beside the plot there is no room in a column: the legend goes below, in as many columns as the names allow.
+    columns = legend_columns([line["defense" if crowded else "name"] for line in drawn], COLUMN_WIDTH)
+    figure = canvas(COLUMN_WIDTH, 2.3 + 0.14 * (-(-len(drawn) // columns)))
+    axis = figure.subplots()
+    for line in drawn:
+        width = 1.3 if line["style"] == "solid" else 0.8
         style = {"color": line["colour"], "linestyle": line["style"], "linewidth": width, "label": line["name"]}
-        style |= {} if line["style"] == "dotted" else {"marker": "o", "markevery": [-1], "markersize": 5}
+        if crowded:
+            style["label"] = line["defense"]
+        style |= {} if line["style"] == "dotted" else {"marker": line["shape"][1], "markevery": [-1], "markersize": 3}
         axis.plot(line["x"], line["y"], drawstyle="steps-post", **style)
-    axis.set(xlabel="finished trials", ylabel="hypervolume (1 = perfect)")
-    axis.set_title(title, fontsize=12, fontweight="bold")
+    axis.set(xlabel="finished settings", ylabel="hypervolume (1 = perfect)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.ticklabel_format(axis="y", useOffset=False)
-    axis.grid(color="#DDDDDD", linewidth=0.6)
-    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
+    for_print(axis)
+    figure.suptitle(title + (" (report half)" if crowded else ""), fontsize=FONT, fontweight="bold")
+    look = {"fontsize": SMALL_FONT, "frameon": False, "columnspacing": 1.2, "handletextpad": 0.5, "labelspacing": 0.3}
+    figure.legend(loc="outside lower center", ncols=columns, **look)
     return figure

@@ -1,16 +1,27 @@
-"""Figure: how much each setting of a search mattered."""
+"""Figure: how much each parameter of a search mattered."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Mapping
+from typing import Any
 
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from plotly.subplots import make_subplots
 
-from study.report.figures.style import PLOTLY_LAYOUT, canvas, percent_tick
+from study.report.figures.style import (
+    COLUMN_WIDTH,
+    FONT,
+    PLOTLY_LAYOUT,
+    SMALL_FONT,
+    TEXT_WIDTH,
+    canvas,
+    fit,
+    for_print,
+    percent_tick,
+)
 from study.results.importance import TARGETS, TRUSTED_TRIALS, Importance
 
 PANELS = 3  # side by side
@@ -20,19 +31,8 @@ TARGET_COLOURS = {"asr": "#D55E00", "clean_accuracy": "#0072B2", "front": "#009E
 def importance_plotly(found: Mapping[str, Importance]) -> go.Figure:
     """Bars of importance, one panel per defense; only for those where it could be computed."""
     panels = {defense: one for defense, one in found.items() if one.shares}
-    titles = [html.escape(_panel_title(defense, one)) for defense, one in panels.items()]
     wide = min(PANELS, len(panels))
-    high = -(-len(panels) // wide)
-    heights = _row_heights(panels, wide)
-    total = sum(heights)
-    figure = make_subplots(
-        rows=high,
-        cols=wide,
-        subplot_titles=titles,
-        horizontal_spacing=0.12,
-        vertical_spacing=min(0.9 / high, 80 / (62 * total)) if high > 1 else 0.0,
-        row_heights=heights,
-    )
+    figure = _grid(panels, wide)
     labelled: set[str] = set()
     for index, one in enumerate(panels.values()):
         names = _by_importance(one)
@@ -48,11 +48,46 @@ def importance_plotly(found: Mapping[str, Importance]) -> go.Figure:
                 labelled.add(target)
                 figure.add_bar(x=x, y=names, **style, **legend, row=index // wide + 1, col=index % wide + 1)
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
-    figure.update_xaxes(title_text="share of importance", row=high)
+    figure.update_xaxes(title_text="share of importance", row=-(-len(panels) // wide))
     figure.update_yaxes(autorange="reversed", automargin=True)
     margin = {"l": 110, "r": 10, "t": 40, "b": 55}
-    figure.update_layout(**PLOTLY_LAYOUT, height=108 + 62 * total + 80 * (high - 1), margin=margin, barmode="group")
+    figure.update_layout(**PLOTLY_LAYOUT, height=_height(panels, wide), margin=margin, barmode="group")
+    names = [str(trace.name) for trace in figure.data if trace.showlegend]
+    fit(figure, {"height": _height(panels, 1), "margin.t": 30, **_one_below_the_other(panels)}, names=names)
     return figure
+
+
+def _grid(panels: Mapping[str, Importance], wide: int) -> go.Figure:
+    """Empty panels, ``wide`` of them side by side, each as high as its row needs."""
+    high = -(-len(panels) // wide)
+    heights = _row_heights(panels, wide)
+    return make_subplots(
+        rows=high,
+        cols=wide,
+        subplot_titles=[html.escape(_panel_title(defense, one)) for defense, one in panels.items()],
+        horizontal_spacing=0.12,
+        vertical_spacing=min(0.9 / high, 80 / (62 * sum(heights))) if high > 1 else 0.0,
+        row_heights=heights,
+    )
+
+
+def _height(panels: Mapping[str, Importance], wide: int) -> int:
+    heights = _row_heights(panels, wide)
+    return 108 + 62 * sum(heights) + 80 * (len(heights) - 1)
+
+
+def _one_below_the_other(panels: Mapping[str, Importance]) -> dict[str, Any]:
+    """Changes that put all panels into one column."""
+    layout = _grid(panels, 1).layout
+    changes: dict[str, Any] = {}
+    for index in range(len(panels)):
+        number = str(index + 1) if index else ""
+        for axis in (f"xaxis{number}", f"yaxis{number}"):
+            changes[f"{axis}.domain"] = list(layout[axis].domain)
+        changes[f"xaxis{number}.title.text"] = "share of importance" if index == len(panels) - 1 else ""
+        changes |= {f"annotations[{index}].{side}": layout.annotations[index][side] for side in ("x", "y")}
+        changes[f"annotations[{index}].font.size"] = 12
+    return changes
 
 
 def importance_png(title: str, found: Mapping[str, Importance]) -> Figure:
@@ -60,7 +95,8 @@ def importance_png(title: str, found: Mapping[str, Importance]) -> Figure:
     panels = {defense: one for defense, one in found.items() if one.shares}
     wide = min(PANELS, len(panels))
     heights = _row_heights(panels, wide)
-    figure = canvas(2.2 + 4.2 * wide, 1.3 + 0.6 * sum(heights) + 0.6 * len(heights))
+    width = COLUMN_WIDTH if wide == 1 else TEXT_WIDTH
+    figure = canvas(width, 0.75 + 0.34 * sum(heights) + 0.4 * len(heights))
     grid = figure.subplots(len(heights), wide, squeeze=False, height_ratios=heights).ravel()
     for axis in grid[len(panels) :]:
         axis.remove()
@@ -74,15 +110,17 @@ def importance_png(title: str, found: Mapping[str, Importance]) -> Figure:
         axis.set_yticks(range(len(names)), names)
         axis.invert_yaxis()
         axis.set(xlim=(0, 1), xlabel="share of importance")
-        axis.set_title(_panel_title(defense, one), fontsize=10)
+        axis.set_title(_panel_title(defense, one).replace(" (", "\n(", 1))  # two lines: a panel is narrow
         axis.xaxis.set_major_formatter(FuncFormatter(percent_tick))
-        axis.grid(axis="x", color="#DDDDDD", linewidth=0.6)
-        axis.set_axisbelow(True)
+        for_print(axis)
+        axis.grid(visible=False, axis="y")
     handles = {}
     for axis in figure.axes:
         handles.update(dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True)))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=SMALL_FONT, frameon=False
+    )
+    figure.suptitle(title, fontsize=FONT + (1 if wide > 1 else 0), fontweight="bold")
     return figure
 
 
@@ -93,7 +131,7 @@ def _row_heights(panels: Mapping[str, Importance], wide: int) -> list[int]:
 
 
 def _panel_title(defense: str, one: Importance) -> str:
-    return f"{defense} ({one.trials} trials{': a hint only' if one.trials < TRUSTED_TRIALS else ''})"
+    return f"{defense} ({one.trials} settings{': a hint only' if one.trials < TRUSTED_TRIALS else ''})"
 
 
 def _by_importance(one: Importance) -> list[str]:

@@ -5,8 +5,12 @@ Colours are those of Okabe and Ito, then of Paul Tol (readable with colour-blind
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import plotly.graph_objects as go
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -21,17 +25,85 @@ GREY = "#777777"
 PLOTLY_CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False, "plotlyServerURL": ""}
 PLOTLY_LAYOUT: dict[str, Any] = {
     "template": "plotly_white",
-    "font": {"family": "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", "size": 13},
+    "font": {
+        "family": "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif",
+        "size": 13,
+        "color": "#222222",
+    },
     "hoverlabel": {"align": "left", "bgcolor": "white"},
-    "legend": {"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top", "itemwidth": 40},
+    "legend": {"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top", "itemwidth": 40, "tracegroupgap": 3},
 }
+NARROW = 820  # pixels: below, a plot of the page takes its narrow layout
+# Of figures for print, in inches: the text of a two-column paper, and one of its columns; in points: letters.
+TEXT_WIDTH, COLUMN_WIDTH = 7.0, 3.4
+FONT, SMALL_FONT = 7.5, 6.5
 
 
 def canvas(width: float, height: float) -> Figure:
-    """A figure of its own canvas, without pyplot: no global state, no display."""
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    """A figure of its own canvas, without pyplot: no global state, no display. Inches; printed at its own size."""
+    figure = Figure(figsize=(width, height), dpi=300, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def for_print(axis: Axes) -> None:
+    """Letters, lines and a faint grid of the size that a paper has room for."""
+    axis.tick_params(labelsize=SMALL_FONT, width=0.6, length=2.5, pad=2)
+    for text in (axis.xaxis.label, axis.yaxis.label, axis.title):
+        text.set_fontsize(FONT)
+    for spine in axis.spines.values():
+        spine.set_linewidth(0.6)
+    axis.grid(color="#DDDDDD", linewidth=0.5)
+    axis.set_axisbelow(True)
+
+
+def legend_columns(names: Sequence[str], width: float) -> int:
+    """Columns that a legend for print may have in ``width`` inches, at SMALL_FONT."""
+    widest = 34 + 0.56 * SMALL_FONT * max(map(len, names), default=1)  # points
+    return max(1, min(5, len(names), int(72 * width // widest)))
+
+
+def fit(figure: go.Figure, narrow: Mapping[str, Any], *, names: Sequence[str] = ()) -> None:
+    """Give a figure a second layout, for plots narrower than NARROW pixels; the page's script changes between both.
+
+    There the legend goes below the plot, and the script makes the figure as much higher as the legend needs.
+
+    Args:
+        narrow: changes of the layout by Plotly's dotted paths, as for ``Plotly.relayout``; ``height`` is that of
+            the plot without its legend.
+        names: entries of the legend.
+    """
+    changes = {
+        "font.size": 11,
+        "margin.l": 48,
+        "margin.r": 8,
+        "margin.b": 44,
+        "legend.orientation": "h",
+        "legend.itemwidth": 30,
+        "legend.tracegroupgap": 0,
+        "legend.maxheight": None,
+        "legend.font.size": 10.5,
+        "legend.x": 0,
+        "legend.xref": "container",
+        "legend.y": 0,
+        "legend.yref": "container",
+        "legend.yanchor": "bottom",
+        **narrow,
+    }
+    layout = figure.to_plotly_json()["layout"]
+    wide = {path: _at(layout, path) for path in changes}
+    legend = {"entries": len(names), "widest": max((44 + 5.9 * len(name) for name in names), default=0)}  # pixels
+    figure.update_layout(meta={"below": NARROW, "narrow": changes, "wide": wide, **legend})
+
+
+def _at(layout: Any, path: str) -> Any:
+    """The value at a dotted path such as ``annotations[0].font.size``; None, which resets it, where there is none."""
+    for key in re.findall(r"[^.\[\]]+", path):
+        try:
+            layout = layout[int(key)] if isinstance(layout, list | tuple) else layout[key]
+        except (KeyError, IndexError):
+            return None
+    return layout
 
 
 def searched_style(index: int) -> tuple[str, tuple[str, str]]:

@@ -49,7 +49,7 @@ def test_collapsed_models_are_not_what_reaches_the_front() -> None:
 def test_few_trials_are_computed_but_called_a_hint() -> None:
     found = importance(_settings(20))
     assert found.shares
-    assert any("Only 20 trials" in note for note in found.notes)
+    assert any("Only 20 settings" in note for note in found.notes)
 
 
 def test_the_same_rows_give_the_same_importance() -> None:

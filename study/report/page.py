@@ -1,0 +1,202 @@
+"""report.html as a whole: what was asked and found, then attack by attack, what went wrong, what was run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.offline
+import yaml
+
+from study.record.words import percent
+from study.report import captions, matrix, template
+from study.report.html import escape, folded, plural, slug, table_html
+from study.report.lead import study_lead
+from study.report.targets import target_text
+from study.results.finished import not_begun, unfinished_searches
+from study.results.outcomes import outcome_counts
+from study.results.settings import ALL_ATTACKS, STATUSES, collapsed, epochs_equivalent, settings_text
+from study.results.verdicts import Verdict, shared_members, verdicts
+
+NOTHING_FOUND = "the defense found nothing to repair"
+
+
+def page(
+    spec: Mapping[str, Any],
+    directory: Path,
+    frame: pd.DataFrame,
+    table: pd.DataFrame,
+    members: pd.DataFrame,
+    sections: Sequence[str],
+    notes: Sequence[str],
+) -> str:
+    """The HTML of the whole page.
+
+    Args:
+        spec: study.yaml, as written; empty where there is none.
+        directory: of the study.
+        frame: ledger rows.
+        table: rows of ``settings.aggregate``, those over all attacks included where there are such searches.
+        members: rows of ``settings.fronts``.
+        sections: HTML of each attack.
+        notes: what is wrong with the ledger itself.
+    """
+    named = frame["study"].dropna()
+    name = str(spec.get("name") or (named.iloc[0] if len(named) else directory.name))
+    body = [f"<h1>{escape(name)}: what does removing the backdoor cost?</h1>", _progress(spec, frame)]
+    links = re.findall(r'<section id="([^"]+)"><h2>(.*?)</h2>', "".join(sections))
+    if links:
+        places = [
+            ("page-found", "what was found"),
+            *links,
+            ("page-wrong", "what went wrong"),
+            ("page-run", "what was run"),
+        ]
+        body.append("<nav>" + " · ".join(f'<a href="#{to}">{title}</a>' for to, title in places) + "</nav>")
+    body.append(folded("How to read this page", captions.READING_AID, "page-reading"))
+    if sections:
+        body.append(_what_was_found(spec, frame, table, members))
+    body += [*sections, _troubles(frame, notes), _what_was_run(spec, directory, frame)]
+    return template.TEMPLATE.format(
+        title=escape(name),
+        style=template.STYLE + matrix.STYLE,
+        plotly=plotly.offline.get_plotlyjs() if sections else "",
+        script=template.SCRIPT if sections else "",
+        body="\n".join(body),
+    )
+
+
+def title_of(attack: str, dataset: str, model: str, places: int) -> str:
+    """Heading of an attack's section: with data set and model where the page has several (``places``) of them."""
+    return attack if places == 1 else f"{attack}, {dataset}, {model}"
+
+
+def _what_was_found(spec: Mapping[str, Any], frame: pd.DataFrame, table: pd.DataFrame, members: pd.DataFrame) -> str:
+    """The matrix and the lead of every data set and model."""
+    out = ['<section id="page-found"><h2>What was found: attack × defense</h2>']
+    counts = outcome_counts(frame)
+    places = sorted(set(table[["dataset", "model"]].itertuples(index=False, name=None)))
+    for dataset, model in places:
+        own, fronts, rows = (
+            one[(one["dataset"] == dataset) & (one["model"] == model)] for one in (table, members, frame)
+        )
+        attacks = {str(attack): group for attack, group in rows.groupby("attack", sort=True)}
+        targets = {attack: target_text(group, spec) for attack, group in attacks.items()}
+        links = {attack: slug(title_of(attack, dataset, model, len(places))) for attack in attacks}
+        if len(places) > 1:
+            out.append(f"<h3>{escape(dataset)}, {escape(model)}</h3>")
+        out.append(matrix.matrix_html(matrix.matrix_of(own, fronts, counts, targets), links))
+        out.append(study_lead(_pairs(own, fronts), rows))
+    return "\n".join([*out, "</section>"])
+
+
+def _pairs(table: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, Verdict]]:
+    """(attack, verdict) of every search of one data set and model; one over all attacks counts once, for its means."""
+    shared = set(shared_members(members)["defense"])
+    pairs = []
+    for attack, group in table.groupby("attack", sort=True):
+        for one in verdicts(group, members[members["attack"] == attack]):
+            if (one.defense in shared) == (attack == ALL_ATTACKS):
+                pairs.append((str(attack), one))
+    return pairs
+
+
+def _progress(spec: Mapping[str, Any], frame: pd.DataFrame) -> str:
+    if not len(frame):
+        return '<p class="lead">No trial has finished yet. This page fills as the study runs: write it again with '
+        "<code>superft report</code>.</p>"
+    counts = frame["status"].value_counts()
+    words = ", ".join(f"{counts[status]} {status}" for status in STATUSES if status in counts)
+    ruined = int(collapsed(frame).sum())
+    words += f"; {ruined} left a collapsed model" if ruined else ""
+    text = f"{len(frame)} {plural('trial', len(frame))} finished ({words})."
+    search = spec.get("search")
+    search = search if isinstance(search, Mapping) else {}
+    short = [
+        f"{place[-2]} / {place[-1]}: {done} of {asked}"
+        for place, (done, asked) in unfinished_searches(frame, search).items()
+    ]
+    short += [f"{attack} / {defense}: not begun" for attack, defense in not_begun(frame, spec)]
+    if short:
+        text += f" <b>The study is not finished</b> ({escape('; '.join(short))} settings)."
+    return f'<p class="lead">{text}</p>'
+
+
+def _troubles(frame: pd.DataFrame, notes: Sequence[str]) -> str:
+    out = ['<section id="page-wrong"><h2>What went wrong</h2>']
+    bad = frame[frame["status"].isin(["failed", "diverged", "abstained"])]
+    absent = frame[frame["status"] == "backdoor_not_implanted"]
+    if len(bad):
+        out.append(
+            "<p>A failed trial is in no figure; a diverged one counts as the worst point (ASR 100 %, accuracy 0 %); "
+            "one that abstained counts with the model as it was.</p>"
+        )
+        rows = [
+            {
+                "status": str(row["status"]),
+                "trial": str(row["trial"]),
+                "attack": str(row["attack"]),
+                "defense": str(row["defense"]),
+                "seed": str(row["seed"]),
+                "setting": settings_text(row),
+                "cause": str(row["error"] or (NOTHING_FOUND if row["status"] == "abstained" else "not recorded")),
+            }
+            for row in bad.sort_values("status", kind="stable").to_dict("records")
+        ]
+        out.append(table_html(rows))
+    if len(absent):
+        victims = absent.drop_duplicates(["dataset", "model", "attack", "seed"]).to_dict("records")
+        out.append(
+            "<p>In these models no backdoor took hold (full test set), so nothing can be said about removing it:</p>"
+        )
+        rows = [
+            {
+                "attack": str(row["attack"]),
+                "seed": str(row["seed"]),
+                "ASR before": percent(row["asr_before"]),
+                "clean accuracy before": percent(row["clean_accuracy_before"]),
+                "cause": str(row["error"] or ""),
+            }
+            for row in victims
+        ]
+        out.append(table_html(rows))
+    out += [f"<p>{escape(note)}</p>" for note in notes]
+    if len(out) == 1:
+        out.append("<p>Nothing: no trial failed or diverged, every backdoor was implanted, the ledger is whole.</p>")
+    return "\n".join([*out, "</section>"])
+
+
+def _what_was_run(spec: Mapping[str, Any], directory: Path, frame: pd.DataFrame) -> str:
+    facts: dict[str, str] = {}
+    for label, column in (("data set", "dataset"), ("model", "model"), ("attacks", "attack"), ("seeds", "seed")):
+        facts[label] = ", ".join(str(v) for v in sorted(frame[column].dropna().unique()))
+    for label, role in (("searched defenses", "search"), ("baselines", "baseline")):
+        facts[label] = ", ".join(sorted(frame.loc[frame["role"] == role, "defense"].unique()))
+    if len(frame):
+        clean, triggered = (frame[f"n_{kind}"].max() for kind in ("clean", "triggered"))
+        if not pd.isna(clean) and not pd.isna(triggered):
+            half = f"report half: {frame['n_clean_report'].max()} and {frame['n_triggered_report'].max()}"
+            facts["test images"] = f"{clean} clean, {triggered} triggered ({half})"
+        hours = frame["wall_seconds"].sum() / 3600
+        spent = epochs_equivalent(frame).sum()
+        facts["cost of all trials"] = f"{spent:.1f} E, {hours:.2f} hours of trial time ({captions.E_WORDS})"
+        facts["devices"] = "; ".join(sorted(frame["device"].dropna().unique()))
+        facts["versions"] = " | ".join(sorted(frame["versions"].dropna().unique()))
+        started = frame["started"].dropna()
+        facts["trials started"] = f"{started.min()} to {started.max()}" if len(started) else ""
+    rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in facts.items() if v)
+    command = "superft run study.yaml --out ."
+    dump = yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True) if spec else "(no study.yaml)"
+    return (
+        f'<section id="page-run"><h2>What was run</h2><div class="wide"><table class="facts">{rows}</table></div>'
+        f"<p>In this folder, <code>{command}</code> continues the study; with another <code>--out</code> it runs it "
+        "again. "
+        f"<code>superft report {escape(directory.resolve().name)}</code> in the folder above writes this page again. "
+        "All numbers come from <code>trials.jsonl</code> (<code>trials.csv</code> is the same as a table), the front "
+        "from <code>front.csv</code>; PNGs of the figures are in <code>figures/</code>.</p>"
+        + folded("The full study.yaml", f"<pre>{escape(dump)}</pre>", "page-spec")
+        + "</section>"
+    )

@@ -1,0 +1,150 @@
+"""A tuned setting against the published setting of the same defense, on the same models: pure functions of rows.
+
+Nothing here compares one defense with another: for that, steps, compute, batches, seeds and knowledge would have to be
+equal (`study.results.equal_rules`). Settings are chosen on the search half; the values compared are the report half's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from study.record.words import interval
+from study.results.pareto import pick_label
+from study.results.settings import ALL_ATTACKS
+
+TUNED = pick_label(0.01)  # the pick that stands for a search: it may lose 1 point of clean accuracy
+KNEE = "knee"
+# Picks in the order in which they are asked whether they beat the published setting.
+PICK_ORDER = (TUNED, pick_label(0.005), pick_label(0.02), pick_label(0.05), "max_der", KNEE)
+
+# Verdicts on a tuned setting: what it does in ASR and in clean accuracy, against the published one.
+BETTER = "better"  # less ASR and more accuracy
+NO_WORSE = "no_worse"  # equal in one, better in the other
+LESS_ASR = "less_asr"  # ... for less accuracy
+MORE_ACCURACY = "more_accuracy"  # ... for more ASR
+EQUAL = "equal"  # another setting with the same two rates
+WORSE = "worse"  # no better in either, worse in one: chosen on the search half, it did not keep its lead
+# Verdicts where there is nothing to compare.
+SAME = "same"  # the search picked the published setting itself
+NO_PICK = "no_pick"  # no setting of the front loses so little accuracy
+NO_RESULT = "no_result"  # no setting has a full result
+PUBLISHED_FAILED = "published_failed"  # its model collapsed, its training diverged, or a run of it is missing
+NOT_PUBLISHED = "not_published"  # the published setting was not run
+
+_EXACT = 1e-12
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One search: its published setting, its tuned one, and what can be said of the two.
+
+    ``published``, ``tuned`` (the pick TUNED) and ``pick`` (the one that the verdict is about) are rows of
+    ``settings.aggregate``; None where there is none. ``label`` names ``pick`` (one of PICK_ORDER).
+    """
+
+    defense: str
+    verdict: str
+    published: pd.Series[Any] | None
+    tuned: pd.Series[Any] | None
+    pick: pd.Series[Any] | None
+    label: str = TUNED
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the 95 % intervals of the two do not overlap, neither in ASR nor in clean accuracy."""
+        if self.published is None or self.pick is None:
+            return False
+        pairs = (("asr_report", "n_triggered_report"), ("clean_accuracy_report", "n_clean_report"))
+        for rate, count in pairs:
+            ends = [interval(one[rate], one[count]) for one in (self.published, self.pick)]
+            first, second = ends
+            if first is None or second is None or (first[0] <= second[1] and second[0] <= first[1]):
+                return False
+        return True
+
+
+def verdicts(settings: pd.DataFrame, members: pd.DataFrame, shared: pd.DataFrame | None = None) -> list[Verdict]:
+    """A verdict per searched defense, in the order of their names.
+
+    Args:
+        settings: rows of ``settings.aggregate`` of one data set, model and attack.
+        members: rows of ``settings.fronts`` of the same.
+        shared: rows of ``fronts`` of all attacks together, where searches were over all of them: the setting is then
+            chosen there, and the values compared are those of this attack alone.
+    """
+    searched = settings[settings["role"] == "search"]
+    found = []
+    for defense, group in searched.groupby("defense", sort=True):
+        front = members[members["defense"] == defense]
+        if shared is not None and (shared["defense"] == defense).any():
+            front = shared[shared["defense"] == defense]
+        found.append(_verdict(str(defense), group, front))
+    return found
+
+
+def shared_members(members: pd.DataFrame) -> pd.DataFrame:
+    """Fronts of the searches that were over all attacks at once."""
+    return members[members["attack"] == ALL_ATTACKS]
+
+
+def compare_points(published: pd.Series[Any], pick: pd.Series[Any]) -> str:
+    """One of BETTER, NO_WORSE, LESS_ASR, MORE_ACCURACY, EQUAL, WORSE, by the rates of the report half."""
+    asr = float(published["asr_report"] - pick["asr_report"])
+    accuracy = float(pick["clean_accuracy_report"] - published["clean_accuracy_report"])
+    signs = tuple(0 if abs(gain) <= _EXACT else 1 if gain > 0 else -1 for gain in (asr, accuracy))
+    match signs:
+        case (1, 1):
+            return BETTER
+        case (1, 0) | (0, 1):
+            return NO_WORSE
+        case (1, -1):
+            return LESS_ASR
+        case (-1, 1):
+            return MORE_ACCURACY
+        case (0, 0):
+            return EQUAL
+        case _:
+            return WORSE
+
+
+def _verdict(defense: str, group: pd.DataFrame, front: pd.DataFrame) -> Verdict:
+    complete = group[group["complete"]]
+    published = _published(group)
+    picks = {label: one for label in PICK_ORDER if (one := _picked(complete, front, label)) is not None}
+    tuned = picks.get(TUNED)
+    if not len(complete):
+        return Verdict(defense, NO_RESULT, published, None, None)
+    if published is None:
+        return Verdict(defense, NOT_PUBLISHED, None, tuned, tuned)
+    if not published["complete"] or published["collapsed"] or published["status"] == "diverged":
+        return Verdict(defense, PUBLISHED_FAILED, published, tuned, tuned)
+    others = {label: one for label, one in picks.items() if one["trial"] != published["trial"]}
+    said = {label: compare_points(published, one) for label, one in others.items()}
+    # "Better in both" is looked for among all picks and comes first; else the verdict is on the one that stands for
+    # the search, so that no pick is chosen for how it looks on the report half.
+    for wanted in (BETTER, NO_WORSE):
+        if label := next((label for label, verdict in said.items() if verdict == wanted), None):
+            return Verdict(defense, wanted, published, tuned, others[label], label)
+    if tuned is None:
+        return Verdict(defense, NO_PICK, published, None, None)
+    if TUNED not in others:
+        return Verdict(defense, SAME, published, tuned, tuned)
+    return Verdict(defense, said[TUNED], published, tuned, tuned)
+
+
+def _published(group: pd.DataFrame) -> pd.Series[Any] | None:
+    """The published setting: with a full result if there is one such."""
+    own = group[group["published"].astype(bool)].sort_values("complete", ascending=False, kind="stable")
+    return own.iloc[0] if len(own) else None
+
+
+def _picked(complete: pd.DataFrame, front: pd.DataFrame, label: str) -> pd.Series[Any] | None:
+    """The setting of a front that was picked as ``label``, as measured in ``complete``; a diverged one is no pick."""
+    chosen = (
+        front["is_knee"].astype(bool) if label == KNEE else front["picks"].map(lambda t: label in str(t).split(";"))
+    )
+    own = complete[complete["trial"].isin(front.loc[chosen, "trial"])]
+    return own.iloc[0] if len(own) and own.iloc[0]["status"] != "diverged" else None
