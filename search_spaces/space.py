@@ -129,7 +129,7 @@ def _variants(holder: Any) -> dict[str, Space]:
 
 def _adopt(module: ModuleType, name: str) -> None:
     if name != "space":
-        SPACES.add(name, module)
+        SPACES.add(name, module, by=module.__name__)
 
 
 SPACES: Registry[Any] = Registry("search space", "search_spaces", check=_check, adopt=_adopt)

@@ -113,13 +113,16 @@ class Registry(Generic[T]):
 
         return enter
 
-    def add(self, name: str, thing: T) -> T:
+    def add(self, name: str, thing: T, by: str | None = None) -> T:
         """Make ``thing`` known as ``name``; it is handed back.
+
+        Args:
+            by: name of the module that it comes from; default the one that calls.
 
         Raises:
             SettingError: the name is taken, or the thing cannot be used.
         """
-        module = _caller(__name__, self._home)
+        module = by or _caller(__name__, self._home)
         if not module.startswith(f"{self.package}."):
             self._load()  # else a name of ours that was not looked at yet could be taken
         if name in self._things:
@@ -165,11 +168,16 @@ class Registry(Generic[T]):
         self.get(name)
         return self._modules[name]
 
+    def remove(self, name: str) -> None:
+        """Take ``name`` out, if it is there."""
+        self._things.pop(name, None)
+        self._modules.pop(name, None)
+
     def forget(self, module: str) -> None:
         """Take out what ``module`` (or a module within it) has registered."""
         mine = [name for name, by in self._modules.items() if by == module or by.startswith(f"{module}.")]
         for name in mine:
-            del self._things[name], self._modules[name]
+            self.remove(name)
 
     def create(self: Registry[type[X]], name: str, settings: Mapping[str, Any] | None = None) -> X:
         """An instance of the dataclass called ``name``, with ``settings`` over its defaults.
@@ -220,9 +228,7 @@ def check_method(kind: str, name: str, cls: Any, base: type) -> None:
         raise SettingError(f"{kind} {name!r}: must be a class of {base.__name__}, got {cls!r}")
     parameters = cls.__dict__.get("__dataclass_params__")
     if parameters is None or not parameters.frozen:
-        raise SettingError(
-            f"{kind} {name!r}: its class needs @dataclass(frozen=True), below the line that registers it"
-        )
+        raise SettingError(f"{kind} {name!r}: its class needs @dataclass(frozen=True), below the registering line")
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         raise SettingError(f"{kind} {name!r}: its class does not define {', '.join(missing)}")
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from trainables.attacks.base import ATTACKS
-from trainables.data.images import DataError, Dataset, to_float
+from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource, load_dataset
 from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData, Repair
@@ -32,7 +32,7 @@ from trainables.registry import Registry
 from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
-from trainables.training.loop import Counters, DivergedError, evaluating, resolved_precision
+from trainables.training.loop import Counters, DivergedError, resolved_precision
 from trainables.victims import Victim, check_measured_again, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
@@ -269,7 +269,7 @@ def run_trial(
     evaluation: Evaluation | None = None
     try:
         repair = defense.repair(model, assets, trainer)
-        check_repair(defense, repair, dataset, device)
+        check_repair(defense, repair, dataset)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         result.status, result.notes = repair.status, repair.notes
@@ -323,7 +323,7 @@ def run_trial(
     return result
 
 
-def check_repair(defense: Defense, repair: Any, dataset: Dataset, device: torch.device) -> None:
+def check_repair(defense: Defense, repair: Any, dataset: Dataset) -> None:
     """Refuse what a defense must not hand back, before it is measured.
 
     Raises:
@@ -340,12 +340,9 @@ def check_repair(defense: Defense, repair: Any, dataset: Dataset, device: torch.
     for key, value in repair.model.state_dict().items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise DivergedError(f"the repaired model's {key} is not finite")
-    with torch.no_grad(), evaluating(repair.model):
-        scores = repair.model(to_float(dataset.test.images[:2].to(device)))
-    if scores.shape[1:] != (dataset.num_classes,):
+    if repair.model.num_classes != dataset.num_classes:
         raise PluginError(
-            f"{name} returns a model with {tuple(scores.shape)} outputs for {len(scores)} images of "
-            f"{dataset.num_classes} classes"
+            f"{name} must return a model for {dataset.num_classes} classes, got one for {repair.model.num_classes}"
         )
 
 
