@@ -27,6 +27,7 @@ SPEC_KEYS: dict[str, str] = {
     "search.trials": "Settings per search. May be raised later; the study is then continued.",
     "search.sampler": "How Optuna chooses settings: see the table below.",
     "search.per": "`attack`: one search per attack. `all`: one search, each setting scored over all attacks.",
+    "search.published": "Begin each search with the published point. `false` allows a space that leaves it out.",
     "search.startup_trials": "Settings drawn at random before the sampler learns from results.",
     "search.storage": (
         "Where Optuna keeps its trials: `journal` is a file in the study's folder, or a database URL such as "
@@ -82,5 +83,9 @@ SPEC_KEYS: dict[str, str] = {
     ),
     "resources.cpus_per_trial": "CPU cores, so threads, per trial.",
     "resources.trial_seconds": ("A trial that takes longer is stopped and recorded as failed. Left out: no limit."),
+    "plugins": (
+        "Modules or files of somebody else that add attacks, defenses, models, data sets, samplers or figures: see "
+        "[adding your own](extending.md)."
+    ),
     "tracking": "Tools that follow the study: see [watching a study](results.md#watching-a-study).",
 }

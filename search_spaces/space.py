@@ -46,15 +46,16 @@ class Space:
         params = self.to_params(self.paper)
         return {name: params[name] for name in self.distributions}
 
-    def with_ranges(self, ranges: Mapping[str, Sequence[Any]], key: str) -> Space:
+    def with_ranges(self, ranges: Mapping[str, Sequence[Any]], key: str, *, published: bool = True) -> Space:
         """The space with other bounds (``[low, high]``) or choices for some parameters.
 
         Args:
             ranges: by parameter.
             key: where they were given, for messages.
+            published: whether the published point, which is trial 0, must lie in it.
 
         Raises:
-            SettingError: unknown parameter, no such range, or one that leaves out the published point (trial 0).
+            SettingError: unknown parameter, no such range, or one that leaves out a published point that must be in it.
         """
         changed = dict(self.distributions)
         for name, given in ranges.items():
@@ -64,10 +65,11 @@ class Space:
                 changed[name] = _other_range(changed[name], given)
             except (TypeError, ValueError) as error:
                 raise SettingError(f"{key}.{name}: {error}") from error
-            published = self.to_params(self.paper)[name]
-            if not _holds(changed[name], published):
+            paper = self.to_params(self.paper)[name]
+            if published and not _holds(changed[name], paper):
                 raise SettingError(
-                    f"{key}.{name}: {list(given)} leaves out the published {published}, which is trial 0"
+                    f"{key}.{name}: {list(given)} leaves out the published {paper}, which is trial 0; "
+                    "search.published: false searches without it"
                 )
         return dataclasses.replace(self, distributions=changed)
 
@@ -127,7 +129,7 @@ def _variants(holder: Any) -> dict[str, Space]:
 
 def _adopt(module: ModuleType, name: str) -> None:
     if name != "space":
-        SPACES.add(name, module)
+        SPACES.add(name, module, by=module.__name__)
 
 
 SPACES: Registry[Any] = Registry("search space", "search_spaces", check=_check, adopt=_adopt)

@@ -104,7 +104,7 @@ def main(verbose: bool) -> None:
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("superft").setLevel(logging.INFO if verbose else logging.WARNING)
-    # The libraries' own loggers: INFO of ours is asked for with -v, theirs is noise in both cases.
+    # What reading a data set takes and leaves out is said also without --verbose.
     logging.getLogger("trainables").setLevel(logging.INFO)
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from search_spaces import space as search_spaces
-from study.report.terminal import as_text, terminal_width
 from study.spec.load import recipe_names, recipe_path
 from study.spec.samplers import SAMPLERS
 from study.spec.trackers import TRACKERS
@@ -30,6 +33,7 @@ from trainables.registry import Registry, SettingError, nearest
 
 # A table of settings in which their meanings have less room than this is hard to read.
 MEANING_ROOM = 45
+UNCUT = 10_000  # characters of a line, where the output is no terminal
 COLUMNS = ("setting", "value", "default", "published", "searched", "meaning")
 
 
@@ -91,7 +95,7 @@ def settings_text(name: str) -> str:
         if not rows:
             parts.append("It has no settings.")
             continue
-        parts.append(_table(rows) if _has_room(rows, terminal_width()) else _paragraphs(rows, terminal_width()))
+        parts.append(_table(rows) if _has_room(rows, _width()) else _paragraphs(rows, _width()))
         example = rows[0]
         written = example.published or example.default
         parts.append(f"To change one: --set {kind}.{name}.{example.setting}={written}, or the same key in the spec.")
@@ -109,7 +113,7 @@ def two_columns(rows: Sequence[tuple[str, str]]) -> str:
     lines = []
     for name, text in rows:
         line = f"{name:<{left}}  {text}".rstrip()
-        lines.append(_wrapped(line, terminal_width(), indent=left + 2))
+        lines.append(_wrapped(line, _width(), indent=left + 2))
     return "\n".join(lines)
 
 
@@ -171,7 +175,7 @@ def _table(rows: Sequence[SettingRow]) -> str:
     for row in rows:
         cells = {key: getattr(row, key) for key in shown} | {"meaning": _plain(row.meaning)}
         table.add_row(*(Text(cells[key]) for key in shown))  # as Text: brackets are no markup
-    return as_text(table)
+    return _as_text(table)
 
 
 def _has_room(rows: Sequence[SettingRow], width: int | None) -> bool:
@@ -254,3 +258,14 @@ def _brings(plugin: Plugin) -> str:
         if plugin_of(registry.module_of(name)) == plugin
     ]
     return ", ".join(found) or "which registers nothing"
+
+
+def _width() -> int | None:
+    """Columns of the terminal; None where the output is none (a file, a pipe): its lines are as long as they are."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _as_text(table: Table) -> str:
+    out = StringIO()
+    Console(file=out, width=_width() or UNCUT, no_color=True).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")

@@ -17,6 +17,7 @@ from study.plan.forecast import look_ahead, plan_lines
 from study.plan.gpu_shares import read_measurements
 from study.plan.jobs import Plan, check_plan, load_data, make_plan
 from study.plan.slots import Node
+from study.plan.targets import with_any_label, with_label_numbers
 from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
 from study.record.words import ago, describe, duration, finished_at, in_columns
@@ -47,8 +48,9 @@ def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -
     Raises:
         SpecError, SettingError, DataError: bad input.
     """
-    plan = make_plan(spec)
     dataset, upstream, whole = _data_or_outline(spec)
+    spec = with_label_numbers(spec, dataset, upstream) if whole else with_any_label(spec)
+    plan = make_plan(spec)
     check_plan(plan, dataset, upstream)
     rows = Ledger.read(directory / LEDGER_FILE).rows()
     left = trials_left(plan, rows)

@@ -56,14 +56,14 @@ def _log_levels() -> Iterator[None]:
 @pytest.fixture
 def _as_before() -> Iterator[None]:
     """What a test registers, and the modules that it imports for that, are forgotten afterwards."""
-    kept = [(registry, dict(registry._things), dict(registry._modules)) for registry in Registry.all()]
+    registries = Registry.all()
+    for registry in registries:
+        registry.names()  # all of ours are there, before somebody else's come
+    kept = [(registry, dict(registry._things), dict(registry._modules)) for registry in registries]
     triggers, plugins, modules = dict(TRIGGERS), dict(load._loaded), set(sys.modules)
     yield
     for registry, things, by in kept:
-        if registry._loaded:  # else it was empty, and is filled by whoever asks next
-            ours = {name: module for name, module in registry._modules.items() if module.startswith(registry.package)}
-            registry._things = {name: registry._things[name] for name in ours} | things
-            registry._modules = ours | by
+        registry._things, registry._modules = things, by
     for before, now in ((triggers, TRIGGERS), (plugins, load._loaded)):
         for name in set(now) - set(before):
             del now[name]

@@ -95,6 +95,8 @@ RESULT_COLUMNS = (
     ),
     Column("accuracy_by_class", "json", "clean accuracy per true class, a list", SHARE),
     Column("asr_by_class", "json", "ASR per true class, a list", SHARE),
+    Column("target_label", "count", "the class that triggered images should go to; missing where it differs by class"),
+    Column("target_class", "text", "its name; missing where the attacker had another data set"),
     Column("train_size", "count", "images of the attacker's training set: the N of the unit E", IMAGES),
     Column("image_size", "count", "side of the images", "pixels"),
     Column("input_backward_samples", "count", "images whose gradient of the pixels alone was taken", IMAGES),

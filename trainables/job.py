@@ -42,10 +42,12 @@ class Cell:
 
     @property
     def attack(self) -> str:
+        """Registered name of the attack."""
         return self.victim.attack
 
     @property
     def seed(self) -> int:
+        """The victim's seed."""
         return self.victim.seed
 
     def columns(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import logging
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -41,11 +41,16 @@ def closest(name: str, known: Iterable[str]) -> list[str]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: the nearest known one (or up to three), and all of them where they are few."""
     known = sorted(known)
-    everything, close = f"known: {', '.join(known)}", [repr(candidate) for candidate in closest(name, known)[:3]]
-    if not close:
+    everything, hint = f"known: {', '.join(known)}", did_you_mean(closest(name, known))
+    if not hint:
         return everything
-    hint = " or ".join(filter(None, (", ".join(close[:-1]), close[-1])))
-    return f"did you mean {hint}?" + (f" ({everything})" if len(known) <= 12 else "")
+    return f"{hint} ({everything})" if len(known) <= 12 else hint
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """``did you mean 'a', 'b' or 'c'?``, of the first three; empty for none."""
+    quoted = [repr(name) for name in names[:3]]
+    return f"did you mean {' or '.join(filter(None, (', '.join(quoted[:-1]), quoted[-1])))}?" if quoted else ""
 
 
 _REGISTRIES: list[Registry[Any]] = []
@@ -108,13 +113,16 @@ class Registry(Generic[T]):
 
         return enter
 
-    def add(self, name: str, thing: T) -> T:
+    def add(self, name: str, thing: T, by: str | None = None) -> T:
         """Make ``thing`` known as ``name``; it is handed back.
+
+        Args:
+            by: name of the module that it comes from; default the one that calls.
 
         Raises:
             SettingError: the name is taken, or the thing cannot be used.
         """
-        module = _caller(__name__, self._home)
+        module = by or _caller(__name__, self._home)
         if not module.startswith(f"{self.package}."):
             self._load()  # else a name of ours that was not looked at yet could be taken
         if name in self._things:
@@ -160,11 +168,16 @@ class Registry(Generic[T]):
         self.get(name)
         return self._modules[name]
 
+    def remove(self, name: str) -> None:
+        """Take ``name`` out, if it is there."""
+        self._things.pop(name, None)
+        self._modules.pop(name, None)
+
     def forget(self, module: str) -> None:
         """Take out what ``module`` (or a module within it) has registered."""
         mine = [name for name, by in self._modules.items() if by == module or by.startswith(f"{module}.")]
         for name in mine:
-            del self._things[name], self._modules[name]
+            self.remove(name)
 
     def create(self: Registry[type[X]], name: str, settings: Mapping[str, Any] | None = None) -> X:
         """An instance of the dataclass called ``name``, with ``settings`` over its defaults.
@@ -215,9 +228,7 @@ def check_method(kind: str, name: str, cls: Any, base: type) -> None:
         raise SettingError(f"{kind} {name!r}: must be a class of {base.__name__}, got {cls!r}")
     parameters = cls.__dict__.get("__dataclass_params__")
     if parameters is None or not parameters.frozen:
-        raise SettingError(
-            f"{kind} {name!r}: its class needs @dataclass(frozen=True), below the line that registers it"
-        )
+        raise SettingError(f"{kind} {name!r}: its class needs @dataclass(frozen=True), below the registering line")
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         raise SettingError(f"{kind} {name!r}: its class does not define {', '.join(missing)}")
 

@@ -36,10 +36,12 @@ class Above:
     note: str = ""
 
     def holds(self, value: float) -> bool:
+        """Whether ``value`` is greater."""
         return self.low < value < math.inf
 
     @property
     def words(self) -> str:
+        """The bound as people write it."""
         return f"> {self.low:g} {self.note}".strip()
 
 
@@ -52,10 +54,12 @@ class AtLeast:
     infinite: bool = False
 
     def holds(self, value: float) -> bool:
+        """Whether ``value`` is as great or greater."""
         return self.low <= value and (self.infinite or value < math.inf)
 
     @property
     def words(self) -> str:
+        """The bound as people write it."""
         return f">= {self.low:g} {self.note}".strip()
 
 
@@ -67,12 +71,14 @@ class Within:
     note: str = ""
 
     def holds(self, value: float) -> bool:
+        """Whether ``value`` lies in the interval."""
         low, high = (float(Fraction(end.strip())) for end in self.interval[1:-1].split(","))
         from_low = low <= value if self.interval[0] == "[" else low < value
         return from_low and (value <= high if self.interval[-1] == "]" else value < high)
 
     @property
     def words(self) -> str:
+        """The interval as people write it."""
         return f"in {self.interval} {self.note}".strip()
 
 
@@ -84,10 +90,12 @@ class Written:
     pattern: str
 
     def holds(self, value: str) -> bool:
+        """Whether ``value`` is written so."""
         return re.fullmatch(self.pattern, value) is not None
 
     @property
     def words(self) -> str:
+        """The form in words."""
         return self.form
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from trainables.attacks.base import ATTACKS
-from trainables.data.images import DataError, Dataset, to_float
+from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource, load_dataset
 from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData, Repair
@@ -32,7 +32,7 @@ from trainables.registry import Registry
 from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
-from trainables.training.loop import Counters, DivergedError, evaluating, resolved_precision
+from trainables.training.loop import Counters, DivergedError, resolved_precision
 from trainables.victims import Victim, check_measured_again, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
@@ -75,6 +75,8 @@ class TrialResult:
     train_size: int = 0
     device: str = ""
     versions: str = ""
+    target_label: int | None = None
+    target_class: str | None = None
     image_size: int = 0
     threads: int = 0
     precision: str = ""
@@ -241,6 +243,7 @@ def run_trial(
         train_size=len(victim.attacker_indices),
         device=describe_device(device),
         versions=versions(),
+        **_target(cell, dataset),
         image_size=dataset.image_size,
         threads=torch.get_num_threads(),
         precision=resolved_precision(device, cell.victim.precision),
@@ -266,7 +269,7 @@ def run_trial(
     evaluation: Evaluation | None = None
     try:
         repair = defense.repair(model, assets, trainer)
-        check_repair(defense, repair, dataset, device)
+        check_repair(defense, repair, dataset)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         result.status, result.notes = repair.status, repair.notes
@@ -320,7 +323,7 @@ def run_trial(
     return result
 
 
-def check_repair(defense: Defense, repair: Any, dataset: Dataset, device: torch.device) -> None:
+def check_repair(defense: Defense, repair: Any, dataset: Dataset) -> None:
     """Refuse what a defense must not hand back, before it is measured.
 
     Raises:
@@ -337,13 +340,20 @@ def check_repair(defense: Defense, repair: Any, dataset: Dataset, device: torch.
     for key, value in repair.model.state_dict().items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise DivergedError(f"the repaired model's {key} is not finite")
-    with torch.no_grad(), evaluating(repair.model):
-        scores = repair.model(to_float(dataset.test.images[:2].to(device)))
-    if scores.shape[1:] != (dataset.num_classes,):
+    if repair.model.num_classes != dataset.num_classes:
         raise PluginError(
-            f"{name} returns a model with {tuple(scores.shape)} outputs for {len(scores)} images of "
-            f"{dataset.num_classes} classes"
+            f"{name} must return a model for {dataset.num_classes} classes, got one for {repair.model.num_classes}"
         )
+
+
+def _target(cell: Cell, dataset: Dataset) -> dict[str, Any]:
+    """Label and name of the class that the attacker wants, where it is one and the user's data set has it."""
+    attack = cell.victim.make_attack()
+    if not attack.implants_backdoor or attack.label_mode != "all_to_one":
+        return {}
+    label = attack.target_label
+    named = cell.victim.scenario != "new_head" and label < dataset.num_classes
+    return {"target_label": label, "target_class": dataset.classes[label] if named else None}
 
 
 def _near_chance(num_classes: int) -> float:

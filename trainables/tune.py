@@ -188,8 +188,8 @@ def measure_trial(
 ) -> dict[str, Any]:
     """Ray task on a card of its own, in a process of its own: one trial, and what it takes of the card.
 
-    The victim is there before the clock starts, and nothing is taken from other trials: so much a trial takes once its
-    actor is warm, and at most.
+    The victim is loaded before the clock starts, as it is in an actor that has run a trial before. No work of other
+    trials is reused, so a trial of the study takes this long at most.
 
     Args:
         cell, settings: of the trial.

@@ -85,6 +85,7 @@ class VictimSpec:
         return hash((self.attack, self.model, self.recipe, self.seed, self.width, self.scenario))
 
     def make_attack(self) -> Attack:
+        """The attack with its settings (SettingError)."""
         return ATTACKS.create(self.attack, self.attack_settings)
 
     def control(self) -> VictimSpec:

@@ -13,6 +13,7 @@ from study.plan.costs import Work, trial_cost, victims_cost, work_left
 from study.plan.gpu_shares import Kind, Measurement, choose_shares, kinds, read_measurements, still_valid
 from study.plan.jobs import Plan
 from study.plan.slots import Node, count_slots, describe_nodes, describe_share, slots_on, wanted_gpus
+from study.plan.targets import targets_in_words
 from study.record.words import duration, finishing_time
 from trainables.data.images import Dataset
 from trainables.job import Cell
@@ -44,6 +45,8 @@ def plan_lines(
         f"{dataset.image_size} pixels, {dataset.num_classes} classes), "
         f"{spec.model}{f' of width {spec.width}' if spec.width else ''}"
     ]
+    if targets := targets_in_words(spec, dataset, upstream):
+        lines.append(f"attacks:   {'; '.join(targets)}")
     if done := plan.total_jobs - trials:
         lines.append(f"done:      {done} of {plan.total_jobs} trials, or not needed; what follows is what is left")
     if missing is None:
@@ -89,6 +92,7 @@ class Forecast:
 
     @property
     def cpus(self) -> int:
+        """CPUs that every trial gets."""
         return self.plan.spec.resources.cpus_per_trial
 
     @property

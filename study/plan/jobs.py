@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search_spaces.space import Space
+from study.plan.targets import with_label_numbers
 from study.spec.resolved import ResolvedAttack
 from study.spec.schema import StudySpec
 from trainables.data.images import DataError, Dataset
@@ -123,6 +124,18 @@ def load_data(spec: StudySpec) -> tuple[Dataset, Dataset | None]:
         return load_dataset(name, image_size=spec.image_size, root=spec.data_root, download=spec.download)
 
     return load(spec.dataset), None if spec.scenario.upstream is None else load(spec.scenario.upstream)
+
+
+def prepare(spec: StudySpec) -> tuple[Plan, Dataset, Dataset | None]:
+    """The checked plan of a spec, its data set and, where the scenario has one, the attacker's.
+
+    Raises:
+        SpecError, SettingError, DataError, ModelError: what the data, the model or a method does not allow.
+    """
+    dataset, upstream = load_data(spec)
+    plan = make_plan(with_label_numbers(spec, dataset, upstream))
+    check_plan(plan, dataset, upstream)
+    return plan, dataset, upstream
 
 
 def check_plan(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) -> None:

@@ -64,7 +64,7 @@ def slots_on(node: Node, cpus: int, gpus: float) -> int:
 
 
 def count_slots(nodes: Iterable[Node], cpus: int, gpus: float) -> int:
-    """Likewise over all nodes."""
+    """How many trials of so many CPUs and GPUs all of the nodes hold."""
     return sum(slots_on(node, cpus, gpus) for node in nodes)
 
 
@@ -123,7 +123,7 @@ class Room:
             self._counted = self._clock()
             if (nodes := list(self._recount())) != self.nodes:
                 self._set_nodes(nodes)
-        # Who lost its node comes first.
+        # A trial whose node has gone waits for a place: nothing new is started before it has one.
         return all(place.node is not None for place in self._places.values()) and self._find(_units(gpus)) is not None
 
     def take(self, trial: str, gpus: float) -> None:

@@ -89,7 +89,9 @@ class Ledger:
             write_atomically(self.path, b"".join((_encode(row) + "\n").encode() for row in kept))
             os.close(self._file)  # of the file that was replaced
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            self._rows, self._keys = kept, {_key(row) for row in kept}
+            damaged = self.damaged
+            self._load(repair=False)
+            self.damaged = damaged
         return len(failed)
 
     def rows(self) -> list[Row]:

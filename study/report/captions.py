@@ -57,13 +57,13 @@ CAPTION_TRIGGER = """
 class; below: the class that the attacker wants.</p>
 """
 CAPTION_DETECTION = """
-<p class="caption">What is to be found is the poison in the training set, or the attacked class. <b>Removed</b>: share of
-the training set that was left out. <b>TPR</b>, <b>FPR</b>: share of the poisoned and of the clean training images that
-were left out. <b>Precision</b>: share of poison in what was left out. <b>AUROC</b>, <b>AUPRC</b>: how well the
-suspicion score ranks poison above clean, over all training images (chance is 0.5 and the poison rate). <b>Flagged
-classes</b>: classes that were called attacked, with the anomaly index where there is one (suspicious above the
-threshold of the setting). <b>Target found</b>: whether the attacker's class is among them. <b>False classes</b>: how
-many others are.</p>
+<p class="caption">To be found: the poison in the training set, or the attacked class. <b>Removed</b>: share of the
+training set that was left out. <b>TPR</b>, <b>FPR</b>: share of the poisoned and of the clean training images that were
+left out. <b>Precision</b>: share of poison in what was left out. <b>AUROC</b>, <b>AUPRC</b>: how well the suspicion
+score ranks poison above clean, over all training images (chance is 0.5 and the poison rate). <b>Flagged classes</b>:
+classes that were called attacked, with the anomaly index where there is one (suspicious above the threshold of the
+setting). <b>Target found</b>: whether the attacker's class is among them. <b>False classes</b>: how many others
+are.</p>
 """
 CAPTION_PARITY = f"""
 <p class="caption"><b>Hypervolume</b>: the area that a front dominates, between 0 and 1; more is better.

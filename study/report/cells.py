@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 from study.record.columns import as_list
 from study.record.words import percent
 from study.report.html import Table, number, plural, rate
+from study.report.targets import target_text
 from study.results.outcomes import OUTCOMES
 
 # Row of the ledger -> heading, for what `trainables.evaluation.detection` measures.
@@ -29,8 +31,8 @@ def told(settings: pd.DataFrame, members: pd.DataFrame) -> Iterator[tuple[str, p
     """The settings that a table names, and how: baselines, controls, per search the published and the picked ones.
 
     Args:
-        settings: rows of ``front.aggregate`` of one attack.
-        members: rows of ``front.fronts`` of it.
+        settings: rows of ``settings.aggregate`` of one attack.
+        members: rows of ``settings.fronts`` of it.
     """
     for _, one in settings[settings["role"] == "baseline"].sort_values("defense").iterrows():
         yield f"{one['defense']} (baseline)", one
@@ -40,7 +42,7 @@ def told(settings: pd.DataFrame, members: pd.DataFrame) -> Iterator[tuple[str, p
         chosen = {str(one["trial"]): honours(one) for _, one in members[members["defense"] == defense].iterrows()}
         for _, one in group[group["published"]].iterrows():
             names = chosen.pop(str(one["trial"]), "")
-            yield f"{defense}, published settings{f'; found: {names}' if names else ''}", one
+            yield f"{defense}, published setting{f'; found: {names}' if names else ''}", one
         for trial, names in chosen.items():
             if names:
                 yield f"{defense}, found: {names}", group[group["trial"] == trial].iloc[0]
@@ -64,28 +66,32 @@ def status_text(one: pd.Series[Any]) -> str:
 
 
 def hypervolume_table(found: pd.DataFrame) -> Table:
-    """Rows of ``parity.parity`` of one attack as texts, best first; one search alone has no rules to be equal by."""
+    """Rows of ``equal_rules.parity`` of one attack as texts, best first; one search alone has one hypervolume."""
     several = len(found) > 1
     order = "hypervolume_trials" if several else "hypervolume_all"
     rows: Table = []
     for _, one in found.sort_values([order, "box_all"], ascending=False, kind="stable").iterrows():
         row = {"defense": str(one["defense"])}
-        rules = {"all": "all trials"}
+        rules = {"all": "all settings"}
         if several:
             n, epochs = int(one["equal_trials"]), number(one["equal_epochs"], 1)
-            rules = {"trials": f"first {n} {plural('trial', n)}", "compute": f"first {epochs} E", "all": "all trials"}
+            rules = {
+                "trials": f"first {n} {plural('setting', n)}",
+                "compute": f"first {epochs} E",
+                "all": "all settings",
+            }
         for rule, name in rules.items():
             row[f"{name}: hypervolume"] = _estimate(one, f"hypervolume_{rule}")
             row[f"{name}: corner"] = _estimate(one, f"box_{rule}")
             count = int(one[f"settings_{rule}"])
             spent = number(one[f"epochs_{rule}"], 1)
-            row[f"{name}: took"] = f"{count} {plural('trial', count)}, {spent} E"
+            row[f"{name}: took"] = f"{count} {plural('setting', count)}, {spent} E"
         rows.append(row)
     return rows
 
 
 def cost_table(costs: pd.DataFrame, settings: pd.DataFrame) -> Table:
-    """Rows of ``parity.search_costs`` of one attack as texts, with the published point of each defense."""
+    """Rows of ``equal_rules.search_costs`` of one attack as texts, with the published setting of each defense."""
     rows: Table = []
     published = settings[(settings["role"] == "search") & settings["published"]].set_index("defense")
     for _, one in costs.iterrows():
@@ -159,10 +165,15 @@ def _flags_text(row: pd.Series[Any]) -> str:
     """Flagged classes of one run, each with its anomaly index where the method has one."""
     flagged = [int(text) for text in as_list(row[FLAGS])]
     indices = [float(text) for text in as_list(row.get(ANOMALY))]
-    if not indices:
-        return ", ".join(map(str, flagged)) or "none"
+    target = target_text(row.to_frame().T)  # "0 (airplane)", where the row knows both
+    names = {int(target.partition(" (")[0]): target.partition(" (")[2][:-1]} if re.match(r"\d+ \(", target) else {}
     if flagged:
-        return ", ".join(f"{label} (index {indices[label]:.1f})" for label in flagged)
+        remarks = {label: [names[label]] if label in names else [] for label in flagged}
+        for label in flagged if indices else ():
+            remarks[label].append(f"index {indices[label]:.1f}")
+        return ", ".join(f"{label} ({'; '.join(said)})" if said else str(label) for label, said in remarks.items())
+    if not indices:
+        return "none"
     return f"none (largest index {max(indices):.1f})"
 
 

@@ -11,11 +11,12 @@ import pandas as pd
 from study.record.words import interval, percent
 
 Table = list[dict[str, str]]
-_WORDY = ("model", "setting", "chosen as", "cause", "runs", "flagged classes")  # columns that need room for words
+_WORDY = ("model", "chosen as", "cause", "runs", "flagged classes")  # columns that need room for words
+_LONG = ("setting",)  # and those that need more
 
 
 def table_html(rows: Table, last: str = "") -> str:
-    """A table whose columns are the keys of its rows, in order (``last`` at the end); those without text are left out."""
+    """A table whose columns are the keys of its rows, in order, ``last`` at the end; empty columns are left out."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     columns.sort(key=lambda name: name == last)
     columns = [name for name in columns if any(row.get(name) for row in rows)]
@@ -24,7 +25,7 @@ def table_html(rows: Table, last: str = "") -> str:
     for row in rows:
         cells = []
         for name in columns:
-            wide = ' class="words"' if name in _WORDY else ""
+            wide = ' class="words"' if name in _WORDY else ' class="long"' if name in _LONG else ""
             text = re.sub(r"(\[[\d., ]+\])", r'<span class="ci">\1</span>', escape(row.get(name, "")))
             cells.append(f"<td{wide}>{text}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")

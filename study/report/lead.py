@@ -34,6 +34,7 @@ from study.results.verdicts import (
 )
 
 EXAMPLES = 5  # pairs that a sentence spells out
+FEW_SENTENCES = 6  # on single defenses; more are folded
 FEW_POINTS = 0.02  # clean accuracy lost that the sentence on removed backdoors calls little, fraction
 _REST = {
     LESS_ASR: "the tuned setting has less ASR for less clean accuracy",
@@ -89,7 +90,7 @@ def attack_lead(settings: pd.DataFrame, found: Sequence[Verdict], target: str = 
         f"{percent(first['clean_accuracy_before_report'])} of clean images are classified right."
     )
     each = _each_defense(settings, measured, found)
-    few = len(found) <= FEW_SEARCHES
+    few = len(each) <= FEW_SENTENCES
     listed = "".join(f"<li>{sentence}</li>" for sentence in says + (each if few else []))
     out = f'<ul class="lead">{listed}</ul>'
     if not few:
@@ -136,12 +137,10 @@ def _gains(pairs: Sequence[tuple[str, Verdict]], name_attack: bool = True) -> li
         own = [pair for pair in pairs if pair[1].verdict == wanted]
         if not own:
             continue
-        clear = sum(one.is_clear for _, one in own)
         shown = "; ".join(_example(attack, one, name_attack) for attack, one in own[:EXAMPLES])
         shown += f"; and {len(own) - EXAMPLES} more" if len(own) > EXAMPLES else ""
         says.append(f"<b>In {len(own)} of {total} a tuned setting has {what} the published setting</b>: {shown}.")
-        if wanted == BETTER:
-            says[-1] += f" {_clear(clear, len(own))}"
+        says[-1] += f" {_clear(sum(one.is_clear for _, one in own), len(own))}"
     return says
 
 
@@ -149,10 +148,10 @@ def _clear(clear: int, total: int) -> str:
     """How many of the gains are larger than what the finite number of test images allows for."""
     of_two = "The 95 % intervals of the two settings"
     if clear == total:
-        return f"{of_two} overlap neither in ASR nor in clean accuracy."
+        return f"{of_two} do not overlap."
     if clear:
-        return f"{of_two} lie apart in both numbers in {clear} of the {total}; the others may be chance."
-    return f"{of_two} overlap in at least one of the two numbers{' each time' if total > 1 else ''}: it may be chance."
+        return f"{of_two} lie apart in {clear} of the {total}; the others may be chance."
+    return f"{of_two} overlap{' each time' if total > 1 else ''}, so it may be chance."
 
 
 def _example(attack: str, one: Verdict, name_attack: bool) -> str:
@@ -196,7 +195,7 @@ def _removed(rows: pd.DataFrame) -> str:
     which = "with published settings" if searched.any() else "of a defense on a backdoored model"
     text = f"In {len(ok)} of {len(own)} {plural('run', len(own))} {which}, ASR falls to {REMOVED_ASR:.0%} or less"
     return text + (
-        f", in {cheap} of them for at most {100 * FEW_POINTS:g} points of clean accuracy." if len(ok) else "."
+        f", in {cheap or 'none'} of them for at most {100 * FEW_POINTS:g} points of clean accuracy." if len(ok) else "."
     )
 
 

@@ -128,7 +128,8 @@ def legend_html(searched: bool) -> str:
     return (
         '<p class="legend">In each cell, above: attack success rate (<b>ASR</b>, less is better); below: <b>clean '
         f"accuracy</b> (more is better). {tuned}Blue is good, orange is bad:</p>"
-        f'<p class="legend">ASR {asr}</p><p class="legend">Clean accuracy lost against the model before repair {lost}</p>'
+        f'<p class="legend">ASR {asr}</p>'
+        f'<p class="legend">Clean accuracy lost against the model before repair {lost}</p>'
         '<p class="legend"><span class="void">Grey with words</span> no number to trust. <i>Not implanted</i>: the '
         "attack left no backdoor that could be removed. <i>Collapsed</i>: the model has all but stopped classifying. "
         "<i>Abstained</i>: the defense found nothing to repair and left the model as it was. <i>Diverged</i>: the "

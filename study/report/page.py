@@ -19,7 +19,7 @@ from study.report.targets import target_text
 from study.results.finished import not_begun, unfinished_searches
 from study.results.outcomes import outcome_counts
 from study.results.scores import STATUSES
-from study.results.settings import ALL_ATTACKS, collapsed, epochs_equivalent, settings_text
+from study.results.settings import ALL_ATTACKS, charged_epochs, collapsed, settings_text
 from study.results.verdicts import Verdict, shared_members, verdicts
 
 NOTHING_FOUND = "the defense found nothing to repair"
@@ -182,7 +182,7 @@ def _what_was_run(spec: Mapping[str, Any], directory: Path, frame: pd.DataFrame)
             half = f"report half: {frame['n_clean_report'].max()} and {frame['n_triggered_report'].max()}"
             facts["test images"] = f"{clean} clean, {triggered} triggered ({half})"
         hours = frame["wall_seconds"].sum() / 3600
-        spent = epochs_equivalent(frame).sum()
+        spent = charged_epochs(frame).sum()
         facts["cost of all trials"] = f"{spent:.1f} E, {hours:.2f} hours of trial time ({captions.E_WORDS})"
         facts["devices"] = "; ".join(sorted(frame["device"].dropna().unique()))
         facts["versions"] = " | ".join(sorted(frame["versions"].dropna().unique()))

@@ -79,10 +79,10 @@ def attack_section(title: str, trigger: Path, tables: AttackTables, target: str 
     else:
         out.append(_why_empty(rows))
     parts = _folded_parts(name, heading, trigger, tables, figures, mattered)
-    if parts:
+    if len(parts) > 1:
         links = " · ".join(f'<a href="#{escape(key)}">{escape(title)}</a>' for key, (title, _) in parts.items())
         out.append(f'<p class="note">More on {escape(heading)}: {links}</p>')
-        out += [folded(title, content, key) for key, (title, content) in parts.items()]
+    out += [folded(title, content, key) for key, (title, content) in parts.items()]
     return "\n".join([*out, "</section>"]), {one.name: one.png for one in figures.values()}
 
 

@@ -46,6 +46,7 @@ thead th { border-bottom: 2px solid #999; vertical-align: bottom; }
 tbody tr:hover { background: #f6f6f6; }
 td, .facts th { white-space: nowrap; }
 td.words { min-width: 10em; white-space: normal; }
+td.long { min-width: 24em; white-space: normal; }
 .wide:not(.matrix) td:first-child, .wide:not(.matrix) thead th:first-child { position: sticky; left: 0;
   background: #fff; }
 .facts td { white-space: normal; }
@@ -83,26 +84,27 @@ pre { padding: 1em; overflow-x: auto; }
 # Plots carry both of their layouts (figures.style.fit); a plot in a folded part has no width until that is opened.
 SCRIPT = """
 (function () {
-  function linesOf(entries, room) {  // that a legend of entries so wide takes
-    var lines = 1, used = 0;
-    entries.forEach(function (width) {
-      if (used && used + width > room) { lines += 1; used = 0; }
-      used += width;
-    });
-    return lines;
-  }
   function fit(plot) {
     var width = plot.clientWidth, two = (plot.layout || {}).meta;
     if (!width || !two || !two.narrow || plot.dataset.width === String(width)) { return; }
     plot.dataset.width = width;
-    var narrow = width < two.below, change = Object.assign({width: width}, narrow ? two.narrow : two.wide);
-    if (narrow && two.entries.length) {
-      var legend = 19 * linesOf(two.entries, width - 16) + 12;
-      change.height += legend;
-      change['margin.b'] += legend;
-      change['legend.maxheight'] = legend + 4;
+    var narrow = width < two.below, columns = Math.max(1, Math.floor((width - 62) / two.widest));
+    function lay(legend) {  // with so many pixels for the legend below the plot
+      var change = Object.assign({width: width}, narrow ? two.narrow : two.wide);
+      if (narrow && two.entries) {
+        change.height += legend;
+        change['margin.b'] += legend;
+        change['legend.maxheight'] = legend + 4;
+        change['legend.y'] = legend / change.height;
+      }
+      plot.style.height = plot.parentElement.style.height = change.height + 'px';
+      return Plotly.relayout(plot, change);
     }
-    Plotly.relayout(plot, change);
+    var guess = 20 * Math.ceil(two.entries / columns) + 12;
+    lay(guess).then(function () {  // Plotly knows better, once it has drawn it
+      var real = ((plot._fullLayout || {}).legend || {})._height;
+      if (narrow && real && Math.abs(real + 8 - guess) > 10) { lay(Math.ceil(real) + 8); }
+    });
   }
   function fitAll(part) { part.querySelectorAll('.plotly-graph-div').forEach(fit); }
   function reveal() {

@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
+from study.report.targets import target_text
 from study.results.settings import GROUP, aggregate, compare, fronts, settings_text
 
-# What is no terminal (a file, a pipe) gets lines as long as they are.
-UNCUT = 10_000
+WIDTH = 120  # characters, where the output is no terminal and COLUMNS says nothing
+E_LINE = "E: compute of a setting alone; 1 E is one training epoch over the attacker's full training set"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a terminal table: its heading, and its place in the order in which columns are left out.
+
+    ``drop`` is 0 for a column that always stays; else the columns with the highest go first.
+    """
+
+    name: str
+    drop: int = 0
+    words: bool = False  # at the left; numbers stand at the right
+
+
+FRONT_COLUMNS = (
+    Column("defense", words=True),
+    Column("ASR"),
+    Column("accuracy"),
+    Column("E", drop=3),
+    Column("remarks", drop=1, words=True),
+    Column("setting", drop=2, words=True),
+)
+# Columns of `compare` by their key; "group" and "study" are made here.
+COMPARE_COLUMNS = {
+    "group": Column("group", words=True),
+    "study": Column("study", words=True),
+    "trials": Column("settings", drop=5),
+    "front": Column("front", drop=6),
+    "hypervolume_report": Column("hypervolume"),
+    "box_report": Column("corner", drop=4),
+    "knee_asr": Column("knee ASR", drop=3),
+    "knee_clean_accuracy": Column("knee accuracy", drop=2),
+    "best_clean_accuracy": Column("accuracy at ASR <= 0.1", drop=1),
+}
 
 
 def front_summary(directory: Path) -> str:
@@ -30,53 +70,102 @@ def front_summary(directory: Path) -> str:
     front, settings = fronts(frame), aggregate(frame)
     texts = []
     for (dataset, model, attack), group in settings.groupby(["dataset", "model", "attack"], sort=False):
-        table = Table(title=f"{attack} on {dataset}, {model}: front and baselines (report half)", title_justify="left")
-        table.add_column("defense")
-        for name in ("ASR", "clean accuracy", "E"):
-            table.add_column(name, justify="right")
-        table.add_column("settings")
-        for _, row in group[group["role"] == "baseline"].iterrows():
-            table.add_row(row["defense"], *_measured(row), row["status"] if row["status"] != "ok" else "baseline")
-        for _, row in group[group["role"] == "control"].iterrows():
-            table.add_row(row["defense"], *_measured(row), f"clean model under {attack}'s trigger")
         members = front[(front["attack"] == attack) & (front["dataset"] == dataset) & (front["model"] == model)]
-        searched = group[group["role"] == "search"]
-        for _, member in members.iterrows():
-            rivals = searched[searched["defense"] == member["defense"]]
-            row = rivals[rivals["trial"] == member["trial"]].iloc[0]
-            remarks = [settings_text(row)]
-            remarks += ["published point"] if row["published"] else []
-            remarks += ["knee"] if member["is_knee"] else []
-            remarks += [row["status"]] if row["status"] != "ok" else []
-            table.add_row(row["defense"], *_measured(row), "; ".join(filter(None, remarks)))
-        texts.append(as_text(table))
-    return "\n".join(texts)
+        target = target_text(frame[(frame["attack"] == attack) & (frame["dataset"] == dataset)])
+        aim = f", target class {target}" if target else ""
+        title = f"{attack} on {dataset}, {model}{aim}: front and baselines (report half)"
+        texts.append(table_text(title, FRONT_COLUMNS, _front_lines(str(attack), group, members)))
+    return "\n\n".join([*texts, textwrap.fill(E_LINE, terminal_width())])
 
 
 def compare_summary(directories: Mapping[str, Path]) -> str:
-    """Fronts of several studies side by side, group by group; by the name that people call the folder."""
+    """Fronts of several studies side by side, group by group.
+
+    Args:
+        directories: each by the name that people call it, which may be its path: it is shortened as far as all of
+            them stay distinct.
+    """
     frames: dict[str, pd.DataFrame] = {}
-    for called, directory in directories.items():
+    for called, directory in zip(distinct_names(directories), directories.values(), strict=True):
         stored_spec(directory)
         frames[called] = Ledger.read(directory / LEDGER_FILE).to_frame()
-    table = Table(title="Fronts on the report half; hypervolume: reference (ASR 1, accuracy 0)", title_justify="left")
     compared = compare({name: frame for name, frame in frames.items() if not frame.empty})
-    columns = {
-        "study": "study",
-        "trials": "settings",
-        "front": "front",
-        "hypervolume_report": "hypervolume",
-        "box_report": "box",
-        "knee_asr": "knee ASR",
-        "knee_clean_accuracy": "knee accuracy",
-        "best_clean_accuracy": "best accuracy at ASR <= 0.1",
-    }
-    table.add_column("group")
-    for label in columns.values():
-        table.add_column(label, justify="left" if label == "study" else "right")
+    # What all rows have in common stands in the title, so that the table stays narrow.
+    common = [key for key in ("dataset", "model") if compared[key].nunique() == 1]
+    where = f" ({', '.join(str(compared[key].iloc[0]) for key in common)})" if common else ""
+    lines = []
     for _, row in compared.iterrows():
-        table.add_row(" ".join(str(row[key]) for key in GROUP), *(_cell(row[key]) for key in columns))
-    return as_text(table)
+        cells = {"group": " ".join(str(row[key]) for key in GROUP if key not in common)}
+        lines.append([cells.get(key) or _cell(row[key]) for key in COMPARE_COLUMNS])
+    title = f"Fronts on the report half{where}; hypervolume: the area that a front dominates, 1 is perfect"
+    return table_text(title, list(COMPARE_COLUMNS.values()), lines)
+
+
+def table_text(title: str, columns: Sequence[Column], rows: Iterable[Sequence[str]], width: int | None = None) -> str:
+    """A table that is never wider than the terminal and never wraps: columns are left out instead, and it says which.
+
+    Args:
+        rows: cells in the order of ``columns``.
+        width: characters; by default `terminal_width`.
+    """
+    width = width or terminal_width()
+    rows = [list(row) for row in rows]
+    kept = [place for place, column in enumerate(columns) if any(row[place] for row in rows) or not rows]
+    dropped: list[int] = []
+    for place in sorted((p for p in kept if columns[p].drop), key=lambda p: -columns[p].drop):
+        if _needs(columns, rows, kept) <= width:
+            break
+        kept, dropped = [p for p in kept if p != place], [*dropped, place]
+    for place in reversed(dropped):  # a narrow column that went first may fit after a wide one has gone
+        more = sorted([*kept, place])
+        if _needs(columns, rows, more) <= width:
+            kept = more
+    left_out = [columns[place].name for place in sorted(dropped) if place not in kept]
+    text = [textwrap.fill(title, width), _text(_table(columns, rows, kept), width)]
+    if left_out:
+        note = f"left out to fit {width} characters: {', '.join(left_out)} (a larger COLUMNS shows more)"
+        text.append(textwrap.fill(note, width))
+    return "\n".join(text)
+
+
+def terminal_width() -> int:
+    """Characters that a line may have: the terminal's, or WIDTH where the output is none; COLUMNS goes over both."""
+    if sys.stdout.isatty():
+        return shutil.get_terminal_size((WIDTH, 24)).columns
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else WIDTH
+
+
+def distinct_names(places: Iterable[str]) -> list[str]:
+    """Each folder (or URI) by as few of its last parts as keep it apart from all others; one given twice, alike."""
+    whole = [place if "://" in place else os.path.abspath(place) for place in map(str, places)]
+    parts = [[part for part in place.replace(os.sep, "/").split("/") if part] for place in whole]
+    names = []
+    for own in parts:
+        others = [other for other in parts if other != own]
+        lengths = range(1, len(own))
+        length = next((n for n in lengths if all(other[-n:] != own[-n:] for other in others)), len(own))
+        names.append("/".join(own[-length:]) or "/")
+    return names
+
+
+def _front_lines(attack: str, group: pd.DataFrame, members: pd.DataFrame) -> list[list[str]]:
+    """Cells of FRONT_COLUMNS: baselines, controls, then the front of each search."""
+    lines = []
+    for role, remark in (("baseline", "baseline"), ("control", f"clean model under {attack}'s trigger")):
+        for _, row in group[group["role"] == role].iterrows():
+            said = row["status"] if row["status"] != "ok" and role == "baseline" else remark
+            said += ", collapsed" if row["collapsed"] else ""
+            lines.append([str(row["defense"]), *_measured(row), said, settings_text(row)])
+    searched = group[group["role"] == "search"]
+    for _, member in members.iterrows():
+        rivals = searched[searched["defense"] == member["defense"]]
+        row = rivals[rivals["trial"] == member["trial"]].iloc[0]
+        remarks = ["published"] if row["published"] else []
+        remarks += ["knee"] if member["is_knee"] else []
+        remarks += [row["status"]] if row["status"] != "ok" else []
+        lines.append([str(row["defense"]), *_measured(row), ", ".join(remarks), settings_text(row)])
+    return lines
 
 
 def _measured(row: pd.Series[Any]) -> tuple[str, str, str]:
@@ -89,13 +178,25 @@ def _cell(value: object, digits: int = 4) -> str:
     return str(value)
 
 
-def terminal_width() -> int | None:
-    """Columns of the terminal that standard output goes to; None if it goes elsewhere, where nothing need fit."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: Sequence[int]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for place in kept:
+        # A cell that is wider than even an empty terminal allows is cut: half a word is better than a torn table.
+        justify: Any = "left" if columns[place].words else "right"
+        table.add_column(columns[place].name, justify=justify, no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*(row[place].replace("[", r"\[") for place in kept))
+    return table
 
 
-def as_text(table: Table) -> str:
-    """A table as text, fitted to the terminal's width if there is one; no line ends in spaces."""
+def _needs(columns: Sequence[Column], rows: Sequence[Sequence[str]], kept: Sequence[int]) -> int:
+    """Characters that the table takes if nothing is cut."""
+    console = Console(file=StringIO(), width=10_000)
+    return Measurement.get(console, console.options, _table(columns, rows, kept)).maximum
+
+
+def _text(table: Table, width: int) -> str:
     out = StringIO()
-    Console(file=out, width=terminal_width() or UNCUT, no_color=True).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
+    Console(file=out, width=width, no_color=True).print(table)
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    return "\n".join(line for line in lines if line)

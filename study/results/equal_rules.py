@@ -21,7 +21,7 @@ from study.results.settings import (
     ALL_ATTACKS,
     GROUP,
     aggregate,
-    epochs_equivalent,
+    charged_epochs,
     is_shared,
     on_front,
     true_status,
@@ -171,7 +171,7 @@ def search_costs(frame: pd.DataFrame) -> pd.DataFrame:
     rows = rows[frame["role"].fillna("search") == "search"]
     parts = [rows] + ([rows.assign(attack=ALL_ATTACKS)] if is_shared(frame) else [])
     rows = pd.concat(parts, ignore_index=True) if len(parts) > 1 else rows.reset_index(drop=True)
-    spent, alone = epochs_equivalent(rows), epochs_equivalent(rows, alone=True)
+    spent, alone = charged_epochs(rows), charged_epochs(rows, alone=True)
     records = []
     for keys, group in rows.groupby(list(GROUP), sort=True, dropna=False):
         at = group.index
@@ -187,7 +187,7 @@ def search_costs(frame: pd.DataFrame) -> pd.DataFrame:
 def _epochs_per_cell(rows: pd.DataFrame, settings: pd.DataFrame) -> list[float]:
     """Mean E over the cells of each setting, what failed included: it was spent as well."""
     keys = [*GROUP, "trial"]
-    cost = epochs_equivalent(rows).fillna(0.0)
+    cost = charged_epochs(rows).fillna(0.0)
     total = cost.groupby([rows[key] for key in keys], dropna=False).sum()
     cells = rows.groupby(keys, dropna=False).size()
     return [float(total[key] / cells[key]) for key in settings[keys].itertuples(index=False, name=None)]

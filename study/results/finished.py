@@ -11,7 +11,7 @@ import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from search_spaces import space as search_spaces
-from study.results.settings import ALL_ATTACKS, GROUP, epochs_equivalent, is_shared
+from study.results.settings import ALL_ATTACKS, GROUP, charged_epochs, is_shared
 from trainables.registry import SettingError
 
 LARGEST_SPACE = 10_000  # points up to which a space is counted; a larger one is not used up
@@ -34,7 +34,7 @@ def unfinished_searches(frame: pd.DataFrame, search: Mapping[str, Any]) -> dict[
     cell = rows["seed"].astype(str)
     if is_shared(frame):
         cell, rows = rows["attack"].astype(str) + "/" + cell, rows.assign(attack=ALL_ATTACKS)
-    rows = rows.assign(cell=cell, cost=epochs_equivalent(rows).fillna(0.0))
+    rows = rows.assign(cell=cell, cost=charged_epochs(rows).fillna(0.0))
     budget = search.get("budget_epochs")
     found = {}
     for keys, group in rows.groupby(list(GROUP), dropna=False):
@@ -60,7 +60,8 @@ def space_size(defense: str, search: Mapping[str, Any]) -> float:
     """Different settings that the search space of a defense holds; infinite if it is large, continuous or unknown."""
     try:
         space = search_spaces.get_space(defense, _part(search, "space").get(defense, "default"))
-        space = space.with_ranges(_part(_part(search, "ranges"), defense), f"search.ranges.{defense}")
+        ranges = _part(_part(search, "ranges"), defense)
+        space = space.with_ranges(ranges, f"search.ranges.{defense}", published=search.get("published") is not False)
     except SettingError:
         return math.inf
     choices = {name: _points(item) for name, item in space.distributions.items()}

@@ -37,11 +37,11 @@ METRICS = (
 )
 _EXTRA_MEANS = ("asr_base", "false_target_rate", "asr_before_search", "clean_accuracy_before_search")
 _SPREAD = ("asr_report", "clean_accuracy_report")
-_COSTS = ("epochs_equivalent", "epochs_alone", "wall_seconds", "steps")
+_COSTS = ("charged_epochs", "epochs_alone", "wall_seconds", "steps")
 _POOLED = ("n_clean", "n_triggered", "n_clean_report", "n_triggered_report")
 _FRONT_VALUES = (
     *("asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report", "robust_accuracy_report"),
-    *("asr_before_report", "clean_accuracy_before_report", "epochs_equivalent", "wall_seconds", "cells", "published"),
+    *("asr_before_report", "clean_accuracy_before_report", "charged_epochs", "wall_seconds", "cells", "published"),
     *("status", "collapsed"),
 )
 FRONT_COLUMNS = (*GROUP, "rank", "trial", *_FRONT_VALUES, "der_report", "is_knee", "picks")
@@ -61,12 +61,11 @@ def on_front(settings: pd.DataFrame) -> pd.DataFrame:
     return non_dominated(settings[~settings["collapsed"].astype(bool)])
 
 
-def epochs_equivalent(frame: pd.DataFrame, alone: bool = False) -> pd.Series[float]:
+def charged_epochs(frame: pd.DataFrame, alone: bool = False) -> pd.Series[float]:
     """Cost of each row in E, see `study.record.cost`; missing where the size of the training set is.
 
     What a trial found ready made by an earlier one (features, a retrained model) is charged once to every search, see
-    `study.record.cost.Bill`. With ``alone``
-    it counts all the same: the cost of that setting without any other.
+    `study.record.cost.Bill`. With ``alone`` it counts all the same: the cost of that setting without any other.
     """
     size = frame["train_size"].astype("float64")
 
@@ -119,7 +118,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     rows["row"] = np.arange(len(rows))
     rows["role"] = rows["role"].fillna("search")
     rows["cell"] = rows["attack"].astype(str) + "/" + rows["seed"].astype(str)
-    rows["epochs_equivalent"], rows["epochs_alone"] = epochs_equivalent(rows), epochs_equivalent(rows, alone=True)
+    rows["charged_epochs"], rows["epochs_alone"] = charged_epochs(rows), charged_epochs(rows, alone=True)
     rows["status"] = true_status(rows)
     for metric, count in (("asr", "n_triggered"), ("clean_accuracy", "n_clean")):
         rows[f"{metric}_before_search"] = _other_half(rows, f"{metric}_before", count)

@@ -54,13 +54,13 @@ class Verdict:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the 95 % intervals of the two do not overlap, neither in ASR nor in clean accuracy."""
+        """Whether the 95 % intervals of the two lie apart in every number in which they differ."""
         if self.published is None or self.pick is None:
             return False
-        pairs = (("asr_report", "n_triggered_report"), ("clean_accuracy_report", "n_clean_report"))
-        for rate, count in pairs:
-            ends = [interval(one[rate], one[count]) for one in (self.published, self.pick)]
-            first, second = ends
+        for rate, count in (("asr_report", "n_triggered_report"), ("clean_accuracy_report", "n_clean_report")):
+            first, second = (interval(one[rate], one[count]) for one in (self.published, self.pick))
+            if abs(float(self.published[rate] - self.pick[rate])) <= _EXACT:
+                continue
             if first is None or second is None or (first[0] <= second[1] and second[0] <= first[1]):
                 return False
         return True

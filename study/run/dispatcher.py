@@ -23,7 +23,9 @@ Key = tuple[str, str, int]  # of a job
 
 
 class Dispatcher:
-    """Hands out as many of the driver's jobs as there is room for: more would make suggestions staler.
+    """Hands out as many of the driver's jobs as there is room for, and no more.
+
+    A setting that waits was chosen without the results that come in meanwhile.
 
     Args:
         driver: of the study.

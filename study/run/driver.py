@@ -69,6 +69,7 @@ class Driver:
 
     @property
     def finished(self) -> bool:
+        """Whether nothing is left to do."""
         return self.done >= self.total
 
     def remaining(self) -> Counter[str]:
@@ -155,7 +156,10 @@ class Driver:
         self.broken.update(victims)
 
     def _ask(self, wanted: Callable[[Job], bool]) -> bool:
-        """One more setting of the wanted search that is furthest behind, as one job per cell; whether there was one."""
+        """Ask a search for one more setting and queue a job for each of its cells; False if no search has one.
+
+        Of the searches that are ``wanted``, the one that has asked for the smallest part of its settings goes first.
+        """
         for search in sorted(self.searches, key=lambda search: search.asked / search.target):
             if not any(wanted(Job(search.search.label, "", "search", cell, {}, False)) for cell in search.search.cells):
                 continue

@@ -13,7 +13,7 @@ from types import FrameType
 
 from study.cluster.connect import ray_cluster, usable_nodes
 from study.plan.forecast import look_ahead, plan_lines
-from study.plan.jobs import Plan, check_plan, load_data, make_plan
+from study.plan.jobs import Plan, prepare
 from study.plan.slots import Room, wanted_gpus
 from study.record.folder import LEDGER_FILE, REPORT_FILE, Folder, check_store
 from study.record.ledger import Ledger
@@ -68,10 +68,9 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
         SpecError, SettingError, DataError: bad input, before anything is written.
         StudyStoppedError: the folder, the database or the store failed; nothing is lost, and it can be continued.
     """
-    plan = make_plan(spec)
     check_trackers(spec, directory)
-    dataset, upstream = load_data(spec)
-    check_plan(plan, dataset, upstream)
+    plan, dataset, upstream = prepare(spec)
+    spec = plan.spec
     trouble = Trouble(f"the study in {directory}")
     with _sigterm_as_sigint(), contextlib.ExitStack() as stack:
         home = stack.enter_context(open_folder(directory))

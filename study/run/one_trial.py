@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from study.plan.jobs import check_plan, load_data, make_plan
+from study.plan.jobs import prepare
 from study.record.columns import SCHEMA, to_frame
 from study.record.folder import check_store
 from study.report.cells import detected
@@ -61,9 +61,7 @@ def run_single(
         if merged[key] != settings[key]:
             raise SpecError(f"--set {key}: a trial is one combination; use --attack, --defense, --dataset and --seed")
     spec = make_spec(merged)
-    plan = make_plan(spec)
-    data, upstream = load_data(spec)
-    check_plan(plan, data, upstream)
+    plan, _, _ = prepare(spec)
     job = plan.baselines[0]
     place, kept = pick_device(device), open_store(spec.store)
     check_store(kept)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from study.plan.jobs import Plan, check_plan, load_data, make_plan
+from study.plan.jobs import Plan, prepare
 from study.record.files import write_atomically
 from study.report.figures.trigger import TRIGGER_PREFIX, trigger_figure
 from study.run.one_trial import pick_device
@@ -73,9 +73,7 @@ def write_trigger_picture(
         if merged[key] != settings[key]:
             raise SpecError(f"--set {key}: a picture is of one attack; name it, and use --dataset and --seed")
     spec = make_spec(merged)
-    plan = make_plan(spec)
-    data, upstream = load_data(spec)
-    check_plan(plan, data, upstream)
+    plan, data, _ = prepare(spec)
     victim_spec = plan.cells[0].victim
     instance = victim_spec.make_attack()
     trigger = instance.preview_trigger(data.image_size, seed)

@@ -51,6 +51,7 @@ def open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
             startup_trials=spec.search.startup_trials,
             history=spec.search.history,
             target=spec.search.trials,
+            published=spec.search.published,
         )
         for search in plan.searches
     ]
@@ -72,6 +73,7 @@ class OptunaSearch:
         sampler, seed, startup_trials, history: see `make_sampler`; the seed moves on with the number of existing
             trials, so that a restarted sampler does not draw its start-up points again.
         target: settings to be finished.
+        published: whether the first of them is the published point.
 
     Raises:
         SpecError: the storage holds a study of that name with other directions or another space.
@@ -88,7 +90,9 @@ class OptunaSearch:
         startup_trials: int,
         target: int,
         history: int | None = None,
+        published: bool = True,
     ) -> None:
+        self.begins_published = published
         self.search, self.target, self._storage = search, target, storage
         self.exhausted = False
         self._used: set[str] = set()
@@ -179,7 +183,8 @@ class OptunaSearch:
         if len(trials) < len(self._used):  # a storage made anew: its number of trials tells nothing
             self.study.sampler = self._make_sampler(self.sampler, len(self._used))
         waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        if not waiting and _fingerprint(self._paper_settings()) not in self._by_settings:
+        published = self.begins_published and _fingerprint(self._paper_settings()) not in self._by_settings
+        if published and not waiting:
             self.study.enqueue_trial(self.search.paper_params())
         return sorted(unfinished.items())
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from study.spec.schema import StudySpec
 from trainables.attacks.base import ATTACKS
 from trainables.defenses.base import DEFENSES
-from trainables.registry import Registry, closest, nearest
+from trainables.registry import Registry, closest, did_you_mean, nearest
 
 
 def hint(path: str, value: Any, settings: Mapping[str, Any]) -> str:
@@ -30,21 +30,24 @@ def hint(path: str, value: Any, settings: Mapping[str, Any]) -> str:
     for name in closest(path, {*methods, *_settings_of(settings), *beside})[:1]:
         if name in methods:
             return f"settings of a method are written {_full_name(methods[name], name, value)}"
-    return full_names(path, settings) or nearest(path, beside)
+    return _full_names(path, settings) or nearest(path, beside)
 
 
-def full_names(key: str, settings: Mapping[str, Any], kinds: tuple[str, ...] = ("attack", "defense")) -> str:
+def nameless_setting(path: str, settings: Mapping[str, Any]) -> str:
+    """A hint for ``defense.lr_max1``, where the method's name is left out; empty where that is not what happened."""
+    for registry in (ATTACKS, DEFENSES):
+        kind, _, setting = path.partition(".")
+        if kind == registry.kind and setting and setting not in registry.names():
+            return _full_names(setting, settings, (kind,))
+    return ""
+
+
+def _full_names(key: str, settings: Mapping[str, Any], kinds: tuple[str, ...] = ("attack", "defense")) -> str:
     """A hint for a setting given without its method, misspelled or not; empty where a key of the spec is nearer."""
     owners = _settings_of(settings)
     near = closest(key, {*owners, *StudySpec.model_fields})
     found = [f"{owner}.{name}" for name in near for owner in owners.get(name, ()) if owner.startswith(kinds)]
-    return nearest_of(found[:3])
-
-
-def nearest_of(found: list[str]) -> str:
-    """``did you mean 'a' or 'b'?``; empty for none."""
-    quoted = [repr(name) for name in found]
-    return f"did you mean {' or '.join(filter(None, (', '.join(quoted[:-1]), quoted[-1])))}?" if quoted else ""
+    return did_you_mean(found)
 
 
 def _full_name(registry: Registry[Any], name: str, value: Any) -> str:

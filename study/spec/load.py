@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from study.spec.hints import full_names, hint
+from study.spec.hints import hint, nameless_setting
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError, merge_assignments, parse_yaml_mapping, read_yaml_mapping
 from trainables.registry import SettingError, nearest
@@ -88,17 +88,15 @@ def _read_standard_input() -> dict[str, Any]:
 
 def _one_line(error: ValidationError, settings: Mapping[str, Any]) -> str:
     """The first complaint of pydantic about ``settings`` as ``key: what, got value``."""
-    first = error.errors()[0]
+    first, *others = error.errors()
+    if first["type"] == "missing":  # it may be there, misspelled
+        first = next((other for other in others if other["type"] == "extra_forbidden"), first)
     # Type tags of unions are no keys of ours.
     path = ".".join(
         str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "float", "int"))
     )
     if first["type"] == "extra_forbidden":
         return f"unknown key {path!r}: {hint(path, first['input'], settings)}"
-    kind, _, setting = path.partition(".")
-    if first["type"] == "dict_type" and kind in ("attack", "defense") and setting:  # the method's name is left out
-        meant = full_names(setting, settings, (kind,))
-        return f"{path} must be the settings of {setting!r}, got {first['input']!r}" + (f"; {meant}" if meant else "")
     if first["type"] == "missing":
         return f"missing key {path!r}"
     prefix = f"{path}: " if path else ""
@@ -107,7 +105,8 @@ def _one_line(error: ValidationError, settings: Mapping[str, Any]) -> str:
     message = first["msg"].replace("Input should", "must").replace("must be a valid", "must be a")
     for theirs, ours in _PLAIN_WORDS.items():
         message = re.sub(theirs, ours, message, flags=re.IGNORECASE)
-    return f"{prefix}{message[0].lower()}{message[1:]}, got {first['input']!r}"
+    meant = nameless_setting(path, settings) if first["type"] == "dict_type" else ""
+    return f"{prefix}{message[0].lower()}{message[1:]}, got {first['input']!r}{f'; {meant}' if meant else ''}"
 
 
 # pydantic's words -> ours.

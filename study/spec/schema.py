@@ -72,6 +72,8 @@ class _Part(BaseModel):
 class SearchSpec(_Part):
     """How settings are searched: ``trials`` settings per search, the published point first.
 
+    With ``published: false`` a search does not begin with the published point, and its space may leave it out.
+
     ``space`` names a variant of a defense's search space; ``ranges`` narrows or widens single parameters of it,
     ``ranges.DEFENSE.PARAMETER: [low, high]``, or a list of choices for a categorical one. With ``budget_epochs`` all
     searches get equal compute instead of equal trials: each ends when its trials have cost so many E per cell (one E is
@@ -84,6 +86,7 @@ class SearchSpec(_Part):
     sampler: str = "tpe"
     per: Literal["attack", "all"] = "attack"
     startup_trials: Annotated[int, Field(ge=1)] = 10
+    published: bool = True
     storage: str = "journal"
     budget_epochs: Annotated[float, Field(gt=0)] | None = None
     history: Annotated[int, Field(ge=100)] | None = None
@@ -347,7 +350,9 @@ class StudySpec(_Part):
         given = dict(self.attack.get(name, {}))
         if self.victim.poison_rate is not None and "poison_rate" in {field.name for field in dataclasses.fields(cls)}:
             given.setdefault("poison_rate", self.victim.poison_rate)
-        return ResolvedAttack(name, typed_settings(ATTACKS, name, given), cls.implants_backdoor)
+        # The name of a class: its number is known once the data are, see `plan.targets`; until then no victim takes it.
+        by_name = {key: given.pop(key) for key in ("target_label",) if isinstance(given.get(key), str)}
+        return ResolvedAttack(name, typed_settings(ATTACKS, name, given) | by_name, cls.implants_backdoor)
 
     def _baseline(self, name: str) -> ResolvedBaseline:
         settings = {**search_spaces.paper_point(name), **self._fixed(name)}
@@ -370,7 +375,9 @@ class StudySpec(_Part):
     def _space(self, name: str) -> search_spaces.Space:
         """The search space of a defense in this study (SettingError)."""
         space = search_spaces.get_space(name, self.search.space.get(name, "default"))
-        return space.with_ranges(self.search.ranges.get(name, {}), f"search.ranges.{name}")
+        return space.with_ranges(
+            self.search.ranges.get(name, {}), f"search.ranges.{name}", published=self.search.published
+        )
 
     def to_yaml(self) -> str:
         """The resolved spec, complete and readable again; a password in ``search.storage`` is left out of it."""

@@ -37,7 +37,7 @@ class Tracker(Protocol):
     def close(self, finished: bool) -> None:
         """Keep the study's tables and report with the run, and end it so that it can be opened again.
 
-        ``finished``: whether the study is, else it was interrupted.
+        ``finished``: True if the study is finished, False if it was interrupted.
         """
 
 

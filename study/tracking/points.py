@@ -48,13 +48,13 @@ class Points:
         group = row["search"] or row["trial"]
         epochs = row.get("charged_epochs") or 0.0
         values = {name: float(row[name]) for name in MEASURES if row.get(name) is not None}
-        values |= {"status": float(STATUSES.index(row["status"])), "epochs": epochs}
+        values |= {"status": float(STATUSES.index(row["status"])), "charged_epochs": epochs}
         if group in self._fronts:
             values |= self._front(group, row)
         self._statuses[row["status"]] += 1
         self._epochs += epochs
         counts = {name: float(count) for name, count in self._statuses.items()}
-        total = {"trials": float(sum(self._statuses.values())), "epochs": self._epochs, **counts}
+        total = {"trials": float(sum(self._statuses.values())), "charged_epochs": self._epochs, **counts}
         self._seconds = finished_at(row) or self._seconds
         return [self._point(group, values), self._point(STUDY, total)]
 

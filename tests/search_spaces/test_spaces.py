@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import optuna
@@ -12,7 +13,8 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 import search_spaces
-from search_spaces.space import Space, get_space, names, paper_point
+from search_spaces import space as spaces
+from search_spaces.space import Space, check_space, get_space, names, paper_point
 from trainables.defenses.base import DEFENSES
 from trainables.registry import SettingError
 
@@ -173,3 +175,68 @@ def test_spaces_are_data_and_import_nothing_above_them() -> None:
         assert all(isinstance(item, BaseDistribution) for item in module.SPACE.values())
         assert isinstance(module.PAPER, dict)
     assert search_spaces.__doc__
+
+
+# -- spaces of somebody else's ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outside() -> Iterator[Callable[..., None]]:
+    """Registers a space for a defense that has none (``none`` takes no settings, ``probe`` is not there)."""
+
+    def add(**holds: Any) -> None:
+        spaces.SPACES.register("probe")(type("Mine", (), holds))
+
+    yield add
+    spaces.SPACES.remove("probe")
+
+
+def test_a_space_from_outside_is_a_space(outside: Callable[..., None]) -> None:
+    item = optuna.distributions.FloatDistribution(0.1, 1.0)
+    outside(SPACE={"x": item}, PAPER={"x": 0.5}, VARIANTS={"wide": Space({"x": item}, {"x": 1.0})})
+    assert "probe" in names()
+    assert get_space("probe").distributions == {"x": item}
+    assert get_space("probe", "wide").paper == {"x": 1.0}
+    assert dict(paper_point("probe")) == {"x": 0.5}
+
+
+ITEM = optuna.distributions.FloatDistribution(0.1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("holds", "message"),
+    [
+        ({"SPACE": {"x": ITEM}}, "search space of probe has no PAPER"),
+        ({"PAPER": {"x": 0.5}}, "search space of probe has no SPACE"),
+        ({"SPACE": {"x": [0, 1]}, "PAPER": {"x": 0.5}}, r"SPACE\['x'\] must be an Optuna distribution"),
+        ({"SPACE": {"x": ITEM}, "PAPER": {"y": 0.5}}, r"\(default\): PAPER has no 'x', but SPACE searches it"),
+        ({"SPACE": {"x": ITEM}, "PAPER": {"x": 2.0}}, r"PAPER\['x'\] = 2\.0 lies outside .* trial 0"),
+        (
+            {"SPACE": {"x": ITEM}, "PAPER": {"x": 0.5}, "VARIANTS": {"w": Space({"z": ITEM}, {"x": 0.5})}},
+            r"\(w\): PAPER has no 'z'",
+        ),
+    ],
+)
+def test_what_is_no_space_is_refused_when_it_registers(
+    holds: dict[str, Any], message: str, outside: Callable[..., None]
+) -> None:
+    with pytest.raises(SettingError, match=message) as caught:
+        outside(**holds)
+    assert "\n" not in str(caught.value)
+    assert "probe" not in names()
+
+
+@pytest.mark.parametrize("defense", names())
+def test_our_own_spaces_pass_the_check_of_plan_and_run(defense: str) -> None:
+    check_space(defense, get_space(defense), {}, {}, "k")
+
+
+def test_ends_and_published_point_that_the_defense_refuses_are_named() -> None:
+    good = get_space("clp")
+    low = dataclasses.replace(good, distributions={"u": optuna.distributions.FloatDistribution(-1.0, 9.0)})
+    with pytest.raises(SettingError, match=r"^search space of clp: u: -1\.0 does not work: defense\.clp: u must be"):
+        check_space("clp", low, {}, {}, "search.ranges.clp")
+    with pytest.raises(SettingError, match=r"^search\.ranges\.clp\.u: -1\.0 does not work"):
+        check_space("clp", low, {}, {"u": [-1, 9]}, "search.ranges.clp")
+    with pytest.raises(SettingError, match=r"^search space of clp: the published point does not work"):
+        check_space("clp", dataclasses.replace(good, paper={"u": -3.0}), {}, {}, "k")

@@ -134,7 +134,7 @@ def test_plan_and_run_read_a_spec_from_standard_input(superft: Callable[..., Res
     assert piped.stdout == superft("plan", "quickstart", "--set", "search.trials=7").stdout
     for command in ("plan", "run", "submit"):
         for content, named in (
-            ("attacks: [", "standard input, line 2"),
+            ("attacks: [\n", "standard input, line 2"),
             ("- a", "standard input: a study is a mapping of keys, got list"),
             ("", "standard input: a study is a mapping of keys"),
             (text.replace("attacks", "atacks"), "unknown key 'atacks': did you mean 'attacks'"),

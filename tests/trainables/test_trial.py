@@ -22,9 +22,11 @@ from trainables.columns import CELL_COLUMNS, CONDITION_COLUMNS, RESULT_COLUMNS, 
 from trainables.data.images import DataError, Dataset, TriggeredSet
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair
-from trainables.evaluation.metrics import der
+from trainables.evaluation.metrics import der, evaluate
 from trainables.job import Cell
+from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
+from trainables.plugins.modules import PluginError
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
 from trainables.storage.memo import Memo
@@ -68,8 +70,7 @@ def probe() -> Iterator[Any]:
         DEFENSES.register("probe")(dataclasses.dataclass(frozen=True)(cls))
 
     yield add
-    if "probe" in DEFENSES:
-        DEFENSES.forget(DEFENSES.module_of("probe"))
+    DEFENSES.remove("probe")
 
 
 class Plain(Defense):
@@ -167,11 +168,106 @@ def test_divergence_wins_over_a_backdoor_that_never_worked(toy_victim: Victim, t
     ],
 )
 def test_status_tells_when_there_was_no_backdoor_to_remove(
-    rates: dict[str, float], status: str, toy_victim: Victim, toy: Dataset
+    rates: dict[str, float], status: str, toy_victim: Victim, toy: Dataset, probe: Any
 ) -> None:
-    result = run(with_rates(toy_victim, **rates), toy, "none")
+    probe(type("Idle", (Plain,), {}))
+    result = run(with_rates(toy_victim, **rates), toy, "probe")
     assert result.status == status
     assert result.metrics["asr"] is not None  # measured all the same
+
+
+def test_a_victim_that_measures_otherwise_than_stored_is_refused(toy_victim: Victim, toy: Dataset) -> None:
+    assert run(toy_victim, toy, "none").status == "backdoor_not_implanted"  # a toy; but measured as it was stored
+    with pytest.raises(DataError, match=r"is not what was stored \(clean_accuracy 0\.9900 -> .*, asr 0\.1000 -> "):
+        run(with_rates(toy_victim, asr=0.1, clean_accuracy=0.99), toy, "none")
+
+
+def test_a_trigger_that_stamps_otherwise_than_stored_is_refused(toy_victim: Victim, toy: Dataset) -> None:
+    moved = toy_victim.triggered.images.clone()
+    moved[0, 0, 0, 0] ^= 1  # one grey level of one pixel, on the machine that made it
+    edited = dataclasses.replace(toy_victim, triggered=dataclasses.replace(toy_victim.triggered, images=moved))
+    edited = dataclasses.replace(
+        edited, evaluation=evaluate(edited.model, toy.test, edited.triggered, precision="float32")
+    )
+    with pytest.raises(DataError, match=r"is not what was stored \(other triggered images\)"):
+        run(edited, toy, "none")
+
+
+def test_elsewhere_single_images_may_move(toy_victim: Victim, toy: Dataset) -> None:
+    """Other threads or another processor add in another order: an image at the border falls on the other side."""
+    stored = toy_victim.evaluation.full.clean_accuracy
+    near = with_rates(toy_victim, clean_accuracy=stored - 2 / toy_victim.evaluation.full.n_clean)
+    with pytest.raises(DataError):
+        run(near, toy, "none")
+    elsewhere = dataclasses.replace(near, facts={**near.facts, "device": "cpu of another kind x8"})
+    assert run(elsewhere, toy, "none").metrics["clean_accuracy"] == stored
+
+
+def small_head() -> Classifier:
+    return build_model("preact_resnet18", num_classes=3, width=2)
+
+
+def bent(value: float, what: str) -> Any:
+    """A repair that puts ``value`` into one weight, or into all of the head: then only the outputs are not finite."""
+
+    def repair(self: Any, model: Classifier, assets: Any, trainer: Trainer) -> Repair:
+        with torch.no_grad():
+            if what == "weight":
+                model.classifier.weight[0, 0] = value
+            else:
+                model.classifier.weight.fill_(value)
+                model.classifier.bias.fill_(value)
+        return Repair(model)
+
+    return repair
+
+
+@pytest.mark.parametrize(
+    ("value", "what", "error"),
+    [
+        (math.nan, "weight", "the repaired model's classifier.weight is not finite"),
+        (math.inf, "weight", "the repaired model's classifier.weight is not finite"),
+        (3e38, "outputs", "the model's outputs are not finite"),
+    ],
+)
+def test_a_repaired_model_of_nan_has_diverged(
+    value: float, what: str, error: str, working: Victim, toy: Dataset, probe: Any
+) -> None:
+    """argmax makes class 0 of NaN, which is the target: the trial once counted as ok with ASR 1."""
+    probe(type("Bends", (Plain,), {"repair": bent(value, what)}))
+    result = run(working, toy, "probe")
+    assert (result.status, result.error) == ("diverged", error)
+    assert (result.metrics["asr"], result.metrics["clean_accuracy"]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda model: None, "defense probe: repair must return a Repair, got NoneType"),
+        (lambda model: model, "defense probe: repair must return a Repair, got Classifier"),
+        (lambda model: Repair(model.state_dict()), "whose model is a Classifier, got OrderedDict"),
+        (lambda model: Repair(model, status="fine"), "must say status ok or abstained, got 'fine'"),
+        (
+            lambda model: Repair(build_model("preact_resnet18", num_classes=3, width=2)),
+            "must return a model for 10 classes, got one for 3",
+        ),
+    ],
+)
+def test_what_is_no_repair_is_refused_in_one_line(
+    made: Any, message: str, working: Victim, toy: Dataset, probe: Any
+) -> None:
+    probe(type("Wrong", (Plain,), {"repair": lambda self, model, assets, trainer: made(model)}))
+    with pytest.raises(PluginError, match=message):
+        run(working, toy, "probe")
+
+
+def test_a_class_that_cannot_be_a_defense_is_refused_when_it_registers(probe: Any) -> None:
+    with pytest.raises(SettingError, match="'probe': its class must say what such a defender owns"):
+        probe(type("Lost", (Plain,), {"owns": None}))
+    with pytest.raises(SettingError, match="'probe': its class does not define plan, repair"):
+        probe(type("Empty", (Defense,), {"owns": NoData}))
+    with pytest.raises(SettingError, match=r"'probe': its class needs @dataclass\(frozen=True\)"):
+        DEFENSES.register("probe")(type("Bare", (Plain,), {}))
 
 
 def test_abstention_is_kept_as_such(working: Victim, toy: Dataset, probe: Any) -> None:
@@ -277,7 +373,7 @@ def test_defense_never_receives_triggered_test_images(toy_victim: Victim, toy: D
     for owned in (CleanData, PoisonedData):
         received = seen_by(owned, probe)
         run(toy_victim, toy, "probe")
-        DEFENSES.forget(DEFENSES.module_of("probe"))
+        DEFENSES.remove("probe")
         test = torch.cat([toy.test.images, toy_victim.triggered.images]).flatten(1)
         handed = torch.cat([getattr(received[0], item.name).images for item in dataclasses.fields(received[0])])
         assert not (handed.flatten(1)[:, None] == test[None]).all(2).any()
@@ -403,4 +499,5 @@ def test_evaluation_is_one_pass_over_each_test_set_after_the_last_step(toy_victi
         run(toy_victim, toy, "super_ft", **SHORT)
     finally:
         hook.remove()
-    assert passes == [(True, 16)] * 6 + [(False, len(toy.test)), (False, len(toy_victim.triggered))]
+    looked = [(False, 2)]  # whether what came back is a model at all
+    assert passes == [(True, 16)] * 6 + looked + [(False, len(toy.test)), (False, len(toy_victim.triggered))]

@@ -248,6 +248,7 @@ class Attack(ABC):
     label_shift: int = 1
 
     def __post_init__(self) -> None:
+        """Check the fields; a subclass with rules across fields calls this before them."""
         check_settings(self)
 
     @abstractmethod

@@ -34,6 +34,7 @@ class TriggeredSet:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> TriggeredSet:
+        """The same set on ``device``."""
         return TriggeredSet(
             self.images.to(device), self.labels.to(device), self.targets.to(device), self.sources.to(device)
         )
@@ -121,10 +122,12 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """K."""
         return len(self.classes)
 
     @property
     def image_size(self) -> int:
+        """Side of the square images, in pixels."""
         return self.train.image_size
 
 

@@ -21,6 +21,7 @@ class CleanSplit:
 
     @property
     def all(self) -> Tensor:
+        """Both parts: indices of everything that the defender holds."""
         return torch.cat([self.train, self.validation])
 
 

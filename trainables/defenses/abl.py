@@ -68,6 +68,7 @@ class AntiBackdoorLearning(Defense):
     weight_decay: NonNegative = 1e-4
 
     def updater(self) -> Optimizer:
+        """What updates the weights, in every stage that trains them."""
         return Optimizer("nesterov", self.momentum, self.weight_decay)
 
     def steps(self, epochs: int, n: int) -> int:

@@ -82,6 +82,7 @@ class Defense(ABC):
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
 
     def __post_init__(self) -> None:
+        """Check the fields; a subclass with rules across fields calls this before them."""
         check_settings(self)
 
     def check(  # noqa: B027 - most need nothing

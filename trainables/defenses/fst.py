@@ -57,6 +57,7 @@ class FeatureShiftTuning(Defense):
         return round(self.epochs * -(-n // self.batch_size))
 
     def lr_at(self, steps: int) -> Schedule:
+        """Learning rate over a run of so many ``steps``."""
         return schedules.constant(self.lr) if self.schedule == "constant" else schedules.cosine(self.lr, steps)
 
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:

@@ -61,6 +61,7 @@ class FineTuning(Defense):
         return self.steps if self.steps is not None else round(self.epochs * -(-n // self.batch_size))
 
     def lr_at(self, steps: int) -> Schedule:
+        """Learning rate over a run of so many ``steps``."""
         return schedules.constant(self.lr) if self.schedule == "constant" else schedules.cosine(self.lr, steps)
 
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:

@@ -63,6 +63,7 @@ class FineTuningSAM(Defense):
         return round(self.epochs * -(-n // self.batch_size))
 
     def lr_at(self, steps: int) -> Schedule:
+        """Learning rate over a run of so many ``steps``."""
         match self.schedule:
             case "constant":
                 return schedules.constant(self.lr)

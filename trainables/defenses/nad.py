@@ -67,6 +67,7 @@ class NeuralAttentionDistillation(Defense):
         return round(epochs * -(-n // self.batch_size))
 
     def lr_at(self, steps: int, n: int) -> Schedule:
+        """Learning rate over a run of so many ``steps`` on ``n`` images; ``step`` counts in epochs."""
         match self.schedule:
             case "constant":
                 return schedules.constant(self.lr)

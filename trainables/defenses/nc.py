@@ -79,6 +79,7 @@ class NeuralCleanse(Defense):
     weight_decay: NonNegative = 5e-4
 
     def updater(self) -> Optimizer:
+        """What updates the weights, in every stage that trains them."""
         return Optimizer("sgd", self.momentum, self.weight_decay)
 
     def inversion(self) -> Inversion:

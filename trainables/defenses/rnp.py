@@ -86,6 +86,7 @@ class ReconstructiveNeuronPruning(Defense):
             require_validation(n_validation, self.name)
 
     def steps_per_epoch(self, n: int) -> int:
+        """Optimiser steps of one pass over ``n`` images."""
         return -(-n // self.batch_size)
 
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:

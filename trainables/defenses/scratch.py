@@ -73,6 +73,7 @@ class Scratch(Defense):
         return self._cyclic().schedule(n).total_steps
 
     def lr_at(self, n: int) -> Schedule:
+        """Learning rate on a clean set of ``n``."""
         match self.arm:
             case "one_cycle":
                 return schedules.one_cycle(self.lr, self.total_steps(n), warm_fraction=self.warm_fraction)

@@ -58,7 +58,9 @@ class DeviceMeter(Protocol):
 
     card: str
 
-    def memory(self) -> Memory: ...
+    def memory(self) -> Memory:
+        """What of the card's memory is in use now, in bytes."""
+        ...
 
     def is_busy(self) -> bool:
         """Whether the card has work of this process that is not done yet."""

@@ -66,6 +66,7 @@ class Classifier(nn.Module):
 
     @property
     def num_classes(self) -> int:
+        """Outputs of the head."""
         return self.classifier.out_features
 
     @property

@@ -41,10 +41,12 @@ class RemoteStore(Store):
 
     @property
     def where(self) -> Place:
+        """URI of the store."""
         return self.uri
 
     @cached_property
     def remote(self) -> Remote:
+        """The storage at that URI."""
         return Remote(self.uri)
 
     @contextmanager

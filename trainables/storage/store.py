@@ -39,7 +39,7 @@ class DamagedArtifactError(ValueError):
 class StoreUnavailableError(OSError):
     """A store that cannot be reached, read or written (no space, no permission, gone); the message names it and why.
 
-    It is nobody's fault who asks for an artifact, and the same request may succeed later.
+    The request was right: the same one may succeed later.
     """
 
 

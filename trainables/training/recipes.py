@@ -49,6 +49,7 @@ class TrainingRecipe:
                 return schedules.constant(self.lr)
 
     def updater(self) -> Optimizer:
+        """What updates the weights."""
         return Optimizer(self.optimizer, self.momentum, self.weight_decay)
 
 

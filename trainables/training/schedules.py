@@ -84,6 +84,7 @@ class CyclicSchedule:
 
     @property
     def total_steps(self) -> int:
+        """Steps of all phases."""
         return sum(self.phase_steps) + self.cooldown_steps
 
     def height_at(self, step: int) -> float:

@@ -35,6 +35,7 @@ from study.report.figures.style import (
     faint,
     fit,
     for_print,
+    legend_columns,
     percent_tick,
     searched_style,
 )
@@ -59,6 +60,7 @@ _OUTCOME_SHAPES = {
     "diverged": ("x-thin", "x"),
 }
 _SINGLE = ("trials", *_OUTCOME_SHAPES)
+SMALL_PANEL = 0.018  # width of a letter of a label, in widths of a panel in print or on a narrow screen
 BETTER = "↘  lower right is better"
 X_LABEL = "clean accuracy: clean test images classified right  (more is better →)"
 Y_LABEL = "attack success rate (ASR)  (less is better ↓)"
@@ -103,8 +105,8 @@ def front_picture(title: str, settings: pd.DataFrame, front: pd.DataFrame) -> Fr
     """Marks of one attack.
 
     Args:
-        settings: rows of ``front.aggregate`` of this attack, searched ones and baselines.
-        front: rows of ``front.fronts`` of this attack.
+        settings: rows of ``settings.aggregate`` of this attack, searched ones and baselines.
+        front: rows of ``settings.fronts`` of this attack.
     """
     measured = settings.dropna(subset=["asr_report", "clean_accuracy_report"])
     searched = measured[measured["role"] == "search"]
@@ -245,7 +247,7 @@ def front_png(picture: FrontPicture) -> Figure:
     """The same scatter for print: overview at the left, useful corner at the right."""
     listed = [m for m in picture.marks if m.listed]
     keys = _key(picture) if picture.crowded else []
-    columns = 4 if picture.crowded else 3
+    columns = legend_columns([m.name for m in listed] + [str(line.get_label()) for line in keys], TEXT_WIDTH)
     figure = canvas(TEXT_WIDTH, 3.2 + 0.14 * (-(-(len(listed) + len(keys)) // columns)))
     axes = figure.subplots(1, 2)
     for axis, (x, y) in zip(axes, (picture.overview, picture.corner), strict=True):
@@ -401,7 +403,9 @@ def _label_sides(picture: FrontPicture, view: tuple[tuple[float, float], tuple[f
     everything = [place for m in picture.marks for place in placed(m)]
     names = [picture.marks[index].label for index, _ in labelled]
     found: dict[int, list[str]] = {}
-    for (index, _), side in zip(labelled, label_places.sides([p for _, p in labelled], names, everything), strict=True):
+    for (index, _), side in zip(
+        labelled, label_places.sides([p for _, p in labelled], names, everything, SMALL_PANEL), strict=True
+    ):
         found.setdefault(index, []).append(side)
     return found
 

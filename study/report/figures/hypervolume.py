@@ -20,6 +20,7 @@ from study.report.figures.style import (
     canvas,
     fit,
     for_print,
+    legend_columns,
     searched_style,
 )
 
@@ -28,46 +29,23 @@ def hypervolume_series(history: pd.DataFrame, published: Mapping[str, float]) ->
     """Lines of hypervolume over finished settings, per defense: report half, search half, published setting alone.
 
     Args:
-        history: rows of ``front.hypervolume_over_trials`` of one attack.
+        history: rows of ``settings.hypervolume_over_trials`` of one attack.
         published: defense -> hypervolume of its published setting alone, report half.
     """
     lines: list[dict[str, Any]] = []
-    for index, (defense, group) in enumerate(history.groupby("defense", sort=True)):
-        colour, _ = searched_style(index)
+    for index, (name, group) in enumerate(history.groupby("defense", sort=True)):
+        defense = str(name)
+        colour, shape = searched_style(index)
+        look = {"defense": defense, "colour": colour, "shape": shape}
         x = group["finished"].tolist()
         lines.append(
-            {
-                "name": f"{defense}: report half",
-                "defense": str(defense),
-                "colour": colour,
-                "style": "solid",
-                "x": x,
-                "y": group["report"].tolist(),
-            }
+            {"name": f"{defense}: report half", **look, "style": "solid", "x": x, "y": group["report"].tolist()}
         )
-        name = f"{defense}: search half (optimistic)"
-        lines.append(
-            {
-                "name": name,
-                "defense": str(defense),
-                "colour": colour,
-                "style": "dashed",
-                "x": x,
-                "y": group["search"].tolist(),
-            }
-        )
+        search = {"name": f"{defense}: search half (optimistic)", "style": "dashed"}
+        lines.append({**search, **look, "x": x, "y": group["search"].tolist()})
         if defense in published:
-            name, y = f"{defense}: published setting alone", [published[str(defense)]] * 2
-            lines.append(
-                {
-                    "name": name,
-                    "defense": str(defense),
-                    "colour": colour,
-                    "style": "dotted",
-                    "x": [1, max(x[-1], 2)],
-                    "y": y,
-                }
-            )
+            alone = {"name": f"{defense}: published setting alone", "style": "dotted"}
+            lines.append({**alone, **look, "x": [1, max(x[-1], 2)], "y": [published[defense]] * 2})
     return lines
 
 
@@ -91,8 +69,9 @@ def hypervolume_plotly(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
         }
         shape["shape"] = "hv"
         # The last step has no length: without a dot, what a search won in its last trial would be a bare upright line.
-        ends = {"mode": "lines+markers", "marker": {"size": [0] * (len(line["x"]) - 1) + [6]}}
-        points = {"mode": "lines"} if line["style"] == "dotted" else ends
+        ends = {"size": [0] * (len(line["x"]) - 1) + [7], "symbol": line["shape"][0]}
+        dotted = line["style"] == "dotted"
+        points = {"mode": "lines"} if dotted else {"mode": "lines+markers", "marker": ends}
         hover = "after %{x}: %{y:.4f}"
         figure.add_scatter(
             x=line["x"], y=line["y"], name=html.escape(line["name"]), line=shape, hovertemplate=hover, **points
@@ -113,7 +92,7 @@ def hypervolume_png(title: str, lines: Sequence[Mapping[str, Any]]) -> Figure:
     crowded = _is_crowded(lines)
     drawn = [line for line in lines if line["style"] == "solid" or not crowded]
     # Beside the plot there is no room in a column: the legend goes below, in as many columns as the names allow.
-    columns = 3 if crowded else 1
+    columns = legend_columns([line["defense" if crowded else "name"] for line in drawn], COLUMN_WIDTH)
     figure = canvas(COLUMN_WIDTH, 2.3 + 0.14 * (-(-len(drawn) // columns)))
     axis = figure.subplots()
     for line in drawn:
@@ -121,7 +100,7 @@ def hypervolume_png(title: str, lines: Sequence[Mapping[str, Any]]) -> Figure:
         style = {"color": line["colour"], "linestyle": line["style"], "linewidth": width, "label": line["name"]}
         if crowded:
             style["label"] = line["defense"]
-        style |= {} if line["style"] == "dotted" else {"marker": "o", "markevery": [-1], "markersize": 3}
+        style |= {} if line["style"] == "dotted" else {"marker": line["shape"][1], "markevery": [-1], "markersize": 3}
         axis.plot(line["x"], line["y"], drawstyle="steps-post", **style)
     axis.set(xlabel="finished settings", ylabel="hypervolume (1 = perfect)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -110,7 +110,7 @@ def importance_png(title: str, found: Mapping[str, Importance]) -> Figure:
         axis.set_yticks(range(len(names)), names)
         axis.invert_yaxis()
         axis.set(xlim=(0, 1), xlabel="share of importance")
-        axis.set_title(_panel_title(defense, one))
+        axis.set_title(_panel_title(defense, one).replace(" (", "\n(", 1))  # two lines: a panel is narrow
         axis.xaxis.set_major_formatter(FuncFormatter(percent_tick))
         for_print(axis)
         axis.grid(visible=False, axis="y")

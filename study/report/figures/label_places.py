@@ -40,7 +40,10 @@ class _Box(NamedTuple):
 
 
 def sides(
-    points: Sequence[tuple[float, float]], names: Sequence[str], marks: Sequence[tuple[float, float]]
+    points: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    marks: Sequence[tuple[float, float]],
+    character: float = CHARACTER,
 ) -> list[str]:
     """The side of each point on which its name covers least of marks, of names before it, and of the panel's edge.
 
@@ -49,12 +52,13 @@ def sides(
     Args:
         points: of each name; the panel is the unit square.
         marks: everything that is drawn, those points included.
+        character: width of a letter; more in a small panel.
     """
     half = MARK / 2
     taken = [_Box(x - half, y - half, x + half, y + half) for x, y in marks if 0 <= x <= 1 and 0 <= y <= 1]
     chosen: list[str] = []
     for (x, y), name in zip(points, names, strict=True):
-        boxes = {side: _text_box(x, y, name, direction) for side, direction in SIDES.items()}
+        boxes = {side: _text_box(x, y, character * len(name), direction) for side, direction in SIDES.items()}
 
         def cost(side: str, boxes: dict[str, _Box] = boxes) -> float:
             return 3 * boxes[side].outside + sum(boxes[side].overlap(box) for box in taken)
@@ -64,8 +68,8 @@ def sides(
     return chosen
 
 
-def _text_box(x: float, y: float, name: str, direction: tuple[int, int]) -> _Box:
-    width, height = CHARACTER * len(name), LINE
+def _text_box(x: float, y: float, width: float, direction: tuple[int, int]) -> _Box:
+    height = LINE
     across, up = direction
     reach = MARK / 2 * (0.7 if across and up else 1.0)
     left = x + across * reach - width * (1 - across) / 2

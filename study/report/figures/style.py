@@ -57,6 +57,12 @@ def for_print(axis: Axes) -> None:
     axis.set_axisbelow(True)
 
 
+def legend_columns(names: Sequence[str], width: float) -> int:
+    """Columns that a legend for print may have in ``width`` inches, at SMALL_FONT."""
+    widest = 34 + 0.56 * SMALL_FONT * max(map(len, names), default=1)  # points
+    return max(1, min(5, len(names), int(72 * width // widest)))
+
+
 def fit(figure: go.Figure, narrow: Mapping[str, Any], *, names: Sequence[str] = ()) -> None:
     """Give a figure a second layout, for plots narrower than NARROW pixels; the page's script changes between both.
 
@@ -81,13 +87,13 @@ def fit(figure: go.Figure, narrow: Mapping[str, Any], *, names: Sequence[str] = 
         "legend.xref": "container",
         "legend.y": 0,
         "legend.yref": "container",
-        "legend.yanchor": "bottom",
+        "legend.yanchor": "top",
         **narrow,
     }
     layout = figure.to_plotly_json()["layout"]
     wide = {path: _at(layout, path) for path in changes}
-    entries = [round(44 + 5.9 * len(name)) for name in names]  # their widths in pixels, estimated
-    figure.update_layout(meta={"below": NARROW, "narrow": changes, "wide": wide, "entries": entries})
+    legend = {"entries": len(names), "widest": max((44 + 5.9 * len(name) for name in names), default=0)}  # pixels
+    figure.update_layout(meta={"below": NARROW, "narrow": changes, "wide": wide, **legend})
 
 
 def _at(layout: Any, path: str) -> Any:
@@ -107,9 +113,11 @@ def searched_style(index: int) -> tuple[str, tuple[str, str]]:
 
 
 def percent_tick(value: float, _: object) -> str:
+    """A fraction as the percentage that an axis shows."""
     return f"{round(100 * value, 6):g}%"
 
 
 def faint(colour: str) -> str:
+    """The colour at a strength for error bars, as Plotly writes it."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.4)"

@@ -20,11 +20,13 @@ from study.report.cells import cost_table, detection_table
 from study.report.figures.front import FrontPicture, Marks, front_picture, front_plotly, front_png
 from study.report.figures.hypervolume import hypervolume_plotly, hypervolume_png, hypervolume_series
 from study.report.figures.importance import importance_plotly, importance_png
-from study.report.sections import _front_table, _in_short, _published_hypervolume, before_after
+from study.report.lead import attack_lead
+from study.report.sections import _front_table, _published_hypervolume, before_after
 from study.report.write import write_report
 from study.results.equal_rules import search_costs
 from study.results.importance import importance
 from study.results.settings import aggregate, candidates, fronts, hypervolume_over_trials
+from study.results.verdicts import verdicts
 from tests.study.rows import failed_row, made_up_study, make_row, point
 from trainables.evaluation.metrics import wilson
 
@@ -128,7 +130,7 @@ def test_names_from_a_ledger_cannot_become_markup(tmp_path: Path) -> None:
         (
             [point(0, 0.1, 0.95, **{"param.lr": 0.1})],
             ["front_badnets", "hypervolume_badnets"],
-            "at least 4 finished trials",
+            "at least 4 finished settings",
         ),
         ([make_row("badnets/ft/baseline")], ["front_badnets"], "1 trial finished (1 ok)"),
         (
@@ -203,10 +205,10 @@ def test_searches_stand_beside_each_other_with_intervals_and_costs(tmp_path: Pat
     rows = [make_row(f"badnets/a/{i:04d}", asr=0.4 - 0.1 * i, wall_seconds=10.0) for i in range(3)]
     rows += [make_row("badnets/b/0000", asr=0.2, published=True), failed_row("badnets/b/0001", wall_seconds=0.5)]
     page = _page(write_report(_study(tmp_path, rows)))
-    table = page.partition("The searches under equal rules")[2].partition("</table>")[0]
-    assert "first 2 trials: hypervolume" in table
+    table = page.partition("<summary>The searches under equal rules")[2].partition("</table>")[0]
+    assert "first 2 settings: hypervolume" in table
     assert re.search(r"<td>a</td><td>0\.665 <span class=\"ci\">\[0\.\d{3}, 0\.\d{3}\]</span>", table)  # .7 x .95
-    costs = page.partition("What tuning took")[2].partition("</table>")[0]
+    costs = page.partition("<summary>What tuning took")[2].partition("</table>")[0]
     (row,) = re.findall(r"<tr><td>a</td>.*?</tr>", costs)
     assert re.sub(r"<.*?>", " ", row).split() == ["a", "3", "3", "152.7", "30"]
     assert re.search(r"<td>b</td><td>20\.0 % <span", costs), "the published point"
@@ -279,8 +281,8 @@ def test_before_and_after_gives_report_half_values_with_wilson_intervals() -> No
     assert table["ft (baseline)"]["RIR"] == "0.927"
     # (64,000 + 2 * 64,000) / (3 * 1,257)
     assert table["ft (baseline)"]["E"] == "50.91"
-    assert table["scratch (baseline)"] == {"model": "scratch (baseline)", "settings": "", "status": "failed"}
-    name = "super_ft, published settings; found: knee, least ASR at ≤ 5 points lost, max DER"
+    assert table["scratch (baseline)"] == {"model": "scratch (baseline)", "setting": "", "status": "failed"}
+    name = "super_ft, published setting; found: knee, least ASR at ≤ 5 points lost, max DER"
     assert table[name]["status"] == "ok"
     assert table["before repair"]["ASR"].startswith("99.0 % [")
     assert table["before repair"]["RA"].startswith("1.0 % [")
@@ -290,7 +292,9 @@ def test_sentences_costs_and_the_front_itself_are_read_on_the_report_half() -> N
     halves = {"asr_search": 0.1, "asr_report": 0.3, "clean_accuracy_search": 0.99, "clean_accuracy_report": 0.95}
     frame = to_frame([point(0, 0.2, 0.97, published=True, **halves)])
     settings, members = aggregate(frame), fronts(frame)
-    assert "at its published settings ASR 30.0 % at clean accuracy 95.0 %" in _in_short(settings, members)
+    assert "with its published setting ASR 30.0 % at clean accuracy 95.0 %" in attack_lead(
+        settings, verdicts(settings, members)
+    )
     (cost,) = cost_table(search_costs(frame), settings)
     assert cost["published: ASR"].startswith("30.0 % [")
     assert cost["published: clean accuracy"].startswith("95.0 % [")
@@ -336,7 +340,7 @@ def test_flagged_classes_come_with_their_anomaly_indices() -> None:
         "target found": "no",
         "false classes": "1",
     }
-    assert table["super_ft, published settings; found: knee, max DER"]["flagged classes"] == "none (largest index 1.5)"
+    assert table["super_ft, published setting; found: knee, max DER"]["flagged classes"] == "none (largest index 1.5)"
     assert table["super_ft, all 2 trials: least to most"] == {
         "flagged classes": "1 of 2 runs flag",
         "target found": "1 of 2",
@@ -390,7 +394,7 @@ def test_published_point_baselines_and_victim_have_marks_of_their_own() -> None:
     rows += [make_row(f"badnets/{name}/baseline") for name in ("ft", "scratch", "nad", "abl")]
     picture = _picture(rows)
     shapes = {m.name: m.shape for m in picture.marks if m.kind in ("baseline", "published")}
-    assert set(shapes) == {"super_ft: published settings", "before repair"} | {
+    assert set(shapes) == {"super_ft: published setting", "before repair"} | {
         f"{name} (baseline)" for name in ("ft", "scratch", "nad", "abl")
     }
     assert len(set(shapes.values())) == len(shapes)
@@ -443,7 +447,7 @@ def test_many_searches_have_one_legend_entry_each_and_colour_and_shape_never_rep
     picture = _picture(rows)
     assert picture.crowded
     listed = [m for m in picture.marks if m.listed]
-    assert [m.name for m in listed[:2]] == ["d00 (3 trials, 1 diverged)", "d01 (2 trials)"]
+    assert [m.name for m in listed[:2]] == ["d00 (3 settings, 1 diverged)", "d01 (2 settings)"]
     assert len(listed) == 14 + 1  # and before repair
     styles = {(m.owner, m.colour, m.shape) for m in picture.marks if m.kind == "front"}
     assert len({style[1:] for style in styles}) == len(styles) == 14
@@ -487,7 +491,7 @@ def test_an_empty_corner_says_so() -> None:
     texts = [
         [text.get_text() for text in front_png(_picture([point(0, asr, 0.98)])).axes[1].texts] for asr in (0.5, 0.1)
     ]
-    assert texts == [["no trial is in this corner"], []]
+    assert texts == [["no setting is in this corner"], []]
 
 
 def test_hypervolume_lines_carry_both_halves_and_the_published_point() -> None:
@@ -511,7 +515,7 @@ def test_the_last_value_of_a_search_is_marked_and_the_published_line_is_not() ->
     assert [(line.get_marker(), line.get_markevery()) for line in drawn[:2]] == [("o", [-1])] * 2
     assert drawn[2].get_marker() == "None"
     traces = hypervolume_plotly(lines).data
-    assert [trace.marker.size for trace in traces] == [(0, 6), (0, 6), None]
+    assert [trace.marker.size for trace in traces] == [(0, 7), (0, 7), None]
 
 
 def test_a_published_setting_that_collapsed_has_no_hypervolume() -> None:

@@ -11,8 +11,8 @@ from study.results.pareto import RunningFront, hypervolume, hypervolume_box, kne
 from study.results.settings import (
     FRONT_COLUMNS,
     aggregate,
+    charged_epochs,
     compare,
-    epochs_equivalent,
     fronts,
     hypervolume_over_trials,
     settings_of,
@@ -215,8 +215,8 @@ def test_work_that_was_found_ready_made_counts_for_a_setting_alone() -> None:
     work = {"forward_samples": 1257, "backward_samples": 1257}
     row = point(0, 0.1, 0.9, **work, **{f"reused_{key}": 2 * value for key, value in work.items()})
     frame = to_frame([row])
-    assert epochs_equivalent(frame)[0] == pytest.approx(1.0)
-    assert epochs_equivalent(frame, alone=True)[0] == pytest.approx(3.0)
+    assert charged_epochs(frame)[0] == pytest.approx(1.0)
+    assert charged_epochs(frame, alone=True)[0] == pytest.approx(3.0)
 
 
 def test_settings_scored_on_all_attacks_have_a_front_of_their_means() -> None:
@@ -232,7 +232,7 @@ def test_settings_scored_on_all_attacks_have_a_front_of_their_means() -> None:
 def test_one_e_is_an_epoch_over_the_attackers_training_set() -> None:
     # One epoch of N samples: N forward, N backward, so (N + 2N) / 3N = 1.
     rows = [point(0, 0.1, 0.9, forward_samples=1257, backward_samples=1257), point(1, 0.1, 0.9, train_size=None)]
-    cost = epochs_equivalent(to_frame(rows))
+    cost = charged_epochs(to_frame(rows))
     assert cost[0] == pytest.approx(1.0)
     assert np.isnan(cost[1])
 

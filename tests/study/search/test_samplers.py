@@ -14,8 +14,13 @@ from optuna.trial import TrialState
 
 from study.record.optuna_storage import Journal, open_storage
 from study.search.recent_tpe import RecentTPE, use_fast_tails
-from study.spec.samplers import make_sampler
+from study.spec.load import make_spec
+from study.spec.samplers import SAMPLERS, check_sampler, make_sampler
 from study.spec.schema import SearchSpec
+from study.spec.yaml_io import SpecError
+from tests import foreign
+from tests.study.tiny import TINY
+from trainables.plugins.load import load
 
 SPACE = {"x": FloatDistribution(1e-4, 1.0, log=True), "y": FloatDistribution(0.0, 1.0), "k": IntDistribution(1, 500)}
 
@@ -106,3 +111,24 @@ def test_the_journal_is_optunas_and_waits_for_no_disk(tmp_path: Path, monkeypatc
     assert {trial.state for trial in loaded} == {TrialState.COMPLETE}
     assert not path.with_name("optuna.journal.lock").exists()
     assert sum(1 for _ in Journal(path).read_logs(0)) == path.read_bytes().count(b"\n")
+
+
+def test_every_sampler_that_ships_can_search_for_two_objectives() -> None:
+    for name in SAMPLERS.names():
+        check_sampler(name)
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_a_sampler_for_one_objective_is_refused_before_any_work(tmp_path: Path) -> None:
+    load([foreign.put(tmp_path, "plug_cma.py", foreign.sampler("one_only", "CmaEsSampler"))])
+    with pytest.raises(SpecError, match=r"sampler one_only cannot search for two objectives .*: \w+: .*") as caught:
+        make_spec({**TINY, "search": {"sampler": "one_only"}})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_a_sampler_from_outside_is_known_to_the_spec(tmp_path: Path) -> None:
+    load([foreign.put(tmp_path, "plug_draws.py", foreign.sampler("draws_b"))])
+    assert make_spec({**TINY, "search": {"sampler": "draws_b"}}).search.sampler == "draws_b"
+    with pytest.raises(SpecError, match="no meaning with sampler draws_b"):
+        make_spec({**TINY, "search": {"sampler": "draws_b", "history": 500}})

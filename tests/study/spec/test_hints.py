@@ -31,13 +31,13 @@ STUDY = {"attacks": ["badnets"], "defenses": ["super_ft"], "baselines": ["none",
         # A setting below its kind, where the method's name is left out.
         (
             {"defense": {"lr_max2": 1}},
-            "defense.lr_max2 must be the settings of 'lr_max2', got 1; did you mean 'defense.super_ft.lr_max2' or",
+            "defense.lr_max2: must be a mapping of keys, got 1; did you mean 'defense.super_ft.lr_max2' or",
         ),
         (
             {"attack": {"size": 1}},
-            "attack.size must be the settings of 'size', got 1; did you mean 'attack.badnets.size'?",
+            "attack.size: must be a mapping of keys, got 1; did you mean 'attack.badnets.size'?",
         ),
-        ({"defense": {"ft": 3}}, "defense.ft must be the settings of 'ft', got 3"),
+        ({"defense": {"ft": 3}}, "defense.ft: must be a mapping of keys, got 3"),
         # A setting of a method, misspelled.
         ({"defense": {"super_ft": {"cycle1": 1}}}, "unknown setting defense.super_ft.cycle1: did you mean 'cycles1'?"),
         ({"attack": {"badnets": {"sise": 1}}}, "unknown setting attack.badnets.sise: did you mean 'size'?"),
@@ -51,6 +51,6 @@ def test_a_key_that_is_none_gets_the_key_that_was_meant(given: dict[str, Any], m
     assert "\n" not in str(caught.value)
 
 
-def test_a_study_whose_methods_are_not_even_lists_gets_a_hint_all_the_same() -> None:
-    with pytest.raises(SpecError, match="unknown key 'serch': did you mean 'search'"):
-        make_spec({"attacks": "badnets", "defenses": 3, "serch": 1})
+def test_methods_that_do_not_exist_do_not_keep_the_hint_away() -> None:
+    with pytest.raises(SpecError, match=r"unknown key 'sise': did you mean 'attack\.badnets\.size'\?"):
+        make_spec(STUDY | {"attacks": ["nobody", "badnets"], "sise": 1})

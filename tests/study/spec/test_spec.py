@@ -10,14 +10,14 @@ from study.plan.jobs import make_plan
 from study.spec.load import load_spec, make_spec, recipe_names, recipe_path
 from study.spec.schema import differences
 from study.spec.yaml_io import SpecError, read_yaml_mapping
-from tests.study.tiny import TINY, tiny_spec
+from tests.study.tiny import TINY, make_driver, run, tiny_spec
 
 # (assignment, key, value as printed, remedy)
 BAD = [
     ("serch.trials=4", "serch", "", "did you mean 'search'"),
     ("atacks=[badnets]", "atacks", "", "did you mean 'attacks'"),
     ("search.trial=4", "search.trial", "", "did you mean 'search.trials'"),
-    ("search.foo=1", "search.foo", "", "search.per, search.ranges"),
+    ("search.foo=1", "search.foo", "", "search.per, search.published"),
     ("victim.epoch=1", "victim.epoch", "", "did you mean 'victim.epochs'"),
     ("resources.gpus=1", "resources.gpus", "", "did you mean 'resources.gpus_per_trial'"),
     ("attacks=[badnet]", "attack", "'badnet'", "did you mean 'badnets'"),
@@ -238,3 +238,25 @@ def test_password_of_a_database_stays_out_of_the_stored_spec() -> None:
     assert spec.search.storage.endswith("s3cret@host:5432/studies")  # what the study is run with
     plain = tiny_spec("search.storage=sqlite:////some/where.db")
     assert "sqlite:////some/where.db" in plain.to_yaml()
+
+
+def test_a_space_may_leave_the_published_point_out_where_no_search_begins_with_it(tmp_path: Path) -> None:
+    narrow = "search.ranges.super_ft.lr_max1=[0.3, 1.0]"
+    with pytest.raises(
+        SpecError, match=r"leaves out the published 0\.1, .* search\.published: false searches without it"
+    ):
+        tiny_spec(narrow)
+    driver = make_driver(tiny_spec(narrow, "search.published=false", "baselines=[]"), tmp_path / "trials.jsonl")
+    run(driver)
+    rows = driver.ledger.rows()
+    assert len(rows) == 4
+    assert not any(row["published"] for row in rows)
+    assert all(0.3 <= row["param.lr_max1"] <= 1.0 for row in rows)
+
+
+def test_searches_begin_with_the_published_point_unless_told_otherwise(tmp_path: Path) -> None:
+    for published in (True, False):
+        spec = tiny_spec(f"search.published={str(published).lower()}", "baselines=[]")
+        driver = make_driver(spec, tmp_path / f"{published}.jsonl")
+        run(driver, slots=1)
+        assert driver.ledger.rows()[0]["published"] is published

@@ -96,7 +96,9 @@ def test_every_row_is_a_step_of_its_search_and_of_the_study(tmp_path: Path) -> N
         STUDY: list(range(1, 15)),
     }
     assert points[-1].values["trials"] == points[-1].values["ok"] == 14
-    assert points[-1].values["epochs"] == pytest.approx(14 * 1.0), "1500 + 2 * 750 samples are one pass of 1000, E"
+    assert points[-1].values["charged_epochs"] == pytest.approx(14 * 1.0), (
+        "1500 + 2 * 750 samples are one pass of 1000, E"
+    )
 
 
 @pytest.mark.parametrize("per", ["attack", "all"])
@@ -306,7 +308,7 @@ def assert_same(curve: list[tuple[int, float]], driver: Driver, group: str, name
     assert [value for _, value in curve] == pytest.approx([value for _, value in expected], rel=1e-6)
 
 
-CURVES = [("badnets/super_ft", "asr_search"), ("badnets/super_ft", "hypervolume"), (STUDY, "epochs")]
+CURVES = [("badnets/super_ft", "asr_search"), ("badnets/super_ft", "hypervolume"), (STUDY, "charged_epochs")]
 
 
 def stopped_and_continued(directory: Path, tool: str) -> Driver:

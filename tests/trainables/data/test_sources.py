@@ -17,10 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import foreign
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import default_root, load_dataset
 from trainables.data.sources import decoding
 from trainables.data.sources.base import SOURCES, channel_statistics
+from trainables.plugins.load import load as load_plugins
 
 Pixels = np.ndarray[Any, Any]
 
@@ -621,3 +623,23 @@ def test_incomplete_tiny_imagenet_is_refused(root: Path, tiny_imagenet: Path, mo
     assert "found 2 classes" in refused("tiny_imagenet", root)
     (tiny_imagenet / "val/val_annotations.txt").unlink()
     assert "val/val_annotations.txt is missing" in refused("tiny_imagenet", root)
+
+
+# --- sources of somebody else's -------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_labels_from_one_are_refused_in_one_line(tmp_path: Path) -> None:
+    load_plugins([foreign.put(tmp_path, "plug_ones.py", foreign.data("ones", first=1))])
+    message = refused("ones", tmp_path)
+    assert message == ("ones: training labels must be 0 to 3 (positions in the list of 4 classes), got 1 to 4")
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_a_source_says_what_a_study_of_it_gets_by_default(tmp_path: Path) -> None:
+    load_plugins([foreign.put(tmp_path, "plug_squares.py", foreign.data("squares"))])
+    loaded = load_dataset("squares", root=tmp_path)
+    assert (loaded.num_classes, loaded.image_size) == (4, 16)
+    assert (SOURCES.get("squares").width, SOURCES.get("squares").recipe) == (4, "quick")
+    assert (SOURCES.get("digits").width, SOURCES.get("digits").recipe) == (8, "quick")
+    assert SOURCES.get("cifar10").width is None

@@ -1,10 +1,13 @@
 """Claims of trainables.models: layouts and what is special about each; what every model holds is in its suite."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from trainables.models.build import MODELS, ModelError, build_model
+from trainables.models.build import MODELS, ModelError, build_model, check_output, register
 from trainables.models.classifier import Classifier
 from trainables.models.preact_resnet import PreActBlock
 
@@ -160,3 +163,28 @@ def test_arguments_that_do_not_fit_are_refused_in_one_line(arguments: dict[str, 
     with pytest.raises(ModelError, match=message) as caught:
         build_model(**{"num_classes": 3, **arguments})  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def test_models_are_listed_without_the_library_that_some_are_built_with() -> None:
+    program = (
+        "import sys; from trainables.models.build import MODELS; MODELS.names(); print('torchvision' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert ran.stdout.strip() == "False"
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_what_a_model_gives_is_looked_at_before_it_is_trained() -> None:
+    def broken(num_classes: int, mean: object, std: object) -> object:
+        model = build_model("preact_resnet18", num_classes=num_classes, width=2)
+        with torch.no_grad():
+            model.classifier.bias[0] = float("nan")
+        return model
+
+    register("nan_model", "for tests")(broken)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="model nan_model: gives logits that are not finite"):
+        check_output(build_model("nan_model", num_classes=3), "nan_model", 16)
+    register("no_model", "for tests")(lambda num_classes, mean, std: nn.Linear(1, 1))  # type: ignore[arg-type,return-value]
+    with pytest.raises(ModelError, match="model no_model: its function must return a Classifier, got Linear"):
+        build_model("no_model", num_classes=3)
+    check_output(build_model("preact_resnet18", num_classes=3, width=2), "preact_resnet18", 16)

@@ -19,7 +19,9 @@ class Tree(Protocol):
 
     label: str
 
-    def has(self, path: str) -> bool: ...
+    def has(self, path: str) -> bool:
+        """Whether there is a file or a folder of that path."""
+        ...
 
     def folders(self, path: str) -> list[str]:
         """Names of the folders directly in ``path``, sorted, without hidden ones."""
@@ -29,7 +31,9 @@ class Tree(Protocol):
         """Names of the files directly in ``path``, sorted, without hidden ones."""
         ...
 
-    def read(self, path: str) -> bytes: ...
+    def read(self, path: str) -> bytes:
+        """Content of a file."""
+        ...
 
     def stamp(self, paths: Iterable[str]) -> str:
         """Digest that changes when one of the files is replaced, without reading them."""

@@ -1,0 +1,110 @@
+"""A tuned setting is held against the published setting of the same defense, on the report half of the same models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from study.record.columns import to_frame
+from study.results import verdicts as v
+from study.results.outcomes import NO_BACKDOOR, REMOVED, outcome_counts, outcome_of
+from study.results.settings import aggregate, fronts
+from tests.study.rows import failed_row, make_row, point
+
+
+def _verdict(rows: Sequence[dict[str, Any]]) -> v.Verdict:
+    frame = to_frame(rows)
+    (found,) = v.verdicts(aggregate(frame), fronts(frame))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("published", "tuned", "verdict"),
+    [
+        ((0.4, 0.96), (0.1, 0.98), v.BETTER),
+        ((0.1, 0.96), (0.1, 0.98), v.NO_WORSE),
+        ((0.4, 0.99), (0.1, 0.98), v.LESS_ASR),
+        ((0.0, 0.96), (0.1, 0.98), v.MORE_ACCURACY),
+        ((0.1, 0.98), (0.1, 0.98), v.EQUAL),
+        ((0.0, 0.99), (0.1, 0.98), v.WORSE),
+    ],
+)
+def test_the_report_half_decides(published: tuple[float, float], tuned: tuple[float, float], verdict: str) -> None:
+    halves = {"asr_report": published[0], "clean_accuracy_report": published[1]}
+    own = {"asr_report": tuned[0], "clean_accuracy_report": tuned[1]}
+    # On the search half setting 1 is the better one every time.
+    found = _verdict([point(0, 0.5, 0.98, published=True, **halves), point(1, 0.1, 0.985, **own)])
+    assert found.verdict == verdict
+    assert found.pick is not None
+    assert found.pick["trial"] == "badnets/super_ft/0001"
+
+
+def test_any_pick_that_is_better_in_both_counts_and_says_which_it_is() -> None:
+    # At 1 point lost the search keeps a setting that repairs nothing; its pick at 5 points beats the published one.
+    rows = [point(0, 0.2, 0.93, published=True), point(1, 0.9, 0.98), point(2, 0.1, 0.94)]
+    found = _verdict(rows)
+    assert (found.verdict, found.label) == (v.BETTER, "drop_5")
+    assert found.tuned is not None
+    assert found.tuned["trial"] == "badnets/super_ft/0001"
+
+
+def test_the_published_setting_itself_is_no_gain() -> None:
+    assert _verdict([point(0, 0.1, 0.98, published=True), point(1, 0.2, 0.97)]).verdict == v.SAME
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"flags": ["collapsed"], "asr": 0.9, "clean_accuracy": 0.1}, v.PUBLISHED_FAILED),
+        ({"status": "diverged", "asr": 1.0, "clean_accuracy": 0.0}, v.PUBLISHED_FAILED),
+        ({"published": False, "asr": 0.9, "clean_accuracy": 0.1}, v.NOT_PUBLISHED),
+    ],
+)
+def test_nothing_is_said_to_beat_a_ruined_or_missing_published_setting(changes: dict[str, Any], verdict: str) -> None:
+    first = make_row("badnets/super_ft/0000", **{"published": True, **changes})
+    assert _verdict([first, point(1, 0.1, 0.98)]).verdict == verdict
+
+
+def test_a_published_setting_that_lacks_a_run_is_compared_with_nothing() -> None:
+    rows = [point(0, 0.9, 0.9, published=True, seed=0), failed_row("badnets/super_ft/0000", seed=1, published=True)]
+    rows += [point(1, 0.1, 0.98, seed=seed) for seed in (0, 1)]
+    assert _verdict(rows).verdict == v.PUBLISHED_FAILED
+
+
+def test_a_search_without_results_or_without_a_pick() -> None:
+    assert _verdict([failed_row("badnets/super_ft/0000")]).verdict == v.NO_RESULT
+    assert _verdict([point(0, 0.1, 0.5, published=True)]).verdict == v.NO_PICK
+
+
+def test_a_gain_is_clear_only_beyond_the_intervals_of_all_numbers_that_differ() -> None:
+    clear = _verdict([point(0, 0.9, 0.80, published=True), point(1, 0.1, 0.98)])
+    chance = _verdict([point(0, 0.9, 0.979, published=True), point(1, 0.1, 0.98)])
+    assert (clear.verdict, clear.is_clear) == (v.BETTER, True)
+    assert (chance.verdict, chance.is_clear) == (v.BETTER, False)
+    half = _verdict([point(0, 0.1, 0.80, published=True), point(1, 0.1, 0.98)])
+    assert (half.verdict, half.is_clear) == (v.NO_WORSE, True)
+
+
+def test_outcomes_tell_what_the_runs_of_a_setting_came_to() -> None:
+    rows = [
+        make_row("badnets/ft/baseline", seed=0, asr=0.05),
+        make_row("badnets/ft/baseline", seed=1, asr=0.5),
+        make_row("badnets/ft/baseline", seed=2, asr=0.0, flags=["collapsed"]),
+        make_row("badnets/ft/baseline", seed=3, status="diverged", flags=["collapsed"]),
+        failed_row("badnets/ft/baseline", seed=4),
+        make_row("badnets/ft/baseline", seed=5, status="backdoor_not_implanted"),
+    ]
+    frame = to_frame(rows)
+    assert outcome_of(frame).tolist() == ["ok", "ok", "collapsed", "diverged", "failed", NO_BACKDOOR]
+    counts = outcome_counts(frame).iloc[0]
+    assert counts.to_dict() == {
+        "ok": 2,
+        "abstained": 0,
+        "collapsed": 1,
+        "diverged": 1,
+        "failed": 1,
+        NO_BACKDOOR: 1,
+        REMOVED: 1,
+    }
