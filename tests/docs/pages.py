@@ -37,7 +37,7 @@ def superft_commands(page: str) -> Iterator[list[str]]:
     in_text = re.findall(r"`([^`\n]*superft [a-z][^`]+)`", prose_of(page))
     for line in [*lines, *in_text]:
         if found := re.search(r"(?:^|\s|'exec )superft (?=[a-z])(.*)", line):
-            words = re.sub(r"\[[A-Z-][^]]*\]|\.\.\.", "", found[1].strip())
+            words = re.sub(r"\[[A-Z-][^]]*\]|\.\.\.| > \S+$", "", found[1].strip())
             yield shlex.split(words.removesuffix("'") if "'exec" in line else words)
 
 
