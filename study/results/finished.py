@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-import search_spaces
+from search_spaces import space as search_spaces
 from study.results.settings import ALL_ATTACKS, GROUP, epochs_equivalent, is_shared
 from trainables.registry import SettingError
 
