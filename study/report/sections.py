@@ -9,43 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from study.record.words import percent
 from study.report import captions
 from study.report.cells import cost_table, detection_table, honours, hypervolume_table, status_text, told
-from study.report.figures.front import front_picture, front_plotly, front_png
-from study.report.figures.hypervolume import hypervolume_plotly, hypervolume_png, hypervolume_series
-from study.report.figures.importance import importance_plotly, importance_png
+from study.report.figures.registry import AttackTables, draw_all
 from study.report.figures.style import PLOTLY_CONFIG
 from study.report.html import Table, escape, folded, number, plain, plural, rate, slug, table_html
 from study.report.lead import attack_lead, measured_on_victims
-from study.results.importance import Importance, importance
-from study.results.pareto import hypervolume
-from study.results.settings import ALL_ATTACKS, on_front, settings_of, settings_text, true_status
+from study.results.importance import Importance
+from study.results.settings import ALL_ATTACKS, settings_of, settings_text, true_status
 from study.results.verdicts import verdicts
 from trainables.evaluation.metrics import der, rir
 from trainables.victims import IMPLANTED_ACCURACY_DROP, IMPLANTED_ASR
 
-
-@dataclass(frozen=True)
-class AttackTables:
-    """All that is known of one attack (on one data set and model): the tables of a study, cut to it.
-
-    ``settings``, ``members``, ``searched``, ``history``, ``beside`` and ``costs`` are what ``settings.aggregate``,
-    ``fronts``, ``candidates``, ``hypervolume_over_trials``, ``equal_rules.parity`` and ``search_costs`` return;
-    ``rows`` are the ledger's. ``shared`` are the members of the fronts over all attacks, where searches were over
-    all of them.
-    """
-
-    settings: pd.DataFrame
-    members: pd.DataFrame
-    searched: pd.DataFrame
-    history: pd.DataFrame
-    beside: pd.DataFrame
-    costs: pd.DataFrame
-    rows: pd.DataFrame
-    shared: pd.DataFrame
+# Figures that have a place of their own on the page; others follow each other, by name.
+PLACED = ("front", "hypervolume", "importance")
 
 
 @dataclass(frozen=True)
@@ -54,11 +33,14 @@ class Drawn:
 
     name: str
     html: str
-    png: Figure
+    png: bytes | None
+    title: str = ""
 
 
-def attack_section(title: str, trigger: Path, tables: AttackTables, target: str = "") -> tuple[str, dict[str, Figure]]:
-    """HTML of one attack, and its figures for print by name.
+def attack_section(
+    title: str, trigger: Path, tables: AttackTables, target: str = ""
+) -> tuple[str, dict[str, bytes], list[str]]:
+    """HTML of one attack, its figures for print by name, and a line for each figure that could not be drawn.
 
     Args:
         title: the attack, with data set and model where there are several.
@@ -68,8 +50,8 @@ def attack_section(title: str, trigger: Path, tables: AttackTables, target: str 
     name = slug(title)
     heading = "all attacks (means)" if title == ALL_ATTACKS else title
     settings, members, rows = tables.settings, tables.members, tables.rows
-    mattered = _importances(tables.searched) if len(tables.history) else {}
-    figures = _figures(heading, name, tables, mattered)
+    troubles: list[str] = []
+    figures = _figures(heading, name, tables, troubles)
     out = [f'<section id="{name}"><h2>{escape(heading)}</h2>']
     out.append(attack_lead(settings, verdicts(settings, members, tables.shared), target))
     if "front" in figures:
@@ -78,32 +60,24 @@ def attack_section(title: str, trigger: Path, tables: AttackTables, target: str 
             out.append("<h3>Before and after repair</h3>" + table_html(table, last="setting") + captions.CAPTION_TABLE)
     else:
         out.append(_why_empty(rows))
-    parts = _folded_parts(name, heading, trigger, tables, figures, mattered)
+    parts = _folded_parts(name, heading, trigger, tables, figures)
     if len(parts) > 1:
         links = " · ".join(f'<a href="#{escape(key)}">{escape(title)}</a>' for key, (title, _) in parts.items())
         out.append(f'<p class="note">More on {escape(heading)}: {links}</p>')
     out += [folded(title, content, key) for key, (title, content) in parts.items()]
-    return "\n".join([*out, "</section>"]), {one.name: one.png for one in figures.values()}
+    pictures = {one.name: one.png for one in figures.values() if one.png is not None}
+    return "\n".join([*out, "</section>"]), pictures, troubles
 
 
-def _figures(heading: str, name: str, tables: AttackTables, mattered: Mapping[str, Importance]) -> dict[str, Drawn]:
-    """Every figure of an attack: the one place that calls what draws."""
+def _figures(heading: str, name: str, tables: AttackTables, troubles: list[str]) -> dict[str, Drawn]:
+    """Every figure of an attack, by the name under which it is registered."""
     drawn: dict[str, Drawn] = {}
-    picture = front_picture(heading, tables.settings, tables.members)
-    if picture.marks:
-        note = f'<p class="note">{_outside(picture.outside)}</p>' if picture.outside else ""
-        page = _plot(front_plotly(picture), f"front-{name}") + note
-        drawn["front"] = Drawn(f"front_{name}", page, front_png(picture))
-    if not len(tables.history):
-        return drawn
-    lines = hypervolume_series(tables.history, _published_hypervolume(tables.searched))
-    png = hypervolume_png(f"Hypervolume over settings: {heading}", lines)
-    page = _plot(hypervolume_plotly(lines), f"hypervolume-{name}")
-    drawn["hypervolume"] = Drawn(f"hypervolume_{name}", page, png)
-    if any(one.shares for one in mattered.values()):
-        png = importance_png(f"Importance of parameters: {heading}", mattered)
-        page = _plot(importance_plotly(mattered), f"importance-{name}")
-        drawn["importance"] = Drawn(f"importance_{name}", page, png)
+    for key, (made, png) in draw_all(heading, tables, troubles).items():
+        page = "" if made.page is None else _plot(made.page, f"{key}-{name}")
+        if not page and png is not None:
+            page = _embedded(png, made.title or key)
+        page += f'<p class="note">{escape(made.note)}</p>' if made.note else ""
+        drawn[key] = Drawn(f"{key}_{name}", page, png, made.title or key)
     return drawn
 
 
@@ -113,7 +87,6 @@ def _folded_parts(
     trigger: Path,
     tables: AttackTables,
     figures: Mapping[str, Drawn],
-    mattered: Mapping[str, Importance],
 ) -> dict[str, tuple[str, str]]:
     """What is opened on demand: id -> (title, content), in the order of the page; parts without content are left out.
 
@@ -138,7 +111,9 @@ def _folded_parts(
     if "hypervolume" in figures:
         add("long", "Was the search long enough?", figures["hypervolume"].html + captions.CAPTION_HYPERVOLUME)
         drawn = figures["importance"].html + captions.CAPTION_IMPORTANCE if "importance" in figures else ""
-        add("parameters", "Which parameters mattered?", drawn + "".join(_importance_notes(mattered)))
+        add("parameters", "Which parameters mattered?", drawn + "".join(_importance_notes(tables.importances)))
+    for key in sorted(set(figures) - set(PLACED)):
+        add(key, figures[key].title, figures[key].html)
     if "front" in figures and (found := detection_table(tables.rows, settings, members)):
         add("detectors", "What the detectors found", table_html(found) + captions.CAPTION_DETECTION)
     return parts
@@ -181,10 +156,6 @@ def _why_empty(rows: pd.DataFrame) -> str:
     )
 
 
-def _importances(searched: pd.DataFrame) -> dict[str, Importance]:
-    return {str(defense): importance(group) for defense, group in searched.groupby("defense", sort=True)}
-
-
 def _importance_notes(found: Mapping[str, Importance]) -> list[str]:
     """One line per note, with the defenses that share it."""
     owners: dict[str, list[str]] = {}
@@ -196,7 +167,11 @@ def _importance_notes(found: Mapping[str, Importance]) -> list[str]:
 
 def _picture(path: Path, description: str) -> str:
     """A PNG within the page, so that it stays one file."""
-    content = base64.b64encode(path.read_bytes()).decode()
+    return _embedded(path.read_bytes(), description)
+
+
+def _embedded(png: bytes, description: str) -> str:
+    content = base64.b64encode(png).decode()
     return f'<p><img alt="{escape(description)}" src="data:image/png;base64,{content}"></p>'
 
 
@@ -249,19 +224,6 @@ def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
     return rows
 
 
-def _published_hypervolume(searched: pd.DataFrame) -> dict[str, float]:
-    rows = searched[searched["published"]]
-    return {
-        str(defense): hypervolume(on_front(group)[["asr_report", "clean_accuracy_report"]].to_numpy(dtype=float))
-        for defense, group in rows.groupby("defense", sort=True)
-    }
-
-
 def _plot(figure: Any, name: str) -> str:
     text: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=PLOTLY_CONFIG)
     return f'<div class="plot">{text}</div>'
-
-
-def _outside(n: int) -> str:
-    lie = "setting, ruined or diverged, lies" if n == 1 else "settings, ruined or diverged, lie"
-    return f"{n} {lie} left of the overview: the button <i>Everything</i> shows the whole plane."

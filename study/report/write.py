@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure
 
 from study.record.files import write_atomically
 from study.record.ledger import Ledger
+from study.report.figures.registry import FIGURES, AttackTables
 from study.report.figures.trigger import TRIGGER_PREFIX
 from study.report.html import plural
 from study.report.page import page, title_of
-from study.report.sections import AttackTables, attack_section
+from study.report.sections import attack_section
 from study.report.targets import target_text
 from study.results import equal_rules
 from study.results.settings import (
@@ -29,8 +28,6 @@ from study.results.settings import (
     marked,
 )
 from study.results.verdicts import shared_members
-
-OWN_FIGURES = ("front_", "hypervolume_", "importance_")
 
 
 def write_report(directory: Path | str) -> Path:
@@ -58,7 +55,8 @@ def write_report(directory: Path | str) -> Path:
     searched = candidates(frame)
     history = hypervolume_over_trials(frame)
     beside, costs = equal_rules.parity(frame, _budget(spec)), equal_rules.search_costs(frame)
-    drawn: dict[str, Figure] = {}
+    drawn: dict[str, bytes] = {}
+    troubles: list[str] = []
     sections = []
     places = sorted(set(table[["dataset", "model", "attack"]].itertuples(index=False, name=None)), key=_place_order)
     several = len({place[:2] for place in places})
@@ -69,12 +67,13 @@ def write_report(directory: Path | str) -> Path:
         tables = AttackTables(**parts, shared=shared_members(_at(members, dataset, model, ALL_ATTACKS)))
         title = title_of(str(attack), str(dataset), str(model), several)
         trigger = directory / "figures" / f"{TRIGGER_PREFIX}{attack}.png"
-        section, images = attack_section(title, trigger, tables, target_text(tables.rows, spec))
+        section, images, wrong = attack_section(title, trigger, tables, target_text(tables.rows, spec))
         drawn |= images
+        troubles += wrong
         sections.append(section)
     _write_figures(directory / "figures", drawn)
 
-    notes = list(ledger.damaged)
+    notes = [*ledger.damaged, *troubles]
     if (aside := directory / "trials.jsonl.damaged").exists():
         lines = aside.read_bytes().count(b"\n")
         notes.append(f"{lines} damaged or repeated {plural('line', lines)} kept aside in {aside.name}")
@@ -105,15 +104,13 @@ def _read_spec(directory: Path) -> dict[str, Any]:
     return spec
 
 
-def _write_figures(folder: Path, drawn: Mapping[str, Figure]) -> None:
+def _write_figures(folder: Path, drawn: Mapping[str, bytes]) -> None:
     folder.mkdir(exist_ok=True)
-    for name, figure in drawn.items():
-        content = io.BytesIO()
-        figure.savefig(content, format="png")
-        write_atomically(folder / f"{name}.png", content.getvalue())
+    for name, content in drawn.items():
+        write_atomically(folder / f"{name}.png", content)
     for path in folder.glob("*.png"):
         # A figure that these rows no longer support would be read as theirs.
-        if path.name.startswith(OWN_FIGURES) and path.stem not in drawn:
+        if path.name.startswith(tuple(f"{name}_" for name in FIGURES.names())) and path.stem not in drawn:
             path.unlink()
 
 

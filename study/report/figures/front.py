@@ -23,6 +23,7 @@ from matplotlib.ticker import FuncFormatter
 
 from study.record.words import interval, percent
 from study.report.figures import label_places
+from study.report.figures.registry import AttackTables, Drawing, register
 from study.report.figures.style import (
     FEW_SEARCHES,
     FONT,
@@ -478,3 +479,14 @@ def _corner(marks: Sequence[Marks], settings: pd.DataFrame) -> tuple[tuple[float
 
 def _count(n: int) -> str:
     return "1 setting" if n == 1 else f"{n} settings"
+
+
+@register("front")
+def front(title: str, tables: AttackTables) -> Drawing | None:
+    """What each repair costs: attack success rate against clean accuracy."""
+    picture = front_picture(title, tables.settings, tables.members)
+    if not picture.marks:
+        return None
+    lie = "setting, ruined or diverged, lies" if picture.outside == 1 else "settings, ruined or diverged, lie"
+    note = f"{picture.outside} {lie} left of the overview: the button Everything shows the whole plane."
+    return Drawing(front_png(picture), front_plotly(picture), note=note if picture.outside else "")

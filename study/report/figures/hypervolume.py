@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from study.report.figures.registry import AttackTables, Drawing, register
 from study.report.figures.style import (
     COLUMN_WIDTH,
     FEW_SEARCHES,
@@ -23,6 +24,8 @@ from study.report.figures.style import (
     legend_columns,
     searched_style,
 )
+from study.results.pareto import hypervolume
+from study.results.settings import on_front
 
 
 def hypervolume_series(history: pd.DataFrame, published: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -110,3 +113,21 @@ def hypervolume_png(title: str, lines: Sequence[Mapping[str, Any]]) -> Figure:
     look = {"fontsize": SMALL_FONT, "frameon": False, "columnspacing": 1.2, "handletextpad": 0.5, "labelspacing": 0.3}
     figure.legend(loc="outside lower center", ncols=columns, **look)
     return figure
+
+
+@register("hypervolume")
+def over_settings(title: str, tables: AttackTables) -> Drawing | None:
+    """Whether the searches were long enough."""
+    if not len(tables.history):
+        return None
+    lines = hypervolume_series(tables.history, _published(tables.searched))
+    return Drawing(hypervolume_png(f"Hypervolume over settings: {title}", lines), hypervolume_plotly(lines))
+
+
+def _published(searched: pd.DataFrame) -> dict[str, float]:
+    """Defense -> hypervolume of its published settings alone, report half."""
+    rows = searched[searched["published"]]
+    return {
+        str(defense): hypervolume(on_front(group)[["asr_report", "clean_accuracy_report"]].to_numpy(dtype=float))
+        for defense, group in rows.groupby("defense", sort=True)
+    }

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from plotly.subplots import make_subplots
 
+from study.report.figures.registry import AttackTables, Drawing, register
 from study.report.figures.style import (
     COLUMN_WIDTH,
     FONT,
@@ -137,3 +138,12 @@ def _panel_title(defense: str, one: Importance) -> str:
 def _by_importance(one: Importance) -> list[str]:
     names = sorted({name for shares in one.shares.values() for name in shares})
     return sorted(names, key=lambda name: -sum(shares.get(name, 0.0) for shares in one.shares.values()))
+
+
+@register("importance")
+def of_parameters(title: str, tables: AttackTables) -> Drawing | None:
+    """Which parameters mattered."""
+    found = tables.importances
+    if not any(one.shares for one in found.values()):
+        return None
+    return Drawing(importance_png(f"Importance of parameters: {title}", found), importance_plotly(found))

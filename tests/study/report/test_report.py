@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import time
@@ -18,10 +19,12 @@ from study.record.columns import to_frame
 from study.record.ledger import Ledger
 from study.report.cells import cost_table, detection_table
 from study.report.figures.front import FrontPicture, Marks, front_picture, front_plotly, front_png
-from study.report.figures.hypervolume import hypervolume_plotly, hypervolume_png, hypervolume_series
+from study.report.figures.hypervolume import _published, hypervolume_plotly, hypervolume_png, hypervolume_series
 from study.report.figures.importance import importance_plotly, importance_png
+from study.report.figures.registry import FIGURES, AttackTables, Drawing
+from study.report.figures.style import canvas
 from study.report.lead import attack_lead
-from study.report.sections import _front_table, _published_hypervolume, before_after
+from study.report.sections import _front_table, before_after
 from study.report.write import write_report
 from study.results.equal_rules import search_costs
 from study.results.importance import importance
@@ -29,6 +32,7 @@ from study.results.settings import aggregate, candidates, fronts, hypervolume_ov
 from study.results.verdicts import verdicts
 from tests.study.rows import failed_row, made_up_study, make_row, point
 from trainables.evaluation.metrics import wilson
+from trainables.registry import SettingError
 
 SPEC = {"name": "made-up", "dataset": "digits", "search": {"trials": 12, "per": "attack"}}
 
@@ -520,7 +524,7 @@ def test_the_last_value_of_a_search_is_marked_and_the_published_line_is_not() ->
 
 def test_a_published_setting_that_collapsed_has_no_hypervolume() -> None:
     searched = candidates(to_frame([point(0, 0.0, 0.1, published=True, collapsed=True)]))
-    assert _published_hypervolume(searched) == {"super_ft": 0.0}
+    assert _published(searched) == {"super_ft": 0.0}
 
 
 @pytest.mark.slow
@@ -554,3 +558,46 @@ def test_beside_searches_baselines_without_a_colour_of_their_own_are_grey() -> N
     rows = [point(0, 0.2, 0.9), make_row("badnets/nad/baseline"), make_row("badnets/abl/baseline")]
     grey = {m.colour for m in _picture(rows).marks if m.name in ("nad (baseline)", "abl (baseline)")}
     assert grey == {"#777777"}
+
+
+# -- figures of somebody else's ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_a_registered_figure_stands_in_the_report_and_beside_the_others(tmp_path: Path) -> None:
+    def count(title: str, tables: AttackTables) -> Drawing:
+        figure = canvas(3, 2)
+        figure.subplots().plot([0, len(tables.rows)])
+        return Drawing(figure, title="How many rows", note=f"{len(tables.rows)} rows of <{title}>")
+
+    FIGURES.register("counted")(count)
+    folder = _study(tmp_path, made_up_study(trials=6))
+    page = _page(write_report(folder))
+    assert "How many rows" in page
+    assert "rows of &lt;badnets&gt;" in page
+    png = (folder / "figures" / "counted_badnets.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+    assert base64.b64encode(png).decode() in page
+    FIGURES.register("empty")(lambda title, tables: None)
+    write_report(folder)
+    assert not list((folder / "figures").glob("empty_*"))
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_a_figure_that_raises_is_named_in_one_line_and_the_report_is_written(tmp_path: Path) -> None:
+    def breaks(title: str, tables: AttackTables) -> Drawing:
+        raise KeyError("not a\ncolumn")
+
+    FIGURES.register("breaks")(breaks)
+    FIGURES.register("wrong")(lambda title, tables: "a picture")  # type: ignore[arg-type,return-value]
+    folder = _study(tmp_path, made_up_study(trials=6))
+    wrong = _page(write_report(folder)).partition("What went wrong</h2>")[2]
+    assert re.search(r"<p>The figure breaks of badnets could not be drawn: KeyError: .*column", wrong)
+    assert "<p>The figure wrong of badnets could not be drawn: must give a Drawing or nothing, got str" in wrong
+    assert (folder / "figures" / "front_badnets.png").exists()
+
+
+def test_a_figure_has_a_name_that_makes_a_file_of_its_own() -> None:
+    for name in ("trigger", "My figure", "../up"):
+        with pytest.raises(SettingError, match="its name must be"):
+            FIGURES.register(name)(lambda title, tables: None)

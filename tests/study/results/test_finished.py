@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-import search_spaces
+from search_spaces import space as search_spaces
 from study.record.columns import to_frame
 from study.results.finished import not_begun, space_size, unfinished_searches
 from tests.study.rows import made_up_study, point

@@ -1,0 +1,100 @@
+"""The report's figures by name: each is one file here or of a plug-in, and gets the tables of one attack."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from study.results.importance import Importance, importance
+from trainables.plugins.errors import told
+from trainables.registry import Registry, SettingError
+
+
+@dataclass(frozen=True)
+class AttackTables:
+    """All that is known of one attack (on one data set and model): the tables of a study, cut to it.
+
+    ``settings``, ``members``, ``searched``, ``history``, ``beside`` and ``costs`` are what ``settings.aggregate``,
+    ``fronts``, ``candidates``, ``hypervolume_over_trials``, ``equal_rules.parity`` and ``search_costs`` return;
+    ``rows`` are the ledger's. ``shared`` are the members of the fronts over all attacks, where searches were over
+    all of them.
+    """
+
+    settings: pd.DataFrame
+    members: pd.DataFrame
+    searched: pd.DataFrame
+    history: pd.DataFrame
+    beside: pd.DataFrame
+    costs: pd.DataFrame
+    rows: pd.DataFrame
+    shared: pd.DataFrame
+
+    @cached_property
+    def importances(self) -> dict[str, Importance]:
+        """Importance of the parameters of each searched defense; none where nothing was searched."""
+        if not len(self.history):
+            return {}
+        return {str(defense): importance(group) for defense, group in self.searched.groupby("defense", sort=True)}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure.
+
+    Args:
+        png: for print; written to ``figures/NAME_ATTACK.png``.
+        page: for the page, with Plotly; None: the PNG stands there too.
+        title: over the figure, in the report.
+        note: one sentence of text below it.
+    """
+
+    png: Figure | None = None
+    page: Any = None
+    title: str = ""
+    note: str = ""
+
+    def png_bytes(self) -> bytes | None:
+        """The PNG as a file's content."""
+        if self.png is None:
+            return None
+        content = io.BytesIO()
+        self.png.savefig(content, format="png")
+        return content.getvalue()
+
+
+# (title of the attack's section, its tables) -> the figure, or None where there is nothing to draw.
+Draw = Callable[[str, AttackTables], Drawing | None]
+
+
+def _check(name: str, draw: Draw) -> None:
+    """Refuse a name that makes no file name of its own, and what cannot be called (SettingError)."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*", name) or name == "trigger":
+        raise SettingError(f"figure {name!r}: its name must be lower-case letters and digits, and not trigger")
+    if not callable(draw):
+        raise SettingError(f"figure {name!r}: must be a function of (title, tables), got {draw!r}")
+
+
+FIGURES: Registry[Draw] = Registry("figure", "study.report.figures", _check)
+register = FIGURES.register
+
+
+def draw_all(title: str, tables: AttackTables, troubles: list[str]) -> dict[str, tuple[Drawing, bytes | None]]:
+    """Every registered figure that has something to draw, with its PNG; one that raises is named in ``troubles``."""
+    drawn: dict[str, tuple[Drawing, bytes | None]] = {}
+    for name, draw in FIGURES.items():
+        try:
+            made = draw(title, tables)
+            if made is not None and not isinstance(made, Drawing):
+                raise SettingError(f"must give a Drawing or nothing, got {type(made).__name__}")
+            if made is not None:
+                drawn[name] = made, made.png_bytes()
+        except Exception as error:  # noqa: BLE001 - whatever a figure raises, the report is written
+            troubles.append(f"The figure {name} of {title} could not be drawn: {told(error)}")
+    return drawn
