@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -13,10 +14,14 @@ from pathlib import Path
 import pytest
 
 from study.plan.jobs import make_plan
+from study.report.write import write_report
 from study.spec.load import make_spec
 from study.spec.yaml_io import parse_yaml
 from superft.testing.registered import KINDS
 from tests.docs.pages import ROOT, blocks
+from tests.study.rows import made_up_study
+from tests.study.tiny import tiny_spec
+from trainables.plugins.load import load
 
 PAGE = "docs/extending.md"
 
@@ -85,3 +90,16 @@ def test_the_spec_on_the_page_is_a_study(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path / "here")
     plan = make_plan(make_spec(parse_yaml(text, PAGE)))
     assert {cell.attack for cell in plan.cells} == {"corner_square"}
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_the_figure_on_the_page_is_in_the_report(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "study.yaml").write_text(tiny_spec().to_yaml())
+    rows = made_up_study(attacks=("badnets",), trials=4)
+    (tmp_path / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.syspath_prepend(str(folder))
+    load(["cost"])
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "What a repair costs" in page
+    assert "Each point is a trial." in page
+    assert (tmp_path / "figures" / "cost_badnets.png").stat().st_size > 1000
