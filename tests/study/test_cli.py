@@ -290,7 +290,7 @@ def made(here: Path) -> Path:
 def test_front_prints_the_fronts_and_the_baselines(superft: Callable[..., Result], made: Path) -> None:
     result = superft("front", made)
     assert result.exit_code == 0
-    for text in ("badnets on digits", "blended on digits", "super_ft", "scratch", "published point", "lr_max1="):
+    for text in ("badnets on digits", "blended on digits", "super_ft", "scratch", "published", "lr_max1="):
         assert text in result.stdout
 
 
