@@ -388,7 +388,7 @@ def check_cluster(file: Path) -> None:
 @click.argument(
     "what",
     type=click.Choice(
-        ["attacks", "defenses", "datasets", "models", "recipes", "spaces", "samplers", "trackers", "plugins"]
+        ["attacks", "defenses", "datasets", "models", "recipes", "spaces", "samplers", "trackers", "figures", "plugins"]
     ),
 )
 @PLUGIN

@@ -31,7 +31,7 @@ from trainables.registry import Registry
 
 
 def listing(what: str) -> list[tuple[str, str]]:
-    """(name, one line) of all attacks, defenses, datasets, models, recipes or spaces."""
+    """(name, one line) of all attacks, defenses, datasets, models, spaces, ... or recipes."""
     match what:
         case "attacks":
             return [(name, _first_line(ATTACKS.get(name))) for name in ATTACKS.names()]
@@ -58,6 +58,10 @@ def listing(what: str) -> list[tuple[str, str]]:
             return [(name, sampler.description) for name, sampler in SAMPLERS.items()]
         case "trackers":
             return [(name, tool.description) for name, tool in TRACKERS.items()]
+        case "figures":
+            from study.report.figures.registry import FIGURES  # here: it brings the drawing libraries
+
+            return [(name, _first_line(draw)) for name, draw in FIGURES.items()]
         case "plugins":
             return [(plugin.module, f"{plugin}, {_brings(plugin)}") for plugin in loaded()]
         case _:
@@ -104,8 +108,8 @@ def overview(directory: Path, *, called: str) -> str:
     return "\n".join(lines)
 
 
-def _first_line(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").splitlines()[0]
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
 
 
 def _brings(plugin: Plugin) -> str:
