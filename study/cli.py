@@ -437,6 +437,7 @@ def check_cluster(file: Path) -> None:
             "spaces",
             "samplers",
             "trackers",
+            "figures",
             "plugins",
             "settings",
         ]

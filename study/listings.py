@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search_spaces import space as search_spaces
+from study.report.figures.registry import FIGURES
 from study.spec.load import recipe_names, recipe_path
 from study.spec.samplers import SAMPLERS
 from study.spec.trackers import TRACKERS
@@ -102,9 +103,9 @@ def settings_text(name: str) -> str:
     return "\n\n".join(parts)
 
 
-def first_line(cls: type) -> str:
-    """What a class is, in one line."""
-    return (inspect.getdoc(cls) or "").splitlines()[0]
+def first_line(thing: object) -> str:
+    """What a class or a function is, in one line; nothing where its author does not say it."""
+    return next(iter((inspect.getdoc(thing) or "").splitlines()), "")
 
 
 def two_columns(rows: Sequence[tuple[str, str]]) -> str:
@@ -237,6 +238,8 @@ def listing(what: str) -> list[tuple[str, str]]:
             return [(name, sampler.description) for name, sampler in SAMPLERS.items()]
         case "trackers":
             return [(name, tool.description) for name, tool in TRACKERS.items()]
+        case "figures":
+            return [(name, first_line(draw)) for name, draw in FIGURES.items()]
         case "plugins":
             return [(plugin.module, f"{plugin}, {_brings(plugin)}") for plugin in loaded()]
         case _:

@@ -112,21 +112,30 @@ def stored_spec(directory: Path) -> StudySpec:
     if not path.is_file():
         raise SpecError(f"{directory} is no study folder: it has no {SPEC_FILE}")
     settings = read_yaml_mapping(path)
-    _refuse_code_within(directory, settings)
+    if isinstance(settings.get("plugins"), list):
+        settings["plugins"] = [_stored_plugin(directory, item) for item in settings["plugins"]]
     return make_spec(settings)
 
 
-def _refuse_code_within(directory: Path, settings: Mapping[str, Any]) -> None:
-    """A study's folder may come from a stranger: looking at it must not run code that came with it (SpecError)."""
-    for item in settings.get("plugins") or []:
-        given = item if isinstance(item, str) else item.get("path") if isinstance(item, Mapping) else None
-        if given is None or (isinstance(item, str) and item.replace(".", "_").isidentifier()):
-            continue  # a module by its name
-        if not Path(given).is_absolute() or Path(given).resolve().is_relative_to(directory.resolve()):
-            raise SpecError(
-                f"{directory / SPEC_FILE} names the plug-in {given}, which is not loaded from a study's folder or by a "
-                "relative path; copy it elsewhere, and name it there if you trust it"
-            )
+def _stored_plugin(directory: Path, item: Any) -> Any:
+    """What a stored spec says of a plug-in, where it may be followed.
+
+    A study's folder may come from a stranger: looking at it must not run code that came with it.
+
+    Raises:
+        SpecError: it names a file in the folder, or one by a path that depends on where the command is started.
+    """
+    is_file = isinstance(item, str) and (item.endswith(".py") or "/" in item)
+    given = item if is_file else item.get("path") if isinstance(item, Mapping) else None
+    if isinstance(given, str) and (
+        not Path(given).is_absolute() or Path(given).resolve().is_relative_to(directory.resolve())
+    ):
+        raise SpecError(
+            f"{directory / SPEC_FILE} names the plug-in {given}, which is not loaded from a study's folder or by a "
+            "relative path; copy it elsewhere, and name it there if you trust it"
+        )
+    # As a mapping it is looked for among installed modules, and not in the working folder.
+    return {"module": item} if isinstance(item, str) and not is_file else item
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def names() -> list[str]:
 
 def has_width(name: str) -> bool:
     """Whether the number of channels of a model can be set."""
-    return MODELS.get(name).is_wide
+    return name in MODELS and MODELS.get(name).is_wide
 
 
 @dataclass

@@ -51,7 +51,7 @@ def registered(_as_before: None) -> Callable[[type[Defense]], None]:
     """Registers a defense as ``probe``, which is forgotten with the test."""
 
     def add(cls: type[Defense]) -> None:
-        DEFENSES.register("probe")(dataclass(frozen=True)(cls))
+        DEFENSES.register("probe")(cls)
 
     return add
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-import search_spaces
+from search_spaces import space as search_spaces
 from study.listings import SettingRow, in_yaml, settings_rows, settings_text, two_columns
 from study.report.terminal import terminal_width
 from study.spec.load import recipe_names, recipe_path

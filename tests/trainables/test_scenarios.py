@@ -48,7 +48,7 @@ def bench(toy: Dataset, downstream: Dataset, toy_store: Store, monkeypatch: pyte
 
 def run(bench: Workbench, defense: str, settings: dict[str, object], **cell: object) -> TrialResult:
     return bench.run(
-        Cell(DataSource("other"), transfer(), defense, 0.5, upstream=DataSource("toy"), **cell),  # type: ignore[arg-type]
+        Cell(DataSource("other"), transfer(), defense, 0.5, upstream=DataSource("toy"), scenario="new-head", **cell),  # type: ignore[arg-type]
         settings,
     )
 
@@ -130,7 +130,7 @@ def test_control_is_the_clean_model_under_the_same_trigger(bench: Workbench, tak
     assert row["attack"] == "badnets"
     assert row["asr"] == row["asr_before"] == taken_over.asr_base
     assert row["clean_accuracy"] == taken_over.clean_model_accuracy
-    assert row["scenario"] == "new_head"
+    assert row["scenario"] == "new-head"
 
 
 def test_defense_that_needs_the_attackers_training_set_is_refused(bench: Workbench) -> None:

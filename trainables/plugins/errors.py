@@ -21,12 +21,10 @@ class MethodError(Exception):
 def where(error: BaseException) -> str:
     """`` (mine.py:55 in repair)``: the last line of a method's own file that an exception passed, else nothing."""
     frames = traceback.extract_tb(error.__traceback__)
-    places = [place for plugin in loaded() if (place := place_of(plugin.module.partition(".")[0]))]
-    rooms = [Path(__file__).parent.parent / room for room in ROOMS]
-    for candidates in (places, rooms):
+    for places in (_foreign_places(), [Path(__file__).parent.parent / room for room in ROOMS]):
         for frame in reversed(frames):
             file = Path(frame.filename)
-            if any(file == place or file.is_relative_to(place) for place in candidates):
+            if any(file.is_relative_to(place) for place in places):
                 return f" ({file.name}:{frame.lineno} in {frame.name})"
     return ""
 
@@ -34,17 +32,21 @@ def where(error: BaseException) -> str:
 def of_plugin(error: BaseException) -> str | None:
     """An exception that passed code which does not ship with superft, in one line; None: it is ours to explain."""
     files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    places = _foreign_places()
+    return told(error) if any(file.is_relative_to(place) for file in files for place in places) else None
+
+
+def _foreign_places() -> list[Path]:
+    """Files, and folders of packages, of plug-ins and of other methods that do not ship with superft."""
     modules = {
         registry.module_of(name)
         for registry in Registry.all()
         for name in (registry.names() if registry.kind in RELEASED else ())
         if not ships(registry, name)
     }
-    places = [place_of(module if module.partition(".")[0] in OURS else module.partition(".")[0]) for module in modules]
-    foreign = any(
-        place is not None and (file == place or file.is_relative_to(place)) for file in files for place in places
-    )
-    return told(error) if foreign else None
+    modules |= {plugin.module for plugin in loaded()}
+    tops = {module if module.partition(".")[0] in OURS else module.partition(".")[0] for module in modules}
+    return [place for top in sorted(tops) if (place := place_of(top)) is not None]
 
 
 def told(error: BaseException) -> str:

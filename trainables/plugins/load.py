@@ -95,7 +95,8 @@ def plugin_of(module: str) -> Plugin | None:
 
 def _load(item: str | Mapping[str, Any], distribution: importlib.metadata.Distribution | None = None) -> Plugin:
     told: Mapping[str, Any] = {} if isinstance(item, str) else item
-    module, path = located(item if isinstance(item, str) else str(item["module"]), told.get("path"))
+    plain = isinstance(item, str)
+    module, path = located(str(item) if plain else str(told["module"]), told.get("path"), here=plain)
     if module in _loaded:
         return _loaded[module]
     if module.partition(".")[0] in OURS:

@@ -17,8 +17,13 @@ class PluginError(SettingError):
     """A plug-in that cannot be loaded or does not keep a contract; the message is one clear line."""
 
 
-def located(item: str, told: str | None) -> tuple[str, Path | None]:
+def located(item: str, told: str | None, *, here: bool = True) -> tuple[str, Path | None]:
     """Module and, where Python would not find it by itself, the path of its topmost package or file.
+
+    Args:
+        item: a module's name, or the path of a file or folder.
+        told: path that a stored spec gives for it.
+        here: whether it may lie in the working folder.
 
     Raises:
         PluginError: there is no such module or file.
@@ -36,11 +41,12 @@ def located(item: str, told: str | None) -> tuple[str, Path | None]:
         return item, Path(told)
     if spec_of(top) is not None:
         return item, None
-    for path in (Path(f"{top}.py"), Path(top)):
+    for path in (Path(f"{top}.py"), Path(top)) if here else ():
         if path.is_file() or any(path.rglob("*.py")):
             return item, path.resolve()
     before = f" or at {told}, where it was" if told is not None else ""
-    raise PluginError(f"plug-in {item}: no module of that name is installed, and none lies in {Path.cwd()}{before}")
+    place = f", and none lies in {Path.cwd()}" if here else ""
+    raise PluginError(f"plug-in {item}: no module of that name is installed{place}{before}; name its file or module")
 
 
 def _module_name(name: str, item: str) -> str:

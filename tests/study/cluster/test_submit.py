@@ -126,7 +126,7 @@ def job_of(output: str) -> str:
 def test_a_study_is_submitted_followed_and_its_report_found(head: Head) -> None:
     # A checkout with a defense of its own, which the cluster can only have from the package.
     mine = head.place.folder / "checkout"
-    for name in ("study", "search_spaces", "trainables"):
+    for name in ("superft", "study", "search_spaces", "trainables"):
         shutil.copytree(ROOT / name, mine / name, ignore=shutil.ignore_patterns("__pycache__"))
     (mine / "trainables" / "defenses" / "untouched.py").write_text(
         (mine / "trainables" / "defenses" / "none.py").read_text().replace('"none"', '"untouched"')
@@ -372,7 +372,7 @@ def test_the_spec_in_the_package_is_complete(tmp_path: Path) -> None:
 
 
 def checkout(folder: Path) -> Path:
-    for name in ("study", "search_spaces", "trainables", "runs"):
+    for name in ("superft", "study", "search_spaces", "trainables", "runs"):
         (folder / name).mkdir(parents=True)
         (folder / name / "code.py").write_text("pass\n")
     (folder / "pyproject.toml").write_text("")

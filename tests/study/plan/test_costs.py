@@ -50,8 +50,8 @@ def test_what_is_done_is_neither_planned_nor_costed(digits: Dataset, tmp_path: P
     assert "badnets/none/baseline" not in left
     assert {item.label for item in work_left(driver.plan, digits, left)} == set(left)
     lines = plan_lines(driver.plan, digits, None, left, driver.plan.victims()[:1])
-    assert lines[1] == "done:      11 of 24 trials, or not needed; what follows is what is left"
-    assert lines[2].startswith("victims:   1 of 6 are missing (clean controls included), ")
+    assert lines[2] == "done:      11 of 24 trials, or not needed; what follows is what is left"
+    assert lines[3].startswith("victims:   1 of 6 are missing (clean controls included), ")
     assert any(line.startswith(f"total:     {left.total()} trials") for line in lines)
     run(driver)
     assert trials_left(driver.plan, driver.ledger.rows()) == {}

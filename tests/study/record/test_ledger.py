@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -247,3 +248,22 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_litter(
         write_atomically(path, b"new")
     assert os.listdir(tmp_path) == ["report.html"]
     assert path.read_bytes() == b"old"
+
+
+def test_failed_rows_can_be_taken_out_and_are_kept_aside(path: Path) -> None:
+    def row(seed: int, status: str) -> dict[str, Any]:
+        return {"trial": "a/b/baseline", "attack": "a", "seed": seed, "status": status}
+
+    with Ledger(path) as ledger:
+        for seed, status in enumerate(("ok", "failed", "diverged", "failed")):
+            ledger.append(row(seed, status))
+        assert ledger.set_aside_failed() == 2
+        assert [item["seed"] for item in ledger.rows()] == [0, 2]
+        assert not ledger.has("a/b/baseline", "a", 1)
+        ledger.append(row(1, "ok"))  # to the file that took the old one's place
+        assert ledger.set_aside_failed() == 0
+    assert [item["seed"] for item in Ledger.read(path).rows()] == [0, 2, 1]
+    aside = path.with_name("trials.jsonl.retried").read_text().splitlines()
+    assert [json.loads(line)["seed"] for line in aside] == [1, 3]
+    with pytest.raises(ValueError, match="opened for reading only"):
+        Ledger.read(path).set_aside_failed()

@@ -15,11 +15,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_nodes import SLOW_ENOUGH, Nodes
 
 from study.record.object_log import SegmentLog
 from tests.s3 import s3_server
 from tests.study.processes import Place, new_place, wait_for
+from tests.study.run.test_nodes import SLOW_ENOUGH, Nodes
 from trainables.storage.lease import Lease, LeaseTakenError
 from trainables.storage.remote import Remote, RemoteError
 from trainables.storage.remote_store import RemoteStore

@@ -87,7 +87,7 @@ def test_methods_are_never_set_against_each_other() -> None:
 def test_a_study_without_a_search_says_how_often_the_backdoor_went() -> None:
     rows = [make_row("badnets/none/baseline", asr=0.99)]
     rows += [make_row("badnets/ft/baseline", asr=0.05, clean_accuracy=0.98), make_row("badnets/fp/baseline", asr=0.5)]
-    rows.append(make_row("badnets/clp/baseline", asr=0.0, clean_accuracy=0.1, flags=["collapsed"]))
+    rows.append(make_row("badnets/clp/baseline", asr=0.0, clean_accuracy=0.1, collapsed=True))
     lead = _study(rows)
     assert "Nothing was searched" in lead
     assert "In 1 of 3 runs of a defense on a backdoored model, ASR falls to 10% or less, in 1 of them" in lead

@@ -63,7 +63,7 @@ def test_a_search_that_picks_the_published_setting_shows_it_once() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"flags": ["collapsed"], "asr": 0.0, "clean_accuracy": 0.1}, "collapsed"),
+        ({"collapsed": True, "asr": 0.0, "clean_accuracy": 0.1}, "collapsed"),
         ({"status": "abstained"}, "abstained"),
         ({"status": "diverged", "asr": 1.0, "clean_accuracy": 0.0}, "diverged"),
         ({"status": "backdoor_not_implanted"}, "not implanted"),
@@ -94,7 +94,7 @@ def test_some_unsound_runs_of_several_are_counted_and_their_mean_has_no_colour()
     (cell,) = _cells(sound, "ft")
     assert cell.words == ""
     assert cell.note == "ASR ≤ 10% in 2 of 3"
-    rows[2] |= {"flags": ["collapsed"]}
+    rows[2] |= {"collapsed": True}
     mixed = _matrix(rows)
     (cell,) = _cells(mixed, "ft")
     assert cell.words == "1 of 3 collapsed"

@@ -57,7 +57,7 @@ def test_the_published_setting_itself_is_no_gain() -> None:
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
-        ({"flags": ["collapsed"], "asr": 0.9, "clean_accuracy": 0.1}, v.PUBLISHED_FAILED),
+        ({"collapsed": True, "asr": 0.9, "clean_accuracy": 0.1}, v.PUBLISHED_FAILED),
         ({"status": "diverged", "asr": 1.0, "clean_accuracy": 0.0}, v.PUBLISHED_FAILED),
         ({"published": False, "asr": 0.9, "clean_accuracy": 0.1}, v.NOT_PUBLISHED),
     ],
@@ -91,8 +91,8 @@ def test_outcomes_tell_what_the_runs_of_a_setting_came_to() -> None:
     rows = [
         make_row("badnets/ft/baseline", seed=0, asr=0.05),
         make_row("badnets/ft/baseline", seed=1, asr=0.5),
-        make_row("badnets/ft/baseline", seed=2, asr=0.0, flags=["collapsed"]),
-        make_row("badnets/ft/baseline", seed=3, status="diverged", flags=["collapsed"]),
+        make_row("badnets/ft/baseline", seed=2, asr=0.0, collapsed=True),
+        make_row("badnets/ft/baseline", seed=3, status="diverged", collapsed=True),
         failed_row("badnets/ft/baseline", seed=4),
         make_row("badnets/ft/baseline", seed=5, status="backdoor_not_implanted"),
     ]

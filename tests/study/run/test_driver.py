@@ -14,7 +14,7 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
-from study.plan.jobs import make_plan
+from study.plan.jobs import Plan, make_plan
 from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage
 from study.record.words import describe, duration, finishing_time
@@ -396,3 +396,25 @@ def test_optuna_trials_say_what_became_of_the_setting_also_after_a_restart(tmp_p
     assert first["charged_epochs"] == pytest.approx(2.0)
     assert (second["status"], second["diverged"]) == ("diverged", True)
     assert remarks(InMemoryStorage()) == told, "rebuilt from the ledger"
+
+
+def test_failed_settings_taken_out_of_the_ledger_run_again_under_their_ids(tmp_path: Path) -> None:
+    storage, path = InMemoryStorage(), tmp_path / "trials.jsonl"
+    driver = make_driver(tiny_spec(), path, storage)
+
+    def fails(job: Job, plan: Plan) -> dict[str, Any]:
+        changes = {"status": "failed", "error": "KeyError", "asr_search": None, "clean_accuracy_search": None}
+        return made_up_row(job, plan, **(changes if job.role == "search" else {}))
+
+    run(driver, slots=2, measure=fails)
+    ids = [row["trial"] for row in driver.ledger.rows() if row["status"] == "failed"]
+    assert len(ids) == 4
+    driver.ledger.close()
+    with Ledger(path) as ledger:
+        assert ledger.set_aside_failed() == 4
+    again = make_driver(tiny_spec(), path, storage)
+    assert (again.done, again.total, again.finished) == (1, 5, False)
+    run(again, slots=2)
+    assert again.finished
+    assert sorted(row["trial"] for row in again.ledger.rows() if row["role"] == "search") == sorted(ids)
+    assert again.searches[0].told == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -287,13 +288,13 @@ def faulty(place: Place) -> SimpleNamespace:
     return SimpleNamespace(directory=directory, ended=ended, rows=rows, again=again, attempts=place.attempts)
 
 
-def test_a_trial_that_raises_is_retried_then_recorded_with_its_cause(faulty: SimpleNamespace) -> None:
-    assert faulty.ended.code == 0, faulty.ended.stderr
+def test_a_trial_that_raises_is_recorded_with_its_cause_and_place_at_once(faulty: SimpleNamespace) -> None:
+    assert faulty.ended.code == 3, faulty.ended.stderr
     row = faulty.rows["badnets/raises/baseline"]
     assert row["status"] == "failed"
-    assert row["error"] == "RuntimeError: the card is on fire really"
+    assert re.fullmatch(r"RuntimeError: the card is on fire really \(faulty\.py:\d+ in repair\)", row["error"])
     assert row.get("asr") is None
-    assert faulty.attempts.read_text() == "xxx", "once, and twice more"
+    assert faulty.attempts.read_text() == "x", "it would raise again"
 
 
 def test_a_hung_trial_is_cut_at_its_time_limit_and_not_tried_again(faulty: SimpleNamespace) -> None:
@@ -322,6 +323,10 @@ def test_the_study_goes_on_around_its_failures(faulty: SimpleNamespace) -> None:
     assert "FAILED: RuntimeError: the card is on fire really" in faulty.ended.stderr
     assert "Traceback" not in faulty.ended.stderr
     assert "nothing was run" in faulty.again.stdout
+    for ended in (faulty.ended, faulty.again):  # a baseline without any result is no success
+        assert ended.code == 3
+        assert "superft: FAILED badnets/raises/baseline: its only trial failed: RuntimeError: the card" in ended.stderr
+        assert "superft: FAILED badnets/hangs/baseline: its only trial failed: cut after 20 s" in ended.stderr
     assert "failed" in (faulty.directory / "trials.csv").read_text()
 
 

@@ -17,12 +17,12 @@ from types import SimpleNamespace
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
-from test_engine import optuna_states
 
 from study.record.ledger import Ledger
 from study.record.stopped import TRY_LATER, StudyStoppedError, Trouble, stopping
 from tests.mounts import own_mounts
 from tests.study.processes import AGENTS, Finished, Place, new_place, rows_of, wait_for
+from tests.study.run.test_engine import optuna_states
 from trainables.storage.store import Store
 
 pytestmark = pytest.mark.timeout(1800)  # whole studies, several times

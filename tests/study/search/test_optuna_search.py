@@ -534,3 +534,22 @@ def test_a_database_that_does_not_open_is_named_without_its_password(url: str, t
 def test_a_database_in_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"search\.storage: cannot open sqlite:.*unable to open"):
         open_storage(f"sqlite:///{tmp_path}/none/optuna.db", tmp_path)
+
+
+def test_a_setting_that_failed_and_is_run_again_teaches_the_sampler(reopen: Callable[[], BaseStorage]) -> None:
+    search = make(reopen(), target=3)
+    search.resume({}, {})
+    ids = run(search, lambda settings: None if settings["x"] == LINE.paper["x"] else toy(settings))
+    failed = ids[0]
+    assert trials(search)[0].state == TrialState.FAIL
+    known = {trial.user_attrs["id"]: trial for trial in trials(search)}
+    finished = {name: tuple(known[name].values) for name in ids[1:]}
+    started = {name: {"fixed": 7, **known[name].params} for name in ids[1:]}
+    again = make(reopen(), target=3)
+    ((trial_id, settings),) = again.resume(finished, started)  # its failed row was taken out of the ledger
+    assert (trial_id, settings) == (failed, {"fixed": 7, **LINE.paper})
+    again.tell(trial_id, (0.25, 0.75))
+    told = [trial for trial in trials(again) if trial.user_attrs["id"] == failed]
+    assert [trial.state for trial in told] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert (told[1].values, told[1].params) == ([0.25, 0.75], dict(LINE.paper))
+    assert again.ask() is None
