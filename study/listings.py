@@ -96,7 +96,7 @@ def settings_text(name: str) -> str:
         if not rows:
             parts.append("It has no settings.")
             continue
-        parts.append(_table(rows) if _has_room(rows, _width()) else _paragraphs(rows, _width()))
+        parts.append(_table(rows) if _has_room(rows, terminal_width()) else _paragraphs(rows, terminal_width()))
         example = rows[0]
         written = example.published or example.default
         parts.append(f"To change one: --set {kind}.{name}.{example.setting}={written}, or the same key in the spec.")
@@ -114,7 +114,7 @@ def two_columns(rows: Sequence[tuple[str, str]]) -> str:
     lines = []
     for name, text in rows:
         line = f"{name:<{left}}  {text}".rstrip()
-        lines.append(_wrapped(line, _width(), indent=left + 2))
+        lines.append(_wrapped(line, terminal_width(), indent=left + 2))
     return "\n".join(lines)
 
 
@@ -263,12 +263,12 @@ def _brings(plugin: Plugin) -> str:
     return ", ".join(found) or "which registers nothing"
 
 
-def _width() -> int | None:
+def terminal_width() -> int | None:
     """Columns of the terminal; None where the output is none (a file, a pipe): its lines are as long as they are."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _as_text(table: Table) -> str:
     out = StringIO()
-    Console(file=out, width=_width() or UNCUT, no_color=True).print(table)
+    Console(file=out, width=terminal_width() or UNCUT, no_color=True).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")

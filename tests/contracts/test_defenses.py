@@ -51,7 +51,7 @@ def registered(_as_before: None) -> Callable[[type[Defense]], None]:
     """Registers a defense as ``probe``, which is forgotten with the test."""
 
     def add(cls: type[Defense]) -> None:
-        DEFENSES.register("probe")(cls)
+        DEFENSES.register("probe")(cls if "__dataclass_fields__" in vars(cls) else dataclass(frozen=True)(cls))
 
     return add
 
@@ -239,17 +239,6 @@ class BelowNoDecorator(NoDecorator):
     pass
 
 
-@dataclass(frozen=True)
-class OwnsNothingSaid(Defense):
-    steps: int = 2
-
-    def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
-        return Repair(model)
-
-    def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        return Counters()
-
-
 class GivesNothing(Tuner):
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         return None  # type: ignore[return-value]
@@ -275,7 +264,6 @@ class LeavesNaN(Tuner):
             "every_field_is_a_setting",
             "NoDecorator.boost is no setting: put @dataclass(frozen=True) above",
         ),
-        (OwnsNothingSaid, "declares_what_it_owns", "owns must be NoData, CleanData or PoisonedData, got None"),
         (GivesNothing, "returns_a_repair", "repair must return a Repair, got NoneType"),
         (GivesAModel, "returns_a_repair", "repair must return a Repair, got Classifier"),
         (LeavesNaN, "returns_a_repair", "returns weights that are not finite: classifier.weight"),

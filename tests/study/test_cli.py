@@ -287,7 +287,10 @@ def made(here: Path) -> Path:
     return folder
 
 
-def test_front_prints_the_fronts_and_the_baselines(superft: Callable[..., Result], made: Path) -> None:
+def test_front_prints_the_fronts_and_the_baselines(
+    superft: Callable[..., Result], made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # of fewer the settings are left out
     result = superft("front", made)
     assert result.exit_code == 0
     for text in ("badnets on digits", "blended on digits", "super_ft", "scratch", "published", "lr_max1="):

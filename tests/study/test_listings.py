@@ -12,8 +12,7 @@ import pytest
 from click.testing import Result
 
 from search_spaces import space as search_spaces
-from study.listings import SettingRow, in_yaml, settings_rows, settings_text, two_columns
-from study.report.terminal import terminal_width
+from study.listings import SettingRow, in_yaml, settings_rows, settings_text, terminal_width, two_columns
 from study.spec.load import recipe_names, recipe_path
 from study.spec.yaml_io import parse_yaml
 from tests.study.commands import assert_refused, invoke

@@ -499,5 +499,4 @@ def test_evaluation_is_one_pass_over_each_test_set_after_the_last_step(toy_victi
         run(toy_victim, toy, "super_ft", **SHORT)
     finally:
         hook.remove()
-    looked = [(False, 2)]  # whether what came back is a model at all
-    assert passes == [(True, 16)] * 6 + looked + [(False, len(toy.test)), (False, len(toy_victim.triggered))]
+    assert passes == [(True, 16)] * 6 + [(False, len(toy.test)), (False, len(toy_victim.triggered))]
