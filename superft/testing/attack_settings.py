@@ -63,13 +63,15 @@ def sizes_beyond_the_image_are_refused(subject: Subject) -> None:
     """By ``check``, before any work: a patch that is cut at the border without a word is not the one asked for.
 
     Held to it are whole numbers whose name says that they are a length (`LENGTHS`), and those that change the trigger
-    until they reach the image's size and no more beyond it.
+    until they reach the image's size and no more beyond it. Lengths are in pixels of the image; an attack that scales
+    them says with ``lengths_are_of`` of what side they are.
     """
     for name in _whole_numbers(subject):
         words = set(name.split("_"))
         if words & LENGTHS and "batch" not in words:
-            assert not subject.accepts(IMAGE_SIZE, **{name: IMAGE_SIZE + 1}), (
-                f"attack.{subject.name}.{name}={IMAGE_SIZE + 1} is accepted for images of {IMAGE_SIZE} pixels: "
+            too_long = getattr(type(subject.attack), "lengths_are_of", IMAGE_SIZE) + 1
+            assert not subject.accepts(IMAGE_SIZE, **{name: too_long}), (
+                f"attack.{subject.name}.{name}={too_long} is accepted for images of {IMAGE_SIZE} pixels: "
                 "refuse it in check"
             )
         small, beyond, far = (_drawn(subject, name, size) for size in (IMAGE_SIZE // 2, IMAGE_SIZE + 1, 4 * IMAGE_SIZE))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,8 @@ Check = Callable[[Subject], None]
 LEARNED_BY_DEFAULT = ("badnets", "inputaware", "wanet")
 # Other values of fields of free text, by field.
 OTHERS = {"position": ["top_left"], "pattern": ["procedural"]}
+# What is too little to be seen on 200 images.
+OTHERS_OF: dict[str, dict[str, list[Any]]] = {"adap_blend": {"poison_rate": [0.1]}}
 
 
 # Fields are tried one by one: quick where nothing has to be trained for that, minutes where an encoder is.
@@ -36,7 +39,7 @@ def marks(name: str, check: Check) -> tuple[pytest.MarkDecorator, ...]:
 
 @pytest.fixture(scope="module")
 def subject(request: pytest.FixtureRequest) -> Subject:
-    return Subject(request.param, others=OTHERS)
+    return Subject(request.param, others={**OTHERS, **OTHERS_OF.get(request.param, {})})
 
 
 @pytest.mark.parametrize(

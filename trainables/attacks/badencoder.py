@@ -59,7 +59,10 @@ class BadEncoder(EncoderAttack):
     class would give ASR about 0 with a perfect L0, so then the attack is refused.
 
     Args:
-        trigger_size: side of the white square in pixels at 32 x 32, scaled to other sizes; >= 1. It keeps one pixel
+        # The square is given for images of this side and scaled to others.
+    lengths_are_of: ClassVar[int] = 32
+
+    trigger_size: side of the white square in pixels at 32 x 32, scaled to other sizes; >= 1. It keeps one pixel
             (scaled) from the bottom right corner.
         inject_epochs: passes over the shadow images, > 0.
         inject_lr: learning rate (SGD with momentum 0.9, constant), > 0.

@@ -128,9 +128,9 @@ def test_weights_and_outputs_stay_nearer_the_harder_they_are_held(
     free = distances(played(learned, toy, trainer, variant="naive"))
     by_weights = distances(played(learned, toy, trainer, weight=1000.0))
     assert by_weights[0] < 0.8 * free[0]
-    # At a rate where outputs move, and not held so hard that the steps overshoot (100 does, on some processors).
-    free = distances(played(learned, toy, trainer, variant="naive", user_lr=0.03))
-    by_outputs = distances(played(learned, toy, trainer, variant="anchoring", weight=10.0, user_lr=0.03))
+    # At a rate where outputs move, and not held so hard that the steps overshoot (10 does, on some processors).
+    free = distances(played(learned, toy, trainer, variant="naive", user_lr=0.06))
+    by_outputs = distances(played(learned, toy, trainer, variant="anchoring", weight=3.0, user_lr=0.06))
     assert by_outputs[1] < 0.95 * free[1]
 
 
