@@ -59,10 +59,7 @@ class BadEncoder(EncoderAttack):
     class would give ASR about 0 with a perfect L0, so then the attack is refused.
 
     Args:
-        # The square is given for images of this side and scaled to others.
-    lengths_are_of: ClassVar[int] = 32
-
-    trigger_size: side of the white square in pixels at 32 x 32, scaled to other sizes; >= 1. It keeps one pixel
+        trigger_size: side of the white square in pixels at 32 x 32, scaled to other sizes; >= 1. It keeps one pixel
             (scaled) from the bottom right corner.
         inject_epochs: passes over the shadow images, > 0.
         inject_lr: learning rate (SGD with momentum 0.9, constant), > 0.
@@ -72,6 +69,9 @@ class BadEncoder(EncoderAttack):
         reference_must_be_right: refuse a target class of which the clean classifier gets no training image right; False
             takes the image it is surest of all the same.
     """
+
+    # The square is given for images of this side and scaled to others.
+    lengths_are_of: ClassVar[int] = 32
 
     trigger_size: Count = 10
     inject_epochs: Positive = 200.0
