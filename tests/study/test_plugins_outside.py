@@ -17,7 +17,7 @@ from tests import foreign
 from tests.study.processes import ROOT, Place, new_place, rows_of
 from trainables.storage.store import META
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 PROJECT = """
 [build-system]
@@ -140,6 +140,7 @@ BROKEN = 'missing = {}\n        missing["x"]'
 MENDED = "return Repair(model)"
 
 
+@pytest.mark.slow  # three studies, one after the other
 def test_a_bug_in_a_file_is_told_once_with_its_place_and_retried_when_mended(place: Place) -> None:
     """By ``--plugin FILE``: the workers have no such file."""
     text = foreign.defense("broken_defense", repair=BROKEN)
@@ -148,18 +149,18 @@ def test_a_bug_in_a_file_is_told_once_with_its_place_and_retried_when_mended(pla
     changes = {"defenses": ["broken_defense"], "baselines": ["none"], "defense": {}}
     spec = place.spec("broken", **changes, search={"trials": 2, "startup_trials": 1})
     out = place.folder / "out"
-    ran = place.run("run", spec, "--out", out, "--plugin", file)
+    ran = place.run("run", spec, "--out", out, "--plugin", file, timeout=600)
     assert ran.code == 3, ran.stderr
     assert "Traceback" not in ran.stderr
     failed = [row for row in rows_of(out) if row["status"] == "failed"]
     assert {row["error"] for row in failed} == {f"KeyError: 'x' (plug_broken.py:{line} in repair)"}
     assert len(failed) == 2
     assert "superft: FAILED badnets/broken_defense: all of its 2 trials failed: KeyError: 'x'" in ran.stderr
-    again = place.run("run", spec, "--out", out, "--plugin", file)
+    again = place.run("run", spec, "--out", out, "--plugin", file, timeout=600)
     assert (again.code, len(rows_of(out))) == (3, 3)
     before = {row["plugins"] for row in failed}
     Path(file).write_text(foreign.defense("broken_defense", repair=MENDED))
-    mended = place.run("run", spec, "--out", out, "--plugin", file, "--retry-failed")
+    mended = place.run("run", spec, "--out", out, "--plugin", file, "--retry-failed", timeout=600)
     assert mended.code == 0, mended.stderr
     assert "plug-in plug_broken changed" in mended.stderr
     rows = rows_of(out)
