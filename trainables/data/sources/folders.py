@@ -2,6 +2,7 @@
 
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -18,6 +19,7 @@ from trainables.storage.messages import one_line
 logger = logging.getLogger(__name__)
 
 FOLDER = "folder:"
+ENDINGS = ", ".join(IMAGE_ENDINGS)
 MAX_FOLDER_SIZE = 64  # default side of folder images: larger pictures are shrunk to this
 
 Labelled = list[tuple[str, int]]  # (path, label)
@@ -69,13 +71,7 @@ def _listing(name: str, tree: Tree) -> tuple[Labelled, Labelled, tuple[str, ...]
         left_out += [path for path in _loose_images(tree, test_top) if path not in listed_there]
     else:
         test = _images(name, tree, test_top, matched_folders(name, tree, test_top, train_top, classes), left_out)
-    beside = [f"{folder}/" for folder in tree.folders("") if folder not in (_top(train_top), _top(test_top))]
-    if beside:
-        logger.warning("%s: read %s/ and %s/; left out: %s", name, train_top, test_top, listed(beside))
-    if left_out:
-        count = "1 file is" if len(left_out) == 1 else f"{len(left_out)} files are"
-        endings = " ".join(IMAGE_ENDINGS)
-        logger.warning("%s: %s no image of a class (%s) and left out, first %s", name, count, endings, left_out[0])
+    _tell_left_out(name, tree, (train_top, test_top), left_out)
     return train, test, classes
 
 
@@ -89,8 +85,7 @@ def _images(name: str, tree: Tree, top: str, folders: Folders, left_out: list[st
             found += [(f"{folder}/{image}", label) for image in images]
             left_out += [f"{folder}/{other}" for other in others]
         if len(found) == before:
-            endings = ", ".join(IMAGE_ENDINGS)
-            raise DataError(f"{name}: class folder {tree.label}/{top}/{(raw or [one])[0]} has no images ({endings})")
+            raise DataError(f"{name}: class folder {tree.label}/{top}/{(raw or [one])[0]} has no images ({ENDINGS})")
     left_out += _loose_images(tree, top)
     return found
 
@@ -100,8 +95,14 @@ def _loose_images(tree: Tree, top: str) -> list[str]:
     return [f"{top}/{file}" for file in tree.files(top) if is_image(file)]
 
 
-def _top(path: str) -> str:
-    return path.split("/")[0]
+def _tell_left_out(name: str, tree: Tree, parts: tuple[str, str], files: Sequence[str]) -> None:
+    """Warn of folders beside the two parts, and of ``files`` within them, that are not read: a line each."""
+    tops = [part.split("/")[0] for part in parts]
+    if beside := [f"{folder}/" for folder in tree.folders("") if folder not in tops]:
+        logger.warning("%s: %s/ and %s/ are read; left out: %s", name, *parts, listed(beside))
+    if files:
+        count = "1 file that is" if len(files) == 1 else f"{len(files)} files that are"
+        logger.warning("%s: left out %s no image (%s) in a class, first %s", name, count, ENDINGS, files[0])
 
 
 def _default_size(name: str, tree: Tree, path: str) -> int:
