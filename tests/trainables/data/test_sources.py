@@ -562,6 +562,26 @@ def test_tiny_imagenet_is_read_from_its_zip(root: Path, tiny_imagenet: Path) -> 
     assert same(load_dataset("tiny_imagenet", root=root), unpacked)
 
 
+@pytest.mark.parametrize("inner", ["", "images/"])
+def test_tiny_imagenet_with_val_sorted_into_classes_is_the_same_data(
+    root: Path, tiny_imagenet: Path, inner: str
+) -> None:
+    for i in (10, 2):  # in the table by number, which is not the order of names
+        write(tiny_imagenet / f"val/images/val_{i}.JPEG", noise(9 + i, 64, 64))
+    rows = [f"val_{i}.JPEG\t{name}\t0\t0\t1\t1" for i, name in ((0, "n02"), (1, "n01"), (2, "n01"), (10, "n01"))]
+    (tiny_imagenet / "val/val_annotations.txt").write_text("\n".join(rows))
+    before = load_dataset("tiny_imagenet", root=root)
+    for row in rows:
+        file, name = row.split("\t")[:2]
+        target = tiny_imagenet / f"val/{name}/{inner}{file}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (tiny_imagenet / "val/images" / file).rename(target)
+    remove(tiny_imagenet / "val/images")
+    assert same(load_dataset("tiny_imagenet", root=root), before)
+    (tiny_imagenet / f"val/n02/{inner}val_0.JPEG").unlink()
+    assert "no images in" in refused("tiny_imagenet", root)
+
+
 def test_incomplete_tiny_imagenet_is_refused(root: Path, tiny_imagenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tiny_imagenet / "val/val_annotations.txt").open("a") as file:
         file.write("val_2.JPEG\tn03\t0\t0\t1\t1\n")
