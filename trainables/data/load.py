@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from trainables.data.images import DataError, Dataset, ImageSet, fingerprint_of
+from trainables.data.remarks import check_variety, repeated, tell
 from trainables.data.sources.base import MIN_IMAGE_SIZE, SOURCES, Channels, Raw, channel_statistics
 from trainables.data.sources.folders import FOLDER, read_folder
 from trainables.registry import SettingError, nearest
@@ -30,8 +31,8 @@ def load_dataset(
     """Data set ``name`` on the CPU.
 
     Args:
-        name: a registered one, or ``folder:PATH`` with PATH/train/CLASS/* and PATH/test/CLASS/* (JPEG, PNG, PPM),
-            where PATH may be a zip file with the same layout. A folder is never mirrored in training: its labels may
+        name: a registered one, or ``folder:PATH`` with PATH/train/CLASS/* and PATH/test/CLASS/*, where PATH may be a
+            zip file with the same layout; see `read_folder`. A folder is never mirrored in training: its labels may
             depend on left and right.
         image_size: side in pixels, 8 or more. Default: the source's own; for a folder the shorter side of the first
             training image, at least 8 and at most 64.
@@ -62,6 +63,9 @@ def load_dataset(
     else:
         raise DataError(_unknown(name))
     _check(name, raw)
+    tell(name, _remarks(raw))
+    check_variety(name, "training", raw.train)
+    check_variety(name, "test", raw.test)
     if mean is None or std is None:
         mean, std = channel_statistics(raw.train.images)
     return Dataset(
@@ -91,6 +95,18 @@ def _check(name: str, raw: Raw) -> None:
     sides = {tuple(images.images.shape[2:]) for images in (train, test)}
     if len(sides) > 1 or any(height != width for height, width in sides):
         raise DataError(f"{name}: all images must be squares of one size, got {sorted(sides)}")
+
+
+def _remarks(raw: Raw) -> tuple[str, ...]:
+    """What the source remarked, else on images that occur twice, known by their places."""
+    if raw.remarks is not None:
+        return raw.remarks
+    count = len(raw.train)
+
+    def place(index: int) -> str:
+        return f"training image {index}" if index < count else f"test image {index - count}"
+
+    return repeated(raw.train, raw.test, raw.classes, place)
 
 
 def _unknown(name: str) -> str:

@@ -5,7 +5,6 @@ import os
 import pickle
 import time
 import urllib.error
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,58 +17,12 @@ import torch
 from PIL import Image
 
 from tests import foreign
+from tests.trainables.data.pictures import noise, refused, remove, write, zipped
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import default_root, load_dataset
 from trainables.data.sources import decoding
 from trainables.data.sources.base import SOURCES, channel_statistics
 from trainables.plugins.load import load as load_plugins
-
-Pixels = np.ndarray[Any, Any]
-
-
-def noise(seed: int, height: int = 12, width: int = 12) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def write(path: Path, pixels: Pixels, **options: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-
-
-def refused(name: str, root: Path, **arguments: Any) -> str:
-    """The message of the DataError that loading ends in; always a single line."""
-    with pytest.raises(DataError) as caught:
-        load_dataset(name, root=root, **arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two classes: 3 + 2 training images, 1 + 1 test images, lossless, 12 pixels."""
-    base = tmp_path / "pictures"
-    for i in range(3):
-        write(base / f"train/cat/{i}.png", noise(i))
-    for i in range(2):
-        write(base / f"train/dog/{i}.ppm", noise(10 + i))
-    write(base / "test/cat/0.PNG", noise(20))
-    write(base / "test/dog/0.png", noise(21))
-    return base
-
-
-def zipped(folder: Path, target: Path, prefix: str = "") -> Path:
-    with zipfile.ZipFile(target, "w") as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                archive.write(file, prefix + file.relative_to(folder).as_posix())
-    return target
-
 
 # --- names and sizes -----------------------------------------------------------------------------------------------
 
@@ -231,13 +184,8 @@ def test_other_files_are_ignored_aloud_and_hidden_ones_silently(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     (folder / "train/cat/notes.txt").write_text("x")
     load_dataset(f"folder:{folder}", root=root)
-    assert "ignored 1 files that are not JPEG, PNG or PPM, first train/cat/notes.txt" in caplog.text
-
-
-def remove(path: Path) -> None:
-    for file in sorted(path.rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
-    path.rmdir()
+    assert "left out 1 file that is no image (.jpg, " in caplog.text
+    assert "first train/cat/notes.txt" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -312,7 +260,7 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     original = decoding._decode
 
-    def counting(name: str, tree: Any, paths: Any, size: int, crop: bool) -> torch.Tensor:
+    def counting(name: str, tree: Any, paths: Any, size: int, crop: bool) -> tuple[torch.Tensor, list[int]]:
         calls.append(len(paths))
         return original(name, tree, paths, size, crop)
 
@@ -380,7 +328,7 @@ def test_two_that_ask_at_once_decode_once(root: Path, folder: Path, monkeypatch:
     calls: list[int] = []
     original = decoding._decode
 
-    def slow(*arguments: Any) -> torch.Tensor:
+    def slow(*arguments: Any) -> tuple[torch.Tensor, list[int]]:
         calls.append(1)
         time.sleep(0.2)  # the second arrives while the first is at work
         return original(*arguments)
@@ -493,7 +441,7 @@ def test_cifar100_uses_fine_labels_and_is_not_mirrored(root: Path, monkeypatch: 
     without_checksums(monkeypatch, "cifar")
     base = root / "cifar-100-python"
     for part, labels in (("train", [99, 0]), ("test", [42])):
-        rows = np.zeros((len(labels), 3072), np.uint8)
+        rows = np.arange(len(labels), dtype=np.uint8)[:, None].repeat(3072, axis=1)
         pickled(base / part, {"data": rows, "fine_labels": labels, "coarse_labels": [1] * len(labels)})
     pickled(base / "meta", {"fine_label_names": [str(i) for i in range(100)]})
     data = load_dataset("cifar100", root=root)
@@ -522,7 +470,9 @@ def test_stl10_is_upright_shrunk_to_32_and_cached(root: Path, monkeypatch: pytes
     image = np.zeros((3, 96, 96), np.uint8)
     image[:, :48] = 200  # upper half bright; files hold columns first
     for part, labels in (("train", [1, 10, 3]), ("test", [2, 2])):
-        np.stack([image.transpose(0, 2, 1)] * len(labels)).tofile(base / f"{part}_X.bin")
+        pictures = np.stack([image.transpose(0, 2, 1)] * len(labels))
+        pictures[0, 0, 0, 48] = 255  # one pixel of the first is another, near the seam: the pictures vary
+        pictures.tofile(base / f"{part}_X.bin")
         np.array(labels, dtype=np.uint8).tofile(base / f"{part}_y.bin")
     (base / "unlabeled_X.bin").touch()
     data = load_dataset("stl10", root=root)
@@ -610,6 +560,26 @@ def test_tiny_imagenet_is_read_from_its_zip(root: Path, tiny_imagenet: Path) -> 
     zipped(tiny_imagenet, root / "tiny-imagenet-200.zip", "tiny-imagenet-200/")
     remove(tiny_imagenet)
     assert same(load_dataset("tiny_imagenet", root=root), unpacked)
+
+
+@pytest.mark.parametrize("inner", ["", "images/"])
+def test_tiny_imagenet_with_val_sorted_into_classes_is_the_same_data(
+    root: Path, tiny_imagenet: Path, inner: str
+) -> None:
+    for i in (10, 2):  # in the table by number, which is not the order of names
+        write(tiny_imagenet / f"val/images/val_{i}.JPEG", noise(9 + i, 64, 64))
+    rows = [f"val_{i}.JPEG\t{name}\t0\t0\t1\t1" for i, name in ((0, "n02"), (1, "n01"), (2, "n01"), (10, "n01"))]
+    (tiny_imagenet / "val/val_annotations.txt").write_text("\n".join(rows))
+    before = load_dataset("tiny_imagenet", root=root)
+    for row in rows:
+        file, name = row.split("\t")[:2]
+        target = tiny_imagenet / f"val/{name}/{inner}{file}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (tiny_imagenet / "val/images" / file).rename(target)
+    remove(tiny_imagenet / "val/images")
+    assert same(load_dataset("tiny_imagenet", root=root), before)
+    (tiny_imagenet / f"val/n02/{inner}val_0.JPEG").unlink()
+    assert "no images in" in refused("tiny_imagenet", root)
 
 
 def test_incomplete_tiny_imagenet_is_refused(root: Path, tiny_imagenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,19 @@ MIN_IMAGE_SIZE = 8
 
 @dataclass(frozen=True)
 class Raw:
-    """Decoded images of a source; ``fingerprint`` is set when reading had to compute it anyway."""
+    """Decoded images of a source.
+
+    Args:
+        train, test, classes: as in `Dataset`.
+        fingerprint: set when reading had to compute it anyway.
+        remarks: what users must be told, one line each; None: not looked for.
+    """
 
     train: ImageSet
     test: ImageSet
     classes: tuple[str, ...]
     fingerprint: str | None = None
+    remarks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from trainables.storage.messages import one_line
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "1"
+SCHEMA = "2"  # 2: transparent images on white; remarks
 
 
 def cached(label: str, size: int, root: Path, stamp: str, read: Callable[[], Raw]) -> Raw:
@@ -50,21 +50,21 @@ def _load_decoded(path: Path) -> Raw | None:
                 ImageSet(file.get_tensor(f"{part}_images"), file.get_tensor(f"{part}_labels"))
                 for part in ("train", "test")
             )
-        classes = tuple(json.loads(meta["classes"]))
         fingerprint = fingerprint_of(train, test)
-        if meta["checksum"] != _checksum(fingerprint, classes):
+        if meta["checksum"] != _checksum(fingerprint, meta["classes"], meta["remarks"]):
             raise DataError("checksum differs")
+        classes, remarks = tuple(json.loads(meta["classes"])), json.loads(meta["remarks"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         logger.warning("decoded images %s are damaged or unreadable (%s): decoding again", path, one_line(error))
         with suppress(OSError):  # a folder that cannot be written; then it is only read again and again
             path.unlink()
         return None
-    return Raw(train, test, classes, fingerprint)
+    return Raw(train, test, classes, fingerprint, None if remarks is None else tuple(remarks))
 
 
 def _store_decoded(path: Path, raw: Raw) -> Raw:
-    raw = Raw(raw.train, raw.test, raw.classes, fingerprint_of(raw.train, raw.test))
-    assert raw.fingerprint is not None
+    fingerprint = fingerprint_of(raw.train, raw.test)
+    raw = Raw(raw.train, raw.test, raw.classes, fingerprint, raw.remarks)
     from safetensors import SafetensorError
 
     tensors = {
@@ -73,7 +73,8 @@ def _store_decoded(path: Path, raw: Raw) -> Raw:
         "test_images": raw.test.images.contiguous(),
         "test_labels": raw.test.labels.contiguous(),
     }
-    metadata = {"classes": json.dumps(raw.classes), "checksum": _checksum(raw.fingerprint, raw.classes)}
+    classes, remarks = json.dumps(raw.classes), json.dumps(raw.remarks)
+    metadata = {"classes": classes, "remarks": remarks, "checksum": _checksum(fingerprint, classes, remarks)}
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,5 +87,5 @@ def _store_decoded(path: Path, raw: Raw) -> Raw:
     return raw
 
 
-def _checksum(fingerprint: str, classes: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps([fingerprint, *classes]).encode()).hexdigest()
+def _checksum(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

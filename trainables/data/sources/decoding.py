@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from trainables.data.images import DataError, ImageSet
+from trainables.data.remarks import repeated
 from trainables.data.sources.base import Raw
 from trainables.data.sources.cache import cached
 from trainables.data.sources.trees import Tree
@@ -25,7 +26,8 @@ from trainables.storage.messages import one_line
 
 logger = logging.getLogger(__name__)
 
-IMAGE_FORMATS = ("JPEG", "PNG", "PPM")
+# By content, whatever the ending says: those of `IMAGE_ENDINGS`, and GIF, which large sets hold under the name .jpg.
+IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 
 # What PIL, zipfile and zlib raise on damaged files (PIL uses SyntaxError for broken PNG chunks).
 UNREADABLE = (
@@ -57,50 +59,74 @@ def decoded(
     targets = torch.tensor([target for _, target in (*train, *test)], dtype=torch.int64)
 
     def read() -> Raw:
-        images = _decode(name, tree, paths, size, crop)
+        images, transparent = _decode(name, tree, paths, size, crop)
         n = len(train)
-        return Raw(ImageSet(images[:n], targets[:n]), ImageSet(images[n:], targets[n:]), classes)
+        first, second = ImageSet(images[:n], targets[:n]), ImageSet(images[n:], targets[n:])
+        remarks = repeated(first, second, classes, paths.__getitem__)
+        if transparent:
+            count = "1 image has" if len(transparent) == 1 else f"{len(transparent)} of {len(paths)} images have"
+            shown = f"{count} transparent pixels, shown on white, first {paths[transparent[0]]}"
+            remarks = (shown, *remarks)
+        return Raw(first, second, classes, remarks=remarks)
 
     # The classification is part of the key: the same files under another annotation are another set.
     layout = json.dumps([classes, targets.tolist(), len(train), crop])
     return cached(label, size, root, tree.stamp(paths) + layout, read)
 
 
-def _decode(name: str, tree: Tree, paths: Sequence[str], size: int, crop: bool) -> Tensor:
-    """uint8 (N, 3, size, size). PIL decodes outside Python's lock, so a few threads use all cores."""
+def _decode(name: str, tree: Tree, paths: Sequence[str], size: int, crop: bool) -> tuple[Tensor, list[int]]:
+    """uint8 (N, 3, size, size), and which of them are transparent somewhere.
+
+    PIL decodes outside Python's lock, so a few threads use all cores.
+    """
     logger.info("%s: decoding %d images from %s", name, len(paths), tree.label)
     out = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     pixels = out.numpy()
 
-    def work(start: int) -> list[tuple[int, str]]:
-        bad = []
+    bad: dict[int, str] = {}
+    transparent: set[int] = set()
+
+    def work(start: int) -> None:
         for index in range(start, min(start + 64, len(paths))):
             try:
-                pixels[index] = _pixels(tree.read(paths[index]), size, crop)
+                pixels[index], seen_through = _pixels(tree.read(paths[index]), size, crop)
             except UNREADABLE as error:
-                bad.append((index, one_line(error)))
-        return bad
+                bad[index] = why(error)
+            else:
+                if seen_through:
+                    transparent.add(index)
 
     with ThreadPoolExecutor(min(16, _cores())) as pool:
-        bad = [failure for failures in pool.map(work, range(0, len(paths), 64)) for failure in failures]
+        for _ in pool.map(work, range(0, len(paths), 64)):
+            pass  # raises what a thread raised
     if bad:
-        index, reason = bad[0]
+        index, reason = min(bad.items())
         count = "1 image" if len(bad) == 1 else f"{len(bad)} of {len(paths)} images"
         raise DataError(
             f"{name}: {count} cannot be read, first {tree.label}/{paths[index]} ({reason}); remove or replace"
         )
-    return out
+    return out, sorted(transparent)
 
 
-def _pixels(data: bytes, size: int, crop: bool) -> np.ndarray[Any, Any]:
-    """One image file as uint8 (3, size, size): upright, RGB, bilinear (PIL's is antialiased).
+def why(error: Exception) -> str:
+    """The reason of an unreadable image, for a message that names its path."""
+    if isinstance(error, UnidentifiedImageError):  # PIL names the object in memory that the bytes were in
+        return f"its content is none of {', '.join(IMAGE_FORMATS)}"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return one_line(error)
+
+
+def _pixels(data: bytes, size: int, crop: bool) -> tuple[np.ndarray[Any, Any], bool]:
+    """One image file as uint8 (3, size, size): upright, RGB, bilinear (PIL's is antialiased); is it transparent?
 
     ``crop``: the shorter side becomes ``size`` and the centre is cut out; otherwise both sides are stretched to it.
     """
     with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as opened:
         if opened.mode[0] in "IF":
-            raise ValueError(f"mode {opened.mode}: more than 8 bits per value")  # PIL would clip it to white
-        picture = ImageOps.exif_transpose(opened).convert("RGB")
+            # PIL would clip it to white, and what is black and white in it is known to its maker alone.
+            raise ValueError(f"mode {opened.mode}: more than 8 bits per value, convert it to 8 bits")
+        picture, transparent = _on_white(ImageOps.exif_transpose(opened))
     width, height = picture.size
     if crop and width != height:
         shorter = min(width, height)
@@ -110,7 +136,24 @@ def _pixels(data: bytes, size: int, crop: bool) -> np.ndarray[Any, Any]:
         picture = picture.crop((left, top, left + size, top + size))
     elif (width, height) != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(picture).transpose(2, 0, 1)
+    return np.asarray(picture).transpose(2, 0, 1), transparent
+
+
+def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
+    """In RGB, with what is transparent (wholly or partly) laid on white; and whether anything was.
+
+    Dropping the alpha channel instead, as ``convert("RGB")`` does, shows colours that nobody is meant to see, mostly
+    black. An image that is opaque all over has the same pixels either way.
+    """
+    if picture.mode == "La":  # premultiplied grey, from TIFF
+        picture = picture.convert("LA")
+    if picture.mode not in ("LA", "PA", "RGBA", "RGBa") and "transparency" not in picture.info:
+        return picture.convert("RGB"), False
+    picture = picture.convert("RGBA")
+    if picture.getchannel("A").getextrema() == (255, 255):
+        return picture.convert("RGB"), False
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB"), True
 
 
 def _cores() -> int:

@@ -10,7 +10,7 @@ from trainables.data.images import DataError
 from trainables.data.sources.base import Raw, Source, register
 from trainables.data.sources.decoding import decoded
 from trainables.data.sources.torchvision_sets import fetched
-from trainables.data.sources.trees import FolderTree, images_in
+from trainables.data.sources.trees import FolderTree, images_below
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def _read(size: int, root: Path, download: bool) -> Raw:
         (f"{train_top}/{name}/{file}", label)
         for label, name in enumerate(CLASSES)
         if tree.has(f"{train_top}/{name}")
-        for file in images_in(tree, f"{train_top}/{name}")[0]
+        for file in images_below(tree, f"{train_top}/{name}")[0]
     ]
     rows = csv.DictReader(io.StringIO(tree.read(answers).decode("utf-8-sig")), delimiter=";", skipinitialspace=True)
     try:

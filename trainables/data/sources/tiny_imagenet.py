@@ -1,11 +1,13 @@
 """``tiny_imagenet``: the 200-class set of Stanford's course CS231n."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from trainables.data.images import DataError
 from trainables.data.sources.base import Raw, Source, register
 from trainables.data.sources.decoding import decoded
-from trainables.data.sources.trees import images_in, open_tree
+from trainables.data.sources.parts import unwrapped
+from trainables.data.sources.trees import Tree, images_below, open_tree
 
 FILES = "tiny-imagenet-200"
 
@@ -24,27 +26,58 @@ def _read(size: int, root: Path, download: bool) -> Raw:
             f"tiny_imagenet: no {FILES}/ and no {FILES}.zip in {root}{refusal}: get "
             f"http://cs231n.stanford.edu/{FILES}.zip and put it there, as it is or unpacked"
         )
-    with open_tree("tiny_imagenet", path) as tree:
-        answers = "val/val_annotations.txt"
-        for needed in ("train", "val/images", answers):
+    with open_tree("tiny_imagenet", path) as opened:
+        tree = unwrapped(opened)
+        for needed in ("train", "val"):
             if not tree.has(needed):
                 raise DataError(f"tiny_imagenet: {needed} is missing in {tree.label}; unpack {FILES}.zip again")
         classes = tuple(tree.folders("train"))
         train = []
         for label, name in enumerate(classes):
-            folder = f"train/{name}/images"
-            images = images_in(tree, folder)[0] if tree.has(folder) else []
+            folder = f"train/{name}"
+            images = images_below(tree, folder)[0]
             if not images:
                 raise DataError(f"tiny_imagenet: no images in {tree.label}/{folder}; unpack {FILES}.zip again")
             train += [(f"{folder}/{image}", label) for image in images]
-        label_of = {name: label for label, name in enumerate(classes)}
-        test = []
-        for number, line in enumerate(tree.read(answers).decode().splitlines(), start=1):
-            fields = line.split("\t")  # file, class, and the box of the object
-            if len(fields) < 2 or fields[1] not in label_of:
-                raise DataError(f"tiny_imagenet: {tree.label}/{answers} line {number} names no known class: {line!r}")
-            test.append((f"val/images/{fields[0]}", label_of[fields[1]]))
+        sorted_by_class = set(classes) <= set(tree.folders("val"))
+        test = _sorted_val(tree, classes) if sorted_by_class else _val_by_table(tree, classes)
         return decoded("tiny_imagenet", "tiny_imagenet", size, root, tree, train, test, classes, crop=True)
+
+
+def _val_by_table(tree: Tree, classes: Sequence[str]) -> list[tuple[str, int]]:
+    """(path, label) of the val part as it is downloaded: all images together, and a table of their classes."""
+    answers = "val/val_annotations.txt"
+    for needed in ("val/images", answers):
+        if not tree.has(needed):
+            raise DataError(f"tiny_imagenet: {needed} is missing in {tree.label}; unpack {FILES}.zip again")
+    label_of = {name: label for label, name in enumerate(classes)}
+    test = []
+    for number, line in enumerate(tree.read(answers).decode().splitlines(), start=1):
+        fields = line.split("\t")  # file, class, and the box of the object
+        if len(fields) < 2 or fields[1] not in label_of:
+            raise DataError(f"tiny_imagenet: {tree.label}/{answers} line {number} names no known class: {line!r}")
+        test.append((f"val/images/{fields[0]}", label_of[fields[1]]))
+    return test
+
+
+def _sorted_val(tree: Tree, classes: Sequence[str]) -> list[tuple[str, int]]:
+    """(path, label) of a val part that somebody sorted into class folders, as other loaders want it.
+
+    In the order of the table (val_0, val_1, ...), so that it is the same data set, with the same fingerprint.
+    """
+    test = []
+    for label, name in enumerate(classes):
+        images = images_below(tree, f"val/{name}")[0]
+        if not images:
+            raise DataError(f"tiny_imagenet: no images in {tree.label}/val/{name}; unpack {FILES}.zip again")
+        test += [(f"val/{name}/{image}", label) for image in images]
+    return sorted(test, key=_number)
+
+
+def _number(item: tuple[str, int]) -> tuple[int, str]:
+    stem = PurePosixPath(item[0]).stem
+    digits = stem.rpartition("_")[2]
+    return int(digits) if digits.isdecimal() else 0, stem
 
 
 TINY_IMAGENET = register(

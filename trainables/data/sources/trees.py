@@ -6,12 +6,20 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, Self
 
 from trainables.data.images import DataError
 from trainables.storage.messages import one_line
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm")
+# The endings that torchvision's ImageFolder reads.
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+# What operating systems leave in folders and zip files by themselves; names that begin with a dot are hidden as well.
+STRAY = frozenset(
+    {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin", "lost+found"}
+    | {"system volume information"}
+)
+MAX_DEPTH = 32  # folders within folders; more is a link to a folder above itself
 
 
 class Tree(Protocol):
@@ -24,11 +32,11 @@ class Tree(Protocol):
         ...
 
     def folders(self, path: str) -> list[str]:
-        """Names of the folders directly in ``path``, sorted, without hidden ones."""
+        """Names of the folders directly in ``path``, sorted, without hidden and stray ones."""
         ...
 
     def files(self, path: str) -> list[str]:
-        """Names of the files directly in ``path``, sorted, without hidden ones."""
+        """Names of the files directly in ``path``, sorted, without hidden and stray ones."""
         ...
 
     def read(self, path: str) -> bytes:
@@ -37,6 +45,10 @@ class Tree(Protocol):
 
     def stamp(self, paths: Iterable[str]) -> str:
         """Digest that changes when one of the files is replaced, without reading them."""
+        ...
+
+    def below(self, folder: str) -> Self:
+        """The tree whose top is ``folder``."""
         ...
 
 
@@ -56,17 +68,46 @@ def open_tree(name: str, path: Path) -> Iterator[Tree]:
         yield ZipTree(archive, str(path))
 
 
-def images_in(tree: Tree, folder: str) -> tuple[list[str], list[str]]:
-    """Names of image files, by their ending in any case, and of the other files."""
+def images_below(tree: Tree, folder: str) -> tuple[list[str], list[str]]:
+    """Paths, relative to ``folder``, of the image files in it and in its sub-folders, and those of the other files.
+
+    Images are told by their ending in any case. In the order of torchvision's ImageFolder: by folder, then by name.
+    Raises DataError where the folders have no end.
+    """
     images: list[str] = []
     others: list[str] = []
-    for file in tree.files(folder):
-        (images if PurePosixPath(file).suffix.lower() in IMAGE_ENDINGS else others).append(file)
+    for inner in sorted(_folders_below(tree, folder, "", MAX_DEPTH)):
+        for file in tree.files(_joined(folder, inner)):
+            listed = images if is_image(file) else others
+            listed.append(_joined(inner, file))
     return images, others
 
 
+def is_image(file: str) -> bool:
+    """Whether a file is an image by its ending."""
+    return PurePosixPath(file).suffix.lower() in IMAGE_ENDINGS
+
+
+def _folders_below(tree: Tree, folder: str, inner: str, depth: int) -> Iterator[str]:
+    if depth == 0:
+        raise DataError(
+            f"{tree.label}/{folder}: {MAX_DEPTH} folders within each other; remove the link to a folder above itself"
+        )
+    yield inner
+    for name in tree.folders(_joined(folder, inner)):
+        yield from _folders_below(tree, folder, _joined(inner, name), depth - 1)
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder and name else folder or name
+
+
+def _shown(name: str) -> bool:
+    return not name.startswith(".") and name.casefold() not in STRAY
+
+
 class FolderTree:
-    """Files below ``base``."""
+    """Files below ``base``; links are followed."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -77,11 +118,11 @@ class FolderTree:
 
     def folders(self, path: str) -> list[str]:
         with os.scandir(self.base / path) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+            return sorted(entry.name for entry in entries if _shown(entry.name) and entry.is_dir())
 
     def files(self, path: str) -> list[str]:
         with os.scandir(self.base / path) as entries:
-            return sorted(entry.name for entry in entries if not entry.is_dir() and not entry.name.startswith("."))
+            return sorted(entry.name for entry in entries if _shown(entry.name) and not entry.is_dir())
 
     def read(self, path: str) -> bytes:
         return (self.base / path).read_bytes()
@@ -97,28 +138,36 @@ class FolderTree:
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
+    def below(self, folder: str) -> Self:
+        return type(self)(self.base / folder)
+
 
 class ZipTree:
-    """Reads in place, nothing is unpacked. One folder around everything (``zip -r x.zip x``) is looked through."""
+    """Reads in place, nothing is unpacked. Names may be written with backslashes, as some Windows tools do."""
 
-    def __init__(self, archive: zipfile.ZipFile, label: str) -> None:
+    def __init__(self, archive: zipfile.ZipFile, label: str, top: str = "") -> None:
         self.label = label
         self._archive = archive
-        infos = {info.filename.rstrip("/"): info for info in archive.infolist() if not info.filename.startswith("/")}
-        tops = {name.split("/")[0] for name in infos} - {"__MACOSX"}
-        only = next(iter(tops)) + "/" if len(tops) == 1 else ""
-        if only and only not in ("train/", "test/", "val/"):
-            infos = {name[len(only) :]: info for name, info in infos.items() if name.startswith(only)}
-        self._files = {name: info for name, info in infos.items() if not info.is_dir()}
+        self._top = top
+        self._files: dict[str, zipfile.ZipInfo] = {}
         self._children: dict[str, tuple[set[str], set[str]]] = {}  # folder -> (names of folders, names of files)
-        for name, info in infos.items():
-            path = PurePosixPath(name)
-            self._within(str(path.parent))[0 if info.is_dir() else 1].add(path.name)
+        for info in archive.infolist():
+            written = info.filename.replace("\\", "/")
+            path = PurePosixPath(*(part for part in written.split("/") if part not in ("", ".")))
+            if top and not path.is_relative_to(top):
+                continue
+            path = path.relative_to(top)
+            if not path.name or ".." in path.parts:
+                continue
+            is_folder = written.endswith("/")
+            self._within(path.parent)[0 if is_folder else 1].add(path.name)
+            if not is_folder:
+                self._files[str(path)] = info
             for parent in path.parents[:-1]:
-                self._within(str(parent.parent))[0].add(parent.name)
+                self._within(parent.parent)[0].add(parent.name)
 
-    def _within(self, folder: str) -> tuple[set[str], set[str]]:
-        return self._children.setdefault("" if folder == "." else folder, (set(), set()))
+    def _within(self, folder: PurePosixPath) -> tuple[set[str], set[str]]:
+        return self._children.setdefault("" if folder == PurePosixPath() else str(folder), (set(), set()))
 
     def has(self, path: str) -> bool:
         parent, _, name = path.rpartition("/")
@@ -126,10 +175,10 @@ class ZipTree:
         return name in folders or name in files
 
     def folders(self, path: str) -> list[str]:
-        return sorted(name for name in self._children.get(path, (set(), set()))[0] if not name.startswith("."))
+        return sorted(name for name in self._children.get(path, (set(), set()))[0] if _shown(name))
 
     def files(self, path: str) -> list[str]:
-        return sorted(name for name in self._children.get(path, (set(), set()))[1] if not name.startswith("."))
+        return sorted(name for name in self._children.get(path, (set(), set()))[1] if _shown(name))
 
     def read(self, path: str) -> bytes:
         if path not in self._files:
@@ -145,3 +194,6 @@ class ZipTree:
             info = self._files.get(path)
             digest.update(f"{path}\0{info.CRC}\0{info.file_size}\n".encode() if info else f"{path}\0missing\n".encode())
         return digest.hexdigest()
+
+    def below(self, folder: str) -> Self:
+        return type(self)(self._archive, f"{self.label}/{folder}", _joined(self._top, folder))
