@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import os
 import struct
 import zipfile
 import zlib
@@ -21,6 +20,7 @@ from trainables.data.images import DataError, ImageSet
 from trainables.data.sources.base import Raw
 from trainables.data.sources.cache import cached
 from trainables.data.sources.trees import Tree
+from trainables.machine.cores import usable_cores
 from trainables.storage.messages import one_line
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def _decode(name: str, tree: Tree, paths: Sequence[str], size: int, crop: bool) 
                 bad.append((index, one_line(error)))
         return bad
 
-    with ThreadPoolExecutor(min(16, _cores())) as pool:
+    with ThreadPoolExecutor(min(16, usable_cores())) as pool:
         bad = [failure for failures in pool.map(work, range(0, len(paths), 64)) for failure in failures]
     if bad:
         index, reason = bad[0]
@@ -111,7 +111,3 @@ def _pixels(data: bytes, size: int, crop: bool) -> np.ndarray[Any, Any]:
     elif (width, height) != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(picture).transpose(2, 0, 1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
