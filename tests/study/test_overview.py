@@ -93,7 +93,7 @@ def test_a_plan_counts_the_cores_that_the_command_may_use(tmp_path: Path) -> Non
         place.inside = ("taskset", "-c", "0")
         ended = place.run("plan", place.spec(), "--out", tmp_path / "study")
     assert ended.code == 0, ended.stderr
-    assert " on 1 slot of 1 CPU (1 node of 1 CPUs" in ended.stdout
+    assert " on 1 slot of 1 CPU (1 node of 1 CPU: 1 slot each)" in ended.stdout
 
 
 @pytest.mark.parametrize(("cores", "said"), [(4, "4 slots of 1 CPU"), (1, "1 slot of 1 CPU")])

@@ -1,4 +1,4 @@
-"""A cluster that is not there is named within seconds, whoever asked for it: --address, RAY_ADDRESS or Ray's own file."""
+"""A cluster that is not there is named within seconds, be it from --address, RAY_ADDRESS or Ray's own file."""
 
 from __future__ import annotations
 

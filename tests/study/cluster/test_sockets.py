@@ -1,4 +1,4 @@
-"""A Ray of our own starts under any TMPDIR: where that is too long for its sockets, a short place is taken and named."""
+"""A Ray of our own starts under any TMPDIR: where that is too long for sockets, a short place is taken and named."""
 
 from __future__ import annotations
 
