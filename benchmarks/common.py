@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import time
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from trainables.machine.cores import usable_cores
 from trainables.machine.provenance import describe_device, versions
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """What the numbers were measured on."""
     return {
         "device": describe_device(device),
-        "cpus": os.cpu_count(),
+        "cpus": usable_cores(),
         "system": platform.system(),
         "versions": versions(),
     }

@@ -30,6 +30,7 @@ import torch
 
 from benchmarks.common import machine, record, summary
 from benchmarks.task import Task, make_victim, photographs, run_super_ft, task_of
+from trainables.machine.cores import usable_cores
 from trainables.training.recipes import RECIPES
 from trainables.victims import Victim
 
@@ -97,7 +98,7 @@ def _rate(file: Path, device: torch.device, count: int, question: dict[str, int]
     """What ``count`` processes get done together."""
     context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
     barrier, results = context.Barrier(count), context.Queue()
-    threads = max(1, (os.cpu_count() or 1) // count)
+    threads = max(1, usable_cores() // count)
     workers = [
         context.Process(target=_work, args=(file, str(device), threads, question, barrier, results), daemon=True)
         for _ in range(count)

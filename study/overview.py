@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from trainables.attacks.base import ATTACKS
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import outline
 from trainables.job import Cell
+from trainables.machine.cores import usable_cores
 from trainables.storage.remote_store import open_store
 
 PACE_TRIALS = 20  # the last so many tell how long the rest takes
@@ -60,7 +60,7 @@ def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -
         lines.insert(1, "data:      not on this machine; planned from its published sizes, classes of equal size")
     work = work_left(plan, dataset, left)
     lines += ["", *_by_defense(work), "", *_by_attack(work), ""] if len(work) > 1 else []
-    here = [Node("here", os.cpu_count() or 1, torch.cuda.device_count())]
+    here = [Node("here", usable_cores(), torch.cuda.device_count())]
     try:
         ahead = look_ahead(plan, dataset, directory, nodes or here, left)
     except SpecError as error:  # a plan for other machines is a plan all the same

@@ -6,18 +6,19 @@ import contextlib
 import json
 import logging
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from study.cluster.address import check_answers, wanted_cluster
+from study.cluster.sockets import place_for_sockets
 from study.plan.slots import Node
 from study.record.temporary import scratch_folder
 from study.spec.yaml_io import SpecError
+from trainables.machine.cores import usable_cores
 from trainables.storage.messages import one_line
 
 log = logging.getLogger("superft.engine")
 
-CONNECT_SECONDS = 10.0
 LONGEST_CAUSE = 400  # characters of it in a message
 ACCELERATOR = "accelerator_type:"
 
@@ -82,18 +83,21 @@ def ray_cluster(address: str | None) -> Iterator[str | None]:
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     }.items():
         os.environ.setdefault(key, value)
-    if address is not None:
-        _check_answers(address)
+    cluster = wanted_cluster(address)
+    if cluster is not None:
+        check_answers(cluster)
     import ray
 
     # Tune logs each failed attempt with its traceback; the ledger and our own line keep the cause.
     logging.getLogger("ray.tune").setLevel(logging.DEBUG if log.isEnabledFor(logging.INFO) else logging.CRITICAL)
+    place = place_for_sockets() if cluster is None else None
     with contextlib.ExitStack() as stack:
         try:
-            if address is None and "RAY_ADDRESS" not in os.environ:
-                temporary = stack.enter_context(scratch_folder())
+            if cluster is None:
+                temporary = stack.enter_context(scratch_folder(place))
                 context = ray.init(
                     address="local",
+                    num_cpus=usable_cores(),  # Ray itself sees no affinity: on a shared node it would take all cores
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
@@ -101,26 +105,14 @@ def ray_cluster(address: str | None) -> Iterator[str | None]:
                     _temp_dir=str(temporary),
                 )
             else:
-                context = ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+                context = ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             # All lines: of a version mismatch the first one names no version.
             why = one_line(error)[:LONGEST_CAUSE]
-            hint = "; is it up, and its token here (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)?"
-            raise SpecError(
-                f"--address {address}: cannot reach a Ray cluster: {why}"
-                f"{hint if isinstance(error, ConnectionError) else ''}"
-            ) from error
+            if cluster is None:
+                raise SpecError(f"Ray does not start on this machine: {why}") from error
+            hint = "is it up, and its token here (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)?"
+            raise cluster.error(why, hint=hint if isinstance(error, ConnectionError) else "") from error
         stack.callback(ray.shutdown)
         url = context.dashboard_url
         yield f"http://{url}/#/jobs/{ray.get_runtime_context().get_job_id()}" if url else None
-
-
-def _check_answers(address: str) -> None:
-    """Refuse HOST:PORT where nobody listens: Ray itself would go on trying for many minutes (SpecError)."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon or not port.isdigit():
-        return  # "auto", "local" or a name that Ray itself explains
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise SpecError(f"--address {address}: cannot reach a Ray cluster: {error}") from error

@@ -12,7 +12,7 @@ from typing import Any
 from study.plan.costs import Work, trial_cost, victims_cost, work_left
 from study.plan.gpu_shares import Kind, Measurement, choose_shares, kinds, read_measurements, still_valid
 from study.plan.jobs import Plan
-from study.plan.slots import Node, count_slots, describe_nodes, describe_share, slots_on, wanted_gpus
+from study.plan.slots import Node, count_slots, counted, describe_nodes, describe_share, slots_on, wanted_gpus
 from study.plan.targets import targets_in_words
 from study.record.words import duration, finishing_time
 from trainables.data.images import Dataset
@@ -136,7 +136,7 @@ class Forecast:
         for gpus in sorted({self.shares[label] for label, count in self.remaining.items() if count}) or [0.0]:
             each = f"{self.cpus} CPU" + (f" and {describe_share(gpus)} GPU" if gpus else "")
             where = describe_nodes(self.nodes, self._slots_of(gpus))
-            lines.append(f"{left} {count_slots(self.nodes, self.cpus, gpus)} slots of {each} ({where})")
+            lines.append(f"{left} {counted(count_slots(self.nodes, self.cpus, gpus), 'slot')} of {each} ({where})")
             left = "           or"
         for kind in self.kinds:
             if kind.name in self.measured:

@@ -49,7 +49,7 @@ def wanted_gpus(resources: Resources, nodes: Sequence[Node]) -> float | None:
     least, cpus = 1.0 if gpus is None else gpus, resources.cpus_per_trial
     if count_slots(nodes, cpus, least) == 0:
         raise SpecError(
-            f"no node fits one trial of {cpus} CPUs and {least:g} GPUs: {describe_nodes(nodes)}; "
+            f"no node fits one trial of {counted(cpus, 'CPU')} and {counted(least, 'GPU')}: {describe_nodes(nodes)}; "
             "lower resources.cpus_per_trial or gpus_per_trial"
         )
     return gpus
@@ -72,10 +72,15 @@ def describe_nodes(nodes: Iterable[Node], slots: Callable[[Node], int] | None = 
     """The nodes in a few words, equal ones together, each with its number of slots if asked for."""
     groups: dict[str, int] = {}
     for node in nodes:
-        text = f"{node.cpus:g} CPUs" + (f" and {node.gpus} GPUs" if node.gpus else "")
-        text += "" if slots is None else f": {slots(node)} slots each"
+        text = counted(node.cpus, "CPU") + (f" and {counted(node.gpus, 'GPU')}" if node.gpus else "")
+        text += "" if slots is None else f": {counted(slots(node), 'slot')} each"
         groups[text] = groups.get(text, 0) + 1
-    return "; ".join(f"{count} node{'s' * (count > 1)} of {text}" for text, count in groups.items()) or "no nodes"
+    return "; ".join(f"{counted(count, 'node')} of {text}" for text, count in groups.items()) or "no nodes"
+
+
+def counted(number: float, noun: str) -> str:
+    """1 slot, 2 slots, 0.5 CPUs."""
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def describe_share(gpus: float) -> str:

@@ -1,4 +1,4 @@
-"""Temporary folders with short paths (Ray's sockets have a length limit); those of killed drivers are cleared away."""
+"""Temporary folders with short names (Ray's sockets have a length limit); those of killed drivers are cleared away."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 PREFIX = "sft-"
+NAME_BYTES = len(f"/{PREFIX}") + 8  # by which the folder's path is longer than its place's; `tempfile` draws 8 letters
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A temporary folder, removed afterwards; a lock beside it says that its owner lives.
+def scratch_folder(place: Path | None = None) -> Iterator[Path]:
+    """A temporary folder for its owner alone, removed afterwards; a lock beside it says that its owner lives.
 
     The kernel releases the lock of a killed process, whatever machine or container shares the folder, so the next
     caller can tell what is left over.
+
+    Args:
+        place: where it is made; None: where the system has temporary folders (TMPDIR).
     """
-    _remove_stale()
-    handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=".lock")
+    place = place or Path(tempfile.gettempdir())
+    _remove_stale(place)
+    handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=".lock", dir=place)
     os.close(handle)
     folder = Path(name).with_suffix("")
     with FileLock(name):
@@ -34,8 +39,8 @@ def scratch_folder() -> Iterator[Path]:
             Path(name).unlink(missing_ok=True)
 
 
-def _remove_stale() -> None:
-    for guard in Path(tempfile.gettempdir()).glob(f"{PREFIX}*.lock"):
+def _remove_stale(place: Path) -> None:
+    for guard in place.glob(f"{PREFIX}*.lock"):
         try:
             if guard.is_symlink() or guard.stat().st_uid != os.getuid():
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from study.overview import overview, plan_summary
 from study.plan.slots import Node
 from study.record.files import write_atomically
 from study.spec.schema import StudySpec
+from tests.study.processes import new_place
 from tests.study.tiny import made_up_row, make_driver, run, tiny_spec
 from trainables.data.images import DataError
 
@@ -83,3 +85,20 @@ def test_a_study_is_planned_where_its_data_are_not(tmp_path: Path, monkeypatch: 
     assert "data:      not on this machine; planned from its published sizes, classes of equal size" in said
     with pytest.raises(DataError):
         plan_summary(tiny_spec("dataset=folder:/nowhere"), tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("taskset") is None, reason="Linux with taskset")
+def test_a_plan_counts_the_cores_that_the_command_may_use(tmp_path: Path) -> None:
+    with new_place(tmp_path) as place:
+        place.inside = ("taskset", "-c", "0")
+        ended = place.run("plan", place.spec(), "--out", tmp_path / "study")
+    assert ended.code == 0, ended.stderr
+    assert " on 1 slot of 1 CPU (1 node of 1 CPU: 1 slot each)" in ended.stdout
+
+
+@pytest.mark.parametrize(("cores", "said"), [(4, "4 slots of 1 CPU"), (1, "1 slot of 1 CPU")])
+def test_a_plan_without_nodes_is_for_the_cores_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, said: str
+) -> None:
+    monkeypatch.setattr("study.overview.usable_cores", lambda: cores)
+    assert said in plan_summary(tiny_spec(), tmp_path / "study")

@@ -144,7 +144,7 @@ def test_a_study_is_submitted_followed_and_its_report_found(head: Head) -> None:
         f"stop:    ray job stop --address {head.address} {job}",
         f"report:  {out}/report.html",
         f"Ray dashboard: {head.address}/#/jobs/",
-        "6 trials on 1 slots of 1 CPU",  # of the head's two, one is the driver's
+        "6 trials on 1 slot of 1 CPU",  # of the head's two, one is the driver's
         "[6/6]",  # the driver's progress
         f"report: {out}/report.html",  # and its last line
     ):

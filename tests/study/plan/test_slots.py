@@ -70,9 +70,9 @@ def test_what_the_spec_asks_for_is_what_a_trial_gets(given: str, nodes: list[Nod
     [
         ([Node("a", 2)], ("resources.gpus_per_trial=0.25",), r"gpus_per_trial is 0\.25 but no node has a GPU; use 0"),
         ([Node("a", 2), Node("b", 2)], ("resources.cpus_per_trial=3",), "no node fits one trial of 3 CPUs and 0 GPUs"),
-        ([Node("a", 8, 1), Node("b", 8, 1)], ("resources.gpus_per_trial=2",), "2 nodes of 8 CPUs and 1 GPUs; lower"),
-        ([Node("a", 2, 1)], ("resources.cpus_per_trial=4",), "no node fits one trial of 4 CPUs and 1 GPUs"),
-        ([], (), "no node fits one trial of 1 CPUs and 0 GPUs: no nodes"),
+        ([Node("a", 8, 1), Node("b", 8, 1)], ("resources.gpus_per_trial=2",), "2 nodes of 8 CPUs and 1 GPU; lower"),
+        ([Node("a", 2, 1)], ("resources.cpus_per_trial=4",), "no node fits one trial of 4 CPUs and 1 GPU"),
+        ([], (), "no node fits one trial of 1 CPU and 0 GPUs: no nodes"),
     ],
 )
 def test_what_fits_no_node_is_refused(nodes: list[Node], assignments: tuple[str, ...], message: str) -> None:

@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import os
 import struct
 import zipfile
 import zlib
@@ -22,6 +21,7 @@ from trainables.data.remarks import repeated
 from trainables.data.sources.base import Raw
 from trainables.data.sources.cache import cached
 from trainables.data.sources.trees import Tree
+from trainables.machine.cores import usable_cores
 from trainables.storage.messages import one_line
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def _decode(name: str, tree: Tree, paths: Sequence[str], size: int, crop: bool) 
                 if seen_through:
                     transparent.add(index)
 
-    with ThreadPoolExecutor(min(16, _cores())) as pool:
+    with ThreadPoolExecutor(min(16, usable_cores())) as pool:
         for _ in pool.map(work, range(0, len(paths), 64)):
             pass  # raises what a thread raised
     if bad:
@@ -154,7 +154,3 @@ def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
         return picture.convert("RGB"), False
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture).convert("RGB"), True
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
