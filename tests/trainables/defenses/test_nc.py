@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from tests.toy import toy_dataset
 from trainables.data.images import DataError, Dataset, ImageSet
-from trainables.defenses import nc
+from trainables.defenses import class_passes, nc
 from trainables.defenses.base import DEFENSES, CleanData
 from trainables.defenses.nc import NeuralCleanse, Unlearning
 from trainables.defenses.trigger_inversion import (
     COST_LIMIT,
-    PASS_IMAGES,
     CostController,
     Inversion,
     anomaly_indices,
@@ -197,7 +196,7 @@ def test_a_class_in_a_pass_of_its_own_keeps_its_target_and_its_cost(
     model, images = trainer.fresh_model(), toy.train.images[:16]
     rules = Inversion(epochs=2, patience=1)
     together = invert_triggers(model, images, trainer, rules, range(10))
-    monkeypatch.setitem(PASS_IMAGES, "cpu", 16)
+    monkeypatch.setattr(class_passes, "PASS_IMAGES", 16)
     apart = invert_triggers(model, images, trainer, rules, range(10))
     torch.testing.assert_close(together.masks, apart.masks, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(together.success, apart.success)
