@@ -20,6 +20,7 @@ from study.run.before_trials import make_victims, measure_kinds
 from study.run.driver import Driver
 from study.run.progress import Progress
 from tests.study.tiny import make_driver, tiny_spec
+import trainables.tune  # noqa: F401 - with all of Ray, before its functions are replaced
 from trainables.data.load import load_dataset
 from trainables.machine.device import NoGpuError
 from trainables.storage.store import StoreUnavailableError
