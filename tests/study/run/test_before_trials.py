@@ -27,6 +27,7 @@ from trainables.storage.store import StoreUnavailableError
 
 FACTS = {"attack": "badnets", "seed": 0, "notes": [], "found": True, "asr_base": None, "implanted": True}
 FACTS |= {"clean_accuracy": 0.9, "asr": 1.0}
+# One of the two that the plan has: BadNets, and the clean model beside it.
 FULL = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
 
@@ -67,9 +68,9 @@ def test_a_victim_on_a_full_card_gets_the_next_share_in_whatever_words_it_is_ful
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: list[float]
 ) -> None:
     driver, progress, said = study(tmp_path)
-    ending(monkeypatch, FULL, FACTS)
+    ending(monkeypatch, FULL, FACTS, FACTS)
     assert make_victims(driver.plan, progress, 0.25, "store") == {}
-    assert gpus == [0.25, pytest.approx(1 / 3)]
+    assert gpus == [0.25, 0.25, 0.3333]
     assert "victim badnets (seed 0): out of memory on 1/4 GPU; once more on 1/3" in said.getvalue()
 
 
@@ -77,10 +78,10 @@ def test_another_failure_of_a_victim_is_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: list[float]
 ) -> None:
     driver, progress, said = study(tmp_path)
-    ending(monkeypatch, RuntimeError("CUDA error: device-side assert triggered"))
+    ending(monkeypatch, RuntimeError("CUDA error: device-side assert triggered"), FACTS)
     (cause,) = make_victims(driver.plan, progress, 0.25, "store").values()
     assert cause == "victim: RuntimeError: CUDA error: device-side assert triggered"
-    assert gpus == [0.25]
+    assert gpus == [0.25, 0.25]
     assert "FAILED" in said.getvalue()
 
 
@@ -97,9 +98,9 @@ def test_what_would_stop_every_trial_stops_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: list[float], error: Exception
 ) -> None:
     driver, progress, _ = study(tmp_path)
-    ending(monkeypatch, error, error)
+    ending(monkeypatch, error, error, error)
     with pytest.raises(StudyStoppedError, match=str(error)):
         make_victims(driver.plan, progress, 0.25, "store")
     with pytest.raises(StudyStoppedError, match=str(error)):
         measure_kinds(ahead_of(driver, tmp_path), progress, "store", Folder(tmp_path), {})
-    assert gpus == [0.25, 1, 1]
+    assert gpus[:3] == [0.25, 0.25, 1]
