@@ -214,13 +214,12 @@ class Bench:
         return ImageSet(images, torch.randint(0, 10, (self.sizes.images,), generator=generator)).to(self.device)
 
     def _shares(self, rates: dict[str, dict[str, float]]) -> dict[str, Any]:
-        """Beside the rates: operations per image and the share of the peak. Float32 convolutions use TF32 on CUDA."""
+        """Beside the rates: operations per image and the share of the peak."""
         model = build_model("preact_resnet18", num_classes=10, width=self.width)
         operations = training_operations(model, self.sizes.image_size)
-        of_float32 = "tf32" if "tf32" in self.peaks and torch.backends.cudnn.allow_tf32 else "float32"
         shares = {}
         for name, rate in rates.items():
-            peak = self.peaks[of_float32 if name == "float32" else "bfloat16"]
+            peak = self.peaks["float32" if name == "float32" else "bfloat16"]
             shares[name] = round(rate["median"] * operations / peak, 4)
         return {"operations_per_image": operations, "share_of_peak": shares}
 

@@ -73,20 +73,30 @@ def measure(
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what this process held is free for the others
         found["in_turns" if device.type == "cuda" else "shared"] = _rates(file, device, counts, question)
+        sides = list(found)
         if device.type == "cuda" and shutil.which(MPS):  # in default compute mode this process may keep its context
-            with _mps(Path(folder)):
-                found["mps"] = _rates(file, device, counts, question)
-    sides = list(found.items())
-    for name, rates in sides:
-        hourly = {int(count): rate["trials_per_hour"] for count, rate in rates.items()}
-        found[f"pick_{name}"] = pick(hourly)
-        found[f"gain_{name}"] = round(max(hourly.values()) / hourly[min(hourly)], 3)
+            try:
+                with _mps(Path(folder)):
+                    found["mps"] = _rates(file, device, counts, question)
+                    sides.append("mps")
+            except (OSError, subprocess.SubprocessError) as error:  # what is measured stays, and its row
+                found.setdefault("mps", {"failed": f"no MPS server could be had: {error}"})
+    for name in sides:
+        hourly = {int(count): rate["trials_per_hour"] for count, rate in found[name].items()}
+        found[f"pick_{name}"], found[f"gain_{name}"] = pick(hourly), gain(hourly)
     return found
 
 
-def pick(hourly: dict[int, float]) -> int:
-    """The fewest processes whose trials per hour come close to the best."""
-    best = max(hourly.values())
+def gain(hourly: dict[int, float]) -> float | None:
+    """The best rate over that of the fewest processes; None where those failed."""
+    alone = hourly[min(hourly)]
+    return round(max(hourly.values()) / alone, 3) if alone else None
+
+
+def pick(hourly: dict[int, float]) -> int | None:
+    """The fewest processes whose trials per hour come close to the best; None where all failed."""
+    if not (best := max(hourly.values())):
+        return None
     return min(count for count, rate in hourly.items() if rate >= GOOD_ENOUGH * best)
 
 

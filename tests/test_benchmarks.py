@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks import gpu
-from benchmarks.packing import pick
+from benchmarks import gpu, packing
+from benchmarks.packing import gain, pick
 from tests.test_architecture import ROOT
 from tests.toy import toy_dataset
 
@@ -91,6 +92,26 @@ def test_images_are_asked_for_where_a_stage_needs_them(
 )
 def test_pick_is_the_fewest_processes_near_the_best(hourly: dict[int, float], picked: int) -> None:
     assert pick(hourly) == picked
+
+
+def test_a_benchmark_whose_processes_fail_keeps_its_row() -> None:
+    assert (pick({1: 0.0, 2: 0.0}), gain({1: 0.0, 2: 0.0})) == (None, None)
+    assert (pick({1: 0.0, 2: 50.0}), gain({1: 0.0, 2: 50.0})) == (2, None)
+    assert gain({1: 100.0, 2: 150.0}) == 1.5
+
+
+def test_without_an_mps_server_the_other_side_of_the_benchmark_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(command: list[str], **_: Any) -> Any:
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(packing.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(packing.subprocess, "run", refuse)
+    monkeypatch.setattr(packing, "_rate", lambda *_: {"trials_per_hour": 60.0})
+    question = {"steps": 1, "batch": 1, "trials": 1, "width": 1}
+    found = packing.measure(None, None, torch.device("cuda", 0), [1, 2], question)  # type: ignore[arg-type]
+    assert (found["pick_in_turns"], found["gain_in_turns"]) == (1, 1.0)
+    assert found["mps"]["failed"].startswith("no MPS server could be had: Command '['nvidia-cuda-mps-control'")
+    assert "pick_mps" not in found
 
 
 def test_it_runs_where_only_torch_and_torchvision_are_installed(photographs: Path) -> None:

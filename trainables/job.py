@@ -128,4 +128,11 @@ class StoreLost:
     cause: str
 
 
-Report = Row | Cut | Failed | OutOfMemory | StoreLost
+@dataclass(frozen=True)
+class NoGpu:
+    """The trial's process was given a GPU that torch does not find."""
+
+    cause: str
+
+
+Report = Row | Cut | Failed | OutOfMemory | StoreLost | NoGpu

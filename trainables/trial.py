@@ -23,6 +23,7 @@ from trainables.defenses.none import NoDefense
 from trainables.evaluation.detection import detection_columns
 from trainables.evaluation.metrics import Evaluation, der, evaluate
 from trainables.job import Cell
+from trainables.machine.float32 import exact_float32
 from trainables.machine.provenance import code, describe_device, peak_memory_bytes, versions
 from trainables.models.build import MODELS
 from trainables.models.classifier import Classifier
@@ -209,6 +210,7 @@ def assets_for(defense: Defense, cell: Cell, dataset: Dataset, victim: Victim, d
     return NoData()
 
 
+@exact_float32()
 def run_trial(
     cell: Cell,
     settings: Mapping[str, Any],

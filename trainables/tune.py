@@ -20,8 +20,10 @@ import torch
 from ray import tune
 
 from trainables.data.images import DataError
-from trainables.job import Cell, Cut, Failed, Job, OutOfMemory, Report, Row, StoreLost
-from trainables.machine.device_meter import CONTEXT_BYTES, Measuring, cap_memory, meter_of
+from trainables.job import Cell, Cut, Failed, Job, NoGpu, OutOfMemory, Report, Row, StoreLost
+from trainables.machine.device import NoGpuError, given_device
+from trainables.machine.device_meter import CONTEXT_BYTES, DeviceMeter, Measuring, cap_memory, meter_of
+from trainables.machine.out_of_memory import is_out_of_memory
 from trainables.plugins.errors import MethodError, told
 from trainables.plugins.parcels import Parcel, unpack
 from trainables.registry import SettingError
@@ -39,13 +41,22 @@ def bench(store: str, cpus: int, trains: bool = True, plugins: tuple[Parcel, ...
     """The workbench of this process, with the driver's plug-ins, on the GPU that Ray gave it, else on ``cpus`` threads.
 
     Raises:
+        NoGpuError: Ray gave a GPU that torch does not find.
         PluginError: a plug-in cannot be loaded here.
     """
     logging.basicConfig(level=logging.WARNING)
+    try:
+        device = given_device(ray.get_gpu_ids())
+    except NoGpuError as error:
+        raise NoGpuError(f"node {_node()}: {error}") from error
     unpack(plugins)
     torch.set_num_threads(cpus)
-    on_gpu = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
-    return Workbench(open_store(as_place(store)), torch.device("cuda" if on_gpu else "cpu"), trains=trains)
+    return Workbench(open_store(as_place(store)), device, trains=trains)
+
+
+def _node() -> str:
+    """The node that this process runs on, as rows name it."""
+    return str(ray.get_runtime_context().get_node_id())[:12]
 
 
 def may_pass(error: Exception) -> bool:
@@ -53,7 +64,7 @@ def may_pass(error: Exception) -> bool:
 
     Everything else a method raised by itself, and it would raise it again.
     """
-    if isinstance(error, OSError | MemoryError | torch.OutOfMemoryError | ray.exceptions.RayError):
+    if isinstance(error, OSError | MemoryError | ray.exceptions.RayError) or is_out_of_memory(error):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in ("CUDA", "cuDNN", "CUBLAS", "NCCL"))
 
@@ -105,14 +116,18 @@ class TrialTrainable(tune.Trainable):
         outside_bytes: int = CONTEXT_BYTES,
         plugins: tuple[Parcel, ...] = (),
     ) -> None:
-        self.trial_seconds = trial_seconds
+        self.trial_seconds, self.node, self.no_gpu = trial_seconds, _node(), ""
+        self.meter: DeviceMeter | None = None
+        self.reset_config(config)
         # Its victims were made before: one that is missing now means that the store is gone, not that it is to be made.
-        self.bench = bench(store, cpus, trains=False, plugins=plugins)
+        try:
+            self.bench = bench(store, cpus, trains=False, plugins=plugins)
+        except NoGpuError as error:  # reported, not raised: Ray would start such a process again and again
+            self.no_gpu = str(error)
+            return
         self.meter = meter_of(self.bench.device)
         if self.meter is not None:
-            cap_memory(self.meter, config["gpus"], outside_bytes)
-        self.node = ray.get_runtime_context().get_node_id()[:12]
-        self.reset_config(config)
+            cap_memory(self.meter, self.gpus, outside_bytes)
 
     def step(self) -> dict[str, Any]:
         report = self._attempt()
@@ -124,16 +139,18 @@ class TrialTrainable(tune.Trainable):
 
     def _attempt(self) -> Report:
         """The row, or why there is none. That is not raised: Tune would try again with the same time and memory."""
+        if self.no_gpu:
+            return NoGpu(self.no_gpu)
         try:
             with time_limit(self.trial_seconds):
                 result = self.bench.run(self.job.cell, self.job.settings)
         except TimeLimitError as error:
             return Cut(str(error))
-        except torch.OutOfMemoryError as error:
-            return OutOfMemory(str(error))
         except StoreUnavailableError as error:  # the actor lives on, for when the store is back
             return StoreLost(f"node {self.node}: {error}")
         except Exception as error:
+            if is_out_of_memory(error):
+                return OutOfMemory(str(error))
             if may_pass(error):
                 raise
             return Failed(told(error))
@@ -202,8 +219,7 @@ def measure_trial(
     """
     place, work, error, cut = bench(store, cpus, trains=False, plugins=plugins), Counters(), None, False
     meter = meter_of(place.device)
-    if meter is None:
-        raise RuntimeError("Ray gave this process a GPU, but torch finds none: is it a build without CUDA?")
+    assert meter is not None, "a measurement is given a GPU"
     dataset, victim = place.dataset(cell.data), place.victim(cell)
     started = time.perf_counter()
     with Measuring(meter) as measuring:
@@ -212,7 +228,9 @@ def measure_trial(
                 run_trial(cell, settings, dataset=dataset, victim=victim, device=place.device, counters=work)
         except TimeLimitError:
             cut = True
-        except torch.OutOfMemoryError as problem:
+        except RuntimeError as problem:
+            if not is_out_of_memory(problem):
+                raise
             error = str(problem)
     assert measuring.usage is not None
     return {

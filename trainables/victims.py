@@ -29,6 +29,7 @@ from trainables.attacks.base import (
 from trainables.data.images import DataError, Dataset, ImageSet, TriggeredSet
 from trainables.data.split import CleanSplit, split_clean
 from trainables.evaluation.metrics import Evaluation, Rates, evaluate, report_half
+from trainables.machine.float32 import exact_float32
 from trainables.machine.provenance import describe_device, versions
 from trainables.models.build import MODELS, build_model
 from trainables.models.classifier import Classifier
@@ -314,6 +315,7 @@ def check_victim(spec: VictimSpec, dataset: Dataset, upstream: Dataset | None = 
         )
 
 
+@exact_float32()
 def obtain_victim(
     spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device, upstream: Dataset | None = None
 ) -> Victim:

@@ -31,8 +31,8 @@ def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> dic
         store: of victims.
     """
     import ray
-    import torch
 
+    from trainables.machine.out_of_memory import is_out_of_memory
     from trainables.tune import train_victim
 
     cpus, plugins = plan.spec.resources.cpus_per_trial, packed(as_plugins(plan.spec.plugins))
@@ -51,9 +51,8 @@ def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> dic
             progress.victim(ray.get(ready[0]))
         except ray.exceptions.RayError as error:
             larger = next_larger(had)
-            if isinstance(root(error), StoreUnavailableError):
-                raise StudyStoppedError(str(root(error))) from error
-            if isinstance(root(error), torch.OutOfMemoryError) and larger is not None and had == gpus:
+            _stop_for(error)
+            if is_out_of_memory(root(error)) and larger is not None and had == gpus:
                 progress.say(
                     f"{name}: out of memory on {describe_share(had)} GPU; once more on {describe_share(larger)}"
                 )
@@ -94,13 +93,21 @@ def measure_kinds(
         try:
             found[kind.name] = _measurement(ray.get(ready[0]), cards)
         except ray.exceptions.RayError as error:
-            if isinstance(root(error), StoreUnavailableError):
-                raise StudyStoppedError(str(root(error))) from error
+            _stop_for(error)
             progress.say(f"WARNING: {kind.name} could not be measured, its trials get a whole GPU: {cause(error)}")
             continue
         write_measurements(home.path, {**ahead.measured, **found})
         home.keep(MEASURED_FILE)
     return found
+
+
+def _stop_for(error: Exception) -> None:
+    """Raise StudyStoppedError for what would stop every trial: a store that does not answer, a GPU that torch does not
+    find."""
+    from trainables.machine.device import NoGpuError
+
+    if isinstance(found := root(error), StoreUnavailableError | NoGpuError):
+        raise StudyStoppedError(str(found)) from error
 
 
 def _measurement(seen: Mapping[str, Any], cards: Mapping[str, str]) -> Measurement:

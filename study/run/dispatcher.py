@@ -10,7 +10,7 @@ from study.plan.slots import Room, describe_share, next_larger
 from study.record.stopped import Trouble
 from study.run.driver import Driver
 from study.run.progress import Progress
-from trainables.job import Cut, Failed, Job, OutOfMemory, Report, Row, StoreLost
+from trainables.job import Cut, Failed, Job, NoGpu, OutOfMemory, Report, Row, StoreLost
 
 # A node that died is still offered for some seconds, and a trial can lose all its tries to it: it is then put back.
 MAX_RETURNS = 3
@@ -95,6 +95,8 @@ class Dispatcher:
             case StoreLost(cause):
                 if not self._put_back(job):
                     self.trouble.report(cause)
+            case NoGpu(cause):  # every trial on that node would end so
+                self.trouble.report(cause)
 
     def lost(self, trial: str, cause: str, node_died: bool) -> None:
         """All tries of a trial raised or died."""

@@ -16,6 +16,7 @@ from study.spec.load import make_spec
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError, merge_assignments
 from trainables.defenses.base import DEFENSES
+from trainables.machine.device import best_device, numbered
 from trainables.plugins.load import load, load_installed
 from trainables.storage.remote import Place
 from trainables.storage.remote_store import open_store
@@ -102,10 +103,11 @@ def _qualify(assignment: str, defense: str, own: set[str]) -> str:
 def pick_device(name: str | None) -> torch.device:
     """The device called ``name``, default CUDA where there is one; SpecError where it cannot be used."""
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return best_device()
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
+        device = numbered(device)
     except (RuntimeError, AssertionError) as error:
         raise SpecError(f"--device {name}: {str(error).splitlines()[0]}") from error
     return device

@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables.data.images import to_float
+from trainables.defenses.class_passes import ClassPasses
+from trainables.machine.float32 import exact_float32
 from trainables.models.classifier import Classifier
 from trainables.training.loop import DivergedError, autocast
 from trainables.training.trainer import Trainer
 
-# Stamped images per pass, (classes x batch): memory grows with it, speed does not beyond the device's appetite.
-PASS_IMAGES = {"cpu": 1024, "cuda": 8192}
 # The cost of the mask falls faster than it rises: a class whose trigger was lost should find it again soon.
 COST_UP, COST_DOWN = 2.0, 2.0**1.5
 # A class that every image reaches unaided would raise its cost for ever, beyond the finite numbers.
@@ -126,6 +126,7 @@ def stamp(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
     return (1.0 - mask) * images + mask * pattern
 
 
+@exact_float32()
 def invert_triggers(
     model: Classifier, images: Tensor, trainer: Trainer, rules: Inversion, classes: Sequence[int]
 ) -> Triggers:
@@ -152,7 +153,7 @@ def invert_triggers(
     best_success = torch.zeros(count, device=device)
     active = list(range(count))
     generator = trainer.generator("nc-batches")
-    per_pass = max(1, PASS_IMAGES.get(device.type, 1024) // min(rules.batch_size, len(images)))
+    passes = ClassPasses(model, device, min(rules.batch_size, len(images)))
 
     asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
@@ -160,20 +161,23 @@ def invert_triggers(
         for _ in range(rules.epochs):
             hits = torch.zeros(count, device=device)
             order = torch.randperm(len(images), generator=generator).to(device)
+            # Sent to the device once per epoch: in every pass it would make the CPU wait.
+            running = torch.tensor(active, device=device)
+            costs = torch.tensor([controllers[i].cost for i in active], device=device)
             for chosen in order.split(rules.batch_size):
                 batch = to_float(images[chosen])
                 adam.zero_grad(set_to_none=True)
-                for group in torch.tensor(active, device=device).split(per_pass):
-                    costs = torch.tensor([controllers[i].cost for i in group.tolist()], device=device)
+                for part in passes.split(len(active)):
+                    group = running[part]
                     masks, patterns = _patches(raw[group])
                     stamped = stamp(batch, masks[:, None], patterns[:, None]).flatten(0, 1)
                     wanted = targets[group].repeat_interleave(len(batch))
-                    with autocast(device, trainer.precision):
+                    with passes.watching(), autocast(device, trainer.precision):
                         logits = model(stamped.contiguous(memory_format=torch.channels_last))
                     errors = functional.cross_entropy(logits.float(), wanted, reduction="none")
                     norms = masks.flatten(1).sum(1)
                     # Summed over classes: no class's gradient depends on how many are sought with it.
-                    (errors.view(len(group), -1).mean(1) + costs * norms).sum().backward()
+                    (errors.view(len(group), -1).mean(1) + costs[part] * norms).sum().backward()
                     reached = (logits.detach().argmax(1) == wanted).view(len(group), -1).sum(1)
                     hits.index_add_(0, group, reached.to(hits))
                     trainer.counters.forward_samples += len(wanted)

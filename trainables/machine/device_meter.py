@@ -9,11 +9,16 @@ from typing import Protocol, Self
 
 import torch
 
+from trainables.machine.device import numbered
+
 # Taken by the CUDA context and loaded kernels of a process whose own were not measured: some hundred MB on an A100.
 CONTEXT_BYTES = 512 * 2**20
 SAMPLE_SECONDS = 0.01
 # Kernels are loaded and chosen in the first seconds of a process, once for all of its trials.
 WARM_UP_SECONDS = 3.0
+# By number of the card: the share that this process's tensors may take, where `CudaMeter.limit` set one. (torch can be
+# asked for it only since 2.8.)
+_limits: dict[int, float] = {}
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ class CudaMeter:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.card = device, torch.cuda.get_device_name(device)
+        self.device = numbered(device)
+        self.card = torch.cuda.get_device_name(self.device)
 
     def memory(self) -> Memory:
         free, total = torch.cuda.mem_get_info(self.device)
@@ -94,7 +100,8 @@ class CudaMeter:
         return not torch.cuda.default_stream(self.device).query()
 
     def limit(self, share: float) -> None:
-        torch.cuda.set_per_process_memory_fraction(share, self.device)
+        torch.cuda.set_per_process_memory_fraction(float(share), self.device)
+        _limits[self.device.index] = share
 
     def release(self) -> None:
         torch.cuda.empty_cache()
@@ -103,6 +110,20 @@ class CudaMeter:
 def meter_of(device: torch.device) -> DeviceMeter | None:
     """The meter of a device that trials may share; a CPU has none."""
     return CudaMeter(device) if device.type == "cuda" else None
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that tensors of this process may still take of a card, within its limit; None on a CPU: it has no meter.
+
+    What the allocator holds and does not use is free, though in pieces.
+    """
+    if device.type != "cuda":
+        return None
+    device = numbered(device)
+    free, total = torch.cuda.mem_get_info(device)
+    taken, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    limit = int(_limits.get(device.index, 1.0) * total)
+    return max(0, min(free + reserved, limit) - taken)
 
 
 def cap_memory(meter: DeviceMeter, gpus: float, outside_bytes: int = CONTEXT_BYTES) -> None:

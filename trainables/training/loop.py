@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.data.images import FeatureSet, ImageSet, augment, to_float
+from trainables.machine.float32 import exact_float32
 from trainables.settings import CountOrZero, NonNegative, ShareBelowOne, check_settings
 
 Schedule = Callable[[int], float]
@@ -110,7 +111,10 @@ class History:
 
 
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
-    """bfloat16 autocast where it pays (``auto``: where the device has it in hardware), float32 otherwise."""
+    """bfloat16 autocast where it pays (``auto``: where the device has it in hardware), float32 otherwise.
+
+    float32 is float32 where the work around it stands under `exact_float32`, as trials, victims and `fit` do.
+    """
     precision = resolved_precision(device, precision)
     if precision == "float32":
         return nullcontext()
@@ -186,6 +190,7 @@ def batches(
         yield to_float(inputs) if inputs.dtype == torch.uint8 else inputs, data.labels[chosen]
 
 
+@exact_float32()
 def fit(
     model: nn.Module,
     data: ImageSet | FeatureSet,
@@ -293,6 +298,7 @@ def fit(
     return history
 
 
+@exact_float32()
 @torch.no_grad()
 def refresh_statistics(model: nn.Module, images: Tensor, *, counters: Counters, batch_size: int = 256) -> None:
     """Running statistics of all batch normalisation as they are over uint8 ``images``; nothing else is changed.

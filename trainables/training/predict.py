@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from trainables.data.images import to_float
+from trainables.machine.float32 import exact_float32
 from trainables.training.loop import Counters, DivergedError, autocast, evaluating
 
 
+@exact_float32()
 @torch.no_grad()
 def predict(
     model: nn.Module,

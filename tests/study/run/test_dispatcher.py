@@ -15,7 +15,7 @@ from study.run.dispatcher import MAX_RETURNS, MOST_OVERFLOWS, RETRIED, Dispatche
 from study.run.driver import Driver
 from study.run.progress import Progress
 from tests.study.tiny import made_up_row, make_driver, tiny_spec
-from trainables.job import Cut, Job, OutOfMemory, Report, Row, StoreLost
+from trainables.job import Cut, Job, NoGpu, OutOfMemory, Report, Row, StoreLost
 
 SUPER_FT, NONE = "badnets/super_ft", "badnets/none/baseline"  # labels of the tiny study
 
@@ -192,6 +192,14 @@ def test_a_trial_that_found_no_store_is_put_back_and_stops_the_study_when_that_g
         assert len(place.fill()) == 1
         place.end(str(number), StoreLost("node a: the store is gone"))
     assert place.trouble.cause == "node a: the store is gone"
+    assert rows(place) == {}, "it is run again by whoever continues the study"
+
+
+def test_a_gpu_that_torch_does_not_find_stops_the_study_without_a_row(tmp_path: Path) -> None:
+    place = desk(tmp_path, [Node("a", 64, 1)], {NONE: 0.5, SUPER_FT: 0.5}, "search.trials=1", "baselines=[]")
+    place.fill()
+    place.end("0", NoGpu("node a: this process was given GPU 0, but its torch is built without CUDA"))
+    assert place.trouble.cause == "node a: this process was given GPU 0, but its torch is built without CUDA"
     assert rows(place) == {}, "it is run again by whoever continues the study"
 
 

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from tests.toy import toy_dataset
 from trainables.data.images import DataError, Dataset, ImageSet
-from trainables.defenses import nc
+from trainables.defenses import class_passes, nc
 from trainables.defenses.base import DEFENSES, CleanData
 from trainables.defenses.nc import NeuralCleanse, Unlearning
 from trainables.defenses.trigger_inversion import (
     COST_LIMIT,
-    PASS_IMAGES,
     CostController,
     Inversion,
     anomaly_indices,
@@ -25,6 +24,7 @@ from trainables.defenses.trigger_inversion import (
 from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
+from trainables.training.loop import Counters
 from trainables.training.trainer import Trainer
 
 
@@ -201,10 +201,67 @@ def test_a_class_in_a_pass_of_its_own_keeps_its_target_and_its_cost(
     model, images = trainer.fresh_model(), toy.train.images[:16]
     rules = Inversion(epochs=2, patience=1)
     together = invert_triggers(model, images, trainer, rules, range(10))
-    monkeypatch.setitem(PASS_IMAGES, "cpu", 16)
+    monkeypatch.setattr(class_passes, "PASS_IMAGES", 16)
     apart = invert_triggers(model, images, trainer, rules, range(10))
     torch.testing.assert_close(together.masks, apart.masks, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(together.success, apart.success)
+
+
+def narrow() -> nn.Sequential:
+    """Keeps per image of 4 pixels: a picture for the convolution's weights, 2 maps (once), and 8 flags of the pooling."""
+    return nn.Sequential(nn.Conv2d(3, 2, 3, padding=1, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+
+
+@pytest.mark.parametrize("images", [1, 8])
+def test_what_autograd_keeps_is_counted_once_and_without_the_weights(images: int) -> None:
+    batch = torch.rand(images, 3, 4, 4)
+    with class_passes.kept_bytes(model := narrow()) as kept:
+        model(batch)
+    assert kept[0] == images * (4 * 3 * 16 + 4 * 2 * 16 + 8 * 2 * 4)
+
+
+def test_what_a_pass_keeps_grows_with_the_area_of_the_image(trainer: Trainer) -> None:
+    found = []
+    for size in (16, 32):
+        with class_passes.kept_bytes(model := trainer.fresh_model()) as kept:
+            model.eval().requires_grad_(False)(torch.rand(2, 3, size, size, requires_grad=True))
+        found.append(kept[0])
+    assert found[1] / found[0] == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("classes_that_fit", "free", "expected"),
+    [
+        (3, True, [1, 3, 3, 3] + [3, 3, 3, 1]),  # the first pass, of one class, shows what fits
+        (3, False, [1, 3, 3, 3] + [3, 3, 3, 1]),  # much is free, but a pass takes no more than speeds it up
+        (100, True, [1, 9, 10]),
+        (0, True, [1] * 10 + [1] * 10),  # one must fit: else the card is too small, and says so
+    ],
+)
+def test_on_a_card_as_many_classes_share_a_pass_as_its_free_memory_holds(
+    toy: Dataset,
+    trainer: Trainer,
+    monkeypatch: pytest.MonkeyPatch,
+    classes_that_fit: int,
+    free: bool,
+    expected: list[int],
+) -> None:
+    model, images, rules = trainer.fresh_model(), toy.train.images[:16], Inversion(epochs=2, patience=1)
+    by_images = invert_triggers(model, images, trainer, rules, range(10))
+    work, trainer.counters = trainer.counters, Counters()
+    with class_passes.kept_bytes(model) as kept:  # by one class
+        model(images.float().requires_grad_())
+    bytes_of_a_pass = int((classes_that_fit + 0.5) * kept[0])
+    monkeypatch.setattr(class_passes, "free_bytes", lambda _: 2 * bytes_of_a_pass if free else 2**60)
+    monkeypatch.setattr(class_passes, "PASS_BYTES", 2**60 if free else bytes_of_a_pass)
+    seen = list[int]()
+    handle = model.register_forward_hook(lambda _model, inputs, _output: seen.append(len(inputs[0]) // 16))
+    by_bytes = invert_triggers(model, images, trainer, rules, range(10))
+    handle.remove()
+    assert seen == expected
+    assert trainer.counters == work
+    torch.testing.assert_close(by_images.masks, by_bytes.masks, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(by_images.success, by_bytes.success)
 
 
 def test_search_starts_at_random_around_one_half_and_elsewhere_for_every_class(toy: Dataset, trainer: Trainer) -> None:
