@@ -1,6 +1,6 @@
 """Training, every attack and every defense on the pretend device, in a process of its own: what each met, as JSON.
 
-    python -m tests.pretend.drive
+python -m tests.pretend.drive
 """
 
 from __future__ import annotations
@@ -142,9 +142,9 @@ def main() -> None:
             settings = small_settings(name, 30, SMALL.get(name, {}))
             cell = Cell(DataSource("toy"), victim.spec, name, 0.3)
             found[f"defense {name}"] = met(
-                lambda cell=cell, settings=settings: run_trial(
-                    cell, settings, dataset=data, victim=victim, device=place, memo=Memo()
-                ).steps
+                lambda cell=cell, settings=settings: (
+                    run_trial(cell, settings, dataset=data, victim=victim, device=place, memo=Memo()).steps
+                )
             )
     print(json.dumps(found))
 

@@ -38,7 +38,12 @@ KNOWN = {
 def met() -> dict[str, Any]:
     """By what was driven: the error, the steps made, and what waited in them."""
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.pretend.drive"], capture_output=True, text=True, timeout=500, cwd=ROOT, check=False
+        [sys.executable, "-m", "tests.pretend.drive"],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        cwd=ROOT,
+        check=False,
     )
     assert ran.returncode == 0, ran.stderr
     found: dict[str, Any] = json.loads(ran.stdout)

@@ -1,4 +1,4 @@
-"""A trial's process: its card's share, a full card in any words, a GPU that is not there. Ray answers from the tests."""
+"""A trial's process: its card's share, a full card in any words, a GPU that is missing. Ray answers from the tests."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def test_a_victim_that_shares_a_card_is_kept_within_its_share(
     assert driver.fractions == {0: pytest.approx(0.5 - 0.5 / 40)}
 
 
-@pytest.mark.parametrize("text", [FULL, "CUDA error: out of memory", "GET was unable to find an engine to execute this computation"])
+@pytest.mark.parametrize(
+    "text", [FULL, "CUDA error: out of memory", "GET was unable to find an engine to execute this computation"]
+)
 def test_a_full_card_is_reported_as_one_whatever_its_words(
     driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:

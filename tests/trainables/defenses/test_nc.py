@@ -204,7 +204,7 @@ def test_a_class_in_a_pass_of_its_own_keeps_its_target_and_its_cost(
 
 
 def narrow() -> nn.Sequential:
-    """Keeps per image of 4 pixels: a picture for the convolution's weights, 2 maps (once), and 8 flags of the pooling."""
+    """Keeps per image of 4 pixels: the picture that the convolution takes, 2 maps (once), 8 places of the pooling."""
     return nn.Sequential(nn.Conv2d(3, 2, 3, padding=1, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
 
 
@@ -228,9 +228,9 @@ def test_what_a_pass_keeps_grows_with_the_area_of_the_image(trainer: Trainer) ->
 @pytest.mark.parametrize(
     ("classes_that_fit", "free", "expected"),
     [
-        (3, True, [1, 3, 3, 3] + [3, 3, 3, 1]),  # the first pass, of one class, shows what fits
-        (3, False, [1, 3, 3, 3] + [3, 3, 3, 1]),  # much is free, but a pass takes no more than speeds it up
-        (100, True, [1, 9] + [10]),
+        (3, True, [1, 3, 3, 3, 3, 3, 3, 1]),  # the first pass, of one class, shows what fits
+        (3, False, [1, 3, 3, 3, 3, 3, 3, 1]),  # much is free, but a pass takes no more than speeds it up
+        (100, True, [1, 9, 10]),
         (0, True, [1] * 10 + [1] * 10),  # one must fit: else the card is too small, and says so
     ],
 )
