@@ -1,4 +1,4 @@
-"""A CUDA driver of the tests: torch's own Python runs, and only what it calls in C is replaced. Nothing computes on it."""
+"""A CUDA driver of the tests: torch's own Python runs, what it calls in C is replaced. Nothing computes on it."""
 
 from __future__ import annotations
 

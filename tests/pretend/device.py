@@ -4,8 +4,8 @@
 `Rules` everything that is computed is looked at before it is done:
 
 - a tensor of the CPU beside one of the device, or a CPU generator for the device, is the error that CUDA makes of it;
-- what makes the CPU wait for a card in a training step is noted, with its place in our code: a copy from memory that is not sent ahead
-  (``non_blocking``), and everything whose outcome the CPU must know (``item``, a mask as index).
+- what makes the CPU wait for a card in a training step is noted, with its place in our code: a copy that is not sent
+  ahead (``non_blocking``), and everything whose outcome the CPU must know (``item``, a mask as index).
 """
 
 from __future__ import annotations

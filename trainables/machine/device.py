@@ -24,7 +24,7 @@ def best_device() -> torch.device:
 
 
 def given_device(gpus: Sequence[int | str]) -> torch.device:
-    """The device of a process that was given ``gpus`` (their names): one of those, or the CPU where it has none.
+    """The device of a process that was given ``gpus`` (their names; whole or shared): a card, or without any the CPU.
 
     Raises:
         NoGpuError: torch finds no GPU. On the CPU the trial would take a hundred times as long, and hold the card.

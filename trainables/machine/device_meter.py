@@ -113,7 +113,7 @@ def meter_of(device: torch.device) -> DeviceMeter | None:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that tensors of this process may still take of a card, within its limit; None on a CPU: it has no meter.
+    """What tensors of this process may still take of a card, in bytes, within its limit; None on a CPU.
 
     What the allocator holds and does not use is free, though in pieces.
     """

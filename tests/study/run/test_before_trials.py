@@ -71,7 +71,7 @@ def test_a_victim_on_a_full_card_gets_the_next_share_in_whatever_words_it_is_ful
     ending(monkeypatch, FULL, FACTS, FACTS)
     assert make_victims(driver.plan, progress, 0.25, "store") == {}
     assert gpus == [0.25, 0.25, 0.3333]
-    assert "victim badnets (seed 0): out of memory on 1/4 GPU; once more on" in said.getvalue()
+    assert " (seed 0): out of memory on 1/4 GPU; once more on 1/3" in said.getvalue()
 
 
 def test_another_failure_of_a_victim_is_its_own(

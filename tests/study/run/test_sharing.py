@@ -19,7 +19,7 @@ FAKE_CARD = f"""
 import itertools
 from pathlib import Path
 
-exec(compile(Path({str(ROOT / "trainables" / "device_meter.py")!r}).read_text(), "device_meter.py", "exec"), globals())
+exec(compile(Path({str(ROOT / "trainables" / "machine" / "device_meter.py")!r}).read_text(), "device_meter.py", "exec"), globals())
 
 GIB = 2**30
 TAKEN, LIMIT = [5 * GIB], [1.0]
@@ -46,6 +46,20 @@ class FakeMeter:
 
 def meter_of(device):
     return FakeMeter()
+
+
+def free_bytes(device):
+    return None
+"""
+# Nothing computes on those cards: a process that was given one computes on the CPU, without a word.
+FAKE_DEVICE = f"""
+from pathlib import Path
+
+exec(compile(Path({str(ROOT / "trainables" / "machine" / "device.py")!r}).read_text(), "device.py", "exec"), globals())
+
+
+def given_device(gpus):
+    return torch.device("cpu")
 """
 
 DEFENSES = '''
@@ -54,9 +68,9 @@ from typing import ClassVar
 
 import torch
 
-from trainables import device_meter
 from trainables.defenses.base import Defense, NoData, Repair, register
-from trainables.training import Counters
+from trainables.machine import device_meter
+from trainables.training.loop import Counters
 
 
 @dataclass(frozen=True)
@@ -113,6 +127,7 @@ def plug_in(place: Place) -> None:
     (folder / "defenses" / "big.py").write_text(DEFENSES)
     (folder / "rooms").mkdir()
     (folder / "rooms" / "device_meter.py").write_text(FAKE_CARD)
+    (folder / "rooms" / "device.py").write_text(FAKE_DEVICE)
     with (folder / "sitecustomize.py").open("a") as file:
         file.write(f"import trainables.machine\ntrainables.machine.__path__.insert(0, {str(folder / 'rooms')!r})\n")
 

@@ -187,11 +187,7 @@ def test_each_class_is_sought_as_a_plain_loop_would(trainer: Trainer) -> None:
     assert len({cost for _, cost in alone}) > 1  # they went different ways
     found = invert_triggers(model, pictures, trainer, rules, range(4))
     together = torch.cat([found.masks, found.patterns], 1)
-    # Adam divides a gradient by its own size: where one is all but 0, a processor's rounding decides a step. So a few
-    # values in a hundred may differ, by the reach of some steps, and no more.
-    apart = (together - torch.stack([kept for kept, _ in alone])).abs()
-    assert float((apart < 1e-3).double().mean()) > 0.9
-    assert float(apart.max()) < 0.05
+    torch.testing.assert_close(together, torch.stack([kept for kept, _ in alone]), rtol=1e-3, atol=1e-3)
 
 
 def test_a_class_in_a_pass_of_its_own_keeps_its_target_and_its_cost(
@@ -208,7 +204,7 @@ def test_a_class_in_a_pass_of_its_own_keeps_its_target_and_its_cost(
 
 
 def narrow() -> nn.Sequential:
-    """Keeps per image of 4 pixels: a picture for the convolution's weights, 2 maps (once), and 8 flags of the pooling."""
+    """Keeps per image of 4 pixels: the picture that the convolution takes, 2 maps (once), 8 places of the pooling."""
     return nn.Sequential(nn.Conv2d(3, 2, 3, padding=1, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
 
 
@@ -232,8 +228,8 @@ def test_what_a_pass_keeps_grows_with_the_area_of_the_image(trainer: Trainer) ->
 @pytest.mark.parametrize(
     ("classes_that_fit", "free", "expected"),
     [
-        (3, True, [1, 3, 3, 3] + [3, 3, 3, 1]),  # the first pass, of one class, shows what fits
-        (3, False, [1, 3, 3, 3] + [3, 3, 3, 1]),  # much is free, but a pass takes no more than speeds it up
+        (3, True, [1, 3, 3, 3, 3, 3, 3, 1]),  # the first pass, of one class, shows what fits
+        (3, False, [1, 3, 3, 3, 3, 3, 3, 1]),  # much is free, but a pass takes no more than speeds it up
         (100, True, [1, 9, 10]),
         (0, True, [1] * 10 + [1] * 10),  # one must fit: else the card is too small, and says so
     ],
