@@ -19,7 +19,8 @@ FAKE_CARD = f"""
 import itertools
 from pathlib import Path
 
-exec(compile(Path({str(ROOT / "trainables" / "machine" / "device_meter.py")!r}).read_text(), "device_meter.py", "exec"), globals())
+source = Path({str(ROOT / "trainables" / "machine" / "device_meter.py")!r}).read_text()
+exec(compile(source, "device_meter.py", "exec"), globals())
 
 GIB = 2**30
 TAKEN, LIMIT = [5 * GIB], [1.0]
