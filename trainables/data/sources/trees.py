@@ -151,23 +151,27 @@ class ZipTree:
         self._top = top
         self._files: dict[str, zipfile.ZipInfo] = {}
         self._children: dict[str, tuple[set[str], set[str]]] = {}  # folder -> (names of folders, names of files)
+        above = [part for part in top.split("/") if part]
         for info in archive.infolist():
             written = info.filename.replace("\\", "/")
-            path = PurePosixPath(*(part for part in written.split("/") if part not in ("", ".")))
-            if top and not path.is_relative_to(top):
+            parts = [part for part in written.split("/") if part not in ("", ".")]
+            if parts[: len(above)] != above or len(parts) == len(above) or ".." in parts:
                 continue
-            path = path.relative_to(top)
-            if not path.name or ".." in path.parts:
-                continue
-            is_folder = written.endswith("/")
-            self._within(path.parent)[0 if is_folder else 1].add(path.name)
-            if not is_folder:
-                self._files[str(path)] = info
-            for parent in path.parents[:-1]:
-                self._within(parent.parent)[0].add(parent.name)
+            *folders, name = parts[len(above) :]
+            if written.endswith("/"):
+                self._within([*folders, name])
+            else:
+                self._within(folders)[1].add(name)
+                self._files["/".join((*folders, name))] = info
 
-    def _within(self, folder: PurePosixPath) -> tuple[set[str], set[str]]:
-        return self._children.setdefault("" if folder == PurePosixPath() else str(folder), (set(), set()))
+    def _within(self, folders: list[str]) -> tuple[set[str], set[str]]:
+        """What lies in a folder, which is entered, with those above it, when it is first seen."""
+        key = "/".join(folders)
+        if key not in self._children:
+            self._children[key] = (set(), set())
+            if folders:
+                self._within(folders[:-1])[0].add(folders[-1])
+        return self._children[key]
 
     def has(self, path: str) -> bool:
         parent, _, name = path.rpartition("/")
