@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 from optuna.distributions import FloatDistribution, IntDistribution
-from search_spaces.space import register as register_space
 
+from search_spaces.space import register as register_space
 from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
 from trainables.models.classifier import Classifier
 from trainables.training.loop import Counters

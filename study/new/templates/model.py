@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
-from trainables.models.build import register
 
+from trainables.models.build import register
 from trainables.models.classifier import Classifier
 
 
