@@ -19,11 +19,13 @@ from tests.study.processes import new_place
 
 LOCAL_RAY = """
 import json, os
+from study.cluster.address import Cluster, check_answers
 from study.cluster.connect import ray_cluster, usable_nodes
 
 with ray_cluster(None):
     import ray
 
+    check_answers(Cluster(ray.get_runtime_context().gcs_address, "a Ray that runs"))
     said = {
         "socket": ray._private.worker._global_node.plasma_store_socket_name,
         "process": os.getpid(),
