@@ -13,14 +13,14 @@ from tests.study.processes import ROOT, Place, new_place, rows_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2000)]
 
+MACHINE = ROOT / "trainables" / "machine"
 # Stands before the real module: the same, but every process finds a card of 40 GiB, of which a trial takes 5 GiB (or
 # what its defense says) and leaves a third of the time idle. A limit is kept, for defenses to overflow.
 FAKE_CARD = f"""
 import itertools
 from pathlib import Path
 
-source = Path({str(ROOT / "trainables" / "machine" / "device_meter.py")!r}).read_text()
-exec(compile(source, "device_meter.py", "exec"), globals())
+exec(compile(Path({str(MACHINE / "device_meter.py")!r}).read_text(), "device_meter.py", "exec"), globals())
 
 GIB = 2**30
 TAKEN, LIMIT = [5 * GIB], [1.0]
@@ -56,7 +56,7 @@ def free_bytes(device):
 FAKE_DEVICE = f"""
 from pathlib import Path
 
-exec(compile(Path({str(ROOT / "trainables" / "machine" / "device.py")!r}).read_text(), "device.py", "exec"), globals())
+exec(compile(Path({str(MACHINE / "device.py")!r}).read_text(), "device.py", "exec"), globals())
 
 
 def given_device(gpus):
