@@ -1,4 +1,7 @@
-"""What a study has left to do, from its ledger, without opening its searches."""
+"""What a study has left to do, from its ledger, for ``plan`` and ``show``.
+
+A run itself opens its searches and decides in `study.run.driver`.
+"""
 
 from __future__ import annotations
 

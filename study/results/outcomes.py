@@ -1,4 +1,7 @@
-"""What became of each run, and of the runs behind each setting: pure functions of ledger rows."""
+"""What became of each run, and of the runs behind each setting: pure functions of ledger rows.
+
+Whether a victim has a backdoor is decided where it is measured: `trainables.victims`.
+"""
 
 from __future__ import annotations
 
