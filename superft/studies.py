@@ -16,7 +16,7 @@ from study.record.ledger import Ledger
 from study.record.remote_folder import open_folder
 from study.record.words import percent
 from study.report.figures.front import front_picture, front_plotly
-from study.results.settings import aggregate, fronts, is_shared, marked, settings_text
+from study.results.settings import ALL_ATTACKS, aggregate_all, fronts, is_shared, marked, settings_text
 from study.run.one_trial import run_single
 from study.spec.load import load_spec, make_spec
 from study.spec.schema import StudySpec
@@ -46,7 +46,7 @@ class Study:
     def attacks(self) -> list[str]:
         """Those that have rows, and ``all`` where settings were scored over several attacks at once."""
         own = sorted(self.trials["attack"].unique())
-        return own + (["all"] if len(self.trials) and is_shared(self.trials) else [])
+        return own + ([ALL_ATTACKS] if is_shared(self.trials) else [])
 
     def settings(self, attack: str | None = None) -> pd.DataFrame:
         """One row per setting: means over its cells (attacks, seeds) on both halves of the test set.
@@ -54,7 +54,7 @@ class Study:
         Raises:
             SpecError: no trial of that attack.
         """
-        table = self._aggregate()
+        table = aggregate_all(self.trials)
         return table if attack is None else self._of(table, attack)
 
     def front(self, attack: str | None = None) -> pd.DataFrame:
@@ -74,13 +74,13 @@ class Study:
         ``pick``: ``drop_0.5``, ``drop_1``, ``drop_2``, ``drop_5`` (least ASR among the settings that give up at most so
         many points of clean accuracy), ``max_der``, ``knee``.
         """
+        front = self.front(attack)
         records = []
-        for _, member in self.front(attack).iterrows():
+        for _, member in front.iterrows():
             names = [name for name in str(member["picks"]).split(";") if name]
             for name in [*names, *(["knee"] if member["is_knee"] else [])]:
                 records.append({"pick": name, **member.to_dict()})
-        columns = ["pick", *self.front(attack).columns]
-        return pd.DataFrame(records, columns=columns).sort_values(
+        return pd.DataFrame(records, columns=["pick", *front.columns]).sort_values(
             ["dataset", "model", "attack", "defense", "pick"], ignore_index=True
         )
 
@@ -98,7 +98,7 @@ class Study:
                 raise SpecError(f"plot: name one of the attacks: {', '.join(self.attacks) or 'there is no trial yet'}")
             (attack,) = self.attacks
         return front_plotly(
-            front_picture(attack, self._of(self._aggregate(), attack), self._of(fronts(self.trials), attack))
+            front_picture(attack, self._of(aggregate_all(self.trials), attack), self._of(fronts(self.trials), attack))
         )
 
     def table(self, attack: str | None = None) -> pd.DataFrame:
@@ -156,12 +156,6 @@ class Study:
         for name in ("asr", "clean_accuracy", "robust_accuracy"):
             table[name] = [percent(value) for value in table[name]]
         return f"<p>{title} ({html.escape(counts)}); values of the report half</p>{table.to_html(index=False)}"
-
-    def _aggregate(self) -> pd.DataFrame:
-        tables = [aggregate(self.trials)]
-        if len(self.trials) and is_shared(self.trials):
-            tables.append(aggregate(self.trials, across_attacks=True))
-        return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
 
     def _of(self, table: pd.DataFrame, attack: str) -> pd.DataFrame:
         if attack not in self.attacks:

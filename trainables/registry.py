@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, Generic, TypeVar, cast
 
-from trainables.settings import rules_of
+from trainables.settings import any_of, rules_of
 
 log = logging.getLogger("superft.registry")
 
@@ -50,7 +50,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def did_you_mean(names: Sequence[str]) -> str:
     """``did you mean 'a', 'b' or 'c'?``, of the first three; empty for none."""
     quoted = [repr(name) for name in names[:3]]
-    return f"did you mean {' or '.join(filter(None, (', '.join(quoted[:-1]), quoted[-1])))}?" if quoted else ""
+    return f"did you mean {any_of(quoted)}?" if quoted else ""
 
 
 _REGISTRIES: list[Registry[Any]] = []

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import UnionType
@@ -214,4 +214,9 @@ def choices_in_words(choices: tuple[Any, ...]) -> str:
     texts = [str(choice) for choice in choices]
     if len(texts) > 3:
         return f"one of {', '.join(texts)}"
+    return any_of(texts)
+
+
+def any_of(texts: Sequence[str]) -> str:
+    """``a``, ``a or b``, ``a, b or c``: one text or more, as English lists them."""
     return " or ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))

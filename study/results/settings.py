@@ -163,10 +163,15 @@ def is_shared(frame: pd.DataFrame) -> bool:
     return bool(len(searched)) and int(searched.groupby("trial")["attack"].nunique().max()) > 1
 
 
+def aggregate_all(frame: pd.DataFrame) -> pd.DataFrame:
+    """`aggregate` per attack and, where settings were scored over several attacks, across them too."""
+    tables = [aggregate(frame)] + ([aggregate(frame, across_attacks=True)] if is_shared(frame) else [])
+    return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
+
+
 def candidates(frame: pd.DataFrame) -> pd.DataFrame:
     """Searched settings with a full result, per attack and, where they were scored over several, for ``all``."""
-    tables = [aggregate(frame)] + ([aggregate(frame, across_attacks=True)] if is_shared(frame) else [])
-    table = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
+    table = aggregate_all(frame)
     return table[(table["role"] == "search") & table["complete"]]
 
 

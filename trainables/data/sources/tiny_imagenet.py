@@ -32,15 +32,10 @@ def _read(size: int, root: Path, download: bool) -> Raw:
             if not tree.has(needed):
                 raise DataError(f"tiny_imagenet: {needed} is missing in {tree.label}; unpack {FILES}.zip again")
         classes = tuple(tree.folders("train"))
-        train = []
-        for label, name in enumerate(classes):
-            folder = f"train/{name}"
-            images = images_below(tree, folder)[0]
-            if not images:
-                raise DataError(f"tiny_imagenet: no images in {tree.label}/{folder}; unpack {FILES}.zip again")
-            train += [(f"{folder}/{image}", label) for image in images]
+        train = _by_class(tree, "train", classes)
         sorted_by_class = set(classes) <= set(tree.folders("val"))
-        test = _sorted_val(tree, classes) if sorted_by_class else _val_by_table(tree, classes)
+        # In the order of the table (val_0, val_1, ...) both, so that it is one data set, with one fingerprint.
+        test = sorted(_by_class(tree, "val", classes), key=_number) if sorted_by_class else _val_by_table(tree, classes)
         return decoded("tiny_imagenet", "tiny_imagenet", size, root, tree, train, test, classes, crop=True)
 
 
@@ -60,18 +55,16 @@ def _val_by_table(tree: Tree, classes: Sequence[str]) -> list[tuple[str, int]]:
     return test
 
 
-def _sorted_val(tree: Tree, classes: Sequence[str]) -> list[tuple[str, int]]:
-    """(path, label) of a val part that somebody sorted into class folders, as other loaders want it.
-
-    In the order of the table (val_0, val_1, ...), so that it is the same data set, with the same fingerprint.
-    """
-    test = []
+def _by_class(tree: Tree, part: str, classes: Sequence[str]) -> list[tuple[str, int]]:
+    """(path, label) of a part in class folders: train, and a val part that somebody sorted for other loaders."""
+    found = []
     for label, name in enumerate(classes):
-        images = images_below(tree, f"val/{name}")[0]
+        folder = f"{part}/{name}"
+        images = images_below(tree, folder)[0]
         if not images:
-            raise DataError(f"tiny_imagenet: no images in {tree.label}/val/{name}; unpack {FILES}.zip again")
-        test += [(f"val/{name}/{image}", label) for image in images]
-    return sorted(test, key=_number)
+            raise DataError(f"tiny_imagenet: no images in {tree.label}/{folder}; unpack {FILES}.zip again")
+        found += [(f"{folder}/{image}", label) for image in images]
+    return found
 
 
 def _number(item: tuple[str, int]) -> tuple[int, str]:
