@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -18,7 +15,8 @@ from study.report.write import write_report
 from study.spec.load import make_spec
 from study.spec.yaml_io import parse_yaml
 from superft.testing.registered import KINDS
-from tests.docs.pages import ROOT, blocks
+from tests.docs.pages import blocks
+from tests.pytest_in_folder import run_pytest
 from tests.study.rows import made_up_study
 from tests.study.tiny import tiny_spec
 from trainables.plugins.load import load
@@ -37,17 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def suites(folder: Path, *arguments: str) -> str:
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "superft.testing.options", "-p", "no:cacheprovider", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr
-    return ran.stdout
+    return run_pytest(folder, "-p", "superft.testing.options", *arguments)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,26 +9,16 @@ from click.testing import CliRunner
 
 from study.cli import main
 from study.new.write import SUITES, write_start
+from tests.pytest_in_folder import run_pytest
 from trainables.registry import SettingError
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("kind", SUITES)
 def test_the_file_passes_its_suite_as_written(kind: str, tmp_path: Path) -> None:
     _, test = write_start(kind, "first_try", tmp_path)
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test.name],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=550,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr
-    assert " passed" in ran.stdout
-    assert "skipped" not in ran.stdout
+    said = run_pytest(tmp_path, test.name)
+    assert " passed" in said
+    assert "skipped" not in said
 
 
 @pytest.mark.parametrize("kind", SUITES)

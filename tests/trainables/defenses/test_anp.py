@@ -11,6 +11,7 @@ from torch.nn import functional
 from superft.testing import toy as shipped
 from superft.testing.claims import assert_identity
 from superft.testing.defense_subject import Subject, same
+from tests.trainables.defenses.pruned import assert_only_pruned_gammas_changed
 from trainables.data.images import Dataset, to_float
 from trainables.defenses.anp import AdversarialNeuronPruning
 from trainables.defenses.base import CleanData, Repair
@@ -74,13 +75,7 @@ def test_pruned_gammas_are_zero_and_everything_else_is_the_victims(
     bn_mode: str, toy: Dataset, learned: Classifier, trainer: Trainer
 ) -> None:
     model, found = repair(toy, learned, trainer, threshold=0.5, bn_mode=bn_mode)
-    original, changed = learned.state_dict(), 0
-    for key, tensor in model.state_dict().items():
-        moved = tensor != original[key]
-        assert not moved.any() or key.removesuffix(".weight") in batch_norms(model), key
-        assert not tensor[moved].any()
-        changed += int(moved.sum())
-    assert 0 < changed == found.notes["pruned"] < found.notes["channels"]
+    assert_only_pruned_gammas_changed(model, learned, found)
 
 
 @pytest.mark.parametrize("settings", [{"iterations": 0}, {"threshold": 0.0, "lr": 1e-6}])

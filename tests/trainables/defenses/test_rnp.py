@@ -12,9 +12,10 @@ from torch.nn import functional
 from superft.testing import toy as shipped
 from superft.testing.claims import assert_identity
 from superft.testing.defense_subject import Subject, same
+from tests.trainables.defenses.pruned import assert_only_pruned_gammas_changed
 from trainables.data.images import Dataset, ImageSet, to_float
 from trainables.defenses.base import CleanData, Repair
-from trainables.defenses.pruning import MaskedModel, batch_norms
+from trainables.defenses.pruning import MaskedModel
 from trainables.defenses.rnp import Ascent, ReconstructiveNeuronPruning
 from trainables.models.classifier import Classifier
 from trainables.training.predict import predict
@@ -94,13 +95,7 @@ def test_pruned_network_shares_all_other_weights_with_the_victim(
     bn_mode: str, toy: Dataset, learned: Classifier, trainer: Trainer
 ) -> None:
     model, found = repair(toy, learned, trainer, threshold=0.5, bn_mode=bn_mode)
-    original, changed = learned.state_dict(), 0
-    for key, tensor in model.state_dict().items():
-        moved = tensor != original[key]
-        assert not moved.any() or key.removesuffix(".weight") in batch_norms(model), key
-        assert not tensor[moved].any()
-        changed += int(moved.sum())
-    assert 0 < changed == found.notes["pruned"] < found.notes["channels"]
+    assert_only_pruned_gammas_changed(model, learned, found)
     assert (found.notes["statistics_moved"] > 0) == (bn_mode == "train")
 
 
