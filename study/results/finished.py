@@ -41,7 +41,8 @@ def unfinished_searches(frame: pd.DataFrame, search: Mapping[str, Any]) -> dict[
         done = int(group["trial"].nunique())
         cells = group["cell"].nunique()
         spent = isinstance(budget, int | float) and group["cost"].sum() >= budget * cells * (1 - 1e-9)
-        if done < asked and not spent and done < space_size(str(group["defense"].iloc[0]), search):
+        dataset = str(group["dataset"].iloc[0]) if "dataset" in group else None
+        if done < asked and not spent and done < space_size(str(group["defense"].iloc[0]), search, dataset):
             found[tuple(keys)] = (done, asked)
     return found
 
@@ -56,10 +57,10 @@ def not_begun(frame: pd.DataFrame, spec: Mapping[str, Any]) -> list[tuple[str, s
     return [(str(a), str(d)) for a in attacks for d in defenses if (str(a), str(d)) not in begun]
 
 
-def space_size(defense: str, search: Mapping[str, Any]) -> float:
+def space_size(defense: str, search: Mapping[str, Any], dataset: str | None = None) -> float:
     """Different settings that the search space of a defense holds; infinite if it is large, continuous or unknown."""
     try:
-        space = search_spaces.get_space(defense, _part(search, "space").get(defense, "default"))
+        space = search_spaces.get_space(defense, _part(search, "space").get(defense, "default"), dataset)
         ranges = _part(_part(search, "ranges"), defense)
         space = space.with_ranges(ranges, f"search.ranges.{defense}", published=search.get("published") is not False)
     except SettingError:

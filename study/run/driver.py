@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from search_spaces.space import published_for
 from study.plan.jobs import Plan
 from study.record.columns import SCHEMA
 from study.record.cost import Bill
@@ -125,6 +126,7 @@ class Driver:
             "role": job.role,
             "search": job.label if job.role == "search" else None,
             "published": job.published,
+            "published_for": published_for(job.cell.defense, job.cell.data.name) if job.published else None,
             "schema": SCHEMA,
         }
         search = self._by_label.get(job.label)
@@ -217,7 +219,8 @@ class Driver:
         return max(search.asked, min(search.target, math.ceil(budget * len(search.search.cells) / each)))
 
     def _enqueue_setting(self, search: OptunaSearch, trial_id: str, settings: dict[str, Any]) -> None:
-        published = is_published(search.search.defense, settings)
+        dataset = search.search.cells[0].data.name
+        published = is_published(search.search.defense, settings, dataset)
         for cell in search.search.cells:
             self._enqueue(Job(search.search.label, trial_id, "search", cell, settings, published))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from search_spaces.space import published_for
 from study.plan.jobs import prepare
 from study.record.columns import SCHEMA, to_frame
 from study.record.folder import check_store
@@ -68,7 +69,15 @@ def run_single(
     check_store(kept)
     bench = Workbench(kept, place)
     result = bench.run(job.cell, job.settings)
-    return result.row(study=spec.name, trial=job.trial, role=job.role, published=job.published, schema=SCHEMA)
+    stated_for = published_for(job.cell.defense, job.cell.data.name) if job.published else None
+    return result.row(
+        study=spec.name,
+        trial=job.trial,
+        role=job.role,
+        published=job.published,
+        published_for=stated_for,
+        schema=SCHEMA,
+    )
 
 
 def describe(row: Mapping[str, Any]) -> str:

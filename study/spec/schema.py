@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from search_spaces import space as search_spaces
-from study.spec.methods import is_published, typed_settings
+from study.spec.methods import is_published, published_settings, typed_settings
 from study.spec.plugins import load_plugins
 from study.spec.resolved import Resolved, ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.samplers import SAMPLERS, check_sampler
@@ -293,7 +293,8 @@ class StudySpec(_Part):
             self._fixed(name)
         for name in {*self.defenses, *self.search.ranges}:
             given, key = self.search.ranges.get(name, {}), f"search.ranges.{name}"
-            search_spaces.check_space(name, self._space(name), self._fixed(name), given, key)
+            space = self._space(name)
+            search_spaces.check_space(name, space, {**space.beside(name), **self._fixed(name)}, given, key)
         self.resolve()
         if self.scenario.type == "same-label" and self.clean_source != "overlap":
             raise ValueError(
@@ -355,8 +356,8 @@ class StudySpec(_Part):
         return ResolvedAttack(name, typed_settings(ATTACKS, name, given) | by_name, cls.implants_backdoor)
 
     def _baseline(self, name: str) -> ResolvedBaseline:
-        settings = {**search_spaces.paper_point(name), **self._fixed(name)}
-        return ResolvedBaseline(name, settings, is_published(name, settings))
+        settings = {**published_settings(name, self.dataset), **self._fixed(name)}
+        return ResolvedBaseline(name, settings, is_published(name, settings, self.dataset))
 
     def _search(self, name: str) -> ResolvedSearch:
         space, fixed = self._space(name), self._fixed(name)
@@ -366,7 +367,7 @@ class StudySpec(_Part):
                 f"defense.{name}.{searched[0]} is fixed by the spec but searched by its space; "
                 f"drop it, or list {name} under baselines instead"
             )
-        return ResolvedSearch(name, space, fixed)
+        return ResolvedSearch(name, space, {**space.beside(name), **fixed})
 
     def _fixed(self, name: str) -> dict[str, Any]:
         """Settings that the spec fixes for a defense, coerced to their types (SettingError)."""
@@ -374,7 +375,7 @@ class StudySpec(_Part):
 
     def _space(self, name: str) -> search_spaces.Space:
         """The search space of a defense in this study (SettingError)."""
-        space = search_spaces.get_space(name, self.search.space.get(name, "default"))
+        space = search_spaces.get_space(name, self.search.space.get(name, "default"), self.dataset)
         return space.with_ranges(
             self.search.ranges.get(name, {}), f"search.ranges.{name}", published=self.search.published
         )
