@@ -75,7 +75,7 @@ class NeuralCleanse(Defense):
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tau": {"mask_steps": 16, "steps": 1},
         "patience": {"mask_steps": 16, "steps": 1},
-        "stop_patience": {"mask_steps": 16, "steps": 1, "init_cost": 1e6, "mask_lr": 0.01, "tau": 1e-6},
+        "stop_patience": {"mask_steps": 16, "steps": 1, "init_cost": 1e6, "mask_lr": 1e-3, "tau": 1e-6},
     }
 
     init_cost: Positive = 1e-3
@@ -102,7 +102,7 @@ class NeuralCleanse(Defense):
         return Inversion(
             init_cost=self.init_cost,
             tau=self.tau,
-            epochs=max(1, round(self.mask_steps / -(-n // batch))),
+            epochs=-(-self.mask_steps // -(-n // batch)),
             lr=self.mask_lr,
             batch_size=batch,
             patience=self.patience,

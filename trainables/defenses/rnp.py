@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,8 @@ class ReconstructiveNeuronPruning(Defense):
 
     owns: ClassVar[type[CleanData]] = CleanData
     plan_is_exact: ClassVar[bool] = False
+    # The accuracy is looked at after whole passes.
+    matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {"clean_threshold": {"unlearn_steps": 12}}
     replaced: ClassVar[Mapping[str, str]] = {
         "unlearn_epochs": "lengths count in optimiser steps: give unlearn_steps",
         "recover_epochs": "lengths count in optimiser steps: give recover_steps",
