@@ -18,7 +18,7 @@ PLACE = ("digits", "preact_resnet18", "badnets", "super_ft")
 
 def _small_space(monkeypatch: pytest.MonkeyPatch, **distributions: Any) -> None:
     space = search_spaces.Space(distributions, dict.fromkeys(distributions, None))
-    monkeypatch.setattr(search_spaces, "get_space", lambda defense, variant="default": space)
+    monkeypatch.setattr(search_spaces, "get_space", lambda defense, variant="default", dataset=None: space)
 
 
 def test_a_search_lacks_what_was_asked_for() -> None:

@@ -12,7 +12,7 @@ from optuna.storages import InMemoryStorage
 from study.plan.jobs import Plan
 from study.record.cost import Bill, epochs, row_epochs
 from study.run.driver import Driver
-from tests.study.tiny import made_up_row, make_driver, tiny_spec
+from tests.study.tiny import AS_PUBLISHED, made_up_row, make_driver, tiny_spec
 from tests.study.tiny import run as run_all
 from trainables.job import Job
 
@@ -61,7 +61,7 @@ def test_equal_compute_gives_cheap_settings_more_trials(slots: int, tmp_path: Pa
 
 
 def test_the_published_point_runs_even_if_it_costs_more_than_the_budget(tmp_path: Path) -> None:
-    driver = make_driver(tiny_spec("search.budget_epochs=1", "baselines=[]"), tmp_path / "trials.jsonl")
+    driver = make_driver(tiny_spec("search.budget_epochs=1", "baselines=[]", *AS_PUBLISHED), tmp_path / "trials.jsonl")
     run(driver, 2, {"super_ft": 80.0})
     assert counts(driver) == {"super_ft": 1}
     assert driver.ledger.rows()[0]["published"]
