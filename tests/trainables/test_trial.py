@@ -38,7 +38,7 @@ from trainables.trial import MEASURES, TrialResult, Workbench, assets_for, run_t
 from trainables.victims import Victim, VictimSpec, obtain_victim
 
 CPU = torch.device("cpu")
-SHORT: dict[str, Any] = {"iterations": 3, "batch_size": 16}
+SHORT: dict[str, Any] = {"iterations": 3, "batch_size": 8}
 RATES = [measure + part for measure in MEASURES for part in ("", "_search", "_report")]
 
 
@@ -110,7 +110,8 @@ def test_row_is_flat_json_with_the_columns_of_the_ledger(working: Victim, toy: D
 
 def test_counters_of_the_row_are_the_repairs_alone(working: Victim, toy: Dataset) -> None:
     result = run(working, toy, "super_ft", **SHORT)
-    assert (result.steps, result.forward_samples, result.backward_samples) == (6, 6 * 16, 6 * 16)
+    assert (result.steps, result.forward_samples, result.backward_samples) == (6, 6 * 8, 6 * 8)
+    assert result.row()["batch"] == 8
     assert result.eval_forward_samples == 100 + len(working.triggered)
 
 
@@ -499,4 +500,4 @@ def test_evaluation_is_one_pass_over_each_test_set_after_the_last_step(toy_victi
         run(toy_victim, toy, "super_ft", **SHORT)
     finally:
         hook.remove()
-    assert passes == [(True, 16)] * 6 + [(False, len(toy.test)), (False, len(toy_victim.triggered))]
+    assert passes == [(True, 8)] * 6 + [(False, len(toy.test)), (False, len(toy_victim.triggered))]
