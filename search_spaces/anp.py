@@ -1,4 +1,4 @@
-"""Adversarial neuron pruning. PAPER is BackdoorBench's default, closed channels as in the paper (masks up to 0.2)."""
+"""Adversarial neuron pruning. PAPER is the authors' code, closed channels as in the paper (masks up to 0.2)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAPER = {
     "eps": 0.4,
     "steps": 1,
     "alpha": 0.2,
-    "lr": 0.01,
+    "lr": 0.2,
     "momentum": 0.9,
     "iterations": 2000,
     "clip_noise": False,
@@ -26,7 +26,7 @@ PAPER = {
     "acc_tol": 0.1,
     "tolerance": "relative",
     "bn_mode": "train",
-    "batch_size": 256,
+    "batch_size": 128,
     "augment": True,
 }
-PAPER_FOR: dict[str, dict[str, object]] = {"cifar100": {}, "gtsrb": {}, "tiny_imagenet": {}}
+PAPER_FOR: dict[str, dict[str, object]] = {}

@@ -62,7 +62,7 @@ class AdversarialNeuronPruning(Defense):
     eps: NonNegative = 0.4
     steps: CountOrZero = 1
     alpha: Share = 0.2
-    lr: Positive = 0.01
+    lr: Positive = 0.2
     momentum: ShareBelowOne = 0.9
     iterations: CountOrZero = 2000
     clip_noise: bool = False
@@ -70,7 +70,7 @@ class AdversarialNeuronPruning(Defense):
     acc_tol: ShareBelowOne | None = 0.1
     tolerance: ToleranceUnit = "relative"
     bn_mode: Literal["train", "eval"] = "train"
-    batch_size: Count = 256
+    batch_size: Count = 128
     augment: bool = True
 
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:

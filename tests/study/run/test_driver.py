@@ -91,7 +91,7 @@ def test_searches_take_turns(tmp_path: Path) -> None:
 def test_a_driver_stopped_at_any_point_is_continued_to_the_same_study(
     per: str, keep_storage: bool, tmp_path: Path
 ) -> None:
-    spec = tiny_spec(*TWO, "search.trials=3", f"search.per={per}")
+    spec = tiny_spec(*TWO, *AS_PUBLISHED, "search.trials=3", f"search.per={per}")
     whole = make_driver(spec, tmp_path / "whole.jsonl")
     run(whole)
     for stop in range(whole.total + 1):
