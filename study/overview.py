@@ -17,6 +17,7 @@ from study.plan.gpu_shares import read_measurements
 from study.plan.jobs import Plan, check_plan, load_data, make_plan
 from study.plan.slots import Node
 from study.plan.targets import with_any_label, with_label_numbers
+from study.record.ended import read_ended
 from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
 from study.record.words import ago, describe, duration, finished_at, in_columns
@@ -53,12 +54,12 @@ def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -
     plan = make_plan(spec)
     check_plan(plan, dataset, upstream)
     rows = Ledger.read(directory / LEDGER_FILE).rows()
-    left = trials_left(plan, rows)
+    work = work_left(plan, dataset, trials_left(plan, rows, read_ended(directory)))
+    left = {item.label: item.trials for item in work}
     missing = _missing_victims(plan, dataset, upstream) if whole else None
-    lines = plan_lines(plan, dataset, upstream, left, missing)
+    lines = plan_lines(plan, dataset, upstream, left, missing, done=len(rows))
     if not whole:
         lines.insert(1, "data:      not on this machine; planned from its published sizes, classes of equal size")
-    work = work_left(plan, dataset, left)
     lines += ["", *_by_defense(work), "", *_by_attack(work), ""] if len(work) > 1 else []
     here = [Node("here", usable_cores(), torch.cuda.device_count())]
     try:
@@ -130,7 +131,7 @@ def overview(directory: Path, *, called: str, now: float | None = None) -> str:
     spec = stored_spec(directory)
     plan, ledger = make_plan(spec), Ledger.read(directory / LEDGER_FILE)
     rows, counts = ledger.rows(), Counter(row["status"] for row in ledger.rows())
-    left = trials_left(plan, rows)
+    left = trials_left(plan, rows, read_ended(directory))
     lines = [
         f"study {spec.name} in {called}: {len(rows)} of {len(rows) + left.total()} trials done"
         + (f" ({', '.join(f'{count} {status}' for status, count in sorted(counts.items()))})" if counts else ""),
@@ -187,8 +188,8 @@ def _searches(plan: Plan, frame: pd.DataFrame, left: Mapping[str, int]) -> list[
     history, members = hypervolume_over_trials(frame), fronts(frame)
     for search in plan.searches:
         attack, _, defense = search.label.partition("/")
-        own = history[(history["attack"] == attack) & (history["defense"] == defense)]
-        front = members[(members["attack"] == attack) & (members["defense"] == defense)]
+        own = history[(history["attack"] == attack) & (history["defense_label"] == defense)]
+        front = members[(members["attack"] == attack) & (members["defense_label"] == defense)]
         volumes = [f"{own[half].iloc[-1]:.4f}" if len(own) else "-" for half in ("search", "report")]
         rest = -(-left.get(search.label, 0) // len(search.cells))
         table.append([search.label, str(len(own)), str(rest), str(len(front)), *volumes])

@@ -81,7 +81,7 @@ class Study:
             for name in [*names, *(["knee"] if member["is_knee"] else [])]:
                 records.append({"pick": name, **member.to_dict()})
         return pd.DataFrame(records, columns=["pick", *front.columns]).sort_values(
-            ["dataset", "model", "attack", "defense", "pick"], ignore_index=True
+            ["dataset", "model", "attack", "defense_label", "pick"], ignore_index=True
         )
 
     def plot(self, attack: str | None = None) -> go.Figure:
@@ -111,7 +111,7 @@ class Study:
         records = [
             {
                 "attack": row["attack"],
-                "defense": row["defense"],
+                "defense": row["defense_label"],
                 "point": _point(row, set(drop_1["trial"])),
                 "asr": row["asr_report"],
                 "clean_accuracy": row["clean_accuracy_report"],

@@ -48,9 +48,11 @@ def _rates_before(suffix: str, where: str) -> tuple[Column, ...]:
 CELL_COLUMNS = (
     Column("attack", "text", "registered name of the attack"),
     Column("defense", "text", "registered name of the defense"),
+    Column("defense_label", "text", "its name in this study; the registered one unless the spec gives another"),
     Column("dataset", "text", "the data set that is measured, the user's"),
     Column("model", "text", "registered name of the architecture"),
-    Column("seed", "count", "of the victim's poisoning and training; the repair draws from a stream of its own"),
+    Column("seed", "count", "of the attacker: the victim's poison, first weights and training"),
+    Column("defense_seed", "count", "of the defender: which clean images he holds, and the draws of the repair"),
 )
 CONDITION_COLUMNS = (
     Column("scenario", "text", "what the data set is to the attacker: standalone, same-label, new-head, encoder"),

@@ -185,8 +185,9 @@ def plugins_of(cell: Cell) -> str:
 
 
 def defender_seed(cell: Cell) -> int:
-    """Seed of a repair: under the cell's own, `Trainer.generator` would draw the attacker's poison once more."""
-    return derive_seed(cell.seed, "defense")
+    """Seed of a repair: under the victim's own, `Trainer.generator` would draw the attacker's poison once more."""
+    own = (cell.defense_seed,) if cell.defense_seed else ()
+    return derive_seed(cell.seed, "defense", *own)
 
 
 def assets_for(defense: Defense, cell: Cell, dataset: Dataset, victim: Victim, device: torch.device) -> Assets:
@@ -196,7 +197,7 @@ def assets_for(defense: Defense, cell: Cell, dataset: Dataset, victim: Victim, d
         DataError: the defender needs what this victim does not come with.
     """
     if defense.owns is CleanData:
-        split = victim.clean_split(dataset, cell.clean_fraction, cell.clean_source)
+        split = victim.clean_split(dataset, cell.clean_fraction, cell.clean_source, cell.defense_seed)
         return CleanData(
             dataset.train.subset(split.train).to(device), dataset.train.subset(split.validation).to(device)
         )

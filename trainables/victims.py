@@ -35,6 +35,7 @@ from trainables.models.build import MODELS, build_model
 from trainables.models.classifier import Classifier
 from trainables.plugins.origin import origin
 from trainables.scenarios import PROBE, ScenarioName, check_scenario, take_over
+from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
 from trainables.storage.store import Artifact, DamagedArtifactError, Store, content_key
 from trainables.training.predict import predict
@@ -214,12 +215,14 @@ class Victim:
         """The training set as the attacker releases it."""
         return self.poisoned.apply(dataset.train.subset(self.attacker_indices))
 
-    def clean_split(self, dataset: Dataset, fraction: float, source: str) -> CleanSplit:
+    def clean_split(self, dataset: Dataset, fraction: float, source: str, defense_seed: int = 0) -> CleanSplit:
         """What the defender holds of the clean training images.
 
         Args:
+            fraction: of every class, in (0, 1].
             source: ``overlap`` (clean versions of the attacker's images, poisoned ones included), ``unpoisoned``
                 (only images the attacker left alone), ``heldout`` (images the attacker never had).
+            defense_seed: another one draws other images (``heldout``: of those that the attacker was denied).
 
         Raises:
             DataError: unknown source, ``heldout`` beyond what the attacker was denied, or a class is left empty.
@@ -237,9 +240,12 @@ class Victim:
             untouched = torch.ones(len(dataset.train), dtype=torch.bool)
             untouched[self.attacker_indices[self.poisoned.indices[self.poisoned.in_place]]] = False
             pool = untouched.nonzero()[:, 0]
-        return split_clean(
-            dataset.train.labels, fraction, num_classes=dataset.num_classes, seed=self.spec.seed, pool=pool
-        )
+        seed = self.spec.seed
+        if defense_seed:
+            seed = derive_seed(seed, "defense-seed", defense_seed)
+            if source == "heldout":
+                pool = reserved_indices(self.spec, dataset)
+        return split_clean(dataset.train.labels, fraction, num_classes=dataset.num_classes, seed=seed, pool=pool)
 
 
 def make_trainer(spec: VictimSpec, dataset: Dataset, device: torch.device, *, seed: int) -> Trainer:
@@ -272,20 +278,23 @@ def _new_model(name: str, generator: torch.Generator, **task: Any) -> Classifier
 
 def attacker_indices(spec: VictimSpec, dataset: Dataset) -> Tensor:
     """The attacker's part of the training set: all of it, or what `reserved_fraction` leaves."""
-    if spec.reserved_fraction is None:
-        return torch.arange(len(dataset.train))
-    reserved = split_clean(
-        dataset.train.labels, spec.reserved_fraction, num_classes=dataset.num_classes, seed=spec.seed
-    )
     left = torch.ones(len(dataset.train), dtype=torch.bool)
-    left[reserved.all] = False
+    left[reserved_indices(spec, dataset)] = False
     indices = left.nonzero()[:, 0]
-    if len(dataset.train.labels[indices].unique()) < dataset.num_classes:
+    if spec.reserved_fraction is not None and len(dataset.train.labels[indices].unique()) < dataset.num_classes:
         raise DataError(
             f"clean_source heldout with clean_fraction {spec.reserved_fraction} leaves the attacker a class without "
             "images; use a smaller clean_fraction"
         )
     return indices
+
+
+def reserved_indices(spec: VictimSpec, dataset: Dataset) -> Tensor:
+    """The part of the training set that the attacker was denied."""
+    if spec.reserved_fraction is None:
+        return torch.arange(0)
+    classes = dataset.num_classes
+    return split_clean(dataset.train.labels, spec.reserved_fraction, num_classes=classes, seed=spec.seed).all
 
 
 def check_victim(spec: VictimSpec, dataset: Dataset, upstream: Dataset | None = None) -> None:

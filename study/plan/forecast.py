@@ -26,6 +26,7 @@ def plan_lines(
     upstream: Dataset | None = None,
     left: Mapping[str, int] | None = None,
     missing: Sequence[Cell] | None = None,
+    done: int = 0,
 ) -> list[str]:
     """Victims, trials and their cost in E (one epoch of training on the whole training set).
 
@@ -34,6 +35,7 @@ def plan_lines(
         dataset, upstream: the user's and, where the scenario has one, the attacker's.
         left: trials left by label; None: all of them.
         missing: victims that the store does not hold; None: not known.
+        done: trials that have a row.
     """
     spec, work = plan.spec, work_left(plan, dataset, left)
     baselines = [item for item in work if item.role != "search"]
@@ -47,18 +49,19 @@ def plan_lines(
     ]
     if targets := targets_in_words(spec, dataset, upstream):
         lines.append(f"attacks:   {'; '.join(targets)}")
-    if done := plan.total_jobs - trials:
-        lines.append(f"done:      {done} of {plan.total_jobs} trials, or not needed; what follows is what is left")
+    if done:
+        lines.append(f"done:      {done} trials; what follows is what is left")
     if missing is None:
         said = f"{len(victims)} (clean controls included), {training:.1f} E unless the store has them"
     else:
         said = f"{len(victims)} of {len(plan.victims())} are missing (clean controls included), {training:.1f} E"
     lines.append(f"victims:   {said}")
-    one = "if a setting costs what the published one does"
+    one, budget = "if a setting costs what the published one does", spec.search.budget_epochs
+    each = f"{spec.search.trials} settings" if budget is None else f"{budget:g} E"
     return [
         *lines,
         f"baselines: {sum(item.trials for item in baselines)} trials, {_epochs(baselines):.1f} E",
-        f"searches:  {len(searches)} of {spec.search.trials} settings each ({spec.search.sampler}), "
+        f"searches:  {len(searches)} of {each} each ({spec.search.sampler}), "
         f"{sum(item.trials for item in searches)} trials, {_epochs(searches):.1f} E {one}",
         f"total:     {trials} trials, {training + _epochs(work):.1f} E; "
         f"1 E is one epoch on all {len(dataset.train)} images",

@@ -11,7 +11,7 @@ from typing import Any
 
 from search_spaces.space import Space
 from study.plan.targets import with_label_numbers
-from study.spec.resolved import ResolvedAttack
+from study.spec.resolved import ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.schema import StudySpec
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import load_dataset
@@ -87,11 +87,15 @@ def make_plan(spec: StudySpec) -> Plan:
     """The baselines and searches of a spec, on their cells. Reads no data."""
     study = spec.resolve()
 
-    def cell_of(attack: ResolvedAttack, defense: str, seed: int, control: bool = False) -> Cell:
+    def cell_of(
+        attack: ResolvedAttack, method: ResolvedBaseline | ResolvedSearch, seed: int, own: int, control: bool = False
+    ) -> Cell:
         return Cell(
             data=study.data,
             victim=study.victim(attack, seed),
-            defense=defense,
+            defense=method.defense,
+            defense_label=method.label,
+            defense_seed=own,
             clean_fraction=study.clean_fraction,
             clean_source=study.clean_source,
             upstream=study.upstream,
@@ -104,16 +108,17 @@ def make_plan(spec: StudySpec) -> Plan:
     for attack in study.attacks:
         roles: list[Role] = ["baseline", "control"] if study.controls and attack.has_control else ["baseline"]
         for baseline in study.baselines:
-            for seed, role in itertools.product(study.seeds, roles):
-                label = f"{attack.name}/{baseline.defense}/{role}"
-                cell = cell_of(attack, baseline.defense, seed, control=role == "control")
+            for seed, own, role in itertools.product(study.seeds, study.defense_seeds, roles):
+                label = f"{attack.name}/{baseline.label}/{role}"
+                cell = cell_of(attack, baseline, seed, own, control=role == "control")
                 baselines.append(Job(label, label, role, cell, baseline.settings, baseline.published))
     groups = {"all": study.attacks} if study.shared else {attack.name: (attack,) for attack in study.attacks}
     searches = []
     for group, attacks in groups.items():
         for search in study.searches:
-            cells = tuple(cell_of(attack, search.defense, seed) for attack in attacks for seed in study.seeds)
-            searches.append(Search(f"{group}/{search.defense}", search.defense, cells, search.space, search.fixed))
+            pairs = itertools.product(attacks, study.seeds, study.defense_seeds)
+            cells = tuple(cell_of(attack, search, seed, own) for attack, seed, own in pairs)
+            searches.append(Search(f"{group}/{search.label}", search.defense, cells, search.space, search.fixed))
     return Plan(spec, tuple(baselines), tuple(searches))
 
 

@@ -22,7 +22,7 @@ from trainables.columns import (
 )
 
 # Raised when columns change their meaning; rows without the column are of version 1 and are read as `upgraded` says.
-SCHEMA = 2
+SCHEMA = 3
 PARAM, NOTE = "param.", "note."
 
 STUDY_COLUMNS = (
@@ -61,7 +61,8 @@ def upgraded(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of any version up to today's, in today's columns.
 
     Version 1: the search was named in the trial's id alone; a collapsed model was a flag; ``scenario`` told how the
-    victim was made, which is ``standalone`` for the scenario ``same-label`` too, and is left as it is.
+    victim was made, which is ``standalone`` for the scenario ``same-label`` too, and is left as it is. Version 2: there
+    was one defense seed, 0, and a defense stood in a study under its registered name alone.
 
     Raises:
         ValueError: the row was written by a later version of superft.
@@ -81,6 +82,9 @@ def upgraded(row: Mapping[str, Any]) -> dict[str, Any]:
         new["flags"] = [flag for flag in flags if flag != "collapsed"]
     if new.get("scenario") == "new_head":
         new["scenario"] = "new-head"
+    new.setdefault("defense_seed", 0)
+    if "defense" in new:
+        new.setdefault("defense_label", new["defense"])
     return new
 
 

@@ -69,10 +69,11 @@ CAPTION_PARITY = f"""
 <p class="caption"><b>Hypervolume</b>: the area that a front dominates, between 0 and 1; more is better.
 <b>Corner</b>: the same within the corner that matters, ASR below 20 % and less than 10 points of accuracy lost, scaled
 to 1. Fronts are chosen on the search half and measured on the report half. <b>First settings</b>: each search cut to
-as many settings as the shortest has. <b>First E</b>: each search cut to the settings that it finished within the same
-compute per model ({E_WORDS}). That limit is the budget of the study, or else the least that any search took in all, but
-never less than the dearest first setting. The first setting, the published one, counts whatever it takes; a search that
-ended earlier shows all that it has. <b>[a, b]</b>: 95 % percentile interval of {DRAWS:,} draws (fixed seed). Each draw
+as many settings as the shortest has; one with fewer than half of the longest is not compared so (–). <b>First E</b>:
+each search cut to the settings that it finished within the same compute per model ({E_WORDS}). That limit is the budget
+of the study, or else the least that any search took in all, but never less than the dearest first setting. A published
+setting that alone costs more than the budget is not counted there; a search that ended earlier shows all that it
+has. <b>[a, b]</b>: 95 % percentile interval of {DRAWS:,} draws (fixed seed). Each draw
 takes seeds with replacement, where there are several, and for every rate a plausible value given its count of test
 images (Jeffreys), with the same luck for all settings that were measured on the same images. The front is not chosen
 again in each draw. With two or three seeds such an interval is too narrow. Searches that overlap here cannot be told

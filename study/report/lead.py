@@ -232,10 +232,10 @@ def _trust(rows: pd.DataFrame) -> str:
 def _each_defense(settings: pd.DataFrame, measured: pd.DataFrame, found: Sequence[Verdict]) -> list[str]:
     says = []
     for _, row in measured[(measured["role"] == "baseline") & (measured["defense"] != "none")].iterrows():
-        says.append(f"<b>{escape(row['defense'])}</b> (baseline): {outcome_text(row)}.")
+        says.append(f"<b>{escape(row['defense_label'])}</b> (baseline): {outcome_text(row)}.")
     searched = settings[settings["role"] == "search"]
     for one in found:
-        group = searched[searched["defense"] == one.defense]
+        group = searched[searched["defense_label"] == one.defense]
         says.append(f"<b>{escape(one.defense)}</b>: {_one_defense(one, group, brief=len(found) > FEW_SEARCHES)}.")
     return says
 

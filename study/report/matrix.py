@@ -78,7 +78,7 @@ def matrix_of(
         own = settings[settings["attack"] == attack]
         before[attack] = (_before(own),)
         for _, one in own[(own["role"] == "baseline") & (own["defense"] != "none")].iterrows():
-            baselines.setdefault(str(one["defense"]), {})[attack] = (_cell(one, counts),)
+            baselines.setdefault(str(one["defense_label"]), {})[attack] = (_cell(one, counts),)
         for verdict in verdicts(own, members[members["attack"] == attack], shared):
             searches.setdefault(verdict.defense, {})[attack] = _pair(verdict, own, counts)
     rows = [(BEFORE, "", before)]
@@ -145,7 +145,7 @@ def step_of(value: float, steps: Sequence[float]) -> int:
 def _pair(verdict: Verdict, own: pd.DataFrame, counts: pd.DataFrame) -> tuple[Cell, Cell]:
     published = Cell("not run") if verdict.published is None else _cell(verdict.published, counts)
     if verdict.tuned is None:
-        group = own[(own["role"] == "search") & (own["defense"] == verdict.defense)]
+        group = own[(own["role"] == "search") & (own["defense_label"] == verdict.defense)]
         return published, _no_pick(verdict, group, counts)
     same = verdict.published is not None and verdict.tuned["trial"] == verdict.published["trial"]
     return published, dataclasses.replace(_cell(verdict.tuned, counts), same=same)
@@ -203,7 +203,7 @@ def _cell(one: pd.Series[Any], counts: pd.DataFrame) -> Cell:
 
 
 def _hover(one: pd.Series[Any]) -> str:
-    parts = [f"{one['defense']} on {one['attack']}"]
+    parts = [f"{one['defense_label']} on {one['attack']}"]
     if not pd.isna(one["asr_report"]):
         parts.append(f"ASR {rate(one['asr_report'], one['n_triggered_report'])}")
         parts.append(f"clean accuracy {rate(one['clean_accuracy_report'], one['n_clean_report'])}")

@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.offline
 import yaml
 
+from study.record.ended import Ended, read_ended
 from study.record.words import percent
 from study.report import captions, matrix, template
 from study.report.html import escape, folded, plural, slug, table_html
@@ -47,7 +48,10 @@ def page(
     """
     named = frame["study"].dropna()
     name = str(spec.get("name") or (named.iloc[0] if len(named) else directory.name))
-    body = [f"<h1>{escape(name)}: what does removing the backdoor cost?</h1>", _progress(spec, frame)]
+    body = [
+        f"<h1>{escape(name)}: what does removing the backdoor cost?</h1>",
+        _progress(spec, frame, read_ended(directory)),
+    ]
     links = re.findall(r'<section id="([^"]+)"><h2>(.*?)</h2>', "".join(sections))
     if links:
         places = [
@@ -96,7 +100,7 @@ def _what_was_found(spec: Mapping[str, Any], frame: pd.DataFrame, table: pd.Data
 
 def _pairs(table: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, Verdict]]:
     """(attack, verdict) of every search of one data set and model; one over all attacks counts once, for its means."""
-    shared = set(shared_members(members)["defense"])
+    shared = set(shared_members(members)["defense_label"])
     pairs = []
     for attack, group in table.groupby("attack", sort=True):
         for one in verdicts(group, members[members["attack"] == attack]):
@@ -105,7 +109,7 @@ def _pairs(table: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, Verdic
     return pairs
 
 
-def _progress(spec: Mapping[str, Any], frame: pd.DataFrame) -> str:
+def _progress(spec: Mapping[str, Any], frame: pd.DataFrame, ended: Mapping[str, Ended]) -> str:
     if not len(frame):
         return '<p class="lead">No trial has finished yet. This page fills as the study runs: write it again with '
         "<code>superft report</code>.</p>"
@@ -118,7 +122,7 @@ def _progress(spec: Mapping[str, Any], frame: pd.DataFrame) -> str:
     search = search if isinstance(search, Mapping) else {}
     short = [
         f"{place[-2]} / {place[-1]}: {done} of {asked}"
-        for place, (done, asked) in unfinished_searches(frame, search).items()
+        for place, (done, asked) in unfinished_searches(frame, search, ended).items()
     ]
     short += [f"{attack} / {defense}: not begun" for attack, defense in not_begun(frame, spec)]
     if short:
@@ -140,7 +144,7 @@ def _troubles(frame: pd.DataFrame, notes: Sequence[str]) -> str:
                 "status": str(row["status"]),
                 "trial": str(row["trial"]),
                 "attack": str(row["attack"]),
-                "defense": str(row["defense"]),
+                "defense": str(row["defense_label"]),
                 "seed": str(row["seed"]),
                 "setting": settings_text(row),
                 "cause": str(row["error"] or (NOTHING_FOUND if row["status"] == "abstained" else "not recorded")),
@@ -175,7 +179,7 @@ def _what_was_run(spec: Mapping[str, Any], directory: Path, frame: pd.DataFrame)
     for label, column in (("data set", "dataset"), ("model", "model"), ("attacks", "attack"), ("seeds", "seed")):
         facts[label] = ", ".join(str(v) for v in sorted(frame[column].dropna().unique()))
     for label, role in (("searched defenses", "search"), ("baselines", "baseline")):
-        facts[label] = ", ".join(sorted(frame.loc[frame["role"] == role, "defense"].unique()))
+        facts[label] = ", ".join(sorted(frame.loc[frame["role"] == role, "defense_label"].unique()))
     if len(frame):
         clean, triggered = (frame[f"n_{kind}"].max() for kind in ("clean", "triggered"))
         if not pd.isna(clean) and not pd.isna(triggered):

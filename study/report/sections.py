@@ -199,14 +199,14 @@ def _measured(one: pd.Series[Any]) -> dict[str, str]:
 
 
 def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
-    counts = settings[settings["role"] == "search"].set_index(["defense", "trial"])
+    counts = settings[settings["role"] == "search"].set_index(["defense_label", "trial"])
     # Several defenses have few settings in common: a column for each would be mostly empty.
-    alone = members["defense"].nunique() == 1
+    alone = members["defense_label"].nunique() == 1
     names = sorted({name for _, one in members.iterrows() for name in settings_of(one)})
     rows: Table = []
     for _, one in members.iterrows():
-        n = counts.loc[(one["defense"], one["trial"])]
-        row = {"defense": str(one["defense"]), "rank": str(one["rank"]), "trial": str(one["trial"])}
+        n = counts.loc[(one["defense_label"], one["trial"])]
+        row = {"defense": str(one["defense_label"]), "rank": str(one["rank"]), "trial": str(one["trial"])}
         words = [honours(one), "published" if one["published"] else "", "collapsed" if one["collapsed"] else ""]
         row["chosen as"] = ", ".join(filter(None, words))
         row["ASR"] = rate(one["asr_report"], n["n_triggered_report"])

@@ -156,15 +156,15 @@ def _front_lines(attack: str, group: pd.DataFrame, members: pd.DataFrame) -> lis
         for _, row in group[group["role"] == role].iterrows():
             said = row["status"] if row["status"] != "ok" and role == "baseline" else remark
             said += ", collapsed" if row["collapsed"] else ""
-            lines.append([str(row["defense"]), *_measured(row), said, settings_text(row)])
+            lines.append([str(row["defense_label"]), *_measured(row), said, settings_text(row)])
     searched = group[group["role"] == "search"]
     for _, member in members.iterrows():
-        rivals = searched[searched["defense"] == member["defense"]]
+        rivals = searched[searched["defense_label"] == member["defense_label"]]
         row = rivals[rivals["trial"] == member["trial"]].iloc[0]
         remarks = ["published"] if row["published"] else []
         remarks += ["knee"] if member["is_knee"] else []
         remarks += [row["status"]] if row["status"] != "ok" else []
-        lines.append([str(row["defense"]), *_measured(row), ", ".join(remarks), settings_text(row)])
+        lines.append([str(row["defense_label"]), *_measured(row), ", ".join(remarks), settings_text(row)])
     return lines
 
 

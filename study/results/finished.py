@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from search_spaces import space as search_spaces
-from study.results.settings import ALL_ATTACKS, GROUP, charged_epochs, is_shared
+from study.results.settings import ALL_ATTACKS, GROUP, cell_names, charged_epochs, is_shared
 from trainables.registry import SettingError
 
 LARGEST_SPACE = 10_000  # points up to which a space is counted; a larger one is not used up
 
 
-def unfinished_searches(frame: pd.DataFrame, search: Mapping[str, Any]) -> dict[tuple[Any, ...], tuple[int, int]]:
+def unfinished_searches(
+    frame: pd.DataFrame, search: Mapping[str, Any], ended: Container[str] = ()
+) -> dict[tuple[Any, ...], tuple[int, int]]:
     """Searches that lack settings: GROUP key -> (settings with a row, settings asked for).
 
     A search has ended when it has ``search.trials`` settings, when it has spent its ``search.budget_epochs``, or when
@@ -26,22 +28,25 @@ def unfinished_searches(frame: pd.DataFrame, search: Mapping[str, Any]) -> dict[
     Args:
         frame: ledger rows.
         search: the part ``search`` of the spec, as written; what is missing there ends no search.
+        ended: searches (``ATTACK/LABEL``) that are known to have ended, see `record.ended`.
     """
     asked = search.get("trials")
     rows = frame[frame["role"].fillna("search") == "search"]
     if not isinstance(asked, int) or not len(rows):
         return {}
-    cell = rows["seed"].astype(str)
+    cell = cell_names(rows)
     if is_shared(frame):
-        cell, rows = rows["attack"].astype(str) + "/" + cell, rows.assign(attack=ALL_ATTACKS)
+        rows = rows.assign(attack=ALL_ATTACKS)
     rows = rows.assign(cell=cell, cost=charged_epochs(rows).fillna(0.0))
     budget = search.get("budget_epochs")
     found = {}
     for keys, group in rows.groupby(list(GROUP), dropna=False):
+        if f"{keys[-2]}/{keys[-1]}" in ended:
+            continue
         done = int(group["trial"].nunique())
         cells = group["cell"].nunique()
         spent = isinstance(budget, int | float) and group["cost"].sum() >= budget * cells * (1 - 1e-9)
-        if done < asked and not spent and done < space_size(str(group["defense"].iloc[0]), search):
+        if done < asked and not spent and done < space_size(str(group["defense"].iloc[0]), search, str(keys[-1])):
             found[tuple(keys)] = (done, asked)
     return found
 
@@ -52,16 +57,23 @@ def not_begun(frame: pd.DataFrame, spec: Mapping[str, Any]) -> list[tuple[str, s
     if not isinstance(attacks, list) or not isinstance(defenses, list):
         return []
     rows = frame[frame["role"].fillna("search") == "search"]
-    begun = set(zip(rows["attack"].astype(str), rows["defense"].astype(str), strict=True))
+    begun = set(zip(rows["attack"].astype(str), rows["defense_label"].astype(str), strict=True))
     return [(str(a), str(d)) for a in attacks for d in defenses if (str(a), str(d)) not in begun]
 
 
-def space_size(defense: str, search: Mapping[str, Any]) -> float:
-    """Different settings that the search space of a defense holds; infinite if it is large, continuous or unknown."""
+def space_size(defense: str, search: Mapping[str, Any], label: str | None = None) -> float:
+    """Different settings that the search space of a defense holds; infinite if it is large, continuous or unknown.
+
+    Args:
+        defense: registered name.
+        search: the part ``search`` of the spec, as written.
+        label: of the defense in the study; default its registered name.
+    """
+    label = label or defense
     try:
-        space = search_spaces.get_space(defense, _part(search, "space").get(defense, "default"))
-        ranges = _part(_part(search, "ranges"), defense)
-        space = space.with_ranges(ranges, f"search.ranges.{defense}", published=search.get("published") is not False)
+        space = search_spaces.get_space(defense, _part(search, "space").get(label, "default"))
+        ranges = _part(_part(search, "ranges"), label)
+        space = space.with_ranges(ranges, f"search.ranges.{label}", published=search.get("published") is not False)
     except SettingError:
         return math.inf
     choices = {name: _points(item) for name, item in space.distributions.items()}

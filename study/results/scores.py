@@ -41,7 +41,7 @@ def remarks_on(rows: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any]:
 
     ``asr_report`` and ``clean_accuracy_report``: means over the measured cells on the half that the search does not
     read. ``charged_epochs``: E of all cells. ``status``: the worst of the cells; ``diverged`` marks a point that is the
-    worst there is because training left the finite numbers. ``seeds``: of the cells.
+    worst there is because training left the finite numbers. ``seeds``, ``defense_seeds``: of the cells.
     """
     everything = list(rows.values())
     measured = [row for row in everything if row["status"] in MEASURED]
@@ -51,6 +51,7 @@ def remarks_on(rows: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any]:
         "collapsed": any(bool(row.get("collapsed")) for row in everything),
         "charged_epochs": math.fsum(row.get("charged_epochs") or 0.0 for row in everything),
         "seeds": sorted({row["seed"] for row in everything}),
+        "defense_seeds": sorted({row.get("defense_seed", 0) for row in everything}),
     }
     for name in ("asr_report", "clean_accuracy_report"):
         known = [row[name] for row in measured if row.get(name) is not None]

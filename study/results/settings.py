@@ -20,7 +20,8 @@ from study.results.pareto import PICKS, RunningFront, hypervolume, hypervolume_b
 from study.results.scores import STATUSES
 from trainables.evaluation.metrics import der
 
-GROUP = ("dataset", "model", "attack", "defense")
+# What a search, or a baseline, is called within a study; the label is the defense's name there.
+GROUP = ("dataset", "model", "attack", "defense_label")
 ALL_ATTACKS = "all"
 METRICS = (
     *tuple(
@@ -44,7 +45,7 @@ _FRONT_VALUES = (
     *("asr_before_report", "clean_accuracy_before_report", "charged_epochs", "wall_seconds", "cells", "published"),
     *("status", "collapsed"),
 )
-FRONT_COLUMNS = (*GROUP, "rank", "trial", *_FRONT_VALUES, "der_report", "is_knee", "picks")
+FRONT_COLUMNS = (*GROUP, "defense", "rank", "trial", *_FRONT_VALUES, "der_report", "is_knee", "picks")
 
 
 def non_dominated(frame: pd.DataFrame, asr: str = "asr_search", ca: str = "clean_accuracy_search") -> pd.DataFrame:
@@ -97,6 +98,14 @@ def true_status(frame: pd.DataFrame) -> pd.Series[str]:
     return status
 
 
+def cell_names(rows: pd.DataFrame) -> pd.Series[str]:
+    """What a setting was scored on in each row: attack, seed and defense seed, as one text."""
+    names: pd.Series[str] = rows["attack"].astype(str)
+    for name in ("seed", "defense_seed"):
+        names = names + "/" + rows[name].astype(str)
+    return names
+
+
 def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
     """Rows whose model predicts next to nothing right any more: their ASR is 0 or 1 by accident."""
     return frame["collapsed"].eq(True).fillna(False).astype(bool)
@@ -105,11 +114,11 @@ def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
 def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame:
     """One row per setting: means over its cells, in the order in which the settings were finished.
 
-    Cells are its seeds, or with ``across_attacks`` its (attack, seed) pairs under the attack name ``all``. Cells
-    whose backdoor was not implanted measure nothing and are left out, also those of trials that abstained or diverged
-    there. ``complete`` is true for a setting that has a
-    result on every cell that its rivals in the group were scored on: a mean over fewer is no fair rival, so a setting
-    with a failed or still missing cell never enters a front. ``status`` is the worst of those cells, ``collapsed``
+    Cells are its pairs of seed and defense seed, with ``across_attacks`` those on every attack, under the attack name
+    ``all``. Cells whose backdoor was not implanted measure nothing and are left out, also those of trials that
+    abstained or diverged there. ``complete`` is true for a setting that has a result on every cell that its rivals in
+    the group were scored on: a mean over fewer is no fair rival, so a setting with a failed or still missing cell never
+    enters a front. ``status`` is the worst of those cells, ``collapsed``
     whether any of them did; ``cells`` counts those in the mean; ``*_min`` and ``*_max`` span the cells; counts of test
     images are pooled; costs are means per cell.
     """
@@ -117,7 +126,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     rows = frame.reset_index(drop=True).copy()
     rows["row"] = np.arange(len(rows))
     rows["role"] = rows["role"].fillna("search")
-    rows["cell"] = rows["attack"].astype(str) + "/" + rows["seed"].astype(str)
+    rows["cell"] = cell_names(rows)
     rows["charged_epochs"], rows["epochs_alone"] = charged_epochs(rows), charged_epochs(rows, alone=True)
     rows["status"] = true_status(rows)
     for metric, count in (("asr", "n_triggered"), ("clean_accuracy", "n_clean")):
@@ -128,7 +137,9 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     rows.loc[~scored, [*means, *_POOLED]] = np.nan
     if across_attacks:
         single = rows["role"] != "search"  # one settings point per defense, but a trial of its own per attack
-        rows.loc[single, "trial"] = ALL_ATTACKS + "/" + rows.loc[single, "defense"] + "/" + rows.loc[single, "role"]
+        rows.loc[single, "trial"] = (
+            ALL_ATTACKS + "/" + rows.loc[single, "defense_label"] + "/" + rows.loc[single, "role"]
+        )
         rows["attack"] = ALL_ATTACKS
     rows["scored"], rows["collapsed"] = scored, collapsed(rows) & scored
     rows["severity"] = rows["status"].map({status: rank for rank, status in enumerate(STATUSES)}).fillna(0).astype(int)
@@ -141,7 +152,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     for name in _SPREAD:
         table[f"{name}_min"], table[f"{name}_max"] = grouped[name].min(), grouped[name].max()
     table[list(_POOLED)] = grouped[list(_POOLED)].sum()
-    firsts = ["study", "device", "versions", "error", "flags", *params]
+    firsts = ["study", "defense", "device", "versions", "error", "flags", *params]
     table[firsts] = rows.loc[grouped["row"].first(), firsts].to_numpy(dtype=object)
     if len(table) < len(rows):  # the first cell may hold no error where a later one does
         table[["error", "flags"]] = grouped[["error", "flags"]].first()

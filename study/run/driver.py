@@ -5,19 +5,26 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from study.plan.jobs import Plan
 from study.record.columns import SCHEMA
 from study.record.cost import Bill
-from study.record.ledger import Ledger
+from study.record.ended import Ended, Why
+from study.record.ledger import Ledger, row_key
 from study.results.pareto import RunningFront
 from study.results.scores import has_backdoor, remarks_on, scores
+from study.search.budget import Budget
 from study.search.optuna_search import OptunaSearch
 from study.spec.methods import is_published
-from trainables.job import Job
+from trainables.job import Cell, Job
 from trainables.trial import plugins_of
 from trainables.victims import VictimSpec
+
+# Flag of a published setting that alone costs more than its search may spend: shown, and counted in nothing.
+BEYOND_BUDGET = "beyond_budget"
 
 
 def _any(job: Job) -> bool:
@@ -34,19 +41,41 @@ class Driver:
         plan: the work.
         ledger: opened for appending.
         searches: one per search of the plan, in its order.
+        cost: planned E of settings on a cell; needed where searches have a budget.
+        ended: searches that had ended before, and why, see `record.ended`.
+        on_end: called with the same once another search has ended.
+
+    Raises:
+        ValueError: searches have a budget, and the cost of a trial is not known.
     """
 
-    def __init__(self, plan: Plan, ledger: Ledger, searches: Sequence[OptunaSearch]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        searches: Sequence[OptunaSearch],
+        *,
+        cost: Callable[[Cell, Mapping[str, Any]], float] | None = None,
+        ended: Mapping[str, Ended] = MappingProxyType({}),
+        on_end: Callable[[Mapping[str, Ended]], None] | None = None,
+    ) -> None:
+        budget = plan.spec.search.budget_epochs
+        if budget is not None and cost is None:
+            raise ValueError("a search with a budget needs to know what a setting costs before it runs: give cost")
         self.plan, self.ledger, self.searches = plan, ledger, list(searches)
         self.fronts: dict[str, RunningFront] = {search.search.label: RunningFront() for search in searches}
         self.broken: dict[VictimSpec, str] = {}
         self._queue: deque[Job] = deque()
-        self._spent: dict[str, float] = {search.search.label: 0.0 for search in searches}
+        self._cost, self.ended, self._on_end = cost, dict(ended), on_end
+        self._budgets = {
+            one.search.label: Budget(None if budget is None else budget * len(one.search.cells)) for one in searches
+        }
+        self._parked: set[str] = set()
         self._bills = {search.search.label: Bill() for search in searches}
         self._by_label = {search.search.label: search for search in searches}
-        self._rows: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
+        self._rows: dict[str, dict[tuple[str, int, int], Mapping[str, Any]]] = {}
         for row in ledger.rows():
-            self._rows.setdefault(row["trial"], {})[row["attack"], row["seed"]] = row
+            self._rows.setdefault(row["trial"], {})[row_key(row)[1:]] = row
         for job in plan.baselines:
             self._enqueue(job)
         for search in searches:
@@ -109,12 +138,8 @@ class Driver:
         self._queue.appendleft(job)
 
     def waits(self) -> bool:
-        """Whether a running trial may still open the way for more jobs: its cost decides what the budget allows."""
-        budgeted = self.plan.spec.search.budget_epochs is not None
-        return budgeted and any(
-            search.asked > search.finished and search.asked < search.target and not search.exhausted
-            for search in self.searches
-        )
+        """Whether a running trial may still open the way for more jobs: it may leave some of what it was to cost."""
+        return bool(self._parked)
 
     def finish(self, job: Job, row: Mapping[str, Any]) -> dict[str, Any]:
         """Record a measured job and tell its search once the setting is measured on all its cells."""
@@ -129,10 +154,14 @@ class Driver:
         }
         search = self._by_label.get(job.label)
         full["charged_epochs"] = (Bill() if search is None else self._bills[search.search.label]).charge(full)
+        if search is not None and self._is_beyond(search, job.settings, job.published):
+            full["flags"] = [*full.get("flags", ()), BEYOND_BUDGET]
         self.ledger.append(full)
-        self._rows.setdefault(job.trial, {})[row["attack"], row["seed"]] = full
+        self._rows.setdefault(job.trial, {})[job.key[1:]] = full
         if search is not None:
-            self._spent[search.search.label] += full["charged_epochs"]
+            self._parked.discard(job.label)
+            if BEYOND_BUDGET not in full.get("flags", ()):
+                self._budgets[job.label].charge(job.trial, full["charged_epochs"])
             self._tell_if_complete(search, job.trial)
         return full
 
@@ -163,14 +192,46 @@ class Driver:
         for search in sorted(self.searches, key=lambda search: search.asked / search.target):
             if not any(wanted(Job(search.search.label, "", "search", cell, {}, False)) for cell in search.search.cells):
                 continue
-            if search.asked and all(cell.victim in self.broken for cell in search.search.cells):
-                search.exhausted = True
-            if self._budget_is_spent(search):
+            label = search.search.label
+            if label in self.ended or label in self._parked or search.asked >= search.target:
                 continue
-            if (asked := search.ask()) is not None:
+            if search.asked and all(cell.victim in self.broken for cell in search.search.cells):
+                search.exhausted = True  # for now: the victims may be mended
+                continue
+            if (asked := search.ask(partial(self._affords, search))) is not None:
                 self._enqueue_setting(search, *asked)
                 return True
+            if search.exhausted:
+                self._end(search, "space")
+            elif self._budgets[label].runs:
+                self._parked.add(label)
+            else:
+                self._end(search, "budget")
         return False
+
+    def _end(self, search: OptunaSearch, why: Why) -> None:
+        """Keep that a search asks for no more settings, and why: the ledger alone does not tell."""
+        self.ended[search.search.label] = Ended(search.asked, why)
+        if self._on_end is not None:
+            self._on_end(self.ended)
+
+    def _planned(self, search: OptunaSearch, settings: Mapping[str, Any]) -> float:
+        """E of settings on all cells of a search; 0 where there is no budget to keep."""
+        if self._cost is None:
+            return 0.0
+        return math.fsum(self._cost(cell, settings) for cell in search.search.cells)
+
+    def _affords(self, search: OptunaSearch, settings: Mapping[str, Any]) -> bool:
+        budget = self._budgets[search.search.label]
+        if budget.limit is None:
+            return True
+        published = is_published(search.search.defense, settings)
+        return budget.admits(self._planned(search, settings)) or self._is_beyond(search, settings, published)
+
+    def _is_beyond(self, search: OptunaSearch, settings: Mapping[str, Any], published: bool) -> bool:
+        """Whether settings are the published point and cost more than the whole budget: they are run beside it."""
+        budget = self._budgets[search.search.label]
+        return published and budget.limit is not None and budget.exceeds(self._planned(search, settings))
 
     def _resume(self, search: OptunaSearch) -> None:
         label, cells = search.search.label, search.search.cells
@@ -183,41 +244,32 @@ class Driver:
         for trial, values in complete.items():
             if values is not None and has_backdoor(mine[trial]):
                 self.fronts[label].add(*values)
-        self._spent[label] = math.fsum(
-            self._bills[label].charge(row) for rows in mine.values() for row in rows.values()
-        )
+        for trial, rows in mine.items():
+            for row in rows.values():
+                epochs = self._bills[label].charge(row)
+                if BEYOND_BUDGET not in row.get("flags", ()):
+                    self._budgets[label].charge(trial, epochs)
 
-    def _rows_of(self, search: OptunaSearch) -> dict[str, dict[tuple[str, int], Mapping[str, Any]]]:
-        """The rows of each setting of ``search``, by trial id and then by attack and seed."""
+    def _rows_of(self, search: OptunaSearch) -> dict[str, dict[tuple[str, int, int], Mapping[str, Any]]]:
+        """The rows of each setting of ``search``, by trial id and then by attack and seeds."""
         label = search.search.label
         return {trial: rows for trial, rows in self._rows.items() if next(iter(rows.values()))["search"] == label}
 
-    def _cost_of_a_setting(self, search: OptunaSearch) -> float:
-        """Mean over the finished ones, in E; 0 while there is none."""
-        return self._spent[search.search.label] / max(1, search.finished)
-
-    def _budget_is_spent(self, search: OptunaSearch) -> bool:
-        """Whether what is finished and, at its mean cost, what is running use up the budget of equal compute."""
-        budget = self.plan.spec.search.budget_epochs
-        if budget is None or search.asked == 0:
-            return False
-        if search.finished == 0:
-            return True  # the published point runs alone: its cost says how many more there are
-        committed = self._spent[search.search.label] + (search.asked - search.finished) * self._cost_of_a_setting(
-            search
-        )
-        return committed >= budget * len(search.search.cells)
-
     def _settings_in_the_end(self, search: OptunaSearch) -> int:
-        budget, each = self.plan.spec.search.budget_epochs, self._cost_of_a_setting(search)
-        if search.exhausted or (search.finished == search.asked > 0 and self._budget_is_spent(search)):
+        """How many settings the search will have asked for; with a budget that is left, a guess at their mean cost."""
+        label = search.search.label
+        budget = self._budgets[label]
+        if label in self.ended or search.exhausted:
             return search.asked
-        if budget is None or each == 0.0:
+        if budget.limit is None or search.finished == 0 or budget.spent == 0.0:
             return search.target
-        return max(search.asked, min(search.target, math.ceil(budget * len(search.search.cells) / each)))
+        more = math.floor(budget.left / (budget.spent / search.finished))
+        return max(search.asked, min(search.target, search.asked + more))
 
     def _enqueue_setting(self, search: OptunaSearch, trial_id: str, settings: dict[str, Any]) -> None:
         published = is_published(search.search.defense, settings)
+        if not self._is_beyond(search, settings, published):
+            self._budgets[search.search.label].start(trial_id, self._planned(search, settings))
         for cell in search.search.cells:
             self._enqueue(Job(search.search.label, trial_id, "search", cell, settings, published))
 
@@ -230,6 +282,7 @@ class Driver:
         if len(rows) < len(search.search.cells):
             return
         values = scores(rows)
+        self._budgets[search.search.label].end(trial_id)
         search.tell(trial_id, values, remarks_on(rows))
         if values is not None and has_backdoor(rows):
             self.fronts[search.search.label].add(*values)

@@ -6,15 +6,17 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from study.cluster.connect import ray_cluster, usable_nodes
+from study.plan.costs import trial_cost, work_left
 from study.plan.forecast import look_ahead, plan_lines
 from study.plan.jobs import Plan, prepare
 from study.plan.slots import Room, wanted_gpus
+from study.record.ended import ENDED_FILE, Ended, read_ended, write_ended
 from study.record.folder import LEDGER_FILE, REPORT_FILE, Folder, check_store
 from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage
@@ -92,7 +94,19 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
         searches = open_searches(plan, database or open_storage("journal", folder))
         if database is not None and not len(ledger):
             _check_unused(searches)
-        driver = Driver(plan, ledger, searches)
+
+        def keep_ended(ended: Mapping[str, Ended]) -> None:
+            write_ended(folder, ended)
+            home.keep(ENDED_FILE)
+
+        driver = Driver(
+            plan,
+            ledger,
+            searches,
+            cost=lambda cell, settings: trial_cost(cell, settings, dataset),
+            ended=read_ended(folder),
+            on_end=keep_ended,
+        )
         progress = Progress(driver)
         stack.enter_context(tracking(plan, ledger.rows, lambda: driver.finished, home, progress.say))
         if retried:
@@ -149,8 +163,10 @@ def _run_on_ray(
 
     from trainables.tune import TrialTrainable
 
-    ahead = look_ahead(plan, data[0], home.path, usable_nodes(), driver.remaining())
-    for line in [*plan_lines(plan, *data), *ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:
+    left = {item.label: item.trials for item in work_left(plan, data[0], driver.remaining())}
+    ahead = look_ahead(plan, data[0], home.path, usable_nodes(), left)
+    said = plan_lines(plan, *data, left, done=driver.done)
+    for line in [*said, *ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:
         progress.say(line)
     driver.break_victims(make_victims(plan, progress, ahead.victim_gpus, store))
     if ahead.shares is None:

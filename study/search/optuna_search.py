@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -34,8 +34,15 @@ DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
 # Consecutive suggestions of known settings after which a new one is looked for without the sampler: it may repeat
 # itself long before a small space is searched through.
 MOST_REPEATS = 10
+# Suggestions in a row that do not fit into what is left of a budget, after which a search has ended: its sampler goes
+# on to propose settings of all lengths.
+MOST_REFUSALS = 20
 # Points of a space without continuous parameters up to which they are looked through one by one.
 LARGEST_GRID = 10_000
+
+
+def _any_settings(settings: Mapping[str, Any]) -> bool:
+    return True
 
 
 def open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
@@ -203,16 +210,25 @@ class OptunaSearch:
         """Settings finished so far."""
         return len(self._told)
 
-    def ask(self) -> tuple[str, dict[str, Any]] | None:
-        """The next setting and its id; None when enough were asked, or the space holds no new one.
+    def ask(self, fits: Callable[[Mapping[str, Any]], bool] = _any_settings) -> tuple[str, dict[str, Any]] | None:
+        """The next setting and its id; None when enough were asked, the space holds no new one, or none ``fits``.
 
-        A suggestion that was evaluated before is told its known values at once and not counted.
+        A suggestion that was evaluated before is told its known values at once and not counted. One that does not fit
+        is left out (Optuna: failed, user attribute ``left_out``); after `MOST_REFUSALS` of them there is none.
+
+        Args:
+            fits: whether settings may run now, under a budget for one.
         """
-        repeats, own = 0, self.study.sampler
-        while self.asked < self.target and not self.exhausted:
+        repeats, refusals, own = 0, 0, self.study.sampler
+        while self.asked < self.target and not self.exhausted and refusals < MOST_REFUSALS:
             trial = self.study.ask(dict(self.search.space.distributions))
             settings = self.search.settings(trial.params)
             known = self._by_settings.get(_fingerprint(settings))
+            if known is None and not fits(settings):
+                refusals += 1
+                trial.set_user_attr("left_out", True)
+                self._finish(trial.number, None)
+                continue
             if known is None:
                 trial_id = self._new_id()
                 trial.set_user_attr("id", trial_id)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from study.plan.jobs import Plan
+from study.record.ledger import row_key
 from study.record.words import finished_at
 from study.results.pareto import RunningFront
 from study.results.scores import STATUSES, has_backdoor, scores
@@ -37,7 +38,7 @@ class Points:
     def __init__(self, plan: Plan) -> None:
         self._cells = {search.label: len(search.cells) for search in plan.searches}
         self._fronts = {label: RunningFront() for label in self._cells}
-        self._rows: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
+        self._rows: dict[str, dict[tuple[str, int, int], Mapping[str, Any]]] = {}
         self._steps: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
         self._epochs = 0.0
@@ -65,7 +66,7 @@ class Points:
     def _front(self, label: str, row: Mapping[str, Any]) -> dict[str, float]:
         """Size and hypervolume of the search's front after this row, on the search half as in the progress line."""
         rows, front = self._rows.setdefault(row["trial"], {}), self._fronts[label]
-        rows[row["attack"], row["seed"]] = row
+        rows[row_key(row)[1:]] = row
         if len(rows) == self._cells[label]:
             del self._rows[row["trial"]]
             values = scores(rows)
