@@ -28,13 +28,13 @@ from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.plugins.modules import PluginError
 from trainables.registry import SettingError
-from trainables.seeding import generator_for
+from trainables.seeding import derive_seed, generator_for
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store
 from trainables.training.loop import Counters, DivergedError
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-from trainables.trial import MEASURES, TrialResult, Workbench, assets_for, run_trial
+from trainables.trial import MEASURES, TrialResult, Workbench, assets_for, defender_seed, run_trial
 from trainables.victims import Victim, VictimSpec, obtain_victim
 
 CPU = torch.device("cpu")
@@ -338,6 +338,22 @@ def test_clean_data_are_clean_and_split(toy_victim: Victim, toy: Dataset, probe:
     assert torch.equal(assets.train.labels, toy.train.labels[split.train])
     assert torch.equal(assets.validation.images, toy.train.images[split.validation])
     assert len(assets.train) + len(assets.validation) == 60
+
+
+def test_a_defense_seed_changes_the_images_held_and_the_draws_of_the_repair(
+    toy_victim: Victim, toy: Dataset, probe: Any
+) -> None:
+    received = seen_by(CleanData, probe)
+    for own in (0, 1, 1):
+        run(toy_victim, toy, "probe", {"defense_seed": own})
+    first, second, again = received
+    assert torch.equal(second.train.images, again.train.images)
+    assert not torch.equal(first.train.images, second.train.images)
+    cells = [cell_of(toy_victim, "ft", defense_seed=own) for own in (0, 1, 1)]
+    assert defender_seed(cells[0]) != defender_seed(cells[1]) == defender_seed(cells[2])
+    assert defender_seed(cells[0]) == derive_seed(toy_victim.spec.seed, "defense"), "as rows of earlier versions drew"
+    assert cells[0].victim == cells[1].victim, "the victim is the same"
+    assert cells[1].columns()["defense_seed"] == 1
 
 
 def test_unpoisoned_source_hands_over_no_touched_image(toy_victim: Victim, toy: Dataset, probe: Any) -> None:

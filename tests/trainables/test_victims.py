@@ -222,6 +222,14 @@ def test_overlap_draws_from_all_of_the_training_set(toy_victim: Victim, toy: Dat
     assert set(toy_victim.poisoned.indices.tolist()) <= set(split.all.tolist())
 
 
+def test_another_defense_seed_is_another_defender(toy_victim: Victim, toy: Dataset) -> None:
+    held = [set(toy_victim.clean_split(toy, 0.3, "overlap", seed).all.tolist()) for seed in (0, 1, 2, 1)]
+    assert len(held[0]) == len(held[1]) == 60
+    assert held[1] == held[3]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert len(held[one] & held[other]) < 40, "two independent draws of 60 of 200 share 18 on average"
+
+
 def test_unpoisoned_draws_no_image_that_the_attacker_touched(toy_victim: Victim, toy: Dataset) -> None:
     split = toy_victim.clean_split(toy, 0.5, "unpoisoned")
     assert not set(toy_victim.poisoned.indices.tolist()) & set(split.all.tolist())
@@ -236,6 +244,9 @@ def test_heldout_images_were_never_the_attackers(toy: Dataset, store: Store) -> 
         split = victim.clean_split(toy, fraction, "heldout")
         assert len(split.all) == round(200 * fraction)
         assert not mine & set(split.all.tolist())
+        other = victim.clean_split(toy, fraction, "heldout", defense_seed=1)
+        assert len(other.all) == round(200 * fraction)
+        assert not mine & set(other.all.tolist()), "another defender, but of the same attacker"
     assert torch.equal(attacker_indices(victim.spec, toy), victim.attacker_indices)
 
 

@@ -79,6 +79,18 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     assert width((0.0, 0.2, 0.4)) > 2 * width((0.2, 0.2, 0.2))
 
 
+def test_defense_seeds_that_differ_widen_the_interval_less_than_attack_seeds() -> None:
+    """Two victims with two defenders each: spread between the victims is less certain than spread within them."""
+
+    def width(asrs: tuple[tuple[float, float], tuple[float, float]]) -> float:
+        cells = [(seed, own, asr) for seed, pair in enumerate(asrs) for own, asr in enumerate(pair)]
+        record = _one([point(0, asr, 0.9, seed=seed, defense_seed=own) for seed, own, asr in cells])
+        return record["hypervolume_all_high"] - record["hypervolume_all_low"]
+
+    alike, within, between = (width(asrs) for asrs in (((0.2,) * 2,) * 2, ((0.0, 0.4),) * 2, ((0.0, 0.0), (0.4, 0.4))))
+    assert 2 * alike < within < between
+
+
 def test_equal_trials_are_the_first_of_each_and_equal_compute_what_each_did_within_the_least_total() -> None:
     # a: three settings of 2 E; b: one of 1 E, then a better one of 3 E. Equal trials: 2. Equal compute: 4 E.
     rows = [_of(i, "a", asr, 0.9, 2.0) for i, asr in enumerate((0.5, 0.4, 0.1))]
