@@ -282,6 +282,10 @@ class Attack(ABC):
                 f"got {self.label_shift}"
             )
 
+    def at(self, image_size: int) -> Attack:
+        """Itself with the settings filled in that follow the size of the images; `identity` is taken of that."""
+        return self
+
     def identity(self) -> dict[str, Any]:
         """All that decides the result, JSON-able: part of the victim's content key."""
         return {"attack": self.name, **dataclasses.asdict(self)}
