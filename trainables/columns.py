@@ -122,10 +122,17 @@ RESULT_COLUMNS = (
 DETECTION_COLUMNS = (
     Column("detection_removed", "number", "share of the training set that the detector removed", SHARE),
     Column("detection_tpr", "number", "share of the poison that it removed", SHARE),
+    Column(
+        "detection_ceiling_share", "number", "most of the poison that any detector finds by removing as many", SHARE
+    ),
+    Column("detection_ceiling_classes", "number", "the same, removing as many of every class as this one did", SHARE),
     Column("detection_fpr", "number", "share of the clean images that it removed", SHARE),
     Column("detection_precision", "number", "share of poison among what it removed", SHARE),
+    Column("detection_removed_target", "number", "share of the target class that it removed", SHARE),
     Column("detection_auroc", "number", "chance that a poisoned image is more suspect than a clean one", SHARE),
     Column("detection_auprc", "number", "area under precision and recall of the suspicion", SHARE),
+    Column("detection_auroc_target", "number", "detection_auroc within the target class alone", SHARE),
+    Column("detection_auprc_target", "number", "detection_auprc within the target class alone", SHARE),
     Column("flagged_classes", "list", "labels that the detector calls attacked"),
     Column("target_flagged", "flag", "whether all classes that the attacker wants are among them"),
     Column("false_classes", "count", "how many others are among them"),

@@ -281,6 +281,7 @@ def run_trial(
             repair,
             victim.poisoned.kinds_of(len(victim.attacker_indices)),
             targets if ATTACKS.get(cell.victim.attack).implants_backdoor else targets[:0],
+            victim.poisoned.labels_of(dataset.train.labels[victim.attacker_indices]),
         )
         result.seconds_repair = clock() - ready
         evaluation_counters = type(trainer.counters)()

@@ -105,7 +105,11 @@ class VictimSpec:
 
     def name(self, dataset: Dataset, upstream: Dataset | None = None) -> str:
         """Readable prefix and content key: the artifact's name in the store."""
-        identity = {"schema": SCHEMA, **self.make_attack().identity(), **self._conditions(dataset, upstream)}
+        identity = {
+            "schema": SCHEMA,
+            **self.make_attack().at(dataset.image_size).identity(),
+            **self._conditions(dataset, upstream),
+        }
         # An edited trigger is another trigger, whatever its settings say.
         if (by := origin(ATTACKS, self.attack)) is not None:
             identity["attack_by"] = by
@@ -427,7 +431,7 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
     # Cross and cover samples carry a trigger under their own label: they are no part of the poison rate.
     poison = int((implanted.poisoned.kinds == Kind.POISON).sum())
     facts = {
-        "identity": attack.identity(),
+        "identity": attack.at(dataset.image_size).identity(),
         "spec": dataclasses.asdict(spec),
         "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "train_size": len(indices)},
         "upstream": before,

@@ -59,8 +59,13 @@ class; below: the class that the attacker wants.</p>
 CAPTION_DETECTION = """
 <p class="caption">To be found: the poison in the training set, or the attacked class. <b>Removed</b>: share of the
 training set that was left out. <b>TPR</b>, <b>FPR</b>: share of the poisoned and of the clean training images that were
-left out. <b>Precision</b>: share of poison in what was left out. <b>AUROC</b>, <b>AUPRC</b>: how well the suspicion
-score ranks poison above clean, over all training images (chance is 0.5 and the poison rate). <b>Flagged classes</b>:
+left out. <b>Most TPR at this share</b>: what the best of all detectors would reach by leaving out as many images, and
+<b>at these shares of the classes</b>: as many of every class as this detector did. A TPR is read against these: where
+more than half of the attacked class is poison, who leaves out 15 % of every class cannot find much of it.
+<b>Precision</b>: share of poison in what was left out. <b>AUROC</b>, <b>AUPRC</b>: how well the suspicion score ranks
+poison above clean (chance is 0.5 and the share of poison). <b>Within the target class</b> is what a detector is
+judged by; over all classes a score gains by telling classes apart. Both are missing where no image of the target class
+is poisoned. <b>Flagged classes</b>:
 classes that were called attacked, with the anomaly index where there is one (suspicious above the threshold of the
 setting). <b>Target found</b>: whether the attacker's class is among them. <b>False classes</b>: how many others
 are.</p>

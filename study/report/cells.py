@@ -18,10 +18,15 @@ from study.results.outcomes import OUTCOMES
 DETECTION = {
     "detection_removed": "removed",
     "detection_tpr": "TPR",
+    "detection_ceiling_share": "most TPR at this share",
+    "detection_ceiling_classes": "most TPR at these shares of the classes",
     "detection_fpr": "FPR",
     "detection_precision": "precision",
-    "detection_auroc": "AUROC",
-    "detection_auprc": "AUPRC",
+    "detection_removed_target": "removed of the target class",
+    "detection_auroc_target": "AUROC within the target class",
+    "detection_auprc_target": "AUPRC within the target class",
+    "detection_auroc": "AUROC over all classes",
+    "detection_auprc": "AUPRC over all classes",
 }
 PUBLISHED = ("ASR", "clean accuracy", "E", "status")
 FLAGS, TARGET, WRONG, ANOMALY = "flagged_classes", "target_flagged", "false_classes", "note.anomaly_indices"
@@ -179,7 +184,7 @@ def _flags_text(row: pd.Series[Any]) -> str:
 
 
 def _detection_text(column: str, value: float) -> str:
-    return f"{value:.3f}" if column in ("detection_auroc", "detection_auprc") else percent(value)
+    return f"{value:.3f}" if column.startswith(("detection_auroc", "detection_auprc")) else percent(value)
 
 
 def _estimate(one: pd.Series[Any], key: str) -> str:

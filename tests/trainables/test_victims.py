@@ -55,6 +55,7 @@ STORED_KEYS = {
     "blended": "a1ea1d4aa55dc438cd864049",
     "clean": "b22260a46ff86f6e24288a62",
     "clean_encoder": "2bc826a26e9eabcccced440b",
+    "clean_wanet": "304036705a56b1f0ffc75856",
     "handcrafted": "76697910d6a30775075b359e",
     "imc": "186dd36d16c0e780f54495e4",
     "inputaware": "2887e2c57f58da14c281e235",
@@ -62,7 +63,7 @@ STORED_KEYS = {
     "lf": "e26c82bc6823d8dfbdfa9a3a",
     "sbl": "2467ba980db19808121c38b2",
     "sig": "3fc2eadb4b51d624e457d56c",
-    "wanet": "3563a99d02067bb0e670490c",
+    "wanet": "d0b12e9c64bd0c65dc62cdc3",
 }
 STORED_MODELS = {
     "preact_resnet18": "d7083e51e71af43b86680a63",
@@ -127,7 +128,7 @@ NAMES = {
     "lf": "lf-toy-preact_resnet18-seed0-7e13a3e2b0c5f21d26c72a8a",
     "sbl": "sbl-toy-preact_resnet18-seed0-a3c6e008493c6fcd98546e2f",
     "sig": "sig-toy-preact_resnet18-seed0-2462c5cb77fa93e0433e2143",
-    "wanet": "wanet-toy-preact_resnet18-seed0-06d5ce54298ad4cbd6d8773b",
+    "wanet": "wanet-toy-preact_resnet18-seed0-3f507aa0a634db54d11f0dc9",
 }
 
 

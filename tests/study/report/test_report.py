@@ -316,7 +316,8 @@ def _detections(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
 
 def test_detectors_are_judged_where_they_judged_samples() -> None:
     found = {"detection_removed": 0.15, "detection_tpr": 0.9, "detection_fpr": 0.05, "detection_precision": 0.6}
-    found |= {"detection_auroc": 0.987, "detection_auprc": None}
+    found |= {"detection_auroc": 0.987, "detection_auprc": None, "detection_auroc_target": 0.5}
+    found |= {"detection_removed_target": 0.15, "detection_ceiling_share": 1.0, "detection_ceiling_classes": 0.28}
     rows = [make_row("badnets/spectral/baseline", **found), make_row("badnets/ft/baseline")]
     assert _detections(rows) == {
         "spectral (baseline)": {
@@ -324,7 +325,11 @@ def test_detectors_are_judged_where_they_judged_samples() -> None:
             "TPR": "90.0 %",
             "FPR": "5.0 %",
             "precision": "60.0 %",
-            "AUROC": "0.987",
+            "most TPR at this share": "100.0 %",
+            "most TPR at these shares of the classes": "28.0 %",
+            "removed of the target class": "15.0 %",
+            "AUROC within the target class": "0.500",
+            "AUROC over all classes": "0.987",
         }
     }
 
