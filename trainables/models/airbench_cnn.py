@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from trainables.models.build import register
 from trainables.models.classifier import Classifier
 from trainables.models.convolution import Conv3x3
 
-STEM = 24  # 12 patterns of a 2x2 patch of three colours, and their negatives
+STEM = 24  # twice the 12 values of a 2x2 patch of three colours
 LOGIT_SCALE = 1 / 9
-# Jordan adds it to the variance of every pattern before dividing by its root, so that rare ones are not blown up.
-STEM_EPS = 5e-4
 # Below, the third pool has a single position left and nothing to halve: 2x2 stem, then 8 -> 4 -> 2 -> 1.
 SMALLEST = 9
 
@@ -48,16 +45,16 @@ def airbench_cnn(num_classes: int, width: int, mean: Sequence[float], std: Seque
       trained, with PyTorch's momentum and epsilon.
     - ReLU in place of GELU. It may follow the pool: max-pool and ReLU give the same in either order, and a quarter of
       the values is left.
-    - The stem is trained and has a BatchNorm and a ReLU of its own. See `patterns` for what replaces its whitening.
+    - The stem is trained from PyTorch's default weights and has a BatchNorm and a ReLU of its own, no whitening: that
+      needs the training images before the first step. A stand-in without data (an orthonormal basis of 2x2 colour
+      patches, which BatchNorm scales to variance 1) brought nothing.
     - The last pool rounds up, so that 16-pixel images keep 2x2 positions for attention maps (32 pixels: 4x4, not 3x3).
     - The head has a bias, as every head here; the scale of the logits, 1/9, is in the neck.
     - No alternating flip, Lookahead or faster biases, which are a training loop's business, and no test-time
       augmentation, which would be a defense.
     """
     stem = nn.Conv2d(3, STEM, 2, bias=False)
-    with torch.no_grad():
-        stem.weight.copy_(patterns()[torch.randperm(STEM)])
-    stages: list[nn.Module] = [nn.Sequential(stem, nn.BatchNorm2d(STEM, eps=STEM_EPS), nn.ReLU(inplace=True))]
+    stages: list[nn.Module] = [nn.Sequential(stem, nn.BatchNorm2d(STEM), nn.ReLU(inplace=True))]
     in_channels = STEM
     for group, channels in enumerate((width, 4 * width, 4 * width)):
         pool = nn.MaxPool2d(2, ceil_mode=group == 2)
@@ -65,20 +62,6 @@ def airbench_cnn(num_classes: int, width: int, mean: Sequence[float], std: Seque
         in_channels = channels
     neck = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), Scale(LOGIT_SCALE))
     return Classifier(stages, neck, nn.Linear(in_channels, num_classes), mean, std)
-
-
-def patterns() -> Tensor:
-    """First weights of the stem, (24, 3, 2, 2): an orthonormal basis of 2x2 colour patches, and its negatives.
-
-    Jordan takes the eigenvectors of the training patches, scaled to unit variance. Those of photographs are close to the
-    products of (brightness, red - blue, green - rest) with (mean, left - right, up - down, diagonal), which need no
-    data; the BatchNorm behind them makes their variance 1.
-    """
-    sides = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / 2**0.5
-    colours = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
-    colours = colours / colours.norm(dim=1, keepdim=True)
-    basis = torch.einsum("kc,ai,bj->kabcij", colours, sides, sides).reshape(12, 3, 2, 2)
-    return torch.cat([basis, -basis])
 
 
 def _block(in_channels: int, channels: int, pool: nn.Module | None = None) -> nn.Sequential:
