@@ -58,8 +58,10 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
+    # All threads: what is timed is a machine, and the row says how many they were.
+    threads, device = torch.get_num_threads(), torch.device(arguments.device)
     make_bench = Mirrored if arguments.mirror else Workbench
-    bench, data = make_bench(Store(arguments.store), torch.device(arguments.device)), DataSource(arguments.data)
+    bench, data = make_bench(Store(arguments.store), device, threads=threads), DataSource(arguments.data)
     for seed in arguments.seeds:
         for name, recipe in arguments.recipes:
             for attack in arguments.attacks:

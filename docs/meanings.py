@@ -84,7 +84,9 @@ SPEC_KEYS: dict[str, str] = {
         "Share of a GPU per trial: `1/k`, 0 or a whole number; `auto` measures it ([sharing "
         "GPUs](cluster.md#sharing-gpus))."
     ),
-    "resources.cpus_per_trial": "CPU cores, so threads, per trial.",
+    "resources.cpus_per_trial": (
+        "CPU cores, so threads, per trial, in a study and in `superft trial`; another number gives other results."
+    ),
     "resources.trial_seconds": ("A trial that takes longer is stopped and recorded as failed. Left out: no limit."),
     "plugins": (
         "Modules or files of somebody else that add attacks, defenses, models, data sets, samplers or figures: see "

@@ -64,7 +64,12 @@ CONDITION_COLUMNS = (
 STATUS = Column(
     "status", "text", "ok, abstained (nothing to repair was found), diverged, failed or backdoor_not_implanted"
 )
-FLAGS = Column("flags", "list", "remarks: WHAT_reused (ready-made work was taken), retried_out_of_memory")
+FLAGS = Column(
+    "flags",
+    "list",
+    "remarks: WHAT_reused (ready-made work was taken), retried_out_of_memory, victim_trained_otherwise (than the trial "
+    "computes: see victim_trained_on)",
+)
 RESULT_COLUMNS = (
     *_rates("", "all test images"),
     *_rates("_search", "the half that the search reads"),
@@ -113,6 +118,7 @@ RESULT_COLUMNS = (
     Column("started", "text", "when the trial began, UTC, ISO 8601"),
     FLAGS,
     Column("victim", "text", "name of the victim in the store"),
+    Column("victim_trained_on", "text", "kind of device, threads and precision that the victim was trained with"),
     Column("resolved_settings", "json", "all settings of the defense, defaults included"),
     Column("threads", "count", "processor threads of the trial: sums in another order can flip single images"),
     Column("precision", "text", "of the arithmetic: float32 or bfloat16"),
@@ -136,4 +142,14 @@ DETECTION_COLUMNS = (
     Column("flagged_classes", "list", "labels that the detector calls attacked"),
     Column("target_flagged", "flag", "whether all classes that the attacker wants are among them"),
     Column("false_classes", "count", "how many others are among them"),
+)
+# What a trial that is run again need not repeat: when, where and how fast it ran, and what it found ready made.
+CIRCUMSTANCES = frozenset(
+    {
+        *("study", "node", "gpus", "schema", "charged_epochs", "started"),
+        *("device", "versions", "code", "plugins", "threads", "precision", "victim_trained_on", "victim"),
+        *("wall_seconds", "seconds_setup", "seconds_repair", "seconds_evaluate", "peak_memory_bytes"),
+        *("flags", "shared_work", "forward_samples", "backward_samples", "input_backward_samples"),
+        *("reused_forward_samples", "reused_backward_samples", "reused_input_backward_samples", "steps"),
+    }
 )

@@ -25,6 +25,7 @@ from trainables.evaluation.metrics import Evaluation, der, evaluate
 from trainables.job import Cell
 from trainables.machine.float32 import exact_float32
 from trainables.machine.provenance import code, describe_device, peak_memory_bytes, versions
+from trainables.machine.threads import on_threads
 from trainables.models.build import MODELS
 from trainables.models.classifier import Classifier
 from trainables.plugins.modules import PluginError
@@ -33,7 +34,8 @@ from trainables.registry import Registry
 from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
-from trainables.training.loop import Counters, DivergedError, resolved_precision
+from trainables.training.arithmetic import arithmetic, arithmetic_text
+from trainables.training.loop import Counters, DivergedError
 from trainables.victims import Victim, check_measured_again, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
@@ -51,7 +53,6 @@ class TrialResult:
     What the trial found ready made by an earlier trial (flag ``WHAT_reused``) costs nothing again; the work it once
     took is in ``reused_*_samples``, so that the cost of a setting alone is their sum. ``shared_work`` says what that
     was: names ``made``, and ``reused`` names with their samples.
-    plugins: str = ""
     """
 
     cell: Cell
@@ -84,6 +85,7 @@ class TrialResult:
     code: str = ""
     plugins: str = ""
     victim: str = ""
+    victim_trained_on: str = ""
     started: str = ""
     collapsed: bool = False
     flags: list[str] = field(default_factory=list)
@@ -119,10 +121,14 @@ class Workbench:
         device: trials run on.
         keep: how many victims are kept; the oldest goes first.
         trains: whether a victim that the store does not hold is trained; else that is a StoreUnavailableError.
+        threads: that PyTorch computes on in `victim` and `run`, >= 1; as many as a study's trials have by default,
+            whatever this process had before and has again after: on others the results differ.
     """
 
-    def __init__(self, store: Store, device: torch.device, keep: int = 16, *, trains: bool = True) -> None:
-        self.store, self.device, self.keep, self.trains = store, device, keep, trains
+    def __init__(
+        self, store: Store, device: torch.device, keep: int = 16, *, trains: bool = True, threads: int = 1
+    ) -> None:
+        self.store, self.device, self.keep, self.trains, self.threads = store, device, keep, trains, threads
         self._victims: dict[tuple[str, bool], Victim] = {}
         self.memo = Memo(store.derived())
 
@@ -142,7 +148,8 @@ class Workbench:
         """The cell's victim: kept, from the store, or trained now."""
         key = (self.victim_name(cell), cell.control)
         if key not in self._victims:
-            victim = self._obtain(cell)
+            with on_threads(self.threads):
+                victim = self._obtain(cell)
             while len(self._victims) >= self.keep:
                 self._victims.pop(next(iter(self._victims)))
             self._victims[key] = victim
@@ -165,9 +172,10 @@ class Workbench:
         started = time.perf_counter()
         victim = self.victim(cell)
         waited = time.perf_counter() - started
-        result = run_trial(
-            cell, settings, dataset=self.dataset(cell.data), victim=victim, device=self.device, memo=self.memo
-        )
+        with on_threads(self.threads):
+            result = run_trial(
+                cell, settings, dataset=self.dataset(cell.data), victim=victim, device=self.device, memo=self.memo
+            )
         result.seconds_setup += waited
         result.wall_seconds += waited
         return result
@@ -239,6 +247,7 @@ def run_trial(
     started, clock = datetime.now(UTC), time.perf_counter
     begin = clock()
     defense = DEFENSES.create(cell.defense, settings)
+    how = arithmetic(device, cell.victim.precision)
     result = TrialResult(
         cell=cell,
         settings=dict(settings),
@@ -249,10 +258,11 @@ def run_trial(
         **_target(cell, dataset),
         image_size=dataset.image_size,
         threads=torch.get_num_threads(),
-        precision=resolved_precision(device, cell.victim.precision),
+        precision=how["precision"],
         code=code(),
         plugins=plugins_of(cell),
         victim=victim.name,
+        victim_trained_on=victim.trained_on,
         started=started.isoformat(timespec="seconds"),
     )
     if device.type == "cuda":
@@ -261,7 +271,7 @@ def run_trial(
     if counters is not None:
         trainer.counters = counters
     if memo is not None:
-        trainer.memo, trainer.task = memo, _task(cell, defense, victim)
+        trainer.memo, trainer.task = memo, _task(cell, defense, victim, how)
     model = copy.deepcopy(victim.model).to(device)
     if cell.fresh_head and defense.owns is CleanData:
         model.reset_head(trainer.generator("weights", "fresh-head"))
@@ -308,6 +318,8 @@ def run_trial(
         }
     if evaluation is not None:  # a constant predictor's ASR is 0 or 1 by accident
         result.collapsed = evaluation.full.clean_accuracy <= _near_chance(dataset.num_classes)
+    if victim.trained_on not in ("", arithmetic_text(how)):
+        result.flags.append("victim_trained_otherwise")
     result.flags += sorted({f"{name.rpartition('-')[0]}_reused" for name in trainer.reused})
     for counted in trainer.reused.values():
         result.reused_forward_samples += counted.forward_samples
@@ -366,13 +378,15 @@ def _near_chance(num_classes: int) -> float:
     return min(2.0 * chance, chance + 0.1 * (1.0 - chance))
 
 
-def _task(cell: Cell, defense: Defense, victim: Victim) -> str:
+def _task(cell: Cell, defense: Defense, victim: Victim, how: Mapping[str, Any]) -> str:
     """Key of all that a defense is given beside its settings: trials that share it may share results.
 
     The victim's facts are in it because a victim that was trained again, after damage, may differ in its last bits.
+    So may what was computed with other threads: a row must not depend on who computed before.
     """
     held = [cell.clean_fraction, cell.clean_source, cell.fresh_head] if defense.owns is CleanData else []
     given: dict[str, Any] = {"victim": victim.name, "facts": victim.facts, "seed": defender_seed(cell), "held": held}
+    given["arithmetic"] = dict(how)
     if (by := origin(DEFENSES, cell.defense)) is not None:  # what edited code makes is not what it made before
         given["defense_by"] = by
     return content_key(given)

@@ -38,6 +38,7 @@ from trainables.scenarios import PROBE, ScenarioName, check_scenario, take_over
 from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
 from trainables.storage.store import Artifact, DamagedArtifactError, Store, content_key
+from trainables.training.arithmetic import arithmetic, arithmetic_text
 from trainables.training.predict import predict
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
@@ -167,7 +168,7 @@ class Victim:
         asr_including_target: success when test images that already have the target label are counted too; higher, and
             not to be mixed with ASR. Some papers report this one.
         clean_model_accuracy: of the control.
-        facts: provenance: versions, device, seconds, counters.
+        facts: provenance: versions, device, threads and precision (``arithmetic``), seconds, counters.
     """
 
     name: str
@@ -199,6 +200,12 @@ class Victim:
         reference = self.clean_model_accuracy if self.clean_model_accuracy is not None else 0.0
         rates = self.evaluation.full
         return rates.asr >= IMPLANTED_ASR and rates.clean_accuracy >= reference - IMPLANTED_ACCURACY_DROP
+
+    @property
+    def trained_on(self) -> str:
+        """Kind of device, threads and precision that it was trained with, in words; empty: it does not say."""
+        how = self.facts.get("arithmetic")
+        return "" if how is None else arithmetic_text(how)
 
     def as_control(self, clean: Victim, evaluation: Evaluation) -> Victim:
         """The clean model in this victim's place: what a defense does to it under the same trigger.
@@ -396,9 +403,11 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
     if upstream is not None:  # the model keeps the normalisation that it was trained with
         task = dataclasses.replace(dataset, mean=upstream.mean, std=upstream.std)
     attack, trainer = spec.make_attack(), make_trainer(spec, task, device, seed=spec.seed)
+    how = arithmetic(device, spec.precision)
     before: dict[str, Any] | None = None
     # What several attacks need of the same data and model (a surrogate's signal, a pre-trained encoder) is made once.
-    trainer.memo, trainer.task = Memo(store.derived()), spec.task(dataset, upstream)
+    trainer.memo = Memo(store.derived())
+    trainer.task = content_key({"task": spec.task(dataset, upstream), "arithmetic": how})
     indices = attacker_indices(spec, dataset)
     train = dataset.train.subset(indices).to(device)
     if spec.scenario == "new_head" and upstream is not None:
@@ -447,6 +456,7 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
         "counters": dataclasses.asdict(trainer.counters),
         "seconds": seconds,
         "device": describe_device(device),
+        "arithmetic": how,
         "versions": versions(),
     }
     poisoned = implanted.poisoned

@@ -49,7 +49,12 @@ class Progress:
         """A victim is ready."""
         for note in facts["notes"]:
             self.say(f"WARNING: {note}")
-        made = "from the store" if facts["found"] else f"trained in {facts['seconds']:.0f} s"
+        # A victim is shared whatever trained it; its trials then differ from those of a store of their own.
+        if facts["trained_on"] not in ("", facts["computes_on"]):
+            other = f", trained on {facts['trained_on']} where this study's trials have {facts['computes_on']}"
+        else:
+            other = ""
+        made = f"from the store{other}" if facts["found"] else f"trained in {facts['seconds']:.0f} s"
         base = "" if facts["asr_base"] is None else f", ASR of the trigger on a clean model {facts['asr_base']:.3f}"
         warning = "" if facts["implanted"] else "  WARNING: the backdoor is not implanted, its trials count in no front"
         self.say(

@@ -26,7 +26,8 @@ from trainables.machine.device import NoGpuError
 from trainables.storage.store import StoreUnavailableError
 
 FACTS = {"attack": "badnets", "seed": 0, "notes": [], "found": True, "asr_base": None, "implanted": True}
-FACTS |= {"clean_accuracy": 0.9, "asr": 1.0}
+FACTS |= {"clean_accuracy": 0.9, "asr": 1.0, "trained_on": "cpu, 1 thread, float32"}
+FACTS |= {"computes_on": "cpu, 1 thread, float32"}
 # One of the two that the plan has: BadNets, and the clean model beside it.
 FULL = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,9 @@ from optuna.trial import TrialState
 from study.record.columns import COLUMNS
 from study.record.optuna_storage import open_storage
 from study.record.temporary import scratch_folder
+from study.run.repeat import differences
 from tests.study.processes import Place, new_place, rows_of, wait_for
+from trainables.columns import CIRCUMSTANCES
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -156,6 +160,21 @@ def test_rows_hold_what_a_reader_needs_to_trust_them(killed: SimpleNamespace) ->
         if row["defense"] == "super_ft":
             assert row["steps"] == sum(round(0.1 * row["param.iterations"]) for _ in range(2))
             assert row["backward_samples"] == 16 * row["steps"]
+
+
+def test_a_trial_is_repeated_in_one_process_that_has_more_threads(killed: SimpleNamespace, place: Place) -> None:
+    row = next(row for row in rows_of(killed.directory) if row["trial"] == "badnets/super_ft/0003")
+    command = [sys.executable, "-m", "study.cli", "trial", "--like", str(killed.directory), row["trial"], "--json"]
+    done = subprocess.run(
+        [*command, "--store", str(place.folder / "another")],  # its victim is trained anew
+        capture_output=True, text=True, timeout=240, check=False, env=place.environment() | {"OMP_NUM_THREADS": "2"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    now = json.loads(done.stdout)
+    assert now["threads"] == row["threads"] == 1
+    assert now["victim_trained_on"] == row["victim_trained_on"] == "cpu, 1 thread, float32"
+    assert {"asr", "clean_accuracy_report", "asr_by_class", "param.lr_max1"} <= set(row) & set(now) - CIRCUMSTANCES
+    assert differences(now, row) == {}
 
 
 def test_the_same_command_on_a_finished_study_does_nothing_but_say_so(killed: SimpleNamespace, place: Place) -> None:
