@@ -17,7 +17,18 @@ PAPER = {
     "gamma": 0.5,
     "tuning_epochs": 20,
     "finetuning_epochs": 60,
+    "unlearning_epochs": 20,
+    "gate_on": "batch",
     "lr": 0.01,
     "unlearn_lr": 1e-4,
-    "unlearning_epochs": 20,
+    "grad_clip": 10.0,
+    "bn_mode": "train",
+    "batch_size": 256,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+}
+PAPER_FOR: dict[str, dict[str, object]] = {
+    "cifar100": {},
+    "gtsrb": {},
+    "tiny_imagenet": {"tuning_epochs": 40, "finetuning_epochs": 120, "unlearning_epochs": 4},
 }

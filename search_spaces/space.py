@@ -1,12 +1,14 @@
 """A search space, and the spaces that there are by the name of their defense.
 
-A space is an object with SPACE and PAPER, and with VARIANTS where there are several: a module of this package, named
-after its defense, or a class of a plug-in with ``@register("DEFENSE")`` above it.
+A space is an object with SPACE and PAPER, with VARIANTS where there are several, and with PAPER_FOR where the source
+states points for several data sets: a module of this package, named after its defense, or a class of a plug-in with
+``@register("DEFENSE")`` above it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,11 @@ from trainables.defenses.base import DEFENSES
 from trainables.registry import Registry, SettingError, nearest
 
 Settings = dict[str, Any]
+
+# The data set that PAPER is the point for, where PAPER_FOR says what other data sets have.
+PAPER_DATASET = "cifar10"
+# Modules of this package that hold no space.
+HELPERS = ("space", "steps")
 
 
 def _same(values: Mapping[str, Any]) -> Settings:
@@ -34,17 +41,29 @@ class Space:
         paper: the published point, as settings of the defense.
         to_settings: parameters -> settings of the defense.
         to_params: settings -> parameters, its inverse on the space.
+        published_for: the data set that the published point was stated for; empty where the space does not say.
     """
 
     distributions: Mapping[str, BaseDistribution]
     paper: Mapping[str, Any]
     to_settings: Callable[[Mapping[str, Any]], Settings] = _same
     to_params: Callable[[Mapping[str, Any]], Settings] = _same
+    published_for: str = ""
 
     def paper_params(self) -> Settings:
-        """The published point as searched parameters; what it states beside them is the defense's default."""
+        """The published point as searched parameters; what it states beside them is in `beside`."""
         params = self.to_params(self.paper)
         return {name: params[name] for name in self.distributions}
+
+    def beside(self, defense: str) -> Settings:
+        """What the published point states beside the searched parameters, where it is not the defense's default."""
+        searched = self.to_settings(self.paper_params())
+        defaults = {field.name: field.default for field in dataclasses.fields(DEFENSES.get(defense))}
+        return {
+            key: value
+            for key, value in self.paper.items()
+            if key not in searched and not (key in defaults and defaults[key] == value)
+        }
 
     def with_ranges(self, ranges: Mapping[str, Sequence[Any]], key: str, *, published: bool = True) -> Space:
         """The space with other bounds (``[low, high]``) or choices for some parameters.
@@ -109,16 +128,18 @@ def _check(defense: str, holder: Any) -> None:
             raise SettingError(
                 f"search space of {defense}: SPACE[{name!r}] must be an Optuna distribution, got {item!r}"
             )
-    for variant, space in _variants(holder).items():
+    for variant, dataset in itertools.product(_variants(holder), (None, *getattr(holder, "PAPER_FOR", {}))):
+        space = _space_of(holder, variant, dataset)
         try:
             params = space.paper_params()
         except Exception as error:
             missing = f"PAPER has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
             raise SettingError(f"search space of {defense} ({variant}): {missing}, but SPACE searches it") from error
+        where = f" for {dataset}" if dataset else ""
         for name, value in params.items():
             if not _holds(space.distributions[name], value):
                 raise SettingError(
-                    f"search space of {defense} ({variant}): PAPER[{name!r}] = {value!r} lies outside "
+                    f"search space of {defense} ({variant}): PAPER[{name!r}] = {value!r}{where} lies outside "
                     f"{space.distributions[name]}; the published point is trial 0"
                 )
 
@@ -127,8 +148,17 @@ def _variants(holder: Any) -> dict[str, Space]:
     return {"default": Space(holder.SPACE, holder.PAPER), **getattr(holder, "VARIANTS", {})}
 
 
+def _space_of(holder: Any, variant: str, dataset: str | None) -> Space:
+    space, others = _variants(holder)[variant], getattr(holder, "PAPER_FOR", None)
+    if others is None:
+        return space
+    if dataset is None or dataset not in others:
+        return dataclasses.replace(space, published_for=PAPER_DATASET)
+    return dataclasses.replace(space, paper={**space.paper, **others[dataset]}, published_for=dataset)
+
+
 def _adopt(module: ModuleType, name: str) -> None:
-    if name != "space":
+    if name not in HELPERS:
         SPACES.add(name, module, by=module.__name__)
 
 
@@ -141,13 +171,21 @@ def names() -> list[str]:
     return SPACES.names()
 
 
-def paper_point(defense: str) -> Mapping[str, Any]:
-    """The published settings of a defense; empty for one without a search space."""
-    return MappingProxyType(dict(SPACES.get(defense).PAPER) if defense in SPACES else {})
+def paper_point(defense: str, dataset: str | None = None) -> Mapping[str, Any]:
+    """The published settings of a defense for a data set, see `get_space`; empty for one without a search space."""
+    return MappingProxyType(dict(get_space(defense, dataset=dataset).paper) if defense in SPACES else {})
 
 
-def get_space(defense: str, variant: str = "default") -> Space:
-    """The search space of a defense.
+def published_for(defense: str, dataset: str) -> str:
+    """The data set that `paper_point` was stated for; empty where the space does not say, or there is none."""
+    return get_space(defense, dataset=dataset).published_for if defense in SPACES else ""
+
+
+def get_space(defense: str, variant: str = "default", dataset: str | None = None) -> Space:
+    """The search space of a defense, around the published point for a data set.
+
+    Args:
+        dataset: registered name; the point for CIFAR-10 where the source states none for it (`Space.published_for`).
 
     Raises:
         SettingError: the defense has none, or none of that name.
@@ -159,7 +197,7 @@ def get_space(defense: str, variant: str = "default") -> Space:
     variants = _variants(SPACES.get(defense))
     if variant not in variants:
         raise SettingError(f"unknown search.space.{defense} {variant!r}: {nearest(variant, variants)}")
-    return variants[variant]
+    return _space_of(SPACES.get(defense), variant, dataset)
 
 
 def check_space(

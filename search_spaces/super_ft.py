@@ -8,14 +8,45 @@ from typing import Any
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from search_spaces.space import Space
+from search_spaces.steps import LONGEST_TRIANGLE
 
 SPACE = {
     "lr_base": FloatDistribution(1e-5, 1e-2, log=True),
     "lr_max1": FloatDistribution(1e-2, 2.0, log=True),
     "lr_max2": FloatDistribution(1e-4, 1e-1, log=True),
-    "iterations": IntDistribution(20, 4000, log=True),
+    "iterations": IntDistribution(20, LONGEST_TRIANGLE, log=True),
 }
-PAPER = {"lr_base": 3e-4, "lr_max1": 0.1, "lr_max2": 1e-3, "iterations": 500}
+PAPER = {
+    "lr_base": 3e-4,
+    "lr_max1": 0.1,
+    "lr_max2": 1e-3,
+    "lr_max3": 1e-3,
+    "iterations": 500,
+    "length_unit": "step",
+    "cycles1": 1.0,
+    "cycles2": 1.0,
+    "cycles3": 1.0,
+    "phases": 2,
+    "up_fraction": 0.5,
+    "shape": "linear",
+    "granularity": "step",
+    "phase_reset": True,
+    "peak_decay": 1.0,
+    "cooldown_steps": 0,
+    "cooldown_lr": None,
+    "momentum": 0.9,
+    "momentum_mode": "constant",
+    "weight_decay": 5e-4,
+    "optimizer": "sgd",
+    "batch_size": 256,
+    "grad_clip": None,
+    "bn_mode": "train",
+    "augment": True,
+    "scope": "all",
+    "select": "last",
+}
+# The paper has one schedule for all of its data sets.
+PAPER_FOR: dict[str, dict[str, object]] = {"cifar100": {}, "gtsrb": {}}
 
 # Keeps lr_base <= lr_max2 <= lr_max1 by searching ratios instead of rejecting points.
 ORDERED_SPACE = {

@@ -124,6 +124,9 @@ RESULT_COLUMNS = (
     Column("precision", "text", "of the arithmetic: float32 or bfloat16"),
     Column("plugins", "text", "names and versions of the plug-ins that attack, defense, model and data come from"),
     Column("code", "text", "version of superft, and the commit where it runs from a repository"),
+    Column(
+        "batch", "count", "images per optimiser step of the largest stage; missing where nothing was trained", IMAGES
+    ),
 )
 DETECTION_COLUMNS = (
     Column("detection_removed", "number", "share of the training set that the detector removed", SHARE),

@@ -189,7 +189,7 @@ class Registry(Generic[T]):
         rules = rules_of(cls)
         for key in settings:
             if key not in rules:
-                raise SettingError(f"unknown setting {self.kind}.{name}.{key}: {nearest(key, rules)}")
+                raise self.unknown_setting(name, key)
         try:
             typed = {key: rules[key].typed(value, f"{self.kind}.{name}.{key}") for key, value in settings.items()}
         except ValueError as error:
@@ -198,6 +198,16 @@ class Registry(Generic[T]):
             return cls(**typed)
         except (ValueError, TypeError) as error:
             raise SettingError(f"{self.kind}.{name}: {error}") from error
+
+    def unknown_setting(self: Registry[type[X]], name: str, key: str, label: str | None = None) -> SettingError:
+        """The error about a setting that the class called ``name`` has not: what took its place, or the nearest.
+
+        ``label``: under which the setting was given, where that is not the name.
+        """
+        cls = self.get(name)
+        replaced: Mapping[str, str] = getattr(cls, "replaced", {})
+        hint = replaced[key] if key in replaced else nearest(str(key), rules_of(cls))
+        return SettingError(f"unknown setting {self.kind}.{label or name}.{key}: {hint}")
 
     def _load(self) -> None:
         if self._loaded:

@@ -61,6 +61,7 @@ class TrialResult:
     status: str = "failed"
     metrics: dict[str, float | int | None] = field(default_factory=dict)
     steps: int = 0
+    batch: int | None = None
     forward_samples: int = 0
     backward_samples: int = 0
     input_backward_samples: int = 0
@@ -331,7 +332,7 @@ def run_trial(
             for name, counted in trainer.reused.items()
         }
         result.shared_work = json.dumps({"made": trainer.made, "reused": reused})
-    counters = trainer.counters
+    counters, result.batch = trainer.counters, trainer.batch
     result.steps, result.forward_samples = counters.steps, counters.forward_samples
     result.backward_samples, result.input_backward_samples = counters.backward_samples, counters.input_backward_samples
     result.peak_memory_bytes = peak_memory_bytes(device)

@@ -32,12 +32,13 @@ STUDY_COLUMNS = (
 PLACE_COLUMNS = (
     Column("role", "text", "search, baseline (run once), or control: a baseline on the clean model"),
     Column("search", "text", "the search that proposed the setting: ATTACK/DEFENSE, or all/DEFENSE; else missing"),
-    Column("published", "flag", "whether the settings are the published point"),
+    Column("published", "flag", "whether the settings are the published point, in all that its source states"),
     Column("on_front", "flag", "whether the setting is on its search's front; only in tables: it changes as rows come"),
     Column("charged_epochs", "number", "what the search was charged for the trial", "E"),
     Column("gpus", "number", "share of a GPU that the trial had", "GPUs"),
     Column("node", "text", "of the cluster, the beginning of its id"),
     Column("schema", "count", "version of these columns"),
+    Column("published_for", "text", "the data set that the published point was stated for; missing for other settings"),
 )
 # In the order of trials.csv; the settings, param.NAME, stand behind the fixed results.
 COLUMNS: tuple[Column, ...] = (

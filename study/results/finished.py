@@ -46,7 +46,9 @@ def unfinished_searches(
         done = int(group["trial"].nunique())
         cells = group["cell"].nunique()
         spent = isinstance(budget, int | float) and group["cost"].sum() >= budget * cells * (1 - 1e-9)
-        if done < asked and not spent and done < space_size(str(group["defense"].iloc[0]), search, str(keys[-1])):
+        dataset = str(group["dataset"].iloc[0]) if "dataset" in group else None
+        size = space_size(str(group["defense"].iloc[0]), search, dataset, str(keys[-1]))
+        if done < asked and not spent and done < size:
             found[tuple(keys)] = (done, asked)
     return found
 
@@ -61,17 +63,18 @@ def not_begun(frame: pd.DataFrame, spec: Mapping[str, Any]) -> list[tuple[str, s
     return [(str(a), str(d)) for a in attacks for d in defenses if (str(a), str(d)) not in begun]
 
 
-def space_size(defense: str, search: Mapping[str, Any], label: str | None = None) -> float:
+def space_size(defense: str, search: Mapping[str, Any], dataset: str | None = None, label: str | None = None) -> float:
     """Different settings that the search space of a defense holds; infinite if it is large, continuous or unknown.
 
     Args:
         defense: registered name.
         search: the part ``search`` of the spec, as written.
+        dataset: of the study, whose published point must lie in the space.
         label: of the defense in the study; default its registered name.
     """
     label = label or defense
     try:
-        space = search_spaces.get_space(defense, _part(search, "space").get(label, "default"))
+        space = search_spaces.get_space(defense, _part(search, "space").get(label, "default"), dataset)
         ranges = _part(_part(search, "ranges"), label)
         space = space.with_ranges(ranges, f"search.ranges.{label}", published=search.get("published") is not False)
     except SettingError:

@@ -9,6 +9,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from search_spaces.space import published_for
 from study.plan.jobs import Plan
 from study.record.columns import SCHEMA
 from study.record.cost import Bill
@@ -150,6 +151,7 @@ class Driver:
             "role": job.role,
             "search": job.label if job.role == "search" else None,
             "published": job.published,
+            "published_for": published_for(job.cell.defense, job.cell.data.name) if job.published else None,
             "schema": SCHEMA,
         }
         search = self._by_label.get(job.label)
@@ -215,6 +217,9 @@ class Driver:
         if self._on_end is not None:
             self._on_end(self.ended)
 
+    def _is_published(self, search: OptunaSearch, settings: Mapping[str, Any]) -> bool:
+        return is_published(search.search.defense, settings, search.search.cells[0].data.name)
+
     def _planned(self, search: OptunaSearch, settings: Mapping[str, Any]) -> float:
         """E of settings on all cells of a search; 0 where there is no budget to keep."""
         if self._cost is None:
@@ -225,7 +230,7 @@ class Driver:
         budget = self._budgets[search.search.label]
         if budget.limit is None:
             return True
-        published = is_published(search.search.defense, settings)
+        published = self._is_published(search, settings)
         return budget.admits(self._planned(search, settings)) or self._is_beyond(search, settings, published)
 
     def _is_beyond(self, search: OptunaSearch, settings: Mapping[str, Any], published: bool) -> bool:
@@ -267,7 +272,7 @@ class Driver:
         return max(search.asked, min(search.target, search.asked + more))
 
     def _enqueue_setting(self, search: OptunaSearch, trial_id: str, settings: dict[str, Any]) -> None:
-        published = is_published(search.search.defense, settings)
+        published = self._is_published(search, settings)
         if not self._is_beyond(search, settings, published):
             self._budgets[search.search.label].start(trial_id, self._planned(search, settings))
         for cell in search.search.cells:

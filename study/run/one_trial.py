@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from search_spaces.space import published_for
 from study.plan.jobs import prepare
 from study.record.columns import SCHEMA, to_frame
 from study.record.folder import check_store
@@ -75,7 +76,15 @@ def run_job(spec: StudySpec, job: Job, device: torch.device, threads: int) -> di
     check_store(store)
     bench = Workbench(store, device, threads=threads)
     result = bench.run(job.cell, job.settings)
-    return result.row(study=spec.name, trial=job.trial, role=job.role, published=job.published, schema=SCHEMA)
+    stated_for = published_for(job.cell.defense, job.cell.data.name) if job.published else None
+    return result.row(
+        study=spec.name,
+        trial=job.trial,
+        role=job.role,
+        published=job.published,
+        published_for=stated_for,
+        schema=SCHEMA,
+    )
 
 
 def describe(row: Mapping[str, Any]) -> str:

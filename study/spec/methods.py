@@ -9,7 +9,7 @@ from typing import Any
 
 from search_spaces import space as search_spaces
 from trainables.defenses.base import DEFENSES
-from trainables.registry import Registry, SettingError, nearest
+from trainables.registry import Registry, SettingError
 
 
 def typed_settings(
@@ -31,14 +31,22 @@ def typed_settings(
         raise SettingError(f"{registry.kind}.{label} must be a mapping of settings, got {given!r}")
     for key in given:
         if key not in known:
-            raise SettingError(f"unknown setting {registry.kind}.{label}.{key}: {nearest(str(key), known)}")
+            raise registry.unknown_setting(name, str(key), label)
     instance = registry.create(name, given)
     return {key: getattr(instance, key) for key in given}
 
 
-def is_published(defense: str, settings: Mapping[str, Any]) -> bool:
-    """Whether settings agree with the published point in everything that it states."""
-    paper = search_spaces.paper_point(defense)
+def published_settings(defense: str, dataset: str) -> dict[str, Any]:
+    """The published point for a data set as a row shows it: what is searched, and what is not the defense's default."""
+    if defense not in search_spaces.names():
+        return {}
+    space = search_spaces.get_space(defense, dataset=dataset)
+    return {**space.beside(defense), **space.to_settings(space.paper_params())}
+
+
+def is_published(defense: str, settings: Mapping[str, Any], dataset: str) -> bool:
+    """Whether settings agree with the published point for a data set in everything that it states."""
+    paper = search_spaces.paper_point(defense, dataset)
     # What is neither searched nor fixed stays at its default.
     complete = dataclasses.asdict(DEFENSES.create(defense, settings)) if paper else {}
     return bool(paper) and all(_equal(complete.get(key), value) for key, value in paper.items())

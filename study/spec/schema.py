@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from search_spaces import space as search_spaces
-from study.spec.methods import is_published, typed_settings
+from study.spec.methods import is_published, published_settings, typed_settings
 from study.spec.plugins import load_plugins
 from study.spec.resolved import Resolved, ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.samplers import SAMPLERS, check_sampler
@@ -318,7 +318,8 @@ class StudySpec(_Part):
             self._fixed(name)
         for name in {*self.defenses, *self.search.ranges}:
             given, key = self.search.ranges.get(name, {}), f"search.ranges.{name}"
-            search_spaces.check_space(self.method(name), self._space(name), self._fixed(name), given, key)
+            method, space = self.method(name), self._space(name)
+            search_spaces.check_space(method, space, {**space.beside(method), **self._fixed(name)}, given, key)
         self.resolve()
         if self.scenario.type == "same-label" and self.clean_source != "overlap":
             raise ValueError(
@@ -411,8 +412,8 @@ class StudySpec(_Part):
 
     def _baseline(self, label: str) -> ResolvedBaseline:
         method = self.method(label)
-        settings = {**search_spaces.paper_point(method), **self._fixed(label)}
-        return ResolvedBaseline(label, method, settings, is_published(method, settings))
+        settings = {**published_settings(method, self.dataset), **self._fixed(label)}
+        return ResolvedBaseline(label, method, settings, is_published(method, settings, self.dataset))
 
     def _search(self, label: str) -> ResolvedSearch:
         space, fixed, name = self._space(label), self._fixed(label), label
@@ -422,7 +423,8 @@ class StudySpec(_Part):
                 f"defense.{name}.{searched[0]} is fixed by the spec but searched by its space; "
                 f"drop it, or list {name} under baselines instead"
             )
-        return ResolvedSearch(label, self.method(label), space, fixed)
+        method = self.method(label)
+        return ResolvedSearch(label, method, space, {**space.beside(method), **fixed})
 
     def _fixed(self, label: str) -> dict[str, Any]:
         """Settings that the spec fixes for a defense, coerced to their types (SettingError)."""
@@ -433,7 +435,7 @@ class StudySpec(_Part):
 
     def _space(self, label: str) -> search_spaces.Space:
         """The search space of a defense in this study (SettingError)."""
-        space = search_spaces.get_space(self.method(label), self.search.space.get(label, "default"))
+        space = search_spaces.get_space(self.method(label), self.search.space.get(label, "default"), self.dataset)
         return space.with_ranges(
             self.search.ranges.get(label, {}), f"search.ranges.{label}", published=self.search.published
         )

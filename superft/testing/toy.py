@@ -51,7 +51,7 @@ SMALL: dict[str, dict[str, object]] = {
         "lr": 1.5,
         "iterations": 2,
         "batch_size": 32,
-        "max_threshold": 0.8,
+        "threshold": 0.8,
         "acc_tol": 0.45,
         "tolerance": "points",
     },
@@ -60,18 +60,20 @@ SMALL: dict[str, dict[str, object]] = {
     # The victim is right about a third of its images: a relative tolerance that some step of the pruning exceeds on any
     # machine, where none would exceed as many points.
     "fp": {"acc_tol": 0.3},
+    # The published share of a small batch is one image, and so is half or twice that share.
+    "ibau": {"patch_portion": 0.5},
     # With a threshold of 0 every class below the median is flagged.
-    "nc": {"mad_threshold": 0.0, "mask_epochs": 2, "patience": 1, "stop_patience": 1, "tau": 0.05},
-    # An ascent that reaches its goal in the second of three epochs, and masks that then move.
+    "nc": {"mad_threshold": 0.0, "mask_steps": 8, "patience": 1, "stop_patience": 1, "tau": 0.05},
+    # An ascent that reaches its goal in the second of three passes, and masks that then move.
     "rnp": {
-        "unlearn_epochs": 3,
-        "recover_epochs": 2,
+        "unlearn_steps": 12,
+        "recover_steps": 6,
         "unlearn_lr": 0.1,
         "clean_threshold": 0.62,
         "recover_lr": 5.0,
         "batch_size": 20,
         "grad_clip": 1.0,
-        "max_threshold": 0.55,
+        "threshold": 0.55,
         "acc_tol": 0.45,
         "tolerance": "points",
     },

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.data.images import DataError, ImageSet, to_float
-from trainables.defenses.base import Defense, PoisonedData, Repair, register, training_work
+from trainables.defenses.base import Defense, PoisonedData, Repair, images_per_step, register, training_work
 from trainables.defenses.retraining import digest
 from trainables.models.classifier import Classifier
 from trainables.seeding import generator_for
@@ -48,7 +48,8 @@ class AntiBackdoorLearning(Defense):
         bn_mode: batch normalisation during the ascent. ``train`` takes batch statistics (public code) and moves the
             running ones, which costs accuracy; ``eval`` leaves those to the task, but what is known by heart has hardly
             a gradient there, and a backdoor that was isolated without error may stay as it is.
-        batch_size, momentum, weight_decay: of Nesterov's SGD in all stages.
+        batch_size, momentum, weight_decay: of Nesterov's SGD in all stages. A batch is at most a quarter of the
+            training set, and at most what is isolated.
     """
 
     owns: ClassVar[type[PoisonedData]] = PoisonedData
@@ -71,9 +72,12 @@ class AntiBackdoorLearning(Defense):
         """What updates the weights, in every stage that trains them."""
         return Optimizer("nesterov", self.momentum, self.weight_decay)
 
-    def steps(self, epochs: int, n: int) -> int:
-        """Optimiser steps of ``epochs`` passes over ``n`` samples."""
-        return epochs * -(-n // self.batch_size)
+    def steps(self, epochs: int, n: int, batch: int) -> int:
+        """Optimiser steps of ``epochs`` passes over ``n`` samples in batches of so many.
+
+        Epochs, not steps: it trains a new model on the whole training set, as the victim was (see `base`).
+        """
+        return epochs * -(-n // batch)
 
     def isolated(self, n: int) -> int:
         """How many of ``n`` samples are isolated."""
@@ -97,8 +101,9 @@ class AntiBackdoorLearning(Defense):
         order = canonical_order(assets.train)
         train = assets.train.subset(order)
         n, stage = len(train), self._gated_stage()
+        batch = images_per_step(self.batch_size, n)
 
-        state = trainer.remember("gated_training", stage, lambda: self._train_gated(train, trainer))
+        state = trainer.remember("gated_training", stage, lambda: self._train_gated(train, batch, trainer))
         losses = state["losses"]
         tuned = {name.removeprefix("model."): tensor for name, tensor in state.items() if name != "losses"}
         suspects = isolate(losses, self.isolated(n))
@@ -108,26 +113,26 @@ class AntiBackdoorLearning(Defense):
         def finetune() -> Classifier:
             found = trainer.fresh_model("abl")
             found.load_state_dict(tuned)
-            self._fit(found, train.subset(kept.nonzero()[:, 0]), trainer, "finetuning")
+            self._fit(found, train.subset(kept.nonzero()[:, 0]), batch, trainer, "finetuning")
             return found
 
         identity = {**stage, "isolated": digest(suspects), "finetuning_epochs": self.finetuning_epochs}
         new = trainer.remember_model("finetuning", identity, finetune)
-        self._fit(new, train.subset(suspects), trainer, "unlearning")
+        self._fit(new, train.subset(suspects), batch, trainer, "unlearning")
 
         scores = torch.empty_like(losses)
         scores[order] = -losses
         return Repair(new, scores=scores, removed=order[suspects].sort().values)
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        isolated = self.isolated(n_owned)
+        isolated, batch = self.isolated(n_owned), images_per_step(self.batch_size, n_owned)
         total = Counters(forward_samples=n_owned)
         for epochs, n in (
             (self.tuning_epochs, n_owned),
             (self.finetuning_epochs, n_owned - isolated),
             (self.unlearning_epochs, isolated),
         ):
-            work = training_work(self.steps(epochs, n), self.batch_size, n)
+            work = training_work(self.steps(epochs, n, batch), batch, n)
             total.steps += work.steps
             total.forward_samples += work.forward_samples
             total.backward_samples += work.backward_samples
@@ -138,19 +143,19 @@ class AntiBackdoorLearning(Defense):
         keys = ("tuning_epochs", "gate_on", "gamma", "lr", "batch_size", "momentum", "weight_decay")
         return {key: getattr(self, key) for key in keys}
 
-    def _train_gated(self, train: ImageSet, trainer: Trainer) -> dict[str, Tensor]:
+    def _train_gated(self, train: ImageSet, batch: int, trainer: Trainer) -> dict[str, Tensor]:
         model = trainer.fresh_model("abl")
-        self._fit(model, train, trainer, "tuning")
+        self._fit(model, train, batch, trainer, "tuning")
         losses = sample_losses(model, train, trainer)
         return {"losses": losses, **{f"model.{name}": tensor for name, tensor in model.state_dict().items()}}
 
-    def _fit(self, model: Classifier, data: ImageSet, trainer: Trainer, stage: str) -> None:
+    def _fit(self, model: Classifier, data: ImageSet, batch: int, trainer: Trainer, stage: str) -> None:
         epochs = {
             "tuning": self.tuning_epochs,
             "finetuning": self.finetuning_epochs,
             "unlearning": self.unlearning_epochs,
         }[stage]
-        steps = self.steps(epochs, len(data))
+        steps = self.steps(epochs, len(data), batch)
         if steps == 0:
             return
         losses: dict[str, LossFunction] = {
@@ -170,7 +175,7 @@ class AntiBackdoorLearning(Defense):
             purpose=f"abl-{stage}",
             steps=steps,
             lr_at=rates[stage],
-            batch_size=self.batch_size,
+            batch_size=batch,
             optimizer=self.updater(),
             augmentation=trainer.augmentation(),
             loss=losses[stage],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, register, training_work
 from trainables.defenses.pruning import (
     MaskedModel,
-    Tolerance,
     ToleranceUnit,
-    prune_by_masks,
+    prune_closed,
     require_batch_norm,
     require_validation,
     validation_passes,
@@ -45,17 +45,19 @@ class AdversarialNeuronPruning(Defense):
         momentum: of the masks' SGD, in [0, 1).
         iterations: mask updates, >= 0.
         clip_noise: keep the noise within eps; public code lets it reach 2 eps, and so does the default.
-        threshold: prune masks at or below it, in [0, 1); None: the largest that the validation set admits.
-        max_threshold: end of the sweep 0, 0.05, ..., in [0, 1): untouched channels have 1; used where ``threshold`` is
-            None.
-        acc_tol: largest drop of validation accuracy in that sweep, in [0, 1).
+        threshold: masks at or below it are closed, and nothing else is pruned, in [0, 1). The paper: 0.2;
+            BackdoorBench sweeps up to 0.9.
+        acc_tol: largest drop of validation accuracy, in [0, 1); above 0 it allows one validation image at least. Of the
+            closed channels, in the order in which they closed, as many go as it admits. None: all of them, without
+            a look at validation images.
         tolerance: that drop is ``relative`` to the accuracy before, or in ``points``.
         bn_mode: ``train`` learns the masks on batch statistics (public code), ``eval`` on the running ones.
-        batch_size: images per update.
+        batch_size: images per update, at most a quarter of the clean set, see `base.images_per_step`.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    replaced: ClassVar[Mapping[str, str]] = {"max_threshold": "nothing above threshold is pruned"}
 
     eps: NonNegative = 0.4
     steps: CountOrZero = 1
@@ -64,9 +66,8 @@ class AdversarialNeuronPruning(Defense):
     momentum: ShareBelowOne = 0.9
     iterations: CountOrZero = 2000
     clip_noise: bool = False
-    threshold: ShareBelowOne | None = None
-    max_threshold: ShareBelowOne = 0.9
-    acc_tol: ShareBelowOne = 0.1
+    threshold: ShareBelowOne = 0.2
+    acc_tol: ShareBelowOne | None = 0.1
     tolerance: ToleranceUnit = "relative"
     bn_mode: Literal["train", "eval"] = "train"
     batch_size: Count = 256
@@ -74,7 +75,7 @@ class AdversarialNeuronPruning(Defense):
 
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_batch_norm(model, self.name)
-        if self.threshold is None:
+        if self.acc_tol is not None:
             require_validation(n_validation, self.name)
 
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
@@ -96,7 +97,7 @@ class AdversarialNeuronPruning(Defense):
             assets.train,
             steps=self.iterations,
             lr_at=schedules.constant(self.lr),
-            batch_size=self.batch_size,
+            batch_size=images_per_step(self.batch_size, len(assets.train)),
             optimizer=Optimizer("sgd", self.momentum, 0.0),
             augmentation=trainer.augmentation() if self.augment else None,
             loss=loss,
@@ -104,17 +105,16 @@ class AdversarialNeuronPruning(Defense):
             after_step=masked.clip,
         )
         model.load_state_dict(original)  # the running statistics moved with the noise
-        masks = masked.mask.detach()
-        return prune_by_masks(
+        return prune_closed(
             model,
-            masks,
+            masked,
             assets.validation,
             trainer,
             threshold=self.threshold,
-            max_threshold=self.max_threshold,
-            tolerance=Tolerance(self.acc_tol, self.tolerance),
+            acc_tol=self.acc_tol,
+            unit=self.tolerance,
             history=history,
-            notes={"mask_mean": float(masks.mean()), "mask_min": float(masks.min())},
+            notes={},
         )
 
     def worst_noise(self, masked: MaskedModel, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -130,9 +130,9 @@ class AdversarialNeuronPruning(Defense):
         return noise
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        work = training_work(self.iterations, self.batch_size, n_owned)
+        work = training_work(self.iterations, images_per_step(self.batch_size, n_owned), n_owned)
         passes = 2 + self.steps  # the ascent's, under attack, undisturbed
         work.forward_samples *= passes
         work.backward_samples *= passes
-        work.forward_samples += validation_passes(self.threshold, self.max_threshold) * n_validation
+        work.forward_samples += validation_passes(self.acc_tol) * n_validation
         return work

@@ -12,13 +12,16 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from trainables.data.images import ImageSet
-from trainables.defenses.base import CleanData, Defense, Repair, register
-from trainables.defenses.perturbation import PerRound, pixel_scale, seek_perturbation, within
+from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, published_steps, register
+from trainables.defenses.perturbation import PerRound, pixel_scale, rounds, seek_perturbation, within
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, Share
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer
 from trainables.training.trainer import Trainer
+
+# Of the public code: its loop leaves out the last, smaller batch of 2,000 images.
+ROUND = published_steps(epochs=5, images=2000 // 128 * 128, batch_size=128)
 
 
 @register("awm")
@@ -28,50 +31,54 @@ class AdversarialWeightMasking(Defense):
 
     Every single weight of every convolution gets a factor in [0, 1], from 1, under a small L1 penalty; no weight is
     tuned and no channel is cut as a whole (`anp`), which is why few clean images suffice. Each round searches delta
-    anew, (3, H, W), added to every image: one pass of gradient ascent on the loss of the masked model over the clean
-    set; then the masks are trained for some passes against it.
+    anew, (3, H, W), added to every image: ``inner_steps`` of gradient ascent on the loss of the masked model on clean
+    images; then the masks are trained for ``round_steps`` against it. Published: 20 rounds of 75 and 75 steps (five
+    passes over 2,000 images in batches of 128, the last one left out).
 
     Delta is in pixels, [0, 1] images, and not clipped to the image range; the published step is for normalised images
     and is multiplied by std^2, which makes it the same step. Running statistics stay as they are. (The public code
-    searches for as many passes as it then masks, away from the model's predictions, and bounds delta at the end alone.)
+    searches away from the model's predictions, and bounds delta at the end alone.)
 
     Args:
         lr: learning rate of Adam on the masks, > 0.
-        rounds: how often a perturbation is sought and masked, >= 0.
-        epochs: passes over the clean set per round, >= 1.
+        steps: optimiser steps in all, >= 0.
+        round_steps: optimiser steps against one perturbation, >= 1; then it is sought anew.
+        inner_steps: steps of the ascent on delta, >= 1.
         alpha: weight of the clean loss, in [0, 1].
         gamma: weight of the masks' L1 norm (their sum), >= 0.
         bound: largest mean |delta| over its values, in pixels, > 0. The published bound of 1000 on the L1 norm of
             32-pixel images is 1000 / 3072.
         inner_lr: step of the ascent on delta, > 0, in units of normalised images.
-        batch_size: images per step.
+        batch_size: images per step, at most a quarter of the clean set, see `base.images_per_step`.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
-    # One pass at the published step ends well within the bound.
+    replaced: ClassVar[Mapping[str, str]] = {
+        "rounds": "lengths count in optimiser steps: give steps (in all) and round_steps (against one perturbation)",
+        "epochs": "lengths count in optimiser steps: give round_steps (against one perturbation)",
+    }
+    # A few of the published steps end well within the bound.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {"bound": {"inner_lr": 1000.0}}
 
     lr: Positive = 0.01
-    rounds: CountOrZero = 20
-    epochs: Count = 5
+    steps: CountOrZero = 20 * ROUND
+    round_steps: Count = ROUND
+    inner_steps: Count = ROUND
     alpha: Share = 0.9
     gamma: NonNegative = 1e-8
     bound: Positive = 1000 / 3072
     inner_lr: Positive = 10.0
-    batch_size: Count = 256
+    batch_size: Count = 128
     augment: bool = True
 
-    def steps_per_pass(self, n: int) -> int:
-        """Batches of one pass over a clean set of ``n``."""
-        return -(-n // self.batch_size)
-
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
-        if self.rounds == 0:
+        if self.steps == 0:
             return Repair(model)
         masked, data = MaskedConvolutions(model), assets.train
-        per_round = self.epochs * self.steps_per_pass(len(data))
-        perturbation = PerRound(per_round, lambda round_: self.find_perturbation(masked, data, trainer, round_=round_))
+        perturbation = PerRound(
+            self.round_steps, lambda round_: self.find_perturbation(masked, data, trainer, round_=round_)
+        )
 
         def loss(_: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             trainer.counters.forward_samples += len(images)
@@ -83,9 +90,9 @@ class AdversarialWeightMasking(Defense):
         history = trainer.fit(
             masked,
             data,
-            steps=self.rounds * per_round,
+            steps=self.steps,
             lr_at=schedules.constant(self.lr),
-            batch_size=self.batch_size,
+            batch_size=images_per_step(self.batch_size, len(data)),
             optimizer=Optimizer("adam", weight_decay=0.0),
             augmentation=trainer.augmentation() if self.augment else None,
             trainable=list(masked.masks),
@@ -110,19 +117,20 @@ class AdversarialWeightMasking(Defense):
             loss=loss,
             rate=self.inner_lr * pixel_scale(masked.model),
             bounded=lambda delta: within(delta, delta.abs().mean(), self.bound),
-            batch_size=self.batch_size,
+            steps=self.inner_steps,
+            batch_size=images_per_step(self.batch_size, len(data)),
             augment=self.augment,
             round_=round_,
         )
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        batch, searches = min(self.batch_size, n_owned), self.rounds * self.steps_per_pass(n_owned)
-        steps = searches * self.epochs
+        batch = images_per_step(self.batch_size, n_owned)
+        sought = rounds(self.steps, self.round_steps) * self.inner_steps
         return Counters(
-            steps=steps,
-            forward_samples=(2 * steps + searches) * batch,
-            backward_samples=2 * steps * batch,
-            input_backward_samples=searches * batch,
+            steps=self.steps,
+            forward_samples=(2 * self.steps + sought) * batch,
+            backward_samples=2 * self.steps * batch,
+            input_backward_samples=sought * batch,
         )
 
 

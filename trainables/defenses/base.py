@@ -3,6 +3,12 @@
 Leak rule: a defense receives a model, its assets and a trainer. Test data, trigger, target label, poison mask and the
 true poison rate are not reachable from any of them, nor are the streams that drew them. (A file system is open to all
 code: a defense that searched the folders beside its memo would find the store of victims. None may.)
+
+Lengths: what trains on the defender's clean set counts optimiser *steps*. A published length is that many steps at the
+published set size and batch (`published_steps`) and stays so on a smaller set, where as many epochs would be a few
+steps. Only what trains a new model on the whole training set (`abl`, `ac`, `spectral`) counts *epochs*, as the victims'
+own recipe does: that set is as large as the published one, or the task is another, for the victim as well.
+Batches: the published size, at most a quarter of the images (`images_per_step`), for every method alike.
 """
 
 from __future__ import annotations
@@ -77,6 +83,8 @@ class Defense(ABC):
     owns: ClassVar[type[NoData] | type[CleanData] | type[PoisonedData]]
     # False where the method may stop early: `plan` then tells the most it can cost.
     plan_is_exact: ClassVar[bool] = True
+    # Settings that are gone -> what takes their place, for the message to a spec that still has them.
+    replaced: ClassVar[Mapping[str, str]] = MappingProxyType({})
     # Fields that do nothing at the defaults -> settings beside which they matter (a third peak needs a third phase).
     # The inherited suite holds every other field to changing the result by itself.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
@@ -139,7 +147,21 @@ DEFENSES: Registry[type[Defense]] = Registry("defense", "trainables.defenses", _
 register = DEFENSES.register
 
 
+def published_steps(*, epochs: float, images: int, batch_size: int) -> int:
+    """Optimiser steps of a published length: epochs over so many images, the last batch of each may be smaller."""
+    return round(epochs * -(-images // batch_size))
+
+
+def images_per_step(batch_size: int, n: int) -> int:
+    """The batch of every method: ``batch_size``, at most a quarter of the ``n`` training images that it was given.
+
+    Larger batches would be the whole set: every step the same images, and batch statistics without noise. At least 2
+    where there are two, because batch statistics of one image are none.
+    """
+    return max(min(batch_size, n // 4), min(batch_size, n, 2), 1)
+
+
 def training_work(steps: int, batch_size: int, n: int) -> Counters:
-    """Work of ``steps`` training steps on a set of ``n`` (the batch is cut to the set)."""
+    """Work of ``steps`` training steps of ``batch_size`` (see `images_per_step`), cut to the ``n`` images there are."""
     samples = steps * min(batch_size, n)
     return Counters(steps=steps, forward_samples=samples, backward_samples=samples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.data.images import ImageSet, to_float
-from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.base import (
+    CleanData,
+    Defense,
+    Repair,
+    images_per_step,
+    published_steps,
+    register,
+    training_work,
+)
 from trainables.defenses.pruning import (
     Tolerance,
     ToleranceUnit,
@@ -22,7 +30,7 @@ from trainables.defenses.pruning import (
     trace_convolutions,
 )
 from trainables.models.classifier import Classifier
-from trainables.settings import Count, NonNegative, Positive, ShareBelowOne
+from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import loop, schedules
 from trainables.training.loop import Counters, Optimizer
 from trainables.training.trainer import Trainer
@@ -38,7 +46,8 @@ class FinePruning(Defense):
     Unlike `ft` some units are gone for good; unlike `anp`, `rnp` and `clp` they are chosen by activation alone.
 
     Args:
-        acc_tol: pruning ends before validation accuracy has dropped by more than this, in [0, 1).
+        acc_tol: pruning ends before validation accuracy has dropped by more than this, in [0, 1); above 0 it allows one
+            validation image at least.
         tolerance: that drop is ``relative`` to the accuracy before (BackdoorBench), or in ``points`` (the paper).
         layer: whose units are pruned: ``classifier_in``, the features that enter the classifier (BackdoorBench), or
             ``last_conv``, the output channels of the last convolution (the paper), with the BatchNorm of that
@@ -46,21 +55,23 @@ class FinePruning(Defense):
         prune_steps: equal steps in which all units would go, >= 1, with a look at the validation set after each; a step
             takes at least one unit.
         lr: peak of the fine-tuning's rate (cosine to 0 over its actual length), > 0.
-        epochs: passes of the fine-tuning, >= 0; with 0 the model is only pruned.
+        steps: optimiser steps of the fine-tuning, >= 0; with 0 the model is only pruned. BackdoorBench: 100 epochs of
+            2,500 images, which are 1,000.
         momentum, weight_decay: of the fine-tuning's SGD.
-        batch_size: images per step of the fine-tuning.
+        batch_size: images per step of the fine-tuning, at most a quarter of the clean set.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
     plan_is_exact: ClassVar[bool] = False
+    replaced: ClassVar[Mapping[str, str]] = {"epochs": "lengths count in optimiser steps: give steps"}
 
     acc_tol: ShareBelowOne = 0.1
     tolerance: ToleranceUnit = "relative"
     layer: Literal["classifier_in", "last_conv"] = "classifier_in"
     prune_steps: Count = 100
     lr: Positive = 0.01
-    epochs: NonNegative = 100
+    steps: CountOrZero = published_steps(epochs=100, images=2500, batch_size=256)
     momentum: ShareBelowOne = 0.9
     weight_decay: NonNegative = 5e-4
     batch_size: Count = 256
@@ -69,15 +80,11 @@ class FinePruning(Defense):
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_validation(n_validation, self.name)
 
-    def total_steps(self, n: int) -> int:
-        """Optimiser steps of the fine-tuning on a clean set of ``n``."""
-        return round(self.epochs * -(-n // self.batch_size))
-
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         self.check(model, len(assets.train), len(assets.validation))
         layer = (_Features if self.layer == "classifier_in" else _LastConvolution)(model, trainer)
         order = layer.magnitude(assets.train).argsort(stable=True)
-        count, before, after = self.admissible(order, layer.accuracy_on(assets.validation))
+        count, before, after = self.admissible(order, layer.accuracy_on(assets.validation), len(assets.validation))
         pruned = order[:count]
         layer.silence(pruned)
         notes = {
@@ -87,28 +94,29 @@ class FinePruning(Defense):
             "channels": len(order),
             "pruned_units": " ".join(map(str, sorted(pruned.tolist()))),
         }
-        steps = self.total_steps(len(assets.train))
-        if steps == 0:
+        if self.steps == 0:
             return Repair(model.eval(), status="ok" if count else "abstained", notes=notes)
         history = trainer.fit(
             model,
             assets.train,
-            steps=steps,
-            lr_at=schedules.cosine(self.lr, steps),
-            batch_size=self.batch_size,
+            steps=self.steps,
+            lr_at=schedules.cosine(self.lr, self.steps),
+            batch_size=images_per_step(self.batch_size, len(assets.train)),
             optimizer=Optimizer("sgd", self.momentum, self.weight_decay),
             augmentation=trainer.augmentation() if self.augment else None,
             after_step=lambda _step: layer.silence(pruned),
         )
         return Repair(model, history=history, notes=notes)
 
-    def admissible(self, order: Tensor, accuracy_without: Callable[[Tensor], float]) -> tuple[int, float, float]:
+    def admissible(
+        self, order: Tensor, accuracy_without: Callable[[Tensor], float], images: int
+    ) -> tuple[int, float, float]:
         """How many units go: (their number, validation accuracy before, and after pruning that many).
 
         They go cumulatively in ``order``; the first step that breaks the tolerance ends it and is taken back whole.
         """
         size = math.ceil(len(order) / self.prune_steps)
-        tolerance, before = Tolerance(self.acc_tol, self.tolerance), accuracy_without(order[:0])
+        tolerance, before = Tolerance(self.acc_tol, self.tolerance, images), accuracy_without(order[:0])
         count, after = 0, before
         while count < len(order):
             candidate = min(count + size, len(order))
@@ -119,7 +127,7 @@ class FinePruning(Defense):
         return count, before, after
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        work = training_work(self.total_steps(n_owned), self.batch_size, n_owned)
+        work = training_work(self.steps, images_per_step(self.batch_size, n_owned), n_owned)
         work.forward_samples += n_owned + n_validation
         if self.layer == "last_conv":  # every step of the pruning is a pass; it may end before the last
             work.forward_samples += 1 + self.prune_steps * n_validation

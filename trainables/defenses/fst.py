@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,9 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.base import (
+    CleanData,
+    Defense,
+    Repair,
+    images_per_step,
+    published_steps,
+    register,
+    training_work,
+)
 from trainables.models.classifier import Classifier
-from trainables.settings import Count, NonNegative, Positive, ShareBelowOne
+from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer, Schedule
 from trainables.training.trainer import Trainer
@@ -29,40 +38,37 @@ class FeatureShiftTuning(Defense):
     Args:
         alpha: strength of the push, >= 0.
         lr: learning rate, > 0.
-        epochs: passes over the clean training set, >= 0. With 0 nothing is touched, the head included.
+        steps: optimiser steps, >= 0. With 0 nothing is touched, the head included. The paper: 10 epochs of 1,000 images
+            in batches of 128, which are 80.
         reinit: start the head anew, weight and bias uniform in +-1/sqrt(d), d the number of features.
         fix_norm: keep the length of w after every step.
         schedule: ``cosine`` to 0 over the actual steps (the paper steps it per epoch), or ``constant``.
         momentum: of SGD.
         weight_decay: of SGD; the paper decays nothing.
-        batch_size: images per step.
+        batch_size: images per step, at most a quarter of the clean set, see `base.images_per_step`.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    replaced: ClassVar[Mapping[str, str]] = {"epochs": "lengths count in optimiser steps: give steps"}
 
     alpha: NonNegative = 0.2
     lr: Positive = 0.01
-    epochs: NonNegative = 10
+    steps: CountOrZero = published_steps(epochs=10, images=1000, batch_size=128)
     reinit: bool = True
     fix_norm: bool = True
     schedule: Literal["cosine", "constant"] = "cosine"
     momentum: ShareBelowOne = 0.9
     weight_decay: NonNegative = 0.0
-    batch_size: Count = 256
+    batch_size: Count = 128
     augment: bool = True
 
-    def total_steps(self, n: int) -> int:
-        """Optimiser steps on a clean set of ``n``."""
-        return round(self.epochs * -(-n // self.batch_size))
-
-    def lr_at(self, steps: int) -> Schedule:
-        """Learning rate over a run of so many ``steps``."""
-        return schedules.constant(self.lr) if self.schedule == "constant" else schedules.cosine(self.lr, steps)
+    def lr_at(self) -> Schedule:
+        """Learning rate over the run."""
+        return schedules.constant(self.lr) if self.schedule == "constant" else schedules.cosine(self.lr, self.steps)
 
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
-        steps = self.total_steps(len(assets.train))
-        if steps == 0:
+        if self.steps == 0:
             return Repair(model)
         head = model.classifier
         original = head.weight.detach().clone()
@@ -80,9 +86,9 @@ class FeatureShiftTuning(Defense):
         history = trainer.fit(
             model,
             assets.train,
-            steps=steps,
-            lr_at=self.lr_at(steps),
-            batch_size=self.batch_size,
+            steps=self.steps,
+            lr_at=self.lr_at(),
+            batch_size=images_per_step(self.batch_size, len(assets.train)),
             optimizer=Optimizer("sgd", self.momentum, self.weight_decay),
             augmentation=trainer.augmentation() if self.augment else None,
             loss=loss,
@@ -91,7 +97,7 @@ class FeatureShiftTuning(Defense):
         return Repair(model, history=history, notes={"head_cosine": _cosine(head.weight, original)})
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        return training_work(self.total_steps(n_owned), self.batch_size, n_owned)
+        return training_work(self.steps, images_per_step(self.batch_size, n_owned), n_owned)
 
 
 @torch.no_grad()

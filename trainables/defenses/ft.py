@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.base import (
+    CleanData,
+    Defense,
+    Repair,
+    images_per_step,
+    published_steps,
+    register,
+    training_work,
+)
 from trainables.models.classifier import Classifier, Head
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
@@ -29,8 +38,7 @@ class FineTuning(Defense):
 
     Args:
         lr: learning rate, > 0. The paper's comparison uses the attacker's own (supplement, Figure 14).
-        epochs: passes over the clean training set, >= 0; ignored when ``steps`` is given.
-        steps: optimiser steps, >= 0, or None to count in epochs.
+        steps: optimiser steps, >= 0. BackdoorBench: 100 epochs of 2,500 images, which are 1,000.
         schedule: ``constant``, or ``cosine`` to 0 over the actual number of steps.
         scope: what is trained: ``all``, ``classifier`` (all that stands behind the encoder, on vectors computed once,
             without augmentation), ``last_block+classifier``, ``bn_only``, or ``bn_statistics``: no weight, but one
@@ -38,16 +46,16 @@ class FineTuning(Defense):
             in these (`handcrafted`): what it removes, no fine-tuning may claim. Batch normalisation outside the scope
             is frozen.
         momentum, weight_decay: of the optimiser.
-        batch_size: images per step.
+        batch_size: images per step, at most a quarter of the clean set, see `base.images_per_step`.
         optimizer: what updates the weights.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    replaced: ClassVar[Mapping[str, str]] = {"epochs": "lengths count in optimiser steps: give steps"}
 
     lr: Positive = 0.01
-    epochs: NonNegative = 100
-    steps: CountOrZero | None = None
+    steps: CountOrZero = published_steps(epochs=100, images=2500, batch_size=256)
     schedule: Literal["constant", "cosine"] = "cosine"
     scope: Literal["all", "classifier", "last_block+classifier", "bn_only", "bn_statistics"] = "all"
     momentum: ShareBelowOne = 0.9
@@ -56,38 +64,34 @@ class FineTuning(Defense):
     optimizer: OptimizerName = "sgd"
     augment: bool = True
 
-    def total_steps(self, n: int) -> int:
-        """Optimiser steps on a clean set of ``n``: epochs * ceil(n / batch) unless ``steps`` is given."""
-        return self.steps if self.steps is not None else round(self.epochs * -(-n // self.batch_size))
-
-    def lr_at(self, steps: int) -> Schedule:
-        """Learning rate over a run of so many ``steps``."""
-        return schedules.constant(self.lr) if self.schedule == "constant" else schedules.cosine(self.lr, steps)
+    def lr_at(self) -> Schedule:
+        """Learning rate over the run."""
+        return schedules.constant(self.lr) if self.schedule == "constant" else schedules.cosine(self.lr, self.steps)
 
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
-        steps = self.total_steps(len(assets.train))
-        if steps == 0:
+        if self.steps == 0:
             return Repair(model)
         if self.scope == CONTROL:
             refresh_statistics(model, assets.train.images, counters=trainer.counters)
             return Repair(model)
+        batch = images_per_step(self.batch_size, len(assets.train))
         optimizer = Optimizer(self.optimizer, self.momentum, self.weight_decay)
         if self.scope == "classifier":
             history = trainer.fit_head(
                 model,
                 assets.train,
-                steps=steps,
-                lr_at=self.lr_at(steps),
-                batch_size=self.batch_size,
+                steps=self.steps,
+                lr_at=self.lr_at(),
+                batch_size=batch,
                 optimizer=optimizer,
             )
             return Repair(model, history=history)
         history = trainer.fit(
             model,
             assets.train,
-            steps=steps,
-            lr_at=self.lr_at(steps),
-            batch_size=self.batch_size,
+            steps=self.steps,
+            lr_at=self.lr_at(),
+            batch_size=batch,
             optimizer=optimizer,
             augmentation=trainer.augmentation() if self.augment else None,
             trainable=in_scope(model, self.scope),
@@ -95,12 +99,11 @@ class FineTuning(Defense):
         return Repair(model, history=history)
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        steps = self.total_steps(n_owned)
         if self.scope == CONTROL:
-            return Counters(forward_samples=n_owned if steps else 0)
+            return Counters(forward_samples=n_owned if self.steps else 0)
         if self.scope == "classifier":
-            return Counters(steps=steps, forward_samples=n_owned if steps else 0)
-        return training_work(steps, self.batch_size, n_owned)
+            return Counters(steps=self.steps, forward_samples=n_owned if self.steps else 0)
+        return training_work(self.steps, images_per_step(self.batch_size, n_owned), n_owned)
 
 
 def in_scope(model: Classifier, scope: str) -> list[nn.Parameter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -9,9 +10,9 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.defenses.base import CleanData, Defense, Repair, register
+from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, published_steps, register
 from trainables.models.classifier import Classifier
-from trainables.settings import Count, NonNegative, Positive, ShareBelowOne
+from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer, Schedule
 from trainables.training.sharpness import climb
@@ -35,22 +36,23 @@ class FineTuningSAM(Defense):
             on GTSRB and Tiny ImageNet.
         adaptive: whether the move is scaled by the weights (Kwon et al. 2021).
         lr: learning rate, > 0.
-        epochs: passes over the clean training set, >= 0.
+        steps: optimiser steps, >= 0, each of two passes. BackdoorBench: 100 epochs of 2,500 images, which are 1,000.
         schedule: ``cosine`` to 0 over the actual steps, ``constant``, or ``swing``: a cosine that falls and rises again
             every 100 steps, what BackdoorBench's scheduler does when called per batch (its published numbers may owe
             something to that).
         smoothing: label smoothing, in [0, 1). BackdoorBench: 0.1 on CIFAR-10, else 0.
         momentum, weight_decay: of SGD.
-        batch_size: images per step.
+        batch_size: images per step, at most a quarter of the clean set, see `base.images_per_step`.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    replaced: ClassVar[Mapping[str, str]] = {"epochs": "lengths count in optimiser steps: give steps"}
 
     rho: NonNegative = 2.0
     adaptive: bool = True
     lr: Positive = 0.01
-    epochs: NonNegative = 100
+    steps: CountOrZero = published_steps(epochs=100, images=2500, batch_size=256)
     schedule: Literal["cosine", "constant", "swing"] = "cosine"
     smoothing: ShareBelowOne = 0.1
     momentum: ShareBelowOne = 0.9
@@ -58,30 +60,25 @@ class FineTuningSAM(Defense):
     batch_size: Count = 256
     augment: bool = True
 
-    def total_steps(self, n: int) -> int:
-        """Optimiser steps on a clean set of ``n``."""
-        return round(self.epochs * -(-n // self.batch_size))
-
-    def lr_at(self, steps: int) -> Schedule:
-        """Learning rate over a run of so many ``steps``."""
+    def lr_at(self) -> Schedule:
+        """Learning rate over the run."""
         match self.schedule:
             case "constant":
                 return schedules.constant(self.lr)
             case "cosine":
-                return schedules.cosine(self.lr, steps)
+                return schedules.cosine(self.lr, self.steps)
             case "swing":
-                return schedules.cosine(self.lr, steps, t_max=SWING)
+                return schedules.cosine(self.lr, self.steps, t_max=SWING)
 
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
-        steps = self.total_steps(len(assets.train))
-        if steps == 0:
+        if self.steps == 0:
             return Repair(model)
         history = trainer.fit(
             model,
             assets.train,
-            steps=steps,
-            lr_at=self.lr_at(steps),
-            batch_size=self.batch_size,
+            steps=self.steps,
+            lr_at=self.lr_at(),
+            batch_size=images_per_step(self.batch_size, len(assets.train)),
             optimizer=Optimizer("sgd", self.momentum, self.weight_decay),
             augmentation=trainer.augmentation() if self.augment else None,
             loss=self.loss,
@@ -94,6 +91,5 @@ class FineTuningSAM(Defense):
         return functional.cross_entropy(model(images), labels, label_smoothing=self.smoothing)
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        steps = self.total_steps(n_owned)
-        samples = 2 * steps * min(self.batch_size, n_owned)  # every step goes forward and back twice
-        return Counters(steps=steps, forward_samples=samples, backward_samples=samples)
+        samples = 2 * self.steps * images_per_step(self.batch_size, n_owned)  # every step goes forward and back twice
+        return Counters(steps=self.steps, forward_samples=samples, backward_samples=samples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.data.images import ImageSet
-from trainables.defenses.base import CleanData, Defense, Repair, register
-from trainables.defenses.perturbation import PerRound, pixel_scale, seek_perturbation, within
+from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, published_steps, register
+from trainables.defenses.perturbation import PerRound, pixel_scale, rounds, seek_perturbation, within
 from trainables.models.classifier import Classifier
 from trainables.settings import Above, Count, CountOrZero, Positive, PositiveShare
 from trainables.training import schedules
 from trainables.training.loop import Counters, Optimizer
 from trainables.training.trainer import Trainer
 
-# Decay of the perturbation while it is searched, and the step of the fixed-point map: BackdoorBench's.
+# One pass of the authors' code: 5,000 images in batches of 100. It makes five rounds of two passes, one for each side.
+PASS = published_steps(epochs=1, images=5000, batch_size=100)
+# Decay of the perturbation while it is searched, and the step of the fixed-point map: the authors'.
 PERTURBATION_DECAY = 1e-3
 FIXED_POINT_STEP = 0.1
 
@@ -29,11 +31,14 @@ FIXED_POINT_STEP = 0.1
 class ImplicitUnlearning(Defense):
     """Unlearn the one perturbation that fools the model on all images: min over weights of max over delta.
 
-    Each round searches delta anew, (3, H, W), added to every image: one pass of gradient ascent over the clean set.
-    Then one pass of Adam on CE(f(x + delta), y), whose gradient also accounts for how the best delta moves with the
-    weights (`implicit_loss`); plain adversarial training (``fixed_point_iterations=0``) takes delta as given.
+    Each round searches delta anew, (3, H, W), added to every image: ``inner_steps`` of gradient ascent on clean images.
+    Then ``round_steps`` of Adam on CE(f(x + delta), y), whose gradient also accounts for how the best delta moves with
+    the weights (`implicit_loss`); plain adversarial training (``fixed_point_iterations=0``) takes delta as given.
 
-    Delta and its norm are in pixels, [0, 1] images, and delta is not clipped to the image range. BackdoorBench's steps
+    The defaults are those of the authors' code: 5 rounds of 50 and 50 steps (5,000 images in batches of 100).
+    BackdoorBench makes 5 of 10 and 10 (2,500 images, 256) at a tenth of the rate, backdoor-toolbox 3 of 20 and 20.
+
+    Delta and its norm are in pixels, [0, 1] images, and delta is not clipped to the image range. The published steps
     (rate 10 and 0.1) are for normalised images; both are multiplied by std^2 here, which makes the loss move delta as
     there, seen in pixels; its decay, which is of the norm in pixels, is weaker by std^2. (As they stand they would be
     some ten times longer: on 16-pixel digits delta then ran into a bound of 10 within a round and the repair ruined the
@@ -42,37 +47,42 @@ class ImplicitUnlearning(Defense):
     as.
 
     Args:
-        rounds: how often a perturbation is sought and unlearned, >= 0.
+        steps: optimiser steps in all, >= 0.
+        round_steps: optimiser steps against one perturbation, >= 1; then it is sought anew.
+        inner_steps: steps of the ascent on delta, >= 1.
         fixed_point_iterations: terms K of the hypergradient's series, >= 0.
         lr: learning rate of Adam on the weights, > 0.
         inner_lr: step of the ascent on delta, > 0, in units of normalised images.
-        norm_bound: largest ||delta||_2 in pixels, > 0, or None for none (BackdoorBench's code; the paper has 10).
+        norm_bound: largest ||delta||_2 in pixels, > 0, or None for none (the public code; the paper has 10).
         patch_portion: share of each batch that delta is added to, in (0, 1], at least one image. 1 is the paper's
-            objective, BackdoorBench's code has 0.01: there almost all of the loss is clean.
-        batch_size: images per step.
+            objective, the authors' code has 0.01: there almost all of the loss is clean.
+        batch_size: images per step, at most a quarter of the clean set, see `base.images_per_step`.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    replaced: ClassVar[Mapping[str, str]] = {
+        "rounds": "lengths count in optimiser steps: give steps (in all) and round_steps (against one perturbation)"
+    }
 
-    rounds: CountOrZero = 5
+    steps: CountOrZero = 5 * PASS
+    round_steps: Count = PASS
+    inner_steps: Count = PASS
     fixed_point_iterations: CountOrZero = 5
-    lr: Positive = 1e-4
+    lr: Positive = 1e-3
     inner_lr: Positive = 10.0
     norm_bound: Annotated[float, Above(0, "or none")] | None = None
-    patch_portion: PositiveShare = 1.0
-    batch_size: Count = 256
+    patch_portion: PositiveShare = 0.01
+    batch_size: Count = 100
     augment: bool = True
 
-    def steps_per_round(self, n: int) -> int:
-        """Batches of one pass over a clean set of ``n``."""
-        return -(-n // self.batch_size)
-
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
-        if self.rounds == 0:
+        if self.steps == 0:
             return Repair(model)
-        data, per_round = assets.train, self.steps_per_round(len(assets.train))
-        perturbation = PerRound(per_round, lambda round_: self.find_perturbation(model, data, trainer, round_=round_))
+        data = assets.train
+        perturbation = PerRound(
+            self.round_steps, lambda round_: self.find_perturbation(model, data, trainer, round_=round_)
+        )
 
         def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             with torch.autocast(images.device.type, enabled=False):
@@ -81,9 +91,9 @@ class ImplicitUnlearning(Defense):
         history = trainer.fit(
             model,
             data,
-            steps=self.rounds * per_round,
+            steps=self.steps,
             lr_at=schedules.constant(self.lr),
-            batch_size=self.batch_size,
+            batch_size=images_per_step(self.batch_size, len(data)),
             optimizer=Optimizer("adam", weight_decay=0.0),
             augmentation=trainer.augmentation() if self.augment else None,
             bn_mode="eval",
@@ -92,7 +102,7 @@ class ImplicitUnlearning(Defense):
         return Repair(model, history=history, notes={"perturbation_norm": float(perturbation.current.norm())})
 
     def find_perturbation(self, model: nn.Module, data: ImageSet, trainer: Trainer, *, round_: int) -> Tensor:
-        """The perturbation of a round, (1, 3, H, W): one pass over ``data``, away from what the model predicts now."""
+        """The perturbation of a round, (1, 3, H, W): away from what the model predicts now."""
 
         def loss(images: Tensor, _labels: Tensor, delta: Tensor) -> Tensor:
             trainer.counters.forward_samples += len(images)  # the prediction
@@ -107,8 +117,9 @@ class ImplicitUnlearning(Defense):
             trainer,
             loss=loss,
             rate=self.inner_lr * pixel_scale(model),
+            steps=self.inner_steps,
             bounded=bounded,
-            batch_size=self.batch_size,
+            batch_size=images_per_step(self.batch_size, len(data)),
             augment=self.augment,
             round_=round_,
         )
@@ -139,14 +150,14 @@ class ImplicitUnlearning(Defense):
         )
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        steps = self.rounds * self.steps_per_round(n_owned)
-        samples = steps * min(self.batch_size, n_owned)
+        batch = images_per_step(self.batch_size, n_owned)
+        samples, sought = self.steps * batch, rounds(self.steps, self.round_steps) * self.inner_steps * batch
         implicit = self.fixed_point_iterations > 0
         return Counters(
-            steps=steps,
-            forward_samples=samples * (5 if implicit else 3),
+            steps=self.steps,
+            forward_samples=samples * (3 if implicit else 1) + 2 * sought,
             backward_samples=samples * (1 + self.fixed_point_iterations),
-            input_backward_samples=samples * (3 if implicit else 1),
+            input_backward_samples=samples * (2 if implicit else 0) + sought,
         )
 
 

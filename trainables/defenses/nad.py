@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -13,17 +13,29 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.data.images import DataError, ImageSet
-from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.base import (
+    CleanData,
+    Defense,
+    Repair,
+    images_per_step,
+    published_steps,
+    register,
+    training_work,
+)
 from trainables.models.classifier import Classifier
-from trainables.settings import Count, NonNegative, Positive, ShareBelowOne
+from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.loop import Counters, History, Optimizer, Schedule
 from trainables.training.trainer import Trainer
 
 # Relative weights of the last three stages: BackdoorBench's (500, 1000, 1000) at beta 1000.
 STAGE_WEIGHTS = (0.5, 1.0, 1.0)
-# The original divides its rate by ten every two epochs.
-EPOCHS_PER_STEP = 2
+# Positions of their maps where beta was published: PreAct-ResNet18 on 32 pixels, 16 x 16, 8 x 8 and 4 x 4. A map's
+# squared difference is divided by these numbers, whatever its own size: it is bounded as a sum, since maps have length
+# 1, so its mean over a quarter of the positions would make beta four times as strong on 16-pixel images.
+PUBLISHED_POSITIONS = (256, 64, 16)
+# The original divides its rate by ten after every two of ten epochs.
+FALLS = 5
 
 
 @register("nad")
@@ -31,30 +43,37 @@ EPOCHS_PER_STEP = 2
 class NeuralAttentionDistillation(Defense):
     """Fine-tune a teacher, then the victim anew with its attention drawn to the teacher's.
 
-    Student loss: CE + sum over the last three stages l of beta_l MSE(A(S_l), A(T_l)), where A is the attention map
-    sum_c |F_c|^p over channels, (H, W), scaled to length 1 per sample. Unlike `ft` the same data is used twice; with
+    Student loss: CE + sum over the last three stages l of beta_l ||A(S_l) - A(T_l)||^2 / P_l, where A is the attention
+    map sum_c |F_c|^p over channels, (H, W), scaled to length 1 per sample, and P_l the number of its positions on
+    32-pixel images: there it is the published mean over positions, and on other images beta means the same. Unlike `ft`
+    the same data is used twice; with
     ``beta=0`` the student is `ft` (scope all) bit by bit. The maps are the stages' outputs *before* the pool, from one
     forward pass: a pooled map has one position and its attention is 1 whatever the network does.
 
     Args:
         beta: weight of the last two stages' terms, >= 0; the one before gets half (BackdoorBench's 500, 1000, 1000).
         p: power in the attention, >= 1.
-        te_epochs: epochs of the teacher's fine-tuning, >= 0; with 0 the victim is its own teacher.
-        epochs: epochs of the student, >= 0; with 0 nothing is done.
+        teacher_steps: optimiser steps of the teacher's fine-tuning, >= 0; with 0 the victim is its own teacher.
+        steps: optimiser steps of the student, >= 0; with 0 nothing is done. BackdoorBench: 10 epochs of 2,500 images
+            for each of both, which are 100.
         lr: learning rate of both, > 0.
         schedule: of both: ``constant`` (BackdoorBench within its 10 epochs), ``cosine`` to 0 over the actual steps, or
-            ``step`` (a tenth every two epochs, the paper's, with lr 0.1).
+            ``step`` (a tenth after every fifth of the steps: the paper's every two of ten epochs, with lr 0.1).
         momentum, weight_decay: of SGD.
-        batch_size: images per step.
+        batch_size: images per step, at most a quarter of the clean set, see `base.images_per_step`.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    replaced: ClassVar[Mapping[str, str]] = {
+        "epochs": "lengths count in optimiser steps: give steps",
+        "te_epochs": "lengths count in optimiser steps: give teacher_steps",
+    }
 
     beta: NonNegative = 1000.0
     p: Count = 2
-    te_epochs: NonNegative = 10
-    epochs: NonNegative = 10
+    teacher_steps: CountOrZero = published_steps(epochs=10, images=2500, batch_size=256)
+    steps: CountOrZero = published_steps(epochs=10, images=2500, batch_size=256)
     lr: Positive = 0.01
     schedule: Literal["constant", "cosine", "step"] = "constant"
     momentum: ShareBelowOne = 0.9
@@ -62,30 +81,25 @@ class NeuralAttentionDistillation(Defense):
     batch_size: Count = 256
     augment: bool = True
 
-    def steps(self, epochs: float, n: int) -> int:
-        """Optimiser steps of so many epochs on a clean set of ``n``."""
-        return round(epochs * -(-n // self.batch_size))
-
-    def lr_at(self, steps: int, n: int) -> Schedule:
-        """Learning rate over a run of so many ``steps`` on ``n`` images; ``step`` counts in epochs."""
+    def lr_at(self, steps: int) -> Schedule:
+        """Learning rate over a run of so many ``steps``."""
         match self.schedule:
             case "constant":
                 return schedules.constant(self.lr)
             case "cosine":
                 return schedules.cosine(self.lr, steps)
             case "step":
-                period = EPOCHS_PER_STEP * -(-n // self.batch_size)
-                return lambda step: float(self.lr * 0.1 ** (step // period))
+                return lambda step: float(self.lr * 0.1 ** (FALLS * step // steps))
 
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         refuse_single_positions(model, image_size)
 
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         self.check(model, len(assets.train), image_size=assets.train.image_size)
-        if self.steps(self.epochs, len(assets.train)) == 0:
+        if self.steps == 0:
             return Repair(model.eval())
         teacher = copy.deepcopy(model)
-        self._fine_tune(teacher, assets.train, trainer, epochs=self.te_epochs, purpose="teacher")
+        self._fine_tune(teacher, assets.train, trainer, steps=self.teacher_steps, purpose="teacher")
         return Repair(model, history=self.distill(model, teacher, assets.train, trainer))
 
     def distill(self, student: Classifier, teacher: Classifier, data: ImageSet, trainer: Trainer) -> History:
@@ -100,29 +114,29 @@ class NeuralAttentionDistillation(Defense):
                 logits = model(images)  # fills `seen` on its way
                 return functional.cross_entropy(logits, labels) + self.beta * attention_distance(seen, shown, self.p)
 
-            return self._fine_tune(student, data, trainer, epochs=self.epochs, purpose="fit", loss=loss)
+            return self._fine_tune(student, data, trainer, steps=self.steps, purpose="fit", loss=loss)
 
     def _fine_tune(
-        self, model: Classifier, data: ImageSet, trainer: Trainer, *, epochs: float, purpose: str, **settings: object
+        self, model: Classifier, data: ImageSet, trainer: Trainer, *, steps: int, purpose: str, **settings: object
     ) -> History:
-        steps = self.steps(epochs, len(data))
         return trainer.fit(
             model,
             data,
             purpose=purpose,
             steps=steps,
-            lr_at=self.lr_at(steps, len(data)),
-            batch_size=self.batch_size,
+            lr_at=self.lr_at(steps),
+            batch_size=images_per_step(self.batch_size, len(data)),
             optimizer=Optimizer("sgd", self.momentum, self.weight_decay),
             augmentation=trainer.augmentation() if self.augment else None,
             **settings,
         )
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        student = training_work(self.steps(self.epochs, n_owned), self.batch_size, n_owned)
+        batch = images_per_step(self.batch_size, n_owned)
+        student = training_work(self.steps, batch, n_owned)
         if student.steps == 0:
             return student
-        teacher = training_work(self.steps(self.te_epochs, n_owned), self.batch_size, n_owned)
+        teacher = training_work(self.teacher_steps, batch, n_owned)
         return Counters(
             steps=teacher.steps + student.steps,
             forward_samples=teacher.forward_samples + 2 * student.forward_samples,
@@ -177,9 +191,14 @@ def attention(maps: Tensor, p: int) -> Tensor:
 
 
 def attention_distance(student: Sequence[Tensor], teacher: Sequence[Tensor], p: int) -> Tensor:
-    """Sum over stages of their relative weight times the mean squared difference of the attention maps."""
+    """Sum over stages of their relative weight times the squared difference of the attention maps, mean over samples.
+
+    Each is divided by the positions that a map of its stage had where the weights were published.
+    """
     terms = [
-        weight * functional.mse_loss(attention(mine, p), attention(theirs, p))
-        for weight, mine, theirs in zip(STAGE_WEIGHTS[-len(student) :], student, teacher, strict=True)
+        weight * (attention(mine, p) - attention(theirs, p)).square().sum(1).mean() / positions
+        for weight, positions, mine, theirs in zip(
+            STAGE_WEIGHTS[-len(student) :], PUBLISHED_POSITIONS[-len(student) :], student, teacher, strict=True
+        )
     ]
     return torch.stack(terms).sum()

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.data.images import DataError
-from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.base import (
+    CleanData,
+    Defense,
+    Repair,
+    images_per_step,
+    published_steps,
+    register,
+    training_work,
+)
 from trainables.defenses.trigger_inversion import (
     Inversion,
     Triggers,
@@ -43,36 +51,42 @@ class NeuralCleanse(Defense):
     Args:
         init_cost: weight of the mask norm at the start, > 0.
         tau: share of clean images that a trigger must send to its class, in (0, 1]. The paper's is 0.99.
-        mask_epochs: most passes over the clean images per class, >= 1.
+        mask_steps: most steps of the search for masks per class, >= 1, made in whole passes over the clean images.
+            BackdoorBench: 80 passes over 2,500 images, which are 800.
         mask_lr: learning rate of the search for masks, > 0.
-        patience: epochs in a row above (below) ``tau`` before the weight rises (falls), >= 1.
-        stop_patience: epochs without a mask smaller by 1 % after which a class is done, >= 1.
+        patience: passes in a row above (below) ``tau`` before the weight rises (falls), >= 1.
+        stop_patience: passes without a mask smaller by 1 % after which a class is done, >= 1.
         mad_threshold: deviations below the median from which on a class is flagged, >= 0.
         unlearn_ratio: share of each batch that carries a reconstructed trigger, in (0, 1].
-        epochs: passes of the fine-tuning, >= 0; its rate falls along a cosine to 0.
+        steps: optimiser steps of the fine-tuning, >= 0; its rate falls along a cosine to 0. BackdoorBench: 100 epochs
+            of 2,500 images, which are 1,000.
         lr: learning rate of the fine-tuning, > 0.
-        batch_size: images per step of the search and of the fine-tuning.
+        batch_size: images per step of the search and of the fine-tuning, at most a quarter of the clean set.
         momentum, weight_decay: of the fine-tuning's SGD.
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    replaced: ClassVar[Mapping[str, str]] = {
+        "epochs": "lengths count in optimiser steps: give steps",
+        "mask_epochs": "lengths count in steps: give mask_steps",
+    }
     plan_is_exact: ClassVar[bool] = False  # classes settle early, and without a flag nothing is tuned
-    # What steers the search shows after some epochs of it.
+    # What steers the search shows after some passes of it.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "tau": {"mask_epochs": 4, "epochs": 1},
-        "patience": {"mask_epochs": 4, "epochs": 1},
-        "stop_patience": {"mask_epochs": 4, "epochs": 1, "init_cost": 1e6, "mask_lr": 0.01, "tau": 1e-6},
+        "tau": {"mask_steps": 16, "steps": 1},
+        "patience": {"mask_steps": 16, "steps": 1},
+        "stop_patience": {"mask_steps": 16, "steps": 1, "init_cost": 1e6, "mask_lr": 1e-3, "tau": 1e-6},
     }
 
     init_cost: Positive = 1e-3
     tau: PositiveShare = 0.98
-    mask_epochs: Count = 80
+    mask_steps: Count = published_steps(epochs=80, images=2500, batch_size=256)
     mask_lr: Positive = 0.1
     patience: Count = 5
     stop_patience: Count = 25
     mad_threshold: NonNegative = 2.0
     unlearn_ratio: PositiveShare = 0.2
-    epochs: CountOrZero = 100
+    steps: CountOrZero = published_steps(epochs=100, images=2500, batch_size=256)
     lr: Positive = 0.01
     batch_size: NormalisedBatch = 256
     momentum: ShareBelowOne = 0.9
@@ -82,21 +96,18 @@ class NeuralCleanse(Defense):
         """What updates the weights, in every stage that trains them."""
         return Optimizer("sgd", self.momentum, self.weight_decay)
 
-    def inversion(self) -> Inversion:
-        """How triggers are sought."""
+    def inversion(self, n: int) -> Inversion:
+        """How triggers are sought on a clean set of ``n``."""
+        batch = images_per_step(self.batch_size, n)
         return Inversion(
             init_cost=self.init_cost,
             tau=self.tau,
-            epochs=self.mask_epochs,
+            epochs=-(-self.mask_steps // -(-n // batch)),
             lr=self.mask_lr,
-            batch_size=self.batch_size,
+            batch_size=batch,
             patience=self.patience,
             stop_patience=self.stop_patience,
         )
-
-    def steps(self, n: int) -> int:
-        """Fine-tuning steps on a clean set of ``n``."""
-        return self.epochs * -(-n // self.batch_size)
 
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         if model.num_classes < 3:
@@ -110,7 +121,7 @@ class NeuralCleanse(Defense):
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         train = assets.train
         self.check(model, len(train))
-        rules = self.inversion()
+        rules = self.inversion(len(train))
 
         def invert() -> dict[str, Tensor]:
             found = invert_triggers(model, train.images, trainer, rules, range(model.num_classes))
@@ -126,14 +137,13 @@ class NeuralCleanse(Defense):
         }
         if not suspects:
             return Repair(model, status="abstained", flagged_classes=(), notes=notes)
-        steps = self.steps(len(train))
         history = trainer.fit(
             model,
             train,
             purpose="nc-unlearning",
-            steps=steps,
-            lr_at=schedules.cosine(self.lr, steps) if steps else schedules.constant(self.lr),
-            batch_size=self.batch_size,
+            steps=self.steps,
+            lr_at=schedules.cosine(self.lr, self.steps),
+            batch_size=rules.batch_size,
             optimizer=self.updater(),
             augmentation=trainer.augmentation(),
             loss=Unlearning(triggers.masks[list(suspects)], triggers.patterns[list(suspects)], self.unlearn_ratio),
@@ -146,8 +156,9 @@ class NeuralCleanse(Defense):
 
     def plan_for(self, num_classes: int, n_owned: int, n_validation: int = 0) -> Counters:
         """The most it can cost: a trigger is sought for every class."""
-        tuning = training_work(self.steps(n_owned), self.batch_size, n_owned)
-        stamped = num_classes * self.mask_epochs * n_owned
+        rules = self.inversion(n_owned)
+        tuning = training_work(self.steps, rules.batch_size, n_owned)
+        stamped = num_classes * rules.epochs * n_owned
         return Counters(
             steps=tuning.steps,
             forward_samples=tuning.forward_samples + stamped,

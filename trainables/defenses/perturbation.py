@@ -24,24 +24,26 @@ def seek_perturbation(
     *,
     loss: PerturbationLoss,
     rate: float | Tensor,
+    steps: int,
     bounded: Callable[[Tensor], Tensor],
     batch_size: int,
     augment: bool,
     round_: int,
 ) -> Tensor:
-    """A perturbation of float images in [0, 1] that lowers ``loss``: one pass of gradient descent, from 0.
+    """A perturbation of float images in [0, 1] that lowers ``loss``: ``steps`` of gradient descent, from 0.
 
     Every image counts as one forward and one input-backward sample; a loss that looks twice counts the second itself.
 
     Args:
         rate: of the descent, a number or (1, 3, 1, 1).
+        batch_size: images per step.
         bounded: puts a perturbation back within its bound.
         round_: a random stream of its own for every search.
     """
     delta = torch.zeros((1, *data.images.shape[1:]), device=data.images.device)
     stream = loop.batches(
         data,
-        steps=-(-len(data) // batch_size),
+        steps=steps,
         batch_size=batch_size,
         augmentation=trainer.augmentation() if augment else None,
         generator=trainer.generator("batches", "perturbation", round_),
@@ -57,7 +59,7 @@ def seek_perturbation(
 
 
 class PerRound:
-    """The perturbation of the current round: sought anew at the first of every ``steps`` training steps.
+    """The perturbation of the current round: sought anew at the first of every ``steps`` training steps, a round.
 
     Args:
         seek: round from 0 -> perturbation.
@@ -74,6 +76,11 @@ class PerRound:
             self.current = self.seek(self._step // self.steps)
         self._step += 1
         return self.current
+
+
+def rounds(steps: int, round_steps: int) -> int:
+    """How often a perturbation is sought in so many training steps; the last round may be shorter."""
+    return -(-steps // round_steps)
 
 
 def within(delta: Tensor, norm: Tensor, bound: float) -> Tensor:

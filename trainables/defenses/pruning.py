@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,29 +21,39 @@ from trainables.training.trainer import Trainer
 
 ToleranceUnit = Literal["relative", "points"]
 
-# Mask values at or below a threshold are pruned; the public code of ANP and RNP tries these.
-THRESHOLD_STEP = 0.05
+# How many numbers of channels the validation set is asked about.
+LOOKS = 20
 
 
 @dataclass(frozen=True)
 class Tolerance:
     """How much validation accuracy pruning may cost.
 
+    Accuracy moves in images: a tolerance above 0 but below one of them would be the same as none, whatever its value,
+    so it counts as one.
+
     Args:
-        acc_tol: largest drop, in [0, 1).
+        acc_tol: largest drop, in [0, 1); above 0 it allows one image at least.
         unit: ``relative`` to the accuracy before (BackdoorBench), or ``points`` of accuracy (as a fraction).
+        images: of the validation set, >= 1.
     """
 
     acc_tol: ShareBelowOne
-    unit: ToleranceUnit = "relative"
+    unit: ToleranceUnit
+    images: int
 
     def __post_init__(self) -> None:
         check_settings(self, called={"unit": "tolerance"})
 
     def allows(self, accuracy: float, before: float) -> bool:
         """Whether ``accuracy`` is within the tolerance below ``before``."""
-        largest_drop = self.acc_tol * (before if self.unit == "relative" else 1.0)
-        return before - accuracy <= largest_drop + 1e-9  # 0.9 - 0.8 is more than 0.1 in floating point
+        return before - accuracy <= self.largest_drop(before) + 1e-9  # 0.9 - 0.8 is more than 0.1 in floating point
+
+    def largest_drop(self, before: float) -> float:
+        """The drop of accuracy that is allowed, as a fraction."""
+        if self.acc_tol == 0.0:
+            return 0.0
+        return max(self.acc_tol * (before if self.unit == "relative" else 1.0), 1.0 / self.images)
 
 
 def batch_norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
@@ -89,6 +100,12 @@ class MaskedModel(nn.Module):
     Args:
         model: with batch normalisation; its gamma and beta are read now.
         batch_statistics: while training, normalise with the batch's statistics (public code) or the running ones.
+
+    Attributes:
+        mask: factors, (C,), in the order of `batch_norms`.
+        closed_at: when a mask first reached 0, in steps, (C,); infinite where none did. Within a step it is where the
+            straight line from the mask before to the value before clipping meets 0: a large step closes many at once,
+            and those that it pushes furthest come first.
     """
 
     def __init__(self, model: Classifier, *, batch_statistics: bool) -> None:
@@ -100,6 +117,8 @@ class MaskedModel(nn.Module):
         self.scale = torch.cat([norm.weight.detach() for norm in self.norms.values()])
         self.shift = torch.cat([norm.bias.detach() for norm in self.norms.values()])
         self.mask = nn.Parameter(torch.ones_like(self.scale))
+        self.closed_at = torch.full_like(self.scale, float("inf"))
+        self._before = torch.ones_like(self.scale)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Logits (N, K) of float images; ``noise`` is (2, C): delta, then xi, for all C channels of the model."""
@@ -115,9 +134,24 @@ class MaskedModel(nn.Module):
         return logits
 
     @torch.no_grad()
-    def clip(self, _step: int = 0) -> None:
-        """Masks back into [0, 1]."""
+    def clip(self, step: int = 0) -> None:
+        """Masks back into [0, 1], after ``step``; notes which of them it closed."""
+        closes = (self.mask <= 0.0) & self.closed_at.isinf()
+        way = self._before / (self._before - self.mask).clamp(min=torch.finfo(self.mask.dtype).tiny)
+        self.closed_at = torch.where(closes, step + way, self.closed_at)
         self.mask.clamp_(0.0, 1.0)
+        self._before = self.mask.detach().clone()
+
+    @torch.no_grad()
+    def closing_order(self, threshold: float) -> Tensor:
+        """Channels whose mask is at or below ``threshold``, int64, the one that closed first at the front.
+
+        Those that never closed stand behind the others, the lowest mask first. By the mask alone all that were clipped
+        to 0 would be one lump, to be pruned together or not at all.
+        """
+        by_mask = self.mask.detach().argsort(stable=True)
+        order = by_mask[self.closed_at[by_mask].argsort(stable=True)]
+        return order[self.mask.detach()[order] <= threshold]
 
 
 @torch.no_grad()
@@ -132,56 +166,71 @@ def prune_channels(model: nn.Module, pruned: Tensor) -> None:
         norm.weight.masked_fill_(chosen, 0.0)
 
 
-def thresholds(largest: float) -> list[float]:
-    """0, 0.05, ... up to ``largest``."""
-    return [round(THRESHOLD_STEP * i, 2) for i in range(int(largest / THRESHOLD_STEP + 1e-9) + 1)]
+def validation_passes(acc_tol: float | None) -> int:
+    """How often `prune_closed` looks at the validation set."""
+    return 0 if acc_tol is None else 1 + LOOKS
 
 
-def validation_passes(threshold: float | None, max_threshold: float) -> int:
-    """How often `prune_by_masks` looks at the validation set."""
-    return 0 if threshold is not None else 1 + len(thresholds(max_threshold))
+def portions(count: int) -> list[int]:
+    """The numbers of channels that are tried out of ``count``: `LOOKS` of them, close together where they are few.
+
+    Growing as squares: what closed first matters most, and one channel more or less is half of the first two.
+    """
+    return [math.ceil(count * (look / LOOKS) ** 2) for look in range(1, LOOKS + 1)]
 
 
-def prune_by_masks(
+def prune_closed(
     model: Classifier,
-    masks: Tensor,
+    masked: MaskedModel,
     validation: ImageSet,
     trainer: Trainer,
     *,
-    threshold: float | None,
-    max_threshold: float,
-    tolerance: Tolerance,
+    threshold: float,
+    acc_tol: float | None,
+    unit: ToleranceUnit,
     history: History,
     notes: dict[str, Any],
 ) -> Repair:
-    """Prune, in place, the channels whose mask is at or below a threshold, and hand the model back.
+    """Prune, in place, channels that the masks have closed, in the order in which they closed, and hand the model back.
 
-    The threshold is given, or is the largest of `thresholds` whose validation accuracy is within the tolerance: the
-    validation set alone decides. (BackdoorBench takes the one with the lowest success rate on the *test* set.) Where
-    none is, or nothing lies below it, the model is what it was and the repair has abstained.
+    Closed is what lies at or below ``threshold`` (the papers' rule): nothing above it is pruned, so the tolerance is
+    not spent where closed channels do not cost it. Of the closed ones the largest of the `portions` goes whose
+    validation accuracy is within the tolerance: the validation set alone decides. (BackdoorBench takes what has the
+    lowest success rate on the *test* set.) Where none is, or nothing closed, the model is what it was and the repair
+    has abstained.
 
     Args:
         model: with its original weights, not those the masks were trained with.
-        masks: (C,) in the order of `batch_norms`.
+        masked: the trained masks.
+        acc_tol, unit: see `Tolerance`; None: all that closed goes, without a look.
     """
-    chosen = threshold
-    if threshold is None:
+    order = masked.closing_order(threshold)
+    count = len(order)
+    if acc_tol is not None:
         norms = batch_norms(model)
         original = [norm.weight.detach().clone() for norm in norms.values()]
         before = trainer.accuracy(model, validation)
-        notes["validation_before"] = notes["validation_after"] = before
-        for candidate in thresholds(max_threshold):
-            prune_channels(model, masks <= candidate)
+        tolerance, count = Tolerance(acc_tol, unit, len(validation)), 0
+        notes |= {"validation_before": before, "validation_after": before, "acc_tol": tolerance.largest_drop(before)}
+        for candidate in portions(len(order)):
+            prune_channels(model, _chosen(order[:candidate], masked))
             accuracy = trainer.accuracy(model, validation)
             if tolerance.allows(accuracy, before):
-                chosen, notes["validation_after"] = candidate, accuracy
+                count, notes["validation_after"] = candidate, accuracy
         with torch.no_grad():
             for norm, scale in zip(norms.values(), original, strict=True):
                 norm.weight.copy_(scale)
-    pruned = masks <= chosen if chosen is not None else torch.zeros_like(masks, dtype=torch.bool)
-    prune_channels(model, pruned)
-    notes |= {"threshold": chosen, "pruned": int(pruned.sum()), "channels": len(masks)}
-    return Repair(model.eval(), status="ok" if pruned.any() else "abstained", history=history, notes=notes)
+    prune_channels(model, _chosen(order[:count], masked))
+    mask = masked.mask.detach()
+    notes |= {"pruned": count, "closed": len(order), "channels": len(mask)}
+    notes |= {"mask_mean": float(mask.mean()), "mask_min": float(mask.min())}
+    return Repair(model.eval(), status="ok" if count else "abstained", history=history, notes=notes)
+
+
+def _chosen(channels: Tensor, masked: MaskedModel) -> Tensor:
+    chosen = torch.zeros(len(masked.mask), dtype=torch.bool, device=masked.mask.device)
+    chosen[channels] = True
+    return chosen
 
 
 @dataclass(frozen=True)

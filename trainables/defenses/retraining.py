@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainables.data.images import DataError, to_float
-from trainables.defenses.base import Defense, PoisonedData, Repair
+from trainables.defenses.base import Defense, PoisonedData, Repair, images_per_step, training_work
 from trainables.models.classifier import Classifier
 from trainables.settings import NonNegative, NormalisedBatch, Positive, ShareBelowOne
 from trainables.training.loop import Counters, autocast
@@ -49,9 +49,10 @@ class RetrainingDefense(Defense):
     settings that differ in the detector alone cost no further training. Without anything to remove it abstains.
 
     Args:
-        epochs: passes of the retraining over what is kept, > 0; the rate falls along a cosine to 0.
+        epochs: passes of the retraining over what is kept, > 0; the rate falls along a cosine to 0. Epochs, not steps:
+            it trains a new model on the whole training set, as the victim was (see `base`).
         lr: peak rate of the retraining, > 0.
-        batch_size: images per step of the retraining, >= 2.
+        batch_size: images per step of the retraining, >= 2, at most a quarter of the training set.
         momentum, weight_decay: of the retraining's SGD.
     """
 
@@ -64,11 +65,11 @@ class RetrainingDefense(Defense):
     momentum: ShareBelowOne = 0.9
     weight_decay: NonNegative = 5e-4
 
-    def recipe(self) -> TrainingRecipe:
-        """How the new model is trained."""
+    def recipe(self, n: int) -> TrainingRecipe:
+        """How the new model is trained, by a defender who was given ``n`` images."""
         return TrainingRecipe(
             epochs=self.epochs,
-            batch_size=self.batch_size,
+            batch_size=images_per_step(self.batch_size, n),
             lr=self.lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
@@ -101,18 +102,19 @@ class RetrainingDefense(Defense):
             notes=finding.notes,
         )
         if len(removed):
+            recipe = self.recipe(len(train))
             found.model = trainer.remember_model(
                 "retraining",
-                {"removed": digest(removed), "recipe": dataclasses.asdict(self.recipe())},
-                lambda: trainer.train_from_scratch(train.subset(kept), self.recipe(), purpose="retraining"),
+                {"removed": digest(removed), "recipe": dataclasses.asdict(recipe)},
+                lambda: trainer.train_from_scratch(train.subset(kept), recipe, purpose="retraining"),
             )
         return found
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        recipe = self.recipe()
-        steps = recipe.steps(n_owned)
-        samples = steps * min(recipe.batch_size, n_owned)
-        return Counters(steps=steps, forward_samples=n_owned + samples, backward_samples=samples)
+        recipe = self.recipe(n_owned)
+        work = training_work(recipe.steps(n_owned), recipe.batch_size, n_owned)
+        work.forward_samples += n_owned
+        return work
 
 
 def digest(indices: Tensor) -> str:

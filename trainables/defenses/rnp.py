@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.base import (
+    CleanData,
+    Defense,
+    Repair,
+    images_per_step,
+    published_steps,
+    register,
+    training_work,
+)
 from trainables.defenses.pruning import (
     MaskedModel,
-    Tolerance,
     ToleranceUnit,
     batch_norms,
-    prune_by_masks,
+    prune_closed,
     require_batch_norm,
     require_validation,
     validation_passes,
@@ -24,10 +32,8 @@ from trainables.defenses.pruning import (
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
-from trainables.training.loop import Counters, Optimizer, Schedule
+from trainables.training.loop import Counters, Optimizer
 from trainables.training.trainer import Trainer
-
-MILESTONES = (10, 20)  # epochs of the unlearning after which its rate falls to a tenth
 
 
 @register("rnp")
@@ -39,42 +45,49 @@ class ReconstructiveNeuronPruning(Defense):
     carry the backdoor. Unlike `anp` there is no noise, and it needs some hundred images for some tens of epochs.
 
     Args:
-        unlearn_lr: learning rate of the ascent on the clean loss (SGD on all weights), > 0; a tenth after 10 epochs.
-        unlearn_epochs: most passes of the ascent, >= 0.
-        clean_threshold: the ascent ends after the epoch whose accuracy is at or below it, in (0, 1). With few classes
-            guessing alone is right more often, so it counts as at least 1.5 / K.
+        unlearn_lr: learning rate of the ascent on the clean loss (SGD on all weights), > 0; a tenth in its second half.
+        unlearn_steps: most optimiser steps of the ascent, >= 0. Published: 20 epochs of 500 images in batches of 128,
+            which are 80; and as many for the recovery.
+        clean_threshold: the ascent ends after the pass over the clean set whose accuracy is at or below it, in (0, 1).
+            With few classes guessing alone is right more often, so it counts as at least 1.5 / K.
         grad_clip: largest gradient norm of the ascent, or None; without it the loss runs away. (BackdoorBench clips
             before the backward pass, which does nothing.)
         recover_lr: learning rate of the masks (SGD), > 0.
-        recover_epochs: passes of the recovery, >= 0; with 0 no mask moves and nothing is pruned.
+        recover_steps: optimiser steps of the recovery, >= 0; with 0 no mask moves and nothing is pruned.
         alpha: factor on the recovery's loss, > 0; the same as a factor on ``recover_lr``, kept for its published value.
         momentum: of the SGD of ascent and recovery, in [0, 1).
         weight_decay: of the ascent, >= 0.
-        threshold: prune masks at or below it, in [0, 1) (BackdoorBench: 0.7); None: the largest that the validation set
-            admits.
-        max_threshold: end of the sweep 0, 0.05, ..., in [0, 1); used where ``threshold`` is None.
-        acc_tol: largest drop of validation accuracy in that sweep, in [0, 1).
+        threshold: masks at or below it are closed, and nothing else is pruned, in [0, 1). BackdoorBench: 0.7.
+        acc_tol: largest drop of validation accuracy, in [0, 1); above 0 it allows one validation image at least. Of the
+            closed channels, in the order in which they closed, as many go as it admits. None: all of them, without
+            a look at validation images.
         tolerance: that drop is ``relative`` to the accuracy before, or in ``points``.
         bn_mode: ``train`` unlearns and recovers on batch statistics (public code), ``eval`` on the running ones.
-        batch_size: images per step.
+        batch_size: images per step, at most a quarter of the clean set, see `base.images_per_step`.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
     plan_is_exact: ClassVar[bool] = False
+    # The accuracy is looked at after whole passes.
+    matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {"clean_threshold": {"unlearn_steps": 12}}
+    replaced: ClassVar[Mapping[str, str]] = {
+        "unlearn_epochs": "lengths count in optimiser steps: give unlearn_steps",
+        "recover_epochs": "lengths count in optimiser steps: give recover_steps",
+        "max_threshold": "nothing above threshold is pruned",
+    }
 
     unlearn_lr: Positive = 0.01
-    unlearn_epochs: CountOrZero = 20
+    unlearn_steps: CountOrZero = published_steps(epochs=20, images=500, batch_size=128)
     clean_threshold: InnerShare = 0.2
     grad_clip: Positive | None = 20.0
     recover_lr: Positive = 0.2
-    recover_epochs: CountOrZero = 20
+    recover_steps: CountOrZero = published_steps(epochs=20, images=500, batch_size=128)
     alpha: Positive = 0.2
     momentum: ShareBelowOne = 0.9
     weight_decay: NonNegative = 5e-4
-    threshold: ShareBelowOne | None = None
-    max_threshold: ShareBelowOne = 0.9
-    acc_tol: ShareBelowOne = 0.1
+    threshold: ShareBelowOne = 0.7
+    acc_tol: ShareBelowOne | None = 0.1
     tolerance: ToleranceUnit = "relative"
     bn_mode: Literal["train", "eval"] = "train"
     batch_size: Count = 128
@@ -82,26 +95,22 @@ class ReconstructiveNeuronPruning(Defense):
 
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_batch_norm(model, self.name)
-        if self.threshold is None:
+        if self.acc_tol is not None:
             require_validation(n_validation, self.name)
-
-    def steps_per_epoch(self, n: int) -> int:
-        """Optimiser steps of one pass over ``n`` images."""
-        return -(-n // self.batch_size)
 
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         self.check(model, len(assets.train), len(assets.validation))
         original = copy.deepcopy(model.state_dict())
-        n = len(assets.train)
+        n, batch = len(assets.train), images_per_step(self.batch_size, len(assets.train))
         augmentation = trainer.augmentation() if self.augment else None
-        ascent = Ascent(self.steps_per_epoch(n), max(self.clean_threshold, 1.5 / trainer.num_classes))
+        ascent = Ascent(-(-n // batch), max(self.clean_threshold, 1.5 / trainer.num_classes))
         history = trainer.fit(
             model,
             assets.train,
             purpose="unlearn",
-            steps=self.unlearn_epochs * self.steps_per_epoch(n),
-            lr_at=self.unlearn_lr_at(n),
-            batch_size=self.batch_size,
+            steps=self.unlearn_steps,
+            lr_at=self.unlearn_lr_at,
+            batch_size=batch,
             optimizer=Optimizer("sgd", self.momentum, self.weight_decay),
             augmentation=augmentation,
             loss=ascent,
@@ -110,7 +119,7 @@ class ReconstructiveNeuronPruning(Defense):
             bn_mode=self.bn_mode,
         )
         notes = {
-            "unlearn_epochs": len(ascent.accuracies),
+            "unlearn_passes": len(ascent.accuracies),
             "unlearned_accuracy": ascent.accuracies[-1] if ascent.accuracies else None,
             "statistics_moved": _statistics_moved(model, original),
         }
@@ -119,9 +128,9 @@ class ReconstructiveNeuronPruning(Defense):
             masked,
             assets.train,
             purpose="recover",
-            steps=self.recover_epochs * self.steps_per_epoch(n),
+            steps=self.recover_steps,
             lr_at=schedules.constant(self.recover_lr),
-            batch_size=self.batch_size,
+            batch_size=batch,
             optimizer=Optimizer("sgd", self.momentum, 0.0),
             augmentation=augmentation,
             loss=lambda model, images, labels: self.alpha * functional.cross_entropy(model(images), labels),
@@ -131,41 +140,39 @@ class ReconstructiveNeuronPruning(Defense):
         history.lr += recovery.lr
         history.loss += recovery.loss
         model.load_state_dict(original)  # what is pruned is the model as it came
-        masks = masked.mask.detach()
-        return prune_by_masks(
+        return prune_closed(
             model,
-            masks,
+            masked,
             assets.validation,
             trainer,
             threshold=self.threshold,
-            max_threshold=self.max_threshold,
-            tolerance=Tolerance(self.acc_tol, self.tolerance),
+            acc_tol=self.acc_tol,
+            unit=self.tolerance,
             history=history,
-            notes={**notes, "mask_mean": float(masks.mean()), "mask_min": float(masks.min())},
+            notes=notes,
         )
 
-    def unlearn_lr_at(self, n: int) -> Schedule:
-        """Rate of the ascent on a clean set of ``n``: a tenth from each milestone on."""
-        per_epoch = self.steps_per_epoch(n)
-        return lambda step: self.unlearn_lr * 0.1 ** sum(step >= epoch * per_epoch for epoch in MILESTONES)
+    def unlearn_lr_at(self, step: int) -> float:
+        """Rate of the ascent: a tenth in its second half, published as after 10 of 20 epochs."""
+        return self.unlearn_lr if 2 * step < self.unlearn_steps else self.unlearn_lr / 10
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        epochs = self.unlearn_epochs + self.recover_epochs
-        work = training_work(epochs * self.steps_per_epoch(n_owned), self.batch_size, n_owned)
-        work.forward_samples += validation_passes(self.threshold, self.max_threshold) * n_validation
+        steps = self.unlearn_steps + self.recover_steps
+        work = training_work(steps, images_per_step(self.batch_size, n_owned), n_owned)
+        work.forward_samples += validation_passes(self.acc_tol) * n_validation
         return work
 
 
 class Ascent:
-    """Minus cross-entropy as a loss, with the accuracy of every finished epoch on the batches it was taken on.
+    """Minus cross-entropy as a loss, with the accuracy of every finished pass on the batches it was taken on.
 
     Args:
-        steps_per_epoch: >= 1.
-        goal: `reached` says True at the end of an epoch whose accuracy is at or below it.
+        steps_per_pass: >= 1.
+        goal: `reached` says True at the end of a pass whose accuracy is at or below it.
     """
 
-    def __init__(self, steps_per_epoch: int, goal: float) -> None:
-        self.steps_per_epoch, self.goal = steps_per_epoch, goal
+    def __init__(self, steps_per_pass: int, goal: float) -> None:
+        self.steps_per_pass, self.goal = steps_per_pass, goal
         self.accuracies: list[float] = []
         self._shares: list[Tensor] = []
 
@@ -175,8 +182,8 @@ class Ascent:
         return -functional.cross_entropy(logits, labels)
 
     def reached(self, step: int) -> bool:
-        """Whether the goal is reached after ``step``; asked after every step, it knows at the end of each epoch."""
-        if (step + 1) % self.steps_per_epoch:
+        """Whether the goal is reached after ``step``; asked after every step, it knows at the end of each pass."""
+        if (step + 1) % self.steps_per_pass:
             return False
         self.accuracies.append(float(torch.stack(self._shares).mean()))
         self._shares.clear()

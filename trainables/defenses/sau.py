@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.defenses.base import CleanData, Defense, Repair, register
+from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, published_steps, register
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, PositiveShare
 from trainables.training import schedules
@@ -42,13 +42,15 @@ class SharedAdversarialUnlearning(Defense):
         beta1: weight of fooling each of the two, >= 0.
         beta2: weight of their agreement, >= 0.
         lr: learning rate of Adam on the weights, > 0.
-        rounds: passes over the clean set, >= 0.
+        steps: optimiser steps, >= 0, each with its own search for perturbations. BackdoorBench: 100 rounds over 2,500
+            images, which are 1,000.
         shared_weight: of the shared loss beside the clean one, >= 0 (lambda 3 of the public code).
-        batch_size: images per step.
+        batch_size: images per step, at most a quarter of the clean set, see `base.images_per_step`.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    replaced: ClassVar[Mapping[str, str]] = {"rounds": "lengths count in optimiser steps: give steps"}
     # A step as long as the bound is at the bound at once, and stays there.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {"attack_steps": {"attack_lr": 0.02}}
 
@@ -58,17 +60,13 @@ class SharedAdversarialUnlearning(Defense):
     beta1: NonNegative = 0.01
     beta2: NonNegative = 1.0
     lr: Positive = 1e-4
-    rounds: CountOrZero = 100
+    steps: CountOrZero = published_steps(epochs=100, images=2500, batch_size=256)
     shared_weight: NonNegative = 1.0
     batch_size: Count = 256
     augment: bool = True
 
-    def total_steps(self, n: int) -> int:
-        """Optimiser steps on a clean set of ``n``."""
-        return self.rounds * -(-n // self.batch_size)
-
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
-        if self.rounds == 0:
+        if self.steps == 0:
             return Repair(model)
         reference = copy.deepcopy(model).requires_grad_(False).eval()
 
@@ -85,9 +83,9 @@ class SharedAdversarialUnlearning(Defense):
         history = trainer.fit(
             model,
             assets.train,
-            steps=self.total_steps(len(assets.train)),
+            steps=self.steps,
             lr_at=schedules.constant(self.lr),
-            batch_size=self.batch_size,
+            batch_size=images_per_step(self.batch_size, len(assets.train)),
             optimizer=Optimizer("adam", weight_decay=0.0),
             augmentation=trainer.augmentation() if self.augment else None,
             bn_mode="eval",
@@ -112,10 +110,9 @@ class SharedAdversarialUnlearning(Defense):
         return attacked.detach()
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        steps = self.total_steps(n_owned)
-        samples = steps * min(self.batch_size, n_owned)
+        samples = self.steps * images_per_step(self.batch_size, n_owned)
         return Counters(
-            steps=steps,
+            steps=self.steps,
             forward_samples=samples * (3 + 2 * self.attack_steps),
             backward_samples=2 * samples,
             input_backward_samples=2 * samples * self.attack_steps,

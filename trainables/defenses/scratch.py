@@ -8,7 +8,15 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 
-from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.base import (
+    CleanData,
+    Defense,
+    Repair,
+    images_per_step,
+    published_steps,
+    register,
+    training_work,
+)
 from trainables.defenses.super_ft import SuperFineTuning
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, ShareBelowOne
@@ -30,25 +38,28 @@ class Scratch(Defense):
     whether a repair is more than relearning. ``reinit`` forgets only the last stages and is the bridge to fine-tuning.
 
     Args:
-        arm: how the new model is trained: ``same_schedule`` (super-FT's), ``one_cycle`` (tuned with ``lr``,
-            ``warm_fraction``), ``long`` (cosine over ``epochs``: the upper reference), ``reinit`` (super-FT's schedule
-            after re-initialising the last stages).
-        lr_base, lr_max1, lr_max2: base and peaks of super-FT's schedule, > 0; for arms same_schedule and reinit.
+        arm: how the new model is trained: ``same_schedule`` (super-FT's), ``one_cycle`` (one rise, over
+            ``warm_fraction``, and one fall), ``long`` (cosine over ``long_steps``: the upper reference), ``reinit``
+            (super-FT's schedule after re-initialising the last stages).
+        lr_max1: peak rate of every arm, > 0; of super-FT's schedule that of phase 1.
+        lr_base, lr_max2: base and second peak of super-FT's schedule, > 0; for arms same_schedule and reinit.
         iterations: length of one triangle of it in steps, >= 1; one_cycle too takes 2 * iterations steps.
-        lr: peak rate of one_cycle and long, > 0.
         warm_fraction: rising share of one_cycle, in (0, 1).
-        epochs: passes over the clean set of long, > 0.
+        long_steps: optimiser steps of long, >= 1; as 100 epochs of CIFAR-10's training set.
         reinit_stages: how many of the last stages (and the head) reinit forgets, >= 0 (0: the head alone).
         weight_decay, momentum: of SGD.
-        batch_size: images per step.
+        batch_size: images per step, at most a quarter of the clean set, see `base.images_per_step`.
         augment: random crop (and flip where the data set allows it).
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    replaced: ClassVar[Mapping[str, str]] = {
+        "epochs": "lengths count in optimiser steps: give long_steps",
+        "lr": "the peak of every arm is lr_max1",
+    }
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "lr": {"arm": "one_cycle"},
         "warm_fraction": {"arm": "one_cycle"},
-        "epochs": {"arm": "long"},
+        "long_steps": {"arm": "long"},
         "reinit_stages": {"arm": "reinit"},
     }
 
@@ -57,9 +68,8 @@ class Scratch(Defense):
     lr_max1: Positive = 0.1
     lr_max2: Positive = 1e-3
     iterations: Count = 500
-    lr: Positive = 0.1
     warm_fraction: InnerShare = 0.3
-    epochs: Positive = 100
+    long_steps: Count = published_steps(epochs=100, images=50_000, batch_size=256)
     reinit_stages: CountOrZero = 1
     weight_decay: NonNegative = 5e-4
     momentum: ShareBelowOne = 0.9
@@ -69,16 +79,16 @@ class Scratch(Defense):
     def total_steps(self, n: int) -> int:
         """Optimiser steps on a clean set of ``n``."""
         if self.arm == "long":
-            return round(self.epochs * -(-n // self.batch_size))
+            return self.long_steps
         return self._cyclic().schedule(n).total_steps
 
     def lr_at(self, n: int) -> Schedule:
         """Learning rate on a clean set of ``n``."""
         match self.arm:
             case "one_cycle":
-                return schedules.one_cycle(self.lr, self.total_steps(n), warm_fraction=self.warm_fraction)
+                return schedules.one_cycle(self.lr_max1, self.total_steps(n), warm_fraction=self.warm_fraction)
             case "long":
-                return schedules.cosine(self.lr, self.total_steps(n))
+                return schedules.cosine(self.lr_max1, self.total_steps(n))
             case _:
                 return self._cyclic().schedule(n)
 
@@ -92,14 +102,14 @@ class Scratch(Defense):
             assets.train,
             steps=self.total_steps(n),
             lr_at=self.lr_at(n),
-            batch_size=self.batch_size,
+            batch_size=images_per_step(self.batch_size, n),
             optimizer=Optimizer("sgd", self.momentum, self.weight_decay),
             augmentation=trainer.augmentation() if self.augment else None,
         )
         return Repair(fresh, history=history)
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
-        return training_work(self.total_steps(n_owned), self.batch_size, n_owned)
+        return training_work(self.total_steps(n_owned), images_per_step(self.batch_size, n_owned), n_owned)
 
     def _cyclic(self) -> SuperFineTuning:
         return SuperFineTuning(

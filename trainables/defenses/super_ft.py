@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from trainables.data.images import DataError, ImageSet
-from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, register, training_work
 from trainables.defenses.ft import in_scope
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, PositiveShare, ShareBelowOne
@@ -50,7 +50,7 @@ class SuperFineTuning(Defense):
         momentum_mode: ``constant``, or ``inverse``: from 0.95 at the feet to 0.85 at the peaks (Smith 2018).
         weight_decay: of the optimiser, >= 0; the paper does not state it.
         optimizer: what updates the weights; the rates of ``adam`` and ``adamw`` are some 100 times smaller than SGD's.
-        batch_size: images per step; the paper's is 256.
+        batch_size: images per step, at most a quarter of the clean set; the paper's is 256.
         grad_clip: largest gradient norm, or None.
         bn_mode: batch normalisation trains as usual (``train``), or its running statistics are frozen (``eval``).
         augment: random crop (and flip where the data set allows it).
@@ -104,7 +104,7 @@ class SuperFineTuning(Defense):
 
     def schedule(self, n: int) -> CyclicSchedule:
         """The learning rate over a clean training set of ``n`` images."""
-        steps_per_epoch = -(-n // min(self.batch_size, n))
+        steps_per_epoch = -(-n // images_per_step(self.batch_size, n))
         peaks = ((self.lr_max1, self.cycles1), (self.lr_max2, self.cycles2), (self.lr_max3, self.cycles3))
         return CyclicSchedule(
             base=self.lr_base,
@@ -137,7 +137,7 @@ class SuperFineTuning(Defense):
             steps=schedule.total_steps,
             lr_at=schedule,
             momentum_at=self.momentum_at(schedule) if self.momentum_mode == "inverse" else None,
-            batch_size=self.batch_size,
+            batch_size=images_per_step(self.batch_size, len(assets.train)),
             optimizer=Optimizer(self.optimizer, self.momentum, self.weight_decay),
             augmentation=trainer.augmentation() if self.augment else None,
             trainable=in_scope(model, self.scope),
@@ -162,7 +162,7 @@ class SuperFineTuning(Defense):
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
         schedule = self.schedule(n_owned)
-        work = training_work(schedule.total_steps, self.batch_size, n_owned)
+        work = training_work(schedule.total_steps, images_per_step(self.batch_size, n_owned), n_owned)
         if self.select == "val":
             looks = sum(_is_candidate(schedule, step) for step in range(schedule.total_steps))
             work.forward_samples += looks * n_validation

@@ -24,6 +24,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 # A finite check waits for the device; once in so many steps costs nothing and still ends a lost run early.
 CHECK_EVERY = 50
+# Images per step where a method does not say.
+BATCH_SIZE = 256
 
 
 class DivergedError(ArithmeticError):
@@ -198,7 +200,7 @@ def fit(
     steps: int,
     lr_at: Schedule,
     generator: torch.Generator,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     optimizer: Optimizer | None = None,
     momentum_at: Schedule | None = None,
     augmentation: Augmentation | None = None,

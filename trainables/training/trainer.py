@@ -41,6 +41,7 @@ class Trainer:
         upstream: unlabelled images, uint8 (N, 3, H, W), that an encoder is trained on before the task's own images;
             None: the task's own are all there is.
         task: key of everything a run is given but its settings (victim, data, seed); part of every key of the memo.
+        batch: images per optimiser step so far, the largest where stages differ; None before anything was trained.
         made: names in the memo of what `remember` had to make.
         reused: what `remember` found ready made, by its name in the memo, with the work that making it had cost.
     """
@@ -56,6 +57,7 @@ class Trainer:
     memo: Memo = field(default_factory=Memo)
     upstream: Tensor | None = None
     task: str = ""
+    batch: int | None = None
     made: list[str] = field(default_factory=list)
     reused: dict[str, Counters] = field(default_factory=dict)
 
@@ -74,7 +76,15 @@ class Trainer:
     def fit(self, model: nn.Module, data: ImageSet, *, purpose: str = "fit", **settings: Any) -> History:
         """`loop.fit` with this bench's random stream, precision and counters."""
         settings.setdefault("counters", self.counters)
+        self._note_batch(data, settings)
         return loop.fit(model, data, generator=self.generator("batches", purpose), precision=self.precision, **settings)
+
+    def _note_batch(self, data: ImageSet, settings: Mapping[str, Any]) -> None:
+        if settings["steps"]:
+            self._had_batch(min(settings.get("batch_size", loop.BATCH_SIZE), len(data)))
+
+    def _had_batch(self, images: int) -> None:
+        self.batch = max(images, self.batch or 0)
 
     def train_from_scratch(
         self, train: ImageSet, recipe: TrainingRecipe, *, purpose: str | None = None, **changes: Any
@@ -126,6 +136,7 @@ class Trainer:
 
         The head's own steps cost next to nothing: only the encoder's forward pass is counted.
         """
+        self._note_batch(data, settings)
         vectors, head_only = FeatureSet(self.embeddings(model, data.images), data.labels), Counters()
         history = loop.fit(
             Head(model),
@@ -152,13 +163,16 @@ class Trainer:
         """
 
         def make() -> Artifact:
-            before = dataclasses.replace(self.counters)
+            before, batch, self.batch = dataclasses.replace(self.counters), self.batch, None
             tensors = {name: tensor.detach().cpu() for name, tensor in build().items()}
             work = {
                 item.name: getattr(self.counters, item.name) - getattr(before, item.name)
                 for item in dataclasses.fields(Counters)
             }
-            return Artifact({"tensors": tensors}, {"what": what, "identity": dict(identity), "work": work})
+            facts = {"what": what, "identity": dict(identity), "work": work, "batch": self.batch}
+            if batch is not None:
+                self._had_batch(batch)
+            return Artifact({"tensors": tensors}, facts)
 
         name = f"{what}-{content_key({'schema': MEMO_SCHEMA, 'task': self.task, 'identity': dict(identity)})}"
         artifact, built = self.memo.obtain(name, make)
@@ -166,6 +180,8 @@ class Trainer:
             self.made.append(name)
         elif name not in self.made:
             self.reused[name] = Counters(**artifact.facts["work"])
+            if (batch := artifact.facts.get("batch")) is not None:
+                self._had_batch(batch)
         return {name: tensor.to(self.device) for name, tensor in artifact.tensors["tensors"].items()}
 
     def remember_model(self, what: str, identity: Mapping[str, Any], build: Callable[[], Classifier]) -> Classifier:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tests.trainables.defenses.batches import shuffled
 from trainables.data.images import Dataset, to_float
 from trainables.defenses.awm import AdversarialWeightMasking, MaskedConvolutions
 from trainables.defenses.base import CleanData
@@ -15,7 +16,7 @@ from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim
 
-SHORT: dict[str, Any] = {"rounds": 2, "epochs": 1, "batch_size": 32, "lr": 0.1}
+SHORT: dict[str, Any] = {"steps": 4, "round_steps": 2, "inner_steps": 2, "batch_size": 16, "lr": 0.1}
 
 
 def clean(toy: Dataset) -> CleanData:
@@ -57,7 +58,7 @@ def test_with_masks_of_one_it_is_the_model(toy: Dataset, toy_victim: Victim) -> 
 def test_the_perturbation_fools_within_its_bound(
     bound: float, toy: Dataset, toy_victim: Victim, trainer: Trainer
 ) -> None:
-    defense = AdversarialWeightMasking(bound=bound, inner_lr=100.0, batch_size=16)
+    defense = AdversarialWeightMasking(bound=bound, inner_lr=100.0, inner_steps=4, batch_size=16)
     data, masked = clean(toy).train, MaskedConvolutions(toy_victim.model)
     delta = defense.find_perturbation(masked, data, trainer, round_=0)
     assert delta.shape == (1, *data.images.shape[1:])
@@ -86,15 +87,14 @@ def test_the_perturbation_is_that_of_the_masked_model(toy: Dataset, toy_victim: 
 def test_loss_weighs_clean_and_attacked_images_by_alpha_and_adds_the_penalty(
     toy: Dataset, toy_victim: Victim, trainer: Trainer
 ) -> None:
-    settings: dict[str, Any] = {"alpha": 0.8, "gamma": 1e-3, "inner_lr": 200.0, "batch_size": 64, "augment": False}
-    defense, data = AdversarialWeightMasking(rounds=1, epochs=1, lr=0.1, **settings), clean(toy)
+    settings: dict[str, Any] = {"alpha": 0.8, "gamma": 1e-3, "inner_lr": 200.0, "batch_size": 16, "augment": False}
+    defense, data = AdversarialWeightMasking(steps=1, inner_steps=4, lr=0.1, **settings), clean(toy)
     model, masked = copy.deepcopy(toy_victim.model), MaskedConvolutions(toy_victim.model)
     delta = defense.find_perturbation(masked, data.train, trainer, round_=0)
-    images = to_float(data.train.images)
+    batch = shuffled(data.train, trainer).subset(torch.arange(16))
+    images = to_float(batch.images)
     with torch.no_grad():
-        clean_, attacked = (
-            float(functional.cross_entropy(masked(x), data.train.labels)) for x in (images, images + delta)
-        )
+        clean_, attacked = (float(functional.cross_entropy(masked(x), batch.labels)) for x in (images, images + delta))
     assert attacked > clean_ + 0.01
     found = defense.repair(model, data, trainer)
     wanted = 0.8 * clean_ + 0.2 * attacked + 1e-3 * sum(mask.numel() for mask in masked.masks)
@@ -113,9 +113,9 @@ def test_a_large_penalty_removes_weights(toy: Dataset, toy_victim: Victim, train
     assert means[1] < means[0] < 1
 
 
-def test_no_rounds_hand_back_the_model(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
+def test_no_steps_hand_back_the_model(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
     model = copy.deepcopy(toy_victim.model)
-    repair = AdversarialWeightMasking(rounds=0).repair(model, clean(toy), trainer)
+    repair = AdversarialWeightMasking(steps=0).repair(model, clean(toy), trainer)
     assert all(
         torch.equal(value, toy_victim.model.state_dict()[key]) for key, value in repair.model.state_dict().items()
     )
@@ -129,8 +129,9 @@ def test_no_rounds_hand_back_the_model(toy: Dataset, toy_victim: Victim, trainer
         ({"inner_lr": -1.0}, "inner_lr must be > 0"),
         ({"alpha": 1.1}, "alpha must be in"),
         ({"gamma": -1e-9}, "gamma must be >= 0"),
-        ({"epochs": 0}, "epochs must be >= 1"),
-        ({"rounds": -1}, "rounds must be >= 0"),
+        ({"round_steps": 0}, "round_steps must be >= 1"),
+        ({"inner_steps": 0}, "inner_steps must be >= 1"),
+        ({"steps": -1}, "steps must be >= 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -17,7 +17,7 @@ from trainables.training.loop import Counters, Optimizer
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim
 
-SHORT: dict[str, Any] = {"epochs": 3, "batch_size": 32}
+SHORT: dict[str, Any] = {"steps": 6, "batch_size": 16}
 
 
 def clean(toy: Dataset) -> CleanData:
@@ -66,7 +66,7 @@ def test_head_turns_away_from_the_old_one(toy: Dataset, toy_victim: Victim, trai
 
 def test_a_new_head_too_is_pushed_away_from_the_old_one(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
     def after_one_step(alpha: float) -> Tensor:
-        defense = FeatureShiftTuning(alpha=alpha, epochs=1, batch_size=64, schedule="constant", fix_norm=False)
+        defense = FeatureShiftTuning(alpha=alpha, steps=1, schedule="constant", fix_norm=False)
         return repaired(defense, toy_victim, toy, trainer).classifier.weight.detach()
 
     push = after_one_step(0.5) - after_one_step(0.0)
@@ -85,7 +85,7 @@ def test_without_push_and_restart_it_is_norm_constrained_fine_tuning(
             head.weight.mul_(length / head.weight.norm())
 
     trainer.fit(
-        model, clean(toy).train, steps=6, lr_at=FineTuning(lr=0.01).lr_at(6), batch_size=32,
+        model, clean(toy).train, steps=6, lr_at=FineTuning(lr=0.01, steps=6).lr_at(), batch_size=16,
         optimizer=Optimizer("sgd", 0.9, 0.0), augmentation=trainer.augmentation(), after_step=project,
     )  # fmt: skip
     assert same(found, model)
@@ -99,8 +99,8 @@ def test_with_everything_off_it_is_plain_fine_tuning_with_no_constraint(
     assert same(repaired(off, toy_victim, toy, trainer), repaired(plain, toy_victim, toy, trainer))
 
 
-def test_without_epochs_not_even_the_head_is_touched(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
-    assert same(repaired(FeatureShiftTuning(epochs=0), toy_victim, toy, trainer), toy_victim.model)
+def test_without_steps_not_even_the_head_is_touched(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
+    assert same(repaired(FeatureShiftTuning(steps=0), toy_victim, toy, trainer), toy_victim.model)
     assert trainer.counters == Counters()
 
 
@@ -130,7 +130,7 @@ def test_whole_model_is_trained(toy: Dataset, toy_victim: Victim, trainer: Train
     [
         ({"alpha": -0.1}, "alpha must be >= 0, got -0.1"),
         ({"lr": 0.0}, "lr must be > 0"),
-        ({"epochs": -1}, "epochs must be >= 0"),
+        ({"steps": -1}, "steps must be >= 0"),
         ({"schedule": "step"}, "schedule must be cosine or constant, got 'step'"),
         ({"batch_size": 0}, "batch_size must be >= 1"),
         ({"weight_decay": -1.0}, "weight_decay must be >= 0"),
@@ -143,6 +143,5 @@ def test_impossible_settings_are_refused_by_name(settings: dict[str, Any], messa
 
 def test_published_point_is_the_default_and_lies_in_the_space() -> None:
     default = FeatureShiftTuning()
-    for key, value in PAPER.items():
-        assert getattr(default, key) == value
-        assert SPACE[key]._contains(SPACE[key].to_internal_repr(value))
+    assert {key: getattr(default, key) for key in PAPER} == PAPER
+    assert all(item._contains(item.to_internal_repr(PAPER[key])) for key, item in SPACE.items())

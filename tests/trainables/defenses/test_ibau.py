@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.ibau import PAPER, SPACE
+from tests.trainables.defenses.batches import shuffled
 from trainables.data.images import Dataset
 from trainables.defenses.base import CleanData
 from trainables.defenses.ibau import ImplicitUnlearning, implicit_loss, inner_loss
@@ -18,7 +19,7 @@ from trainables.training.loop import Counters, autocast
 from trainables.training.trainer import Trainer
 from trainables.victims import Victim
 
-SHORT: dict[str, Any] = {"rounds": 2, "batch_size": 32, "fixed_point_iterations": 3}
+SHORT: dict[str, Any] = {"steps": 4, "round_steps": 2, "inner_steps": 2, "batch_size": 16, "fixed_point_iterations": 3}
 
 
 def clean(toy: Dataset) -> CleanData:
@@ -149,7 +150,9 @@ def test_one_perturbation_for_all_images_raises_the_loss_and_keeps_its_bound(
 ) -> None:
     model, images = toy_victim.model, clean(toy).train.images.float() / 255
     before = copy.deepcopy(model)
-    delta = perturbation(ImplicitUnlearning(norm_bound=1.0, inner_lr=200.0, batch_size=8), toy_victim, toy, trainer)
+    delta = perturbation(
+        ImplicitUnlearning(norm_bound=1.0, inner_lr=200.0, inner_steps=8, batch_size=8), toy_victim, toy, trainer
+    )
     assert delta.shape == (1, 3, 16, 16)
     assert float(delta.norm()) == pytest.approx(1.0, rel=1e-4)
     predicted = model(images).argmax(1)
@@ -163,8 +166,9 @@ def test_ascent_in_pixels_takes_the_steps_of_one_on_normalised_images(
     toy: Dataset, toy_victim: Victim, trainer: Trainer
 ) -> None:
     data, model = clean(toy).train, toy_victim.model
-    defense = ImplicitUnlearning(inner_lr=8.0, batch_size=64, augment=False)
-    normalised = model.normalize(data.images.float() / 255)
+    defense = ImplicitUnlearning(inner_lr=8.0, inner_steps=1, batch_size=16, augment=False)
+    batch = shuffled(data, trainer, "perturbation", 0).subset(torch.arange(16))
+    normalised = model.normalize(batch.images.float() / 255)
     zero = torch.zeros(1, 3, 16, 16, requires_grad=True)
 
     def logits(d: Tensor) -> Tensor:
@@ -207,7 +211,7 @@ def test_fixed_point_step_is_a_tenth_on_normalised_images(toy: Dataset, toy_vict
             )
         )
 
-    defense = ImplicitUnlearning(fixed_point_iterations=2)
+    defense = ImplicitUnlearning(fixed_point_iterations=2, patch_portion=1.0)
     found = slope(defense.unlearning_loss(model, images, labels, delta, Counters()))
     plain, wanted = with_step(0.0), with_step(0.1 * model.normalize.std.square())
     assert float((wanted - plain).norm()) > 0
@@ -215,7 +219,7 @@ def test_fixed_point_step_is_a_tenth_on_normalised_images(toy: Dataset, toy_vict
 
 
 def test_weights_take_steps_of_adam(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
-    defense = ImplicitUnlearning(rounds=1, batch_size=64, lr=1e-3)
+    defense = ImplicitUnlearning(steps=1, inner_steps=1, lr=1e-3)
     found = defense.repair(copy.deepcopy(toy_victim.model), clean(toy), trainer).model
     before = dict(toy_victim.model.named_parameters())
     moves = torch.cat([(after - before[name]).detach().abs().flatten() for name, after in found.named_parameters()])
@@ -223,10 +227,10 @@ def test_weights_take_steps_of_adam(toy: Dataset, toy_victim: Victim, trainer: T
     assert [float(moves.median()), float(moves.max())] == pytest.approx([1e-3, 1e-3], rel=0.01)
 
 
-def test_without_rounds_nothing_changes(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
-    found = ImplicitUnlearning(rounds=0).repair(copy.deepcopy(toy_victim.model), clean(toy), trainer).model
+def test_without_steps_nothing_changes(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
+    found = ImplicitUnlearning(steps=0).repair(copy.deepcopy(toy_victim.model), clean(toy), trainer).model
     assert same(found, toy_victim.model)
-    assert trainer.counters == Counters() == ImplicitUnlearning(rounds=0).plan(64)
+    assert trainer.counters == Counters() == ImplicitUnlearning(steps=0).plan(64)
 
 
 def test_running_statistics_stay_and_weights_move(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
@@ -269,22 +273,25 @@ def test_all_of_it_runs_in_float32_also_under_bfloat16(toy: Dataset, toy_victim:
 
 @pytest.mark.parametrize("iterations", [0, 1, 3])
 def test_every_pass_is_counted(iterations: int, toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
-    defense = ImplicitUnlearning(rounds=2, batch_size=32, fixed_point_iterations=iterations)
+    settings = {"steps": 5, "round_steps": 3, "inner_steps": 2, "batch_size": 16}
+    defense = ImplicitUnlearning(**settings, fixed_point_iterations=iterations)  # type: ignore[arg-type]
     defense.repair(copy.deepcopy(toy_victim.model), clean(toy), trainer)
-    samples = 2 * 64
+    samples, sought = 5 * 16, 2 * 2 * 16  # the second round is shorter, its search is not
     assert trainer.counters == defense.plan(64)
     assert trainer.counters == Counters(
-        steps=4,
-        forward_samples=samples * (2 + 1 + (2 if iterations else 0)),
+        steps=5,
+        forward_samples=2 * sought + samples * (1 + (2 if iterations else 0)),
         backward_samples=samples * (1 + iterations),
-        input_backward_samples=samples * (1 + (2 if iterations else 0)),
+        input_backward_samples=sought + samples * (2 if iterations else 0),
     )
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rounds": -1}, "rounds must be >= 0, got -1"),
+        ({"steps": -1}, "steps must be >= 0, got -1"),
+        ({"round_steps": 0}, "round_steps must be >= 1"),
+        ({"inner_steps": 0}, "inner_steps must be >= 1"),
         ({"fixed_point_iterations": -1}, "fixed_point_iterations must be >= 0"),
         ({"lr": 0.0}, "lr must be > 0"),
         ({"inner_lr": -1.0}, "inner_lr must be > 0"),
@@ -300,7 +307,13 @@ def test_impossible_settings_are_refused_by_name(settings: dict[str, Any], messa
 
 def test_published_point_is_the_default_and_lies_in_the_space() -> None:
     default = ImplicitUnlearning()
-    for key, value in PAPER.items():
-        # BackdoorBench's code bounds nothing, which no range of numbers can say: the paper's 10 stands for it.
-        assert getattr(default, key) == (None if key == "norm_bound" else value)
-        assert SPACE[key]._contains(SPACE[key].to_internal_repr(value))
+    assert {key: getattr(default, key) for key in PAPER} == PAPER
+    assert all(item._contains(item.to_internal_repr(PAPER[key])) for key, item in SPACE.items())
+
+
+def test_published_length_is_that_of_the_authors_code() -> None:
+    # 5 rounds over 5,000 images in batches of 100, each of one pass for the perturbation and one for the weights.
+    default = ImplicitUnlearning()
+    assert (default.steps, default.round_steps, default.inner_steps) == (250, 50, 50)
+    assert (default.lr, default.batch_size, default.inner_lr) == (1e-3, 100, 10.0)
+    assert {"inner_lr", "inner_steps"} <= SPACE.keys()

@@ -395,7 +395,7 @@ def held(count: int = 40) -> CleanData:
 def test_without_a_flag_it_abstains_and_returns_its_input(trainer: Trainer) -> None:
     model = trainer.fresh_model()
     before = copy.deepcopy(model.state_dict())
-    found = DEFENSES.create("nc", {"mask_epochs": 1, "mad_threshold": 1e6}).repair(model, held(), trainer)
+    found = DEFENSES.create("nc", {"mask_steps": 1, "mad_threshold": 1e6}).repair(model, held(), trainer)
     assert found.status == "abstained"
     assert found.flagged_classes == ()
     assert found.model is model
@@ -414,7 +414,7 @@ def test_only_triggers_of_flagged_classes_are_unlearned_along_a_cosine(
             return super().__call__(model, images, labels)
 
     monkeypatch.setattr(nc, "Unlearning", Spy)
-    defense = NeuralCleanse(mask_epochs=1, mad_threshold=0.0, epochs=4, lr=0.02)
+    defense = NeuralCleanse(mask_steps=1, mad_threshold=0.0, steps=4, lr=0.02)
     found = defense.repair(trainer.fresh_model(), held(), trainer)
     assert found.flagged_classes
     assert len(found.flagged_classes) < 10
@@ -426,7 +426,7 @@ def test_only_triggers_of_flagged_classes_are_unlearned_along_a_cosine(
 def test_the_model_that_was_tuned_is_the_one_returned(trainer: Trainer) -> None:
     model = trainer.fresh_model()
     before = copy.deepcopy(model.state_dict())
-    found = DEFENSES.create("nc", {"mask_epochs": 1, "mad_threshold": 0.0, "epochs": 1}).repair(model, held(), trainer)
+    found = DEFENSES.create("nc", {"mask_steps": 1, "mad_threshold": 0.0, "steps": 1}).repair(model, held(), trainer)
     assert found.status == "ok"
     assert found.flagged_classes
     assert any(not torch.equal(before[key], value) for key, value in found.model.state_dict().items())
@@ -445,8 +445,17 @@ def test_two_classes_are_refused_in_one_line(trainer: Trainer) -> None:
     defense.check(trainer.fresh_model(), 2)
 
 
+@pytest.mark.parametrize(("n", "batch", "passes"), [(2500, 256, 80), (100, 25, 200), (104, 26, 200), (90, 22, 160)])
+def test_masks_are_sought_for_as_many_steps_on_a_small_set_as_on_the_published_one(
+    n: int, batch: int, passes: int
+) -> None:
+    rules = NeuralCleanse().inversion(n)
+    assert (rules.batch_size, rules.epochs) == (batch, passes)
+    assert rules.epochs * -(-n // batch) == 800
+
+
 def test_plan_grows_with_the_classes() -> None:
-    defense = NeuralCleanse(mask_epochs=3, epochs=0)
+    defense = NeuralCleanse(mask_steps=15, steps=0)  # three passes of five batches of 12
     assert defense.plan(50).input_backward_samples == 3 * 50 * 10
     assert defense.plan_for(43, 50).input_backward_samples == 3 * 50 * 43
 
@@ -456,13 +465,13 @@ def test_plan_grows_with_the_classes() -> None:
     [
         {"init_cost": 0},
         {"tau": 1.5},
-        {"mask_epochs": 0},
+        {"mask_steps": 0},
         {"mask_lr": -1},
         {"patience": 0},
         {"stop_patience": 0},
         {"mad_threshold": -1},
         {"unlearn_ratio": 0},
-        {"epochs": -1},
+        {"steps": -1},
         {"lr": 0},
         {"batch_size": 1},
     ],
@@ -475,7 +484,7 @@ def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
 def test_images_are_not_modified(trainer: Trainer) -> None:
     data = toy_dataset(train=40).train
     kept = ImageSet(data.images.clone(), data.labels.clone())
-    DEFENSES.create("nc", {"mask_epochs": 1, "mad_threshold": 0.0, "epochs": 1}).repair(
+    DEFENSES.create("nc", {"mask_steps": 1, "mad_threshold": 0.0, "steps": 1}).repair(
         trainer.fresh_model(), CleanData(data, data.subset(torch.arange(4))), trainer
     )
     assert torch.equal(data.images, kept.images)

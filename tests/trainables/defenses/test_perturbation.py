@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.data.images import Dataset
-from trainables.defenses.perturbation import PerRound, PerturbationLoss, seek_perturbation, within
+from trainables.defenses.perturbation import PerRound, PerturbationLoss, rounds, seek_perturbation, within
 from trainables.training.loop import Counters
 from trainables.training.trainer import Trainer
 
@@ -28,6 +28,7 @@ def seek(
         trainer,
         loss=loss,
         rate=0.1,
+        steps=4,
         bounded=bounded,
         batch_size=16,
         augment=False,
@@ -54,7 +55,7 @@ def test_bound_holds_at_every_step(toy: Dataset, trainer: Trainer) -> None:
 
 
 def test_every_round_takes_all_images_in_an_order_of_its_own(toy: Dataset, trainer: Trainer) -> None:
-    rounds = list[list[int]]()
+    orders = list[list[int]]()
     for round_ in (0, 1):
         labels_seen = list[int]()
 
@@ -63,9 +64,9 @@ def test_every_round_takes_all_images_in_an_order_of_its_own(toy: Dataset, train
             return delta.sum()
 
         seek(toy, trainer, loss, round_=round_)
-        rounds.append(labels_seen)
-    assert rounds[0] != rounds[1]
-    assert sorted(rounds[0]) == sorted(rounds[1]) == sorted(toy.train.labels[:64].tolist())
+        orders.append(labels_seen)
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(toy.train.labels[:64].tolist())
 
 
 def test_search_looks_at_the_model_as_it_will_be_used_and_leaves_its_mode(toy: Dataset, trainer: Trainer) -> None:
@@ -93,6 +94,7 @@ def test_perturbation_is_sought_anew_at_the_first_step_of_every_round() -> None:
     perturbation = PerRound(3, find)
     assert [int(perturbation.next()) for _ in range(7)] == [0, 0, 0, 1, 1, 1, 2]
     assert sought == [0, 1, 2]
+    assert rounds(7, 3) == 3
 
 
 def test_only_what_is_longer_than_the_bound_is_shortened() -> None:

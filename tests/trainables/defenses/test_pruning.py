@@ -14,15 +14,17 @@ from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, CleanData, NoData
 from trainables.defenses.pruning import (
+    LOOKS,
     ConvNorm,
     MaskedModel,
     Tolerance,
     batch_norms,
     mean_magnitude,
-    prune_by_masks,
+    portions,
     prune_channels,
-    thresholds,
+    prune_closed,
     trace_convolutions,
+    validation_passes,
 )
 from trainables.job import Cell
 from trainables.models.build import MODELS, ModelError, build_model
@@ -136,12 +138,42 @@ def test_pruning_a_channel_zeroes_its_gamma_and_nothing_else(name: str) -> None:
 def test_tolerance_is_a_drop_in_points_or_relative_to_the_start(
     unit: str, acc_tol: float, accuracy: float, allowed: bool
 ) -> None:
-    assert Tolerance(acc_tol, unit).allows(accuracy, before=0.8) is allowed  # type: ignore[arg-type]
+    assert Tolerance(acc_tol, unit, 1000).allows(accuracy, before=0.8) is allowed  # type: ignore[arg-type]
 
 
-def test_thresholds_are_those_of_the_public_code() -> None:
-    assert thresholds(0.9) == [round(0.05 * i, 2) for i in range(19)]
-    assert thresholds(0.0) == [0.0]
+@pytest.mark.parametrize("acc_tol", [0.001, 0.009])
+def test_a_tolerance_of_less_than_one_image_is_one_image_and_none_is_none(acc_tol: float) -> None:
+    # Of 50 images every drop is a multiple of 0.02: below that a tolerance would do nothing, whatever its value.
+    assert Tolerance(acc_tol, "points", 50).largest_drop(0.8) == pytest.approx(0.02)
+    assert Tolerance(acc_tol, "points", 50).allows(0.78, before=0.8)
+    assert not Tolerance(acc_tol, "points", 50).allows(0.76, before=0.8)
+    assert not Tolerance(0.0, "points", 50).allows(0.78, before=0.8)
+    assert Tolerance(0.1, "relative", 50).largest_drop(0.8) == pytest.approx(0.08)
+
+
+def test_portions_hold_few_channels_one_by_one_and_always_as_many_looks() -> None:
+    assert [len(portions(count)) for count in (0, 1, 12, 424)] == [LOOKS] * 4
+    assert sorted(set(portions(424)))[:5] == [2, 5, 10, 17, 27]
+    assert (portions(0)[-1], portions(1), portions(424)[-1]) == (0, [1] * LOOKS, 424)
+
+
+def closing(*steps: list[float]) -> MaskedModel:
+    """Masks of which the first few take these values after each step, before they are clipped; the others stay at 1."""
+    masked = MaskedModel(copy.deepcopy(model_named("preact_resnet18")), batch_statistics=False)
+    for step, values in enumerate(steps):
+        with torch.no_grad():
+            masked.mask[: len(values)] = torch.tensor(values)
+        masked.clip(step)
+    return masked
+
+
+def test_channels_go_in_the_order_in_which_their_masks_first_closed() -> None:
+    # 0 closes last; 1 closes first and 2 with it, less far; 3 never closes; 4 opens again; 5 is barely touched.
+    masked = closing([0.5, -3.0, -0.1, 0.6, -0.2, 0.95], [-0.1, 0.0, -0.5, 0.3, 0.9, 0.95])
+    assert masked.mask[:6].tolist() == pytest.approx([0.0, 0.0, 0.0, 0.3, 0.9, 0.95])
+    assert masked.closing_order(0.5).tolist() == [1, 2, 0, 3], "by their masks the first three are one lump"
+    assert masked.closing_order(0.0).tolist() == [1, 2, 0]
+    assert masked.closing_order(0.9).tolist() == [1, 4, 2, 0, 3]
 
 
 class AccuracyByPruned(Trainer):
@@ -156,58 +188,69 @@ class AccuracyByPruned(Trainer):
         return self.table[pruned]
 
 
-def sweep(trainer: Trainer, table: list[float], *, threshold: float | None = None) -> tuple[Classifier, dict, str]:
-    """Prune a model whose first masks are 0.1, 0.2, 0.3, 0.4; ``table``: accuracy with 0, 1, ... of these pruned."""
+def sweep(
+    trainer: Trainer, table: list[float], *, threshold: float = 0.9, acc_tol: float | None = 0.1
+) -> tuple[Classifier, dict, str, list[int]]:
+    """Prune a model whose first masks all closed to 0, one after the other; ``table``: accuracy with 0, 1, ... pruned.
+
+    A fifth mask stands at 0.5.
+    """
     bench = AccuracyByPruned(**vars(trainer))
     bench.table, bench.asked = dict(enumerate(table)), []
-    model = copy.deepcopy(model_named("preact_resnet18"))
-    masks = torch.ones(sum(norm.num_features for norm in batch_norms(model).values()))
-    masks[:4] = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    empty = ImageSet(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
-    repair = prune_by_masks(
-        model,
-        masks,
+    masked = closing([-0.4, -0.3, -0.2, -0.1, 0.5])
+    empty = ImageSet(torch.zeros(100, 3, 8, 8, dtype=torch.uint8), torch.zeros(100, dtype=torch.int64))
+    repair = prune_closed(
+        copy.deepcopy(model_named("preact_resnet18")),
+        masked,
         empty,
         bench,
         threshold=threshold,
-        max_threshold=0.9,
-        tolerance=Tolerance(0.1, "points"),
+        acc_tol=acc_tol,
+        unit="points",
         history=History(),
         notes={},
     )
-    return repair.model, repair.notes, repair.status
+    return repair.model, repair.notes, repair.status, bench.asked
 
 
 def zeros(model: Classifier) -> int:
     return sum(int((norm.weight == 0).sum()) for norm in batch_norms(model).values())
 
 
-def test_largest_admissible_threshold_wins_even_behind_an_inadmissible_one(trainer: Trainer) -> None:
-    model, notes, status = sweep(trainer, [0.9, 0.9, 0.5, 0.85, 0.2])
-    assert notes["threshold"] == 0.35  # masks 0.1, 0.2 and 0.3; one more is pruned from 0.4 on
+def test_largest_admissible_number_wins_even_behind_an_inadmissible_one(trainer: Trainer) -> None:
+    model, notes, status, asked = sweep(trainer, [0.9, 0.9, 0.5, 0.85, 0.2, 0.2])
     assert notes["pruned"] == zeros(model) == 3
     assert (notes["validation_before"], notes["validation_after"]) == (0.9, 0.85)
     assert status == "ok"
+    assert len(asked) == validation_passes(0.1)
 
 
-def test_mask_that_broke_the_tolerance_is_not_kept(trainer: Trainer) -> None:
-    model, notes, _ = sweep(trainer, [0.9, 0.85, 0.1, 0.1, 0.1])
-    assert zeros(model) == 1
+def test_masks_clipped_to_the_same_value_are_not_pruned_as_one_lump(trainer: Trainer) -> None:
+    # By a threshold on their values all four would go, which costs too much, and the repair would abstain.
+    model, notes, status, _ = sweep(trainer, [0.9, 0.85, 0.1, 0.1, 0.1, 0.1])
+    assert (zeros(model), notes["closed"], status) == (1, 5, "ok")
     assert notes["validation_after"] == 0.85
+    first = next(iter(batch_norms(model).values()))
+    assert float(first.weight.detach()[0]) == 0.0, "the mask that was pushed furthest closed first"
+
+
+def test_what_is_not_closed_stays_though_the_tolerance_would_admit_more(trainer: Trainer) -> None:
+    model, notes, _, asked = sweep(trainer, [0.9] * 6, threshold=0.2)
+    assert (zeros(model), notes["closed"], max(asked)) == (4, 4, 4)
 
 
 def test_nothing_admissible_returns_the_model_as_it_came(trainer: Trainer) -> None:
-    model, notes, status = sweep(trainer, [0.9, 0.1, 0.1, 0.1, 0.1])
+    model, notes, status, _ = sweep(trainer, [0.9, 0.1, 0.1, 0.1, 0.1, 0.1])
     original = model_named("preact_resnet18").state_dict()
     assert all(torch.equal(tensor, original[key]) for key, tensor in model.state_dict().items())
     assert status == "abstained"
     assert notes["pruned"] == 0
 
 
-def test_given_threshold_asks_no_validation_data(trainer: Trainer) -> None:
-    model, notes, _ = sweep(trainer, [], threshold=0.2)
-    assert zeros(model) == 2
-    assert notes["threshold"] == 0.2
+def test_without_a_tolerance_all_that_closed_goes_and_no_validation_data_is_asked(trainer: Trainer) -> None:
+    model, notes, _, asked = sweep(trainer, [], threshold=0.2, acc_tol=None)
+    assert (zeros(model), notes["pruned"], asked) == (4, 4, [])
+    assert validation_passes(None) == 0
 
 
 def test_magnitude_is_not_the_signed_mean_and_does_not_depend_on_the_order() -> None:
@@ -342,7 +385,7 @@ def test_clean_set_without_validation_images_is_refused_in_one_line(
 def test_fine_pruning_silences_units_of_every_registered_model(name: str, layer: str, trainer: Trainer) -> None:
     model = copy.deepcopy(model_named(name))
     data = ImageSet((images(8) * 255).to(torch.uint8), torch.arange(8) % 4)
-    defense = DEFENSES.create("fp", {"layer": layer, "acc_tol": 0.99, "epochs": 0, "prune_steps": 2})
+    defense = DEFENSES.create("fp", {"layer": layer, "acc_tol": 0.99, "steps": 0, "prune_steps": 2})
     repair = defense.repair(model, CleanData(data, data), trainer)
     assert repair.notes["pruned"] > 0
 
@@ -352,8 +395,8 @@ def test_fine_pruning_silences_units_of_every_registered_model(name: str, layer:
 @pytest.mark.parametrize(
     ("defense", "settings"),
     [
-        ("anp", {"iterations": 2, "lr": 5.0, "batch_size": 8, "threshold": 0.5}),
-        ("rnp", {"unlearn_epochs": 2, "recover_epochs": 2, "recover_lr": 20.0, "batch_size": 8, "threshold": 0.5}),
+        ("anp", {"iterations": 2, "lr": 5.0, "threshold": 0.5, "acc_tol": None}),
+        ("rnp", {"unlearn_steps": 2, "recover_steps": 2, "recover_lr": 20.0, "threshold": 0.5, "acc_tol": None}),
         ("clp", {"u": 1.0}),
     ],
 )
@@ -405,7 +448,7 @@ def test_pruning_a_working_backdoor(seed: int, toy_store: Store) -> None:
     assert before.asr > 0.9
     trials = {
         "anp": {"lr": 0.05, "iterations": 200, "batch_size": 64, "acc_tol": 0.15},
-        "fp": {"epochs": 10, "batch_size": 64},
+        "fp": {"steps": 90, "batch_size": 64},
         "rnp": {"batch_size": 64},
         "clp": {},
     }

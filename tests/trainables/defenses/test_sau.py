@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tests.trainables.defenses.batches import shuffled
 from trainables.data.images import Dataset, to_float
 from trainables.defenses.base import CleanData
 from trainables.defenses.sau import SharedAdversarialUnlearning, jensen_shannon, search_loss, shared_loss
@@ -107,14 +108,14 @@ def test_model_leaves_the_class_that_what_it_was_takes_an_example_for(
         return found
 
     monkeypatch.setattr(SharedAdversarialUnlearning, "shared_examples", spy)
-    defense = SharedAdversarialUnlearning(rounds=2, batch_size=64, lr=0.01, shared_weight=3.0, augment=False)
+    defense = SharedAdversarialUnlearning(steps=2, batch_size=16, lr=0.01, shared_weight=3.0, augment=False)
     data = clean(toy)
     history = defense.repair(copy.deepcopy(toy_victim.model), data, trainer).history
     victim, moved, losses = toy_victim.model.state_dict(), list[bool](), list[float]()
-    order = trainer.generator("batches", "fit")
-    for model, reference, found in seen:
-        chosen = torch.randperm(64, generator=order)
-        labels, images = data.train.labels[chosen], to_float(data.train.images[chosen])
+    batches = shuffled(data.train, trainer)
+    for step, (model, reference, found) in enumerate(seen):
+        batch = batches.subset(torch.arange(16 * step, 16 * step + 16))
+        labels, images = batch.labels, to_float(batch.images)
         assert all(torch.equal(value, victim[key]) for key, value in reference.state_dict().items())
         with torch.no_grad():
             taken_for, ours = reference(found).argmax(1), model(found)
@@ -126,7 +127,7 @@ def test_model_leaves_the_class_that_what_it_was_takes_an_example_for(
 
 
 def test_weights_take_steps_of_adam(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
-    defense = SharedAdversarialUnlearning(rounds=1, batch_size=64, lr=1e-3)
+    defense = SharedAdversarialUnlearning(steps=1, lr=1e-3)
     found = defense.repair(copy.deepcopy(toy_victim.model), clean(toy), trainer).model
     before = dict(toy_victim.model.named_parameters())
     moves = torch.cat([(after - before[name]).detach().abs().flatten() for name, after in found.named_parameters()])
@@ -155,14 +156,14 @@ def test_without_the_shared_loss_it_trains_on_clean_images_alone(
     """So the perturbation's size cannot matter."""
     found = []
     for norm in (0.1, 0.4):
-        defense = SharedAdversarialUnlearning(norm=norm, shared_weight=0.0, rounds=2, batch_size=32, lr=1e-3)
+        defense = SharedAdversarialUnlearning(norm=norm, shared_weight=0.0, steps=4, batch_size=16, lr=1e-3)
         found.append(defense.repair(copy.deepcopy(toy_victim.model), clean(toy), trainer).model.state_dict())
     assert all(torch.equal(tensor, found[1][key]) for key, tensor in found[0].items())
 
 
 def test_the_model_leaves_the_classes_it_shared(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
     data = clean(toy)
-    defense = SharedAdversarialUnlearning(rounds=10, batch_size=32, lr=1e-3)
+    defense = SharedAdversarialUnlearning(steps=20, batch_size=16, lr=1e-3)
     images, labels = to_float(data.train.images), data.train.labels
     found = defense.shared_examples(toy_victim.model, toy_victim.model, images, labels, Counters())
     model = defense.repair(copy.deepcopy(toy_victim.model), data, trainer).model
@@ -180,7 +181,7 @@ def test_the_model_leaves_the_classes_it_shared(toy: Dataset, toy_victim: Victim
         ({"lr": 0.0}, "lr must be > 0"),
         ({"beta1": -1.0}, "beta1 must be >= 0"),
         ({"shared_weight": -1.0}, "shared_weight must be >= 0"),
-        ({"rounds": -1}, "rounds must be >= 0"),
+        ({"steps": -1}, "steps must be >= 0"),
         ({"batch_size": 0}, "batch_size must be >= 1"),
     ],
 )

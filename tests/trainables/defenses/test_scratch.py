@@ -22,7 +22,7 @@ def clean(toy: Dataset) -> CleanData:
 
 
 def short(arm: str, **settings: object) -> Scratch:
-    return Scratch(**{"arm": arm, "iterations": 3, "batch_size": 16, "epochs": 2.0, **settings})  # type: ignore[arg-type]
+    return Scratch(**{"arm": arm, "iterations": 3, "batch_size": 16, "long_steps": 8, **settings})  # type: ignore[arg-type]
 
 
 def run(defense: Scratch, clean: CleanData, victim: Victim, trainer: Trainer) -> Classifier:
@@ -75,16 +75,16 @@ def test_same_schedule_costs_and_runs_exactly_what_super_ft_does(n: int) -> None
 
 
 def test_one_cycle_takes_the_same_steps_under_its_own_rate() -> None:
-    defense = Scratch(arm="one_cycle", iterations=50, lr=0.4, warm_fraction=0.2)
+    defense = Scratch(arm="one_cycle", iterations=50, lr_max1=0.4, warm_fraction=0.2)
     assert defense.total_steps(64) == 100
     rates = [defense.lr_at(64)(step) for step in range(100)]
     assert max(rates) == rates[20] == 0.4
 
 
-def test_long_counts_in_epochs_and_anneals_to_zero() -> None:
-    defense = Scratch(arm="long", epochs=10, batch_size=16, lr=0.2)
-    assert defense.total_steps(64) == 40
-    assert defense.total_steps(65) == 50
+def test_long_has_a_length_of_its_own_and_anneals_to_zero() -> None:
+    defense = Scratch(arm="long", long_steps=40, lr_max1=0.2)
+    assert [defense.total_steps(n) for n in (64, 65)] == [40, 40]
+    assert Scratch(arm="long").total_steps(64) == 19_600  # 100 epochs of CIFAR-10's training set
     assert defense.lr_at(64)(0) == 0.2
     assert defense.lr_at(64)(39) < 0.001
 
@@ -126,9 +126,8 @@ def test_every_arm_returns_a_model_that_was_trained(
     "settings",
     [
         {"arm": "short"},
-        {"lr": 0.0},
         {"warm_fraction": 1.0},
-        {"epochs": 0.0},
+        {"long_steps": 0},
         {"reinit_stages": -1},
         {"lr_max1": 0.0},
         {"iterations": 0},

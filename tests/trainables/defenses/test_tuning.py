@@ -32,9 +32,9 @@ def repaired(bench: Workbench, defense: str, seed: int, settings: dict[str, Any]
     ("defense", "settings"),
     [
         ("nad", {}),
-        ("ft_sam", {"epochs": 30}),
+        ("ft_sam", {}),
         ("fst", {"lr": 0.05}),
-        ("ibau", {"lr": 1e-3, "patch_portion": 0.5, "batch_size": 64, "rounds": 3}),
+        ("ibau", {"patch_portion": 0.5}),
     ],
 )
 def test_trigger_is_forgotten_at_a_bounded_price(
@@ -51,6 +51,6 @@ def test_trigger_is_forgotten_at_a_bounded_price(
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_fine_tuning_as_long_at_the_same_rate_does_not_forget_it(bench: Workbench, seed: int) -> None:
-    found = repaired(bench, "ft", seed, {"epochs": 50}).metrics
+    found = repaired(bench, "ft", seed, {}).metrics
     assert found["asr"] is not None
     assert found["asr"] > 0.5
