@@ -21,7 +21,6 @@ from study.results.importance import Importance
 from study.results.settings import ALL_ATTACKS, settings_of, settings_text, true_status
 from study.results.verdicts import verdicts
 from trainables.evaluation.metrics import der, rir
-from trainables.victims import IMPLANTED_ACCURACY_DROP, IMPLANTED_ASR
 
 # Figures that have a place of their own on the page; others follow each other, by name.
 PLACED = ("front", "hypervolume", "importance")
@@ -149,10 +148,9 @@ def _why_empty(rows: pd.DataFrame) -> str:
     accuracies = ", ".join(percent(value) for value in victims["clean_accuracy_before"])
     return (
         f"<p><b>The backdoor was not implanted</b>, so there is nothing to repair and no picture: before any repair "
-        f"ASR was {rates} at clean accuracy {accuracies} (full test set). A backdoor counts from ASR "
-        f"{IMPLANTED_ASR:.0%} on, in a model at most {100 * IMPLANTED_ACCURACY_DROP:g} points less accurate than a "
-        f"clean one. Its {len(rows)} {plural('trial', len(rows))} "
-        f"{'counts' if len(rows) == 1 else 'count'} in no front; see <i>What went wrong</i> below.</p>"
+        f"ASR was {rates} at clean accuracy {accuracies} (full test set). Its {len(rows)} "
+        f"{plural('trial', len(rows))} {'counts' if len(rows) == 1 else 'count'} in no front; which condition for a "
+        "backdoor failed says <i>What went wrong</i> below.</p>"
     )
 
 

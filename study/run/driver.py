@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from study.plan.jobs import Plan
 from study.record.columns import SCHEMA
 from study.record.cost import Bill
 from study.record.ledger import Ledger
+from study.results.finished import Standing
 from study.results.pareto import RunningFront
-from study.results.scores import has_backdoor, remarks_on, scores
+from study.results.scores import front_point, remarks_on, scores, without_backdoor
 from study.search.optuna_search import OptunaSearch
 from study.spec.methods import is_published
 from trainables.job import Job
@@ -34,23 +34,41 @@ class Driver:
         plan: the work.
         ledger: opened for appending.
         searches: one per search of the plan, in its order.
+        absent: attacks and seeds of victims without a backdoor, which the plan leaves out or not.
     """
 
-    def __init__(self, plan: Plan, ledger: Ledger, searches: Sequence[OptunaSearch]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        searches: Sequence[OptunaSearch],
+        absent: Collection[tuple[str, int]] = (),
+    ) -> None:
         self.plan, self.ledger, self.searches = plan, ledger, list(searches)
-        self.fronts: dict[str, RunningFront] = {search.search.label: RunningFront() for search in searches}
+        self._known_absent = set(absent)
         self.broken: dict[VictimSpec, str] = {}
         self._queue: deque[Job] = deque()
-        self._spent: dict[str, float] = {search.search.label: 0.0 for search in searches}
-        self._bills = {search.search.label: Bill() for search in searches}
-        self._by_label = {search.search.label: search for search in searches}
         self._rows: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
         for row in ledger.rows():
             self._rows.setdefault(row["trial"], {})[row["attack"], row["seed"]] = row
+        self._look_at_rows()
         for job in plan.baselines:
             self._enqueue(job)
         for search in searches:
             self._resume(search)
+
+    def _look_at_rows(self) -> None:
+        """All that follows from plan and ledger alone."""
+        self._by_label = {search.search.label: search for search in self.searches}
+        self._standing = {search.search.label: Standing(self.plan, search.search) for search in self.searches}
+        self.fronts = {label: RunningFront() for label in self._by_label}
+        self._absent = set(without_backdoor(self.ledger.rows()))
+        for row in self.ledger.rows():
+            if (standing := self._standing.get(str(row.get("search")))) is not None:
+                standing.add(row)
+        for search in self.searches:
+            for rows in self._rows_of(search).values():
+                self._offer(search, [*rows.values()])
 
     @property
     def done(self) -> int:
@@ -63,14 +81,12 @@ class Driver:
 
         While a search with a budget still runs, its part is an estimate.
         """
-        return len(self.plan.baselines) + sum(
-            len(search.search.cells) * self._settings_in_the_end(search) for search in self.searches
-        )
+        return self.done + self.remaining().total()
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return self.done >= self.total
+        return not self.remaining().total()
 
     def remaining(self) -> Counter[str]:
         """Rows still to come of each search and baseline, by its label; the sum is what `total` lacks."""
@@ -78,9 +94,38 @@ class Driver:
         for job in self.plan.baselines:
             left[job.label] += not self.ledger.has(*job.key)
         for search in self.searches:
-            made = sum(len(rows) for rows in self._rows_of(search).values())
-            left[search.search.label] += self._settings_in_the_end(search) * len(search.search.cells) - made
+            left[search.search.label] += self._standing[search.search.label].rows_left(search.asked)
         return left
+
+    def models_of(self, label: str) -> tuple[int, int]:
+        """On how many models the numbers of a search rest, and how many there were meant to be."""
+        cells = self._by_label[label].search.cells
+        absent = self._known_absent | {victim[2:] for victim in self._absent}
+        return sum((cell.attack, cell.seed) not in absent for cell in cells), self.plan.models("search")
+
+    def leave_out(self, absent: Collection[tuple[str, int]]) -> None:
+        """Plan without the victims of these attacks and seeds, which were found to hold no backdoor; nothing runs yet.
+
+        What they have in the ledger stays there.
+        """
+        if not absent:
+            return
+        self._known_absent |= set(absent)
+        self.plan = self.plan.without(absent)
+        planned = {search.label: search for search in self.plan.searches}
+        for search in self.searches:
+            if search.search.label not in planned:
+                search.abandon()
+        self.searches = [search for search in self.searches if search.search.label in planned]
+        for search in self.searches:
+            search.search = planned[search.search.label]
+        cells = {(one.label, cell.attack, cell.seed) for one in self.plan.searches for cell in one.cells}
+        cells |= {(job.label, *job.key[1:]) for job in self.plan.baselines}
+        self._queue = deque(job for job in self._queue if (job.label, *job.key[1:]) in cells)
+        self._look_at_rows()
+        for search in self.searches:
+            for trial in self._rows_of(search):
+                self._tell_if_complete(search, trial)
 
     def has_work(self) -> bool:
         """Whether `next_job` has a job to hand out now (asks the searches for one if need be)."""
@@ -112,8 +157,7 @@ class Driver:
         """Whether a running trial may still open the way for more jobs: its cost decides what the budget allows."""
         budgeted = self.plan.spec.search.budget_epochs is not None
         return budgeted and any(
-            search.asked > search.finished and search.asked < search.target and not search.exhausted
-            for search in self.searches
+            search.asked > search.finished and search.asked < search.target for search in self.searches
         )
 
     def finish(self, job: Job, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,13 +170,14 @@ class Driver:
             "search": job.label if job.role == "search" else None,
             "published": job.published,
             "schema": SCHEMA,
+            "models": self.plan.models(job.role),
         }
         search = self._by_label.get(job.label)
-        full["charged_epochs"] = (Bill() if search is None else self._bills[search.search.label]).charge(full)
+        full["charged_epochs"] = Bill().charge(full) if search is None else self._standing[job.label].add(full)
         self.ledger.append(full)
         self._rows.setdefault(job.trial, {})[row["attack"], row["seed"]] = full
+        self._absent |= without_backdoor([full])
         if search is not None:
-            self._spent[search.search.label] += full["charged_epochs"]
             self._tell_if_complete(search, job.trial)
         return full
 
@@ -164,8 +209,8 @@ class Driver:
             if not any(wanted(Job(search.search.label, "", "search", cell, {}, False)) for cell in search.search.cells):
                 continue
             if search.asked and all(cell.victim in self.broken for cell in search.search.cells):
-                search.exhausted = True
-            if self._budget_is_spent(search):
+                continue
+            if not self._standing[search.search.label].may_ask(search.asked):
                 continue
             if (asked := search.ask()) is not None:
                 self._enqueue_setting(search, *asked)
@@ -173,48 +218,23 @@ class Driver:
         return False
 
     def _resume(self, search: OptunaSearch) -> None:
-        label, cells = search.search.label, search.search.cells
         mine = self._rows_of(search)
-        complete = {trial: scores(rows) for trial, rows in mine.items() if len(rows) >= len(cells)}
+        complete = {trial: rows for trial, rows in mine.items() if len(rows) >= len(search.search.cells)}
+        values = {trial: scores(rows.values(), self._absent) for trial, rows in complete.items()}
         started = {trial: _settings(next(iter(rows.values()))) for trial, rows in mine.items()}
-        remarks = {trial: remarks_on(mine[trial]) for trial in complete}
-        for trial_id, settings in search.resume(complete, started, remarks):
+        remarks = {trial: remarks_on([*rows.values()], self._absent) for trial, rows in complete.items()}
+        for trial_id, settings in search.resume(values, started, remarks):
             self._enqueue_setting(search, trial_id, settings)
-        for trial, values in complete.items():
-            if values is not None and has_backdoor(mine[trial]):
-                self.fronts[label].add(*values)
-        self._spent[label] = math.fsum(
-            self._bills[label].charge(row) for rows in mine.values() for row in rows.values()
-        )
 
     def _rows_of(self, search: OptunaSearch) -> dict[str, dict[tuple[str, int], Mapping[str, Any]]]:
-        """The rows of each setting of ``search``, by trial id and then by attack and seed."""
-        label = search.search.label
-        return {trial: rows for trial, rows in self._rows.items() if next(iter(rows.values()))["search"] == label}
-
-    def _cost_of_a_setting(self, search: OptunaSearch) -> float:
-        """Mean over the finished ones, in E; 0 while there is none."""
-        return self._spent[search.search.label] / max(1, search.finished)
-
-    def _budget_is_spent(self, search: OptunaSearch) -> bool:
-        """Whether what is finished and, at its mean cost, what is running use up the budget of equal compute."""
-        budget = self.plan.spec.search.budget_epochs
-        if budget is None or search.asked == 0:
-            return False
-        if search.finished == 0:
-            return True  # the published point runs alone: its cost says how many more there are
-        committed = self._spent[search.search.label] + (search.asked - search.finished) * self._cost_of_a_setting(
-            search
-        )
-        return committed >= budget * len(search.search.cells)
-
-    def _settings_in_the_end(self, search: OptunaSearch) -> int:
-        budget, each = self.plan.spec.search.budget_epochs, self._cost_of_a_setting(search)
-        if search.exhausted or (search.finished == search.asked > 0 and self._budget_is_spent(search)):
-            return search.asked
-        if budget is None or each == 0.0:
-            return search.target
-        return max(search.asked, min(search.target, math.ceil(budget * len(search.search.cells) / each)))
+        """The rows of each setting of ``search`` on its cells, by trial id and then by attack and seed."""
+        label, cells = search.search.label, {(cell.attack, cell.seed) for cell in search.search.cells}
+        found = {}
+        for trial, rows in self._rows.items():
+            own = {key: row for key, row in rows.items() if row["search"] == label and key in cells}
+            if own:
+                found[trial] = own
+        return found
 
     def _enqueue_setting(self, search: OptunaSearch, trial_id: str, settings: dict[str, Any]) -> None:
         published = is_published(search.search.defense, settings)
@@ -226,12 +246,16 @@ class Driver:
             self._queue.append(job)
 
     def _tell_if_complete(self, search: OptunaSearch, trial_id: str) -> None:
-        rows = self._rows[trial_id]
-        if len(rows) < len(search.search.cells):
+        cells = [(cell.attack, cell.seed) for cell in search.search.cells]
+        rows = [row for key, row in self._rows[trial_id].items() if key in cells]
+        if len(rows) < len(cells):
             return
-        values = scores(rows)
-        search.tell(trial_id, values, remarks_on(rows))
-        if values is not None and has_backdoor(rows):
+        search.tell(trial_id, scores(rows, self._absent), remarks_on(rows, self._absent))
+        self._offer(search, rows)
+
+    def _offer(self, search: OptunaSearch, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A setting to the front of its search."""
+        if len(rows) >= len(search.search.cells) and (values := front_point(rows, self._absent)) is not None:
             self.fronts[search.search.label].add(*values)
 
 
