@@ -20,6 +20,10 @@ NO_REASON = "so the rows of this study say"
 Key = tuple[str, int]  # attack and seed: in one study they name a victim
 
 
+class NoBackdoorError(Exception):
+    """A victim holds no backdoor, and the study wants to stop then; the message says which and why, in one line."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """A victim as it was before any repair.

@@ -71,7 +71,7 @@ def hypervolume_table(found: pd.DataFrame) -> Table:
     order = "hypervolume_trials" if several else "hypervolume_all"
     rows: Table = []
     for _, one in found.sort_values([order, "box_all"], ascending=False, kind="stable").iterrows():
-        row = {"defense": str(one["defense"])}
+        row = {"defense": str(one["defense"])} | ({"models": str(one["models"])} if one["models"] else {})
         rules = {"all": "all settings"}
         if several:
             n, epochs = int(one["equal_trials"]), number(one["equal_epochs"], 1)

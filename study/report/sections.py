@@ -18,7 +18,7 @@ from study.report.figures.style import PLOTLY_CONFIG
 from study.report.html import Table, escape, folded, number, plain, plural, rate, slug, table_html
 from study.report.lead import attack_lead, measured_on_victims
 from study.results.importance import Importance
-from study.results.settings import ALL_ATTACKS, settings_of, settings_text, true_status
+from study.results.settings import ALL_ATTACKS, models_of, settings_of, settings_text, true_status
 from study.results.verdicts import verdicts
 from trainables.evaluation.metrics import der, rir
 
@@ -193,6 +193,8 @@ def _measured(one: pd.Series[Any]) -> dict[str, str]:
     if one["cells"] > 1:
         span = f"{percent(one['asr_report_min'])} to {percent(one['asr_report_max'])}"
         cells["runs"] = f"{one['cells']} (ASR {span})"
+    if words := models_of(one):
+        cells["models"] = words
     return cells
 
 
@@ -216,6 +218,8 @@ def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
             row |= {name: plain(values[name]) if name in values else "" for name in names}
         else:
             row["setting"] = settings_text(one)
+        if words := models_of(one):
+            row["models"] = words
         row["E"] = number(n["epochs_alone"], 2)
         row["seconds"] = number(one["wall_seconds"], 1)
         rows.append(row)

@@ -23,6 +23,7 @@ from study.results.settings import (
     aggregate,
     charged_epochs,
     is_shared,
+    models_of,
     on_front,
     true_status,
 )
@@ -117,7 +118,7 @@ def parity(frame: pd.DataFrame, budget_epochs: float | None = None) -> pd.DataFr
     Columns per rule R in RULES (``all``: everything that was searched, ``trials``, ``compute``): ``settings_R``,
     ``epochs_R`` (E per cell that these settings cost), ``hypervolume_R`` and ``box_R`` with ``_low`` and ``_high``
     (report half; whole plane, and the box of little ASR and little loss). ``equal_trials`` and ``equal_epochs`` are the
-    common n and E of the place (data set, model, attack); missing where there is one search alone.
+    common n and E of the place (data set, model, attack); missing where there is one search alone. ``models``: on how many the numbers rest, in words.
 
     n is the number of settings of the search that has fewest. E is ``budget_epochs`` if the study had one, else the
     least that any search spent in all, but no less than the dearest first setting: below that some search would have
@@ -148,13 +149,14 @@ def parity(frame: pd.DataFrame, budget_epochs: float | None = None) -> pd.DataFr
                     within = int((spent[name] <= common["equal_epochs"] * (1 + 1e-9)).sum())
                     limits |= {"trials": int(common["equal_trials"]), "compute": max(1, within)}
                 record = {**dict(zip(PLACE, place, strict=True)), "defense": name, **common}
+                record["models"] = models_of(one[one["complete"]].iloc[0])
                 for rule, count in limits.items():
                     record |= _estimates(rows, one.iloc[:count], rule)
                     record[f"settings_{rule}"], record[f"epochs_{rule}"] = count, float(spent[name][count - 1])
                 records.append(record)
     values = [f"{key}_{rule}" for rule in RULES for key in ("settings", "epochs")]
     values += [f"{key}_{rule}{end}" for rule in RULES for key in ("hypervolume", "box") for end in ENDS]
-    return pd.DataFrame(records, columns=[*GROUP, "equal_trials", "equal_epochs", *values])
+    return pd.DataFrame(records, columns=[*GROUP, "models", "equal_trials", "equal_epochs", *values])
 
 
 def search_costs(frame: pd.DataFrame) -> pd.DataFrame:

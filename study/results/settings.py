@@ -96,9 +96,11 @@ def true_status(frame: pd.DataFrame) -> pd.Series[str]:
 
 def holds_no_backdoor(frame: pd.DataFrame) -> pd.Series[bool]:
     """Whether the victim of each row holds no backdoor, by `scores.without_backdoor`."""
-    rows = frame[["dataset", "model", "attack", "seed", "status"]].to_dict("records")
+    names = ["dataset", "model", "attack", "seed", "status"]
+    rows = [dict(zip(names, values, strict=True)) for values in frame[names].itertuples(index=False, name=None)]
     absent = without_backdoor(rows)
-    return pd.Series([victim_of(row) in absent for row in rows], index=frame.index, dtype=bool)
+    without = pd.Series([victim_of(row) in absent for row in rows], index=frame.index)
+    return without.astype(bool)
 
 
 def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
@@ -263,6 +265,7 @@ def compare(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             before = {half: float(group[f"clean_accuracy_before_{half}"].mean()) for half in ("search", "report")}
             bends = front[front["is_knee"]]
             record = {**dict(zip(GROUP, keys, strict=True)), "study": name, "trials": len(group), "front": len(front)}
+            record["models"] = models_of(group.iloc[0])
             record |= {f"hypervolume_{half}": hypervolume(points) for half, points in halves.items()}
             record |= {f"box_{half}": hypervolume_box(points, before[half]) for half, points in halves.items()}
             for metric in ("asr", "clean_accuracy"):
@@ -279,6 +282,7 @@ def compare(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         "study",
         "trials",
         "front",
+        "models",
         "hypervolume_search",
         "hypervolume_report",
         "box_search",

@@ -15,7 +15,7 @@ from study.record.cost import epochs
 from study.record.folder import Folder
 from study.record.remote_folder import RemoteFolder
 from study.record.stopped import StudyStoppedError
-from study.record.victims import VICTIMS_FILE, Judged, Key, absent, write_victims
+from study.record.victims import VICTIMS_FILE, Judged, Key, NoBackdoorError, absent, write_victims
 from study.run.on_tune import MAX_FAILURES, cause, root
 from study.run.progress import Progress
 from study.spec.plugins import as_plugins
@@ -32,10 +32,6 @@ class Made:
 
     failed: Mapping[VictimSpec, str]
     judged: Mapping[Key, Judged]
-
-
-class NoBackdoorError(Exception):
-    """A victim holds no backdoor, and the study wants to stop then; the message says which and why, in one line."""
 
 
 def check_implanted(judged: Mapping[Key, Judged], spec: StudySpec) -> None:

@@ -160,7 +160,7 @@ def _victims_on_ray(
     store: str,
     home: Folder | RemoteFolder,
     judged: Mapping[Key, Judged],
-) -> Mapping[Key, Judged]:
+) -> dict[Key, Judged]:
     """Say the plan, make the victims, and leave out of it what has no backdoor to remove; what is known of all.
 
     Raises:
@@ -171,13 +171,13 @@ def _victims_on_ray(
     for line in [*plan_lines(plan, *data), *ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:
         progress.say(line)
     made = make_victims(plan, progress, ahead.victim_gpus, store)
-    judged = settle(judged, made.judged, home, progress)
-    check_implanted(judged, plan.spec)
-    driver.leave_out(absent(judged))
+    settled = settle(judged, made.judged, home, progress)
+    check_implanted(settled, plan.spec)
+    driver.leave_out(absent(settled))
     driver.break_victims(made.failed)
-    for line in absent_in_words(judged, plan.spec.victim.require_implanted):
+    for line in absent_in_words(settled, plan.spec.victim.require_implanted):
         progress.say(line)
-    return judged
+    return settled
 
 
 def _trials_on_ray(

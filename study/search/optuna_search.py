@@ -302,9 +302,9 @@ class OptunaSearch:
         first = derive_seed(len(self._used), "unseen") % size
         for number in (*range(first, size), *range(first)):
             params = {}
-            for name, points in zip(self.search.space.distributions, choices, strict=True):
-                number, index = divmod(number, len(points))
-                params[name] = points[index]
+            for name, values in zip(self.search.space.distributions, choices, strict=True):
+                number, index = divmod(number, len(values))
+                params[name] = values[index]
             if fingerprint(self.search.settings(params)) not in self._by_settings:
                 return params
         return None

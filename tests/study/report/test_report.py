@@ -34,7 +34,14 @@ from tests.study.rows import failed_row, made_up_study, make_row, point
 from trainables.evaluation.metrics import wilson
 from trainables.registry import SettingError
 
-SPEC = {"name": "made-up", "dataset": "digits", "search": {"trials": 12, "per": "attack"}}
+SPEC = {
+    "name": "made-up",
+    "dataset": "digits",
+    "attacks": ["badnets", "blended"],
+    "defenses": ["super_ft"],
+    "baselines": ["none", "ft", "scratch"],
+    "search": {"trials": 12, "per": "attack"},
+}
 
 
 def _study(folder: Path, rows: list[dict[str, Any]], spec: dict[str, Any] | None = None) -> Path:
@@ -175,7 +182,7 @@ def test_a_study_that_still_runs_says_how_far_it_is(tmp_path: Path) -> None:
 def test_a_search_that_spent_its_budget_is_finished(tmp_path: Path) -> None:
     rows = [point(i, 0.1, 0.9) for i in range(3)]  # 50.91 E each
     for budget, open_ in ((150, False), (160, True)):
-        spec = SPEC | {"search": {"trials": 12, "budget_epochs": budget}}
+        spec = SPEC | {"attacks": ["badnets"], "baselines": [], "search": {"trials": 12, "budget_epochs": budget}}
         page = _page(write_report(_study(tmp_path / str(budget), rows, spec)))
         assert ("not finished" in page) == open_
 
