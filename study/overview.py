@@ -155,7 +155,7 @@ def _activity(rows: Sequence[Mapping[str, Any]], left: int, now: float) -> list[
     ends = sorted(end for row in rows if (end := finished_at(row)) is not None)
     lines = [f"time in trials: {duration(sum(row.get('wall_seconds') or 0 for row in rows))}"]
     if not ends:
-        return lines
+        return [*lines, "finished"] if left == 0 else lines
     lines.insert(0, f"last trial ended {ago(max(0.0, now - ends[-1]))}")
     if left == 0:
         return [*lines, "finished"]

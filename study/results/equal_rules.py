@@ -118,7 +118,8 @@ def parity(frame: pd.DataFrame, budget_epochs: float | None = None) -> pd.DataFr
     Columns per rule R in RULES (``all``: everything that was searched, ``trials``, ``compute``): ``settings_R``,
     ``epochs_R`` (E per cell that these settings cost), ``hypervolume_R`` and ``box_R`` with ``_low`` and ``_high``
     (report half; whole plane, and the box of little ASR and little loss). ``equal_trials`` and ``equal_epochs`` are the
-    common n and E of the place (data set, model, attack); missing where there is one search alone. ``models``: on how many the numbers rest, in words.
+    common n and E of the place (data set, model, attack); missing where there is one search alone. ``models``: on
+    how many models the numbers rest, in words.
 
     n is the number of settings of the search that has fewest. E is ``budget_epochs`` if the study had one, else the
     least that any search spent in all, but no less than the dearest first setting: below that some search would have

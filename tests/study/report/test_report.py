@@ -205,7 +205,7 @@ def test_an_attack_that_was_not_implanted_has_its_line_and_no_empty_picture(tmp_
     section = _page(write_report(folder)).partition('<section id="blended">')[2].partition("</section>")[0]
     assert "The backdoor was not implanted" in section
     assert "ASR was 24.0 %" in section
-    assert "A backdoor counts from ASR 50% on, in a model at most 5 points less accurate than a clean one" in section
+    assert "which condition for a backdoor failed says" in section
     assert "3 trials count in no front" in section
     assert "<table" not in section
     assert "plotly" not in section
