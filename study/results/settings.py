@@ -145,6 +145,9 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     meant = rows["models"].astype("float64")
     if across_attacks:  # a baseline's row knows of its own attack alone
         meant = meant.where(searched, meant[searched].max())
+    else:  # a setting that was scored over all attacks counts here on this one's seeds alone
+        shared = rows["search"].fillna("").str.startswith(f"{ALL_ATTACKS}/")
+        meant = meant.where(~shared, rows["seed"].nunique())
     rows["models"] = meant
 
     owner = [*GROUP, "role"]

@@ -61,9 +61,9 @@ def made_up_row(job: Job, plan: Plan, **changes: Any) -> dict[str, Any]:
     return row | {f"param.{key}": value for key, value in job.settings.items()} | changes
 
 
-def make_driver(spec: StudySpec, path: Path, storage: BaseStorage | None = None) -> Driver:
-    """A driver over the ledger at ``path``; without a storage over one that holds nothing."""
-    plan = make_plan(spec)
+def make_driver(spec: StudySpec, path: Path, storage: BaseStorage | None = None, *, plan: Plan | None = None) -> Driver:
+    """A driver over the ledger at ``path``; without a storage one that holds nothing, without a plan the spec's."""
+    plan = plan or make_plan(spec)
     return Driver(plan, Ledger(path), open_searches(plan, storage or InMemoryStorage()))
 
 
