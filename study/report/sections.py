@@ -218,8 +218,8 @@ def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
             row |= {name: plain(values[name]) if name in values else "" for name in names}
         else:
             row["setting"] = settings_text(one)
-        if words := models_of(one):
-            row["models"] = words
+        if models := models_of(one):
+            row["models"] = models
         row["E"] = number(n["epochs_alone"], 2)
         row["seconds"] = number(one["wall_seconds"], 1)
         rows.append(row)

@@ -376,7 +376,8 @@ def test_a_killed_study_leaves_out_the_same_victims_when_it_is_continued(place: 
     directory = place.folder / "runs" / "left-out"
     first = place.start("run", spec, "--out", directory)
     wait_for(lambda: len(rows_of(directory)) >= 2, 180, lambda: first.stderr.read_text())
-    first.kill()
+    first.process.send_signal(signal.SIGKILL)
+    first.end()
     place.wait_until_killed()
     decided = (directory / "victims.json").read_bytes()
     before = rows_of(directory)
