@@ -29,7 +29,10 @@ SPEC_KEYS: dict[str, str] = {
     ),
     "search.trials": "Settings per search. May be raised later; the study is then continued.",
     "search.sampler": "How Optuna chooses settings: see the table below.",
-    "search.per": "`attack`: one search per attack. `all`: one search, each setting scored over all attacks.",
+    "search.per": (
+        "`attack`: one search per attack. `all`: one search, each setting scored over all attacks: means over the "
+        "models that hold a backdoor."
+    ),
     "search.published": "Begin each search with the published point. `false` allows a space that leaves it out.",
     "search.startup_trials": "Settings drawn at random before the sampler learns from results.",
     "search.storage": (
@@ -56,6 +59,10 @@ SPEC_KEYS: dict[str, str] = {
     "victim.poison_rate": (
         "Share of the training set that attacks poison, unless `attack.NAME.poison_rate` says otherwise. Left out: "
         "each attack's own."
+    ),
+    "victim.require_implanted": (
+        "What becomes of trials on a victim that holds [no backdoor](glossary.md#implanted). `skip`: they are not run. "
+        "`stop`: the study ends before any trial. `run`: they run, and count in no front."
     ),
     "scenario.type": "What the task is to the attacker: see [scenarios](#scenarios).",
     "scenario.upstream": "Data set of the attacker, in the scenarios `new-head` and `encoder`.",

@@ -22,7 +22,9 @@ R = TypeVar("R")
 # Exit codes. 0: all went well. 1: a victim of `trial` diverged. 75 (`stopped.TRY_LATER`): folder, store, database or
 # cluster failed, and the same command goes on once that is repaired.
 BAD_INPUT = 2
-METHOD_FAILED = 3  # a victim, or a whole search or baseline, has no result; or the code of a plug-in raised
+# A victim, or a whole search or baseline, has no result; no victim holds a backdoor, or one that must does not; or the
+# code of a plug-in raised.
+METHOD_FAILED = 3
 INTERRUPTED = 130
 
 
@@ -32,6 +34,7 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         from study.record.stopped import TRY_LATER, StudyStoppedError
+        from study.record.victims import NoBackdoorError
         from study.spec.yaml_io import SpecError
         from trainables.data.images import DataError
         from trainables.models.build import ModelError
@@ -48,6 +51,9 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
         except (StudyStoppedError, StoreUnavailableError, RemoteError) as error:
             click.echo(f"superft: {error}; the same command goes on once that is repaired", err=True)
             sys.exit(TRY_LATER)
+        except NoBackdoorError as error:
+            click.echo(f"superft: {error}", err=True)
+            sys.exit(METHOD_FAILED)
         except DivergedError as error:  # of a repair it is a result; without a victim there is none
             click.echo(f"superft: the victim cannot be trained: {error}; lower victim.lr", err=True)
             sys.exit(1)
@@ -155,6 +161,8 @@ def run(
     with open_folder(directory) as folder:
         folder.fetch(rows_only=True)
         click.echo(front_summary(folder.path))
+    for line in outcome.absent:
+        click.echo(line)
     if outcome.state == "already_finished":
         click.echo(f"the study in {directory} is finished: {outcome.done} trials; nothing was run")
     click.echo(f"report: {outcome.report}")
@@ -162,6 +170,9 @@ def run(
         click.echo(f"superft: FAILED {line}", err=True)
     if outcome.failed:
         click.echo("superft: mend what failed; the same command with --retry-failed runs those trials again", err=True)
+    if outcome.empty:
+        click.echo("superft: no backdoor: no victim of this study holds one, so there is nothing to remove", err=True)
+    if outcome.failed or outcome.empty:
         sys.exit(METHOD_FAILED)
 
 

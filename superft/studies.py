@@ -118,6 +118,7 @@ class Study:
                 "robust_accuracy": row["robust_accuracy_report"],
                 "status": "collapsed" if row["collapsed"] and row["status"] == "ok" else row["status"],
                 "cells": row["cells"],
+                "models": row["models"],
                 "settings": settings_text(row),
             }
             for _, row in settings[keep].iterrows()
@@ -131,13 +132,14 @@ class Study:
             "robust_accuracy",
             "status",
             "cells",
+            "models",
             "settings",
         ]
         return pd.DataFrame(records, columns=names)
 
     def to_latex(self, attack: str | None = None) -> str:
         """`table` for a paper: a booktabs table with rates in percent (needs ``\\usepackage{booktabs}``)."""
-        table = self.table(attack).drop(columns=["settings", "cells"])
+        table = self.table(attack).drop(columns=["settings", "cells", "models"])
         for name in ("asr", "clean_accuracy", "robust_accuracy"):
             table[name] = ["--" if pd.isna(value) else f"{100 * value:.1f}" for value in table[name]]
         headings = {"asr": "ASR", "clean_accuracy": "clean acc.", "robust_accuracy": "robust acc."}

@@ -82,8 +82,10 @@ RESULT_COLUMNS = (
     Column("peak_memory_bytes", "count", "most memory of the card, or of the process on a CPU", BYTES),
     Column("device", "text", "the card, or the processor and its threads"),
     Column("versions", "text", "of superft, Python and the libraries that compute"),
-    Column("error", "text", "why there is no result, or what diverged"),
-    Column("collapsed", "flag", "the model predicts next to nothing right any more: its ASR is 0 or 1 by accident"),
+    Column("error", "text", "why there is no result, what diverged, or why the victim holds no backdoor"),
+    Column(
+        "collapsed", "flag", "the model hardly classifies any more (docs/glossary.md): its ASR is 0 or 1 by accident"
+    ),
     Column("der", "number", "defense effectiveness rating on all test images; 0.5 is no change", SHARE),
     Column("n_clean", "count", "clean test images", IMAGES),
     Column("n_triggered", "count", "triggered test images", IMAGES),

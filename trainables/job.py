@@ -50,6 +50,11 @@ class Cell:
         return self.defense_label or self.defense
 
     @property
+    def place(self) -> tuple[str, int, int]:
+        """Attack, seed and defense seed: what tells it from the other cells of a search or a baseline."""
+        return self.attack, self.seed, self.defense_seed
+
+    @property
     def attack(self) -> str:
         """Registered name of the attack."""
         return self.victim.attack
@@ -101,7 +106,7 @@ class Job:
     @property
     def key(self) -> tuple[str, str, int, int]:
         """What tells its row from all others of the study: trial, attack, seed, defense seed."""
-        return self.trial, self.cell.attack, self.cell.seed, self.cell.defense_seed
+        return self.trial, *self.cell.place
 
 
 @dataclass(frozen=True)

@@ -309,8 +309,8 @@ def run_trial(
     except DivergedError as error:
         result.status, result.error, result.seconds_repair = "diverged", str(error), clock() - ready
     result.seconds_evaluate = clock() - ready - result.seconds_repair
-    if result.status == "ok" and not victim.implanted:
-        result.status = "backdoor_not_implanted"
+    if (why := victim.why_not_implanted) is not None:  # whatever became of the model: there was nothing to remove
+        result.status, result.error = "backdoor_not_implanted", "; ".join(filter(None, (why, result.error)))
     result.metrics = _metrics(evaluation, victim)
     if evaluation is not None:
         result.by_class = {
@@ -318,7 +318,7 @@ def run_trial(
             "asr_by_class": _json_shares(evaluation.asr_by_class),
         }
     if evaluation is not None:  # a constant predictor's ASR is 0 or 1 by accident
-        result.collapsed = evaluation.full.clean_accuracy <= _near_chance(dataset.num_classes)
+        result.collapsed = evaluation.why_collapsed is not None
     if victim.trained_on not in ("", arithmetic_text(how)):
         result.flags.append("victim_trained_otherwise")
     result.flags += sorted({f"{name.rpartition('-')[0]}_reused" for name in trainer.reused})
@@ -371,12 +371,6 @@ def _target(cell: Cell, dataset: Dataset) -> dict[str, Any]:
     label = attack.target_label
     named = cell.victim.scenario != "new_head" and label < dataset.num_classes
     return {"target_label": label, "target_class": dataset.classes[label] if named else None}
-
-
-def _near_chance(num_classes: int) -> float:
-    """Accuracy up to which a model has collapsed: twice chance, or, if less, a tenth of the way from chance to 1."""
-    chance = 1.0 / num_classes
-    return min(2.0 * chance, chance + 0.1 * (1.0 - chance))
 
 
 def _task(cell: Cell, defense: Defense, victim: Victim, how: Mapping[str, Any]) -> str:

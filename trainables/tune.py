@@ -190,10 +190,10 @@ def train_victim(cell: Cell, store: str, cpus: int, gpus: float, plugins: tuple[
     finally:
         logger.removeHandler(notes)
     return {
-        "name": victim.name,
+        "victim": victim.name,
         "attack": cell.victim.attack,
         "seed": cell.seed,
-        "implanted": victim.implanted,
+        "not_implanted": victim.why_not_implanted,
         "asr_base": victim.asr_base,
         "seconds": victim.facts["seconds"],
         "found": found and not notes.lines,

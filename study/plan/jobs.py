@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ class Plan:
     @property
     def total_jobs(self) -> int:
         """Ray trials of the finished study, i.e. rows of its ledger."""
-        return len(self.baselines) + sum(len(search.cells) for search in self.searches) * self.spec.search.trials
+        return self.jobs_by_label().total()
 
     @property
     def cells(self) -> list[Cell]:
@@ -67,7 +67,39 @@ class Plan:
     def jobs_by_label(self) -> Counter[str]:
         """How many trials each search and each baseline has in the finished study."""
         count = Counter(job.label for job in self.baselines)
-        return count + Counter({one.label: len(one.cells) * self.spec.search.trials for one in self.searches})
+        return count + Counter({one.label: len(one.cells) * self.most_settings(one) for one in self.searches})
+
+    def most_settings(self, search: Search) -> int:
+        """Settings of a search, unless its budget ends it earlier: as many as asked for, or as its space holds."""
+        return int(min(self.spec.search.trials, search.space.size))
+
+    def models(self, role: Role) -> int:
+        """Victims that a setting of that role is meant for, those without a backdoor included."""
+        shared = role == "search" and self.spec.search.per == "all"
+        return len(self.spec.seeds) * (len(self.spec.attacks) if shared else 1)
+
+    def without(self, absent: Collection[tuple[str, int]]) -> Plan:
+        """What remains where the victims of these attacks and seeds hold no backdoor.
+
+        With ``victim.require_implanted: run`` their trials remain, but no search that has only such cells: it would
+        learn nothing.
+        """
+        if not absent:
+            return self
+
+        def stays(cell: Cell) -> bool:
+            return (cell.attack, cell.seed) not in absent
+
+        searches = [search for search in self.searches if any(map(stays, search.cells))]
+        if self.spec.victim.require_implanted == "run":
+            return dataclasses.replace(self, searches=tuple(searches))
+        return dataclasses.replace(
+            self,
+            baselines=tuple(job for job in self.baselines if stays(job.cell)),
+            searches=tuple(
+                dataclasses.replace(one, cells=tuple(cell for cell in one.cells if stays(cell))) for one in searches
+            ),
+        )
 
     def labels_of(self, defense: str) -> set[str]:
         """Labels of the searches and baselines of a defense."""

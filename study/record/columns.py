@@ -35,6 +35,7 @@ PLACE_COLUMNS = (
     Column("published", "flag", "whether the settings are the published point, in all that its source states"),
     Column("on_front", "flag", "whether the setting is on its search's front; only in tables: it changes as rows come"),
     Column("charged_epochs", "number", "what the search was charged for the trial", "E"),
+    Column("models", "count", "victims that the setting is meant for, those without a backdoor included"),
     Column("gpus", "number", "share of a GPU that the trial had", "GPUs"),
     Column("node", "text", "of the cluster, the beginning of its id"),
     Column("schema", "count", "version of these columns"),

@@ -76,7 +76,7 @@ def hypervolume_table(found: pd.DataFrame) -> Table:
     order = "hypervolume_compute" if several else "hypervolume_all"
     rows: Table = []
     for _, one in found.sort_values([order, "box_all"], ascending=False, kind="stable").iterrows():
-        row = {"defense": str(one["defense_label"])}
+        row = {"defense": str(one["defense_label"])} | ({"models": str(one["models"])} if one["models"] else {})
         rules = {"all": "all settings"}
         if several:
             rules = {"compute": f"first {number(one['equal_epochs'], 1)} E", **rules}

@@ -23,6 +23,7 @@ from study.results.settings import (
     aggregate,
     charged_epochs,
     is_shared,
+    models_of,
     on_front,
     true_status,
 )
@@ -126,7 +127,8 @@ def parity(frame: pd.DataFrame, budget_epochs: float | None = None) -> pd.DataFr
     Columns per rule R in RULES (``all``: everything that was searched, ``trials``, ``compute``): ``settings_R``,
     ``epochs_R`` (E per cell that these settings cost), ``hypervolume_R`` and ``box_R`` with ``_low`` and ``_high``
     (report half; whole plane, and the box of little ASR and little loss). ``equal_trials`` and ``equal_epochs`` are the
-    common n and E of the place (data set, model, attack); missing where there is one search alone.
+    common n and E of the place (data set, model, attack); missing where there is one search alone. ``models``: on
+    how many models the numbers rest, in words.
 
     n is the number of settings of the shortest search, of those with at least half as many as the longest: a search
     with fewer has no part in equal trials (missing), and where no two have, nobody has. E is ``budget_epochs`` if the
@@ -162,6 +164,7 @@ def parity(frame: pd.DataFrame, budget_epochs: float | None = None) -> pd.DataFr
                     own = within[name]
                     parts["compute"] = own[own["epochs_cell"].cumsum() <= common["equal_epochs"] * (1 + 1e-9)]
                 record = {**dict(zip(PLACE, place, strict=True)), "defense_label": name, **common}
+                record["models"] = models_of(one[one["complete"]].iloc[0])
                 for rule, part in parts.items():
                     record |= _estimates(rows, part, rule) if len(part) else {}
                     record[f"settings_{rule}"] = len(part)
@@ -169,7 +172,7 @@ def parity(frame: pd.DataFrame, budget_epochs: float | None = None) -> pd.DataFr
                 records.append(record)
     values = [f"{key}_{rule}" for rule in RULES for key in ("settings", "epochs")]
     values += [f"{key}_{rule}{end}" for rule in RULES for key in ("hypervolume", "box") for end in ENDS]
-    return pd.DataFrame(records, columns=[*GROUP, "equal_trials", "equal_epochs", *values])
+    return pd.DataFrame(records, columns=[*GROUP, "models", "equal_trials", "equal_epochs", *values])
 
 
 def search_costs(frame: pd.DataFrame) -> pd.DataFrame:

@@ -58,7 +58,10 @@ TRIALS, MOST_TRIALS = 32, 1000
 METHOD = "method"
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 # A study folder may be continued under other values of these.
-MAY_CHANGE = ("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking")
+MAY_CHANGE = (
+    *("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking"),
+    "victim.require_implanted",
+)
 
 
 class _Part(BaseModel):
@@ -131,13 +134,18 @@ class SearchSpec(_Part):
 
 
 class VictimPart(_Part):
-    """How victims are made; keys given here go over the recipe's own."""
+    """How victims are made; keys given here go over the recipe's own.
+
+    ``require_implanted``: what becomes of trials on a victim without a backdoor. ``stop``: the study ends before any
+    trial. ``skip``: they are not run. ``run``: they run, and count in no front.
+    """
 
     recipe: str | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
     batch_size: Annotated[int, Field(ge=2)] | None = None
     lr: Annotated[float, Field(gt=0)] | None = None
     poison_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    require_implanted: Literal["stop", "skip", "run"] = "skip"
 
     @field_validator("recipe")
     @classmethod

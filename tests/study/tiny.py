@@ -64,13 +64,17 @@ def make_driver(
     path: Path,
     storage: BaseStorage | None = None,
     cost: Callable[[Cell, Mapping[str, Any]], float] = lambda cell, settings: 0.0,
+    *,
+    plan: Plan | None = None,
 ) -> Driver:
-    """A driver over the ledger at ``path``, and the ended searches beside it; without a storage over an empty one.
+    """A driver over the ledger at ``path``, and the ended searches beside it.
+
+    Without a storage it is over an empty one, without a plan over the spec's.
 
     Args:
         cost: planned E of settings on a cell.
     """
-    plan = make_plan(spec)
+    plan = plan or make_plan(spec)
     return Driver(
         plan,
         Ledger(path),

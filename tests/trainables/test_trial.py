@@ -58,8 +58,8 @@ def working(toy_victim: Victim) -> Victim:
 
 def with_rates(victim: Victim, **rates: Any) -> Victim:
     full = dataclasses.replace(victim.evaluation.full, **rates)
-    evaluation = dataclasses.replace(victim.evaluation, full=full)
-    return dataclasses.replace(victim, evaluation=evaluation, clean_model_accuracy=0.9)
+    evaluation = dataclasses.replace(victim.evaluation, full=full, predicted_classes=10)
+    return dataclasses.replace(victim, evaluation=evaluation, clean_model_accuracy=0.9, asr_base=0.1)
 
 
 @pytest.fixture
@@ -154,16 +154,11 @@ def test_diverged_trial_is_the_worst_point_and_never_nan(working: Victim, toy: D
     json.dumps(row, allow_nan=False)
 
 
-def test_divergence_wins_over_a_backdoor_that_never_worked(toy_victim: Victim, toy: Dataset) -> None:
-    broken = with_rates(toy_victim, asr=0.1, clean_accuracy=0.9)
-    assert run(broken, toy, "super_ft", iterations=40, lr_max1=1e12).status == "diverged"
-
-
 @pytest.mark.parametrize(
     ("rates", "status"),
     [
         ({"asr": 0.9, "clean_accuracy": 0.9}, "ok"),
-        ({"asr": 0.4, "clean_accuracy": 0.9}, "backdoor_not_implanted"),
+        ({"asr": 0.7, "clean_accuracy": 0.9}, "backdoor_not_implanted"),
         ({"asr": 0.9, "clean_accuracy": 0.8}, "backdoor_not_implanted"),
     ],
 )
@@ -174,6 +169,20 @@ def test_status_tells_when_there_was_no_backdoor_to_remove(
     result = run(with_rates(toy_victim, **rates), toy, "probe")
     assert result.status == status
     assert result.metrics["asr"] is not None  # measured all the same
+    assert (result.error is None) == (status == "ok")
+
+
+def test_a_row_says_which_condition_failed_whatever_became_of_the_model(
+    toy_victim: Victim, toy: Dataset, probe: Any
+) -> None:
+    class Diverges(Plain):
+        def repair(self, model: Classifier, assets: Any, trainer: Trainer) -> Repair:
+            raise DivergedError("loss became NaN at step 3")
+
+    probe(Diverges)
+    result = run(with_rates(toy_victim, asr=0.7, clean_accuracy=0.9), toy, "probe")
+    assert result.status == "backdoor_not_implanted"
+    assert result.error == "ASR 0.700 is below 0.8; loss became NaN at step 3"
 
 
 def test_a_victim_that_measures_otherwise_than_stored_is_refused(toy_victim: Victim, toy: Dataset) -> None:

@@ -205,16 +205,45 @@ def test_released_training_set_is_rebuilt_from_what_is_stored(toy_victim: Victim
 
 def rates(victim: Victim, *, asr: float, accuracy: float, clean: float) -> Victim:
     full = dataclasses.replace(victim.evaluation.full, asr=asr, clean_accuracy=accuracy)
-    evaluation = dataclasses.replace(victim.evaluation, full=full)
-    return dataclasses.replace(victim, evaluation=evaluation, clean_model_accuracy=clean)
+    evaluation = dataclasses.replace(victim.evaluation, full=full, predicted_classes=10)
+    return dataclasses.replace(victim, evaluation=evaluation, clean_model_accuracy=clean, asr_base=0.1)
 
 
 def test_backdoor_counts_as_implanted_only_if_it_works_on_a_good_model(toy_victim: Victim) -> None:
-    assert rates(toy_victim, asr=0.5, accuracy=0.90, clean=0.94).implanted
-    assert not rates(toy_victim, asr=0.49, accuracy=0.90, clean=0.94).implanted
+    assert rates(toy_victim, asr=0.8, accuracy=0.90, clean=0.94).implanted
+    assert not rates(toy_victim, asr=0.79, accuracy=0.90, clean=0.94).implanted
     assert not rates(toy_victim, asr=1.0, accuracy=0.90, clean=0.96).implanted
+    assert not rates(toy_victim, asr=1.0, accuracy=0.19, clean=0.19).implanted
     control = dataclasses.replace(toy_victim, spec=toy_victim.spec.control())
     assert rates(control, asr=0.0, accuracy=0.1, clean=1.0).implanted  # nothing was to be implanted
+
+
+def test_a_stored_victim_is_judged_from_its_numbers_and_not_from_a_stored_verdict(store: Store, toy: Dataset) -> None:
+    spec = toy_spec("badnets")
+    made = obtain_victim(spec, toy, store, CPU)
+    assert made.facts["not_implanted"] == made.why_not_implanted
+    artifact = store.load(made.name)
+    assert artifact is not None
+    facts = artifact.facts
+    numbers = facts["evaluation"]
+    # As an earlier version stored it: without what the new rule asks for; and rates of a working backdoor.
+    for key in ("predicted_classes", "majority_share", "test_classes"):
+        del numbers[key]
+    numbers["full"] |= {"asr": 0.9, "clean_accuracy": 0.95}
+    numbers["accuracy_by_class"] = [0.95] * 10
+    facts |= {"asr_base": 0.01, "clean_model_accuracy": 0.95, "not_implanted": "a verdict by other rules"}
+    rewritten = Store(store.root / "rewritten")
+    with rewritten.lock(made.name):
+        rewritten.save(made.name, dataclasses.replace(artifact, facts=facts))
+    again = obtain_victim(spec, toy, rewritten, CPU)
+    assert again.why_not_implanted is None
+    assert (again.evaluation.majority_share, again.evaluation.predicted_classes) == (0.1, 10)
+    # Where the stored numbers leave it open, the model is asked once more.
+    numbers["accuracy_by_class"] = [0.95] * 2 + [0.0] * 8
+    other = Store(store.root / "other")
+    with other.lock(made.name):
+        other.save(made.name, dataclasses.replace(artifact, facts=facts))
+    assert obtain_victim(spec, toy, other, CPU).evaluation.predicted_classes == made.evaluation.predicted_classes
 
 
 def test_overlap_draws_from_all_of_the_training_set(toy_victim: Victim, toy: Dataset) -> None:

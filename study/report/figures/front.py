@@ -41,7 +41,7 @@ from study.report.figures.style import (
     searched_style,
 )
 from study.results.pareto import BOX_ASR, BOX_DROP, non_dominated_indices
-from study.results.settings import settings_of
+from study.results.settings import models_of, settings_of
 
 FEW_BASELINES = 4  # up to so many, a legend is enough; more have their names beside their marks
 BASELINE_STYLE = {  # name -> colour, Plotly shape, Matplotlib shape
@@ -334,6 +334,8 @@ def _hover(row: Mapping[str, Any]) -> str:
     if row["cells"] > 1:
         low, high = row["asr_report_min"], row["asr_report_max"]
         lines.append(f"mean of {row['cells']} runs; ASR {percent(low)} to {percent(high)}")
+    if words := models_of(row):
+        lines.append(f"on {words}")
     return "<br>".join(lines)
 
 

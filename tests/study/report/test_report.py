@@ -34,7 +34,14 @@ from tests.study.rows import failed_row, made_up_study, make_row, point
 from trainables.evaluation.metrics import wilson
 from trainables.registry import SettingError
 
-SPEC = {"name": "made-up", "dataset": "digits", "search": {"trials": 12, "per": "attack"}}
+SPEC = {
+    "name": "made-up",
+    "dataset": "digits",
+    "attacks": ["badnets", "blended"],
+    "defenses": ["super_ft"],
+    "baselines": ["none", "ft", "scratch"],
+    "search": {"trials": 12, "per": "attack"},
+}
 
 
 def _study(folder: Path, rows: list[dict[str, Any]], spec: dict[str, Any] | None = None) -> Path:
@@ -175,7 +182,7 @@ def test_a_study_that_still_runs_says_how_far_it_is(tmp_path: Path) -> None:
 def test_a_search_that_spent_its_budget_is_finished(tmp_path: Path) -> None:
     rows = [point(i, 0.1, 0.9) for i in range(3)]  # 50.91 E each
     for budget, open_ in ((150, False), (160, True)):
-        spec = SPEC | {"search": {"trials": 12, "budget_epochs": budget}}
+        spec = SPEC | {"attacks": ["badnets"], "baselines": [], "search": {"trials": 12, "budget_epochs": budget}}
         page = _page(write_report(_study(tmp_path / str(budget), rows, spec)))
         assert ("not finished" in page) == open_
 
@@ -198,7 +205,7 @@ def test_an_attack_that_was_not_implanted_has_its_line_and_no_empty_picture(tmp_
     section = _page(write_report(folder)).partition('<section id="blended">')[2].partition("</section>")[0]
     assert "The backdoor was not implanted" in section
     assert "ASR was 24.0 %" in section
-    assert "A backdoor counts from ASR 50% on, in a model at most 5 points less accurate than a clean one" in section
+    assert "which condition for a backdoor failed says" in section
     assert "3 trials count in no front" in section
     assert "<table" not in section
     assert "plotly" not in section

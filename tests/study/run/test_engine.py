@@ -378,3 +378,44 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path, monkeypatch: pyte
     with scratch_folder():
         pass
     assert (tmp_path / "precious").read_text() == "keep"
+
+
+def kinds_of_rows(directory: Path) -> set[tuple[str, str, int]]:
+    return {(row["role"], row["attack"], row["seed"]) for row in rows_of(directory)}
+
+
+def test_a_killed_study_leaves_out_the_same_victims_when_it_is_continued(place: Place) -> None:
+    """One of its two victims is trained so briefly on such a faint picture that no backdoor takes hold."""
+    spec = place.spec(
+        "left-out",
+        attacks=["badnets", "blended"],
+        attack={"blended": {"alpha": 0.01}},
+        search={"trials": 4, "startup_trials": 2, "per": "all", "ranges": {"super_ft": {"iterations": [20, 500]}}},
+    )
+    directory = place.folder / "runs" / "left-out"
+    first = place.start("run", spec, "--out", directory)
+    wait_for(lambda: len(rows_of(directory)) >= 2, 180, lambda: first.stderr.read_text())
+    first.process.send_signal(signal.SIGKILL)
+    first.end()
+    place.wait_until_killed()
+    decided = (directory / "victims.json").read_bytes()
+    before = rows_of(directory)
+    second = place.run("run", spec, "--out", directory)
+    assert second.code == 0, second.stderr
+    assert "no backdoor in 1 of 2 victims; its trials are not run:" in second.stdout
+    assert "  blended (seed 0): ASR " in second.stdout
+    assert "(1 of 2 models)" in second.stderr
+    assert (directory / "victims.json").read_bytes() == decided
+    assert rows_of(directory)[: len(before)] == before
+    assert kinds_of_rows(directory) == {("baseline", "badnets", 0), ("search", "badnets", 0)}
+    assert len(rows_of(directory)) == 5
+    third = place.run("run", spec, "--out", directory)
+    assert third.code == 0
+    assert "nothing was run" in third.stdout
+    shown = place.run("show", directory).stdout
+    assert "5 of 5 trials done" in shown
+    assert "no backdoor in 1 of 2 victims" in shown
+    stopped = place.run("run", spec, "--set", "victim.require_implanted=stop", "--out", place.folder / "runs" / "stop")
+    assert stopped.code == 3
+    assert stopped.stderr.splitlines()[-1].startswith("superft: no backdoor in 1 of 2 victims, so no trial is run")
+    assert rows_of(place.folder / "runs" / "stop") == []
