@@ -199,7 +199,12 @@ def models_of(one: Mapping[Any, Any] | pd.Series[Any]) -> str:
 def is_shared(frame: pd.DataFrame) -> bool:
     """Whether settings were scored over several attacks at once (``search.per: all``)."""
     searched = frame[frame["role"].fillna("search") == "search"]
-    return bool(len(searched)) and int(searched.groupby("trial")["attack"].nunique().max()) > 1
+    if not len(searched):
+        return False
+    # Also where the victims of one attack alone hold a backdoor, so that the others have no row.
+    pooled = searched["search"].fillna("").str.startswith(f"{ALL_ATTACKS}/")
+    meant = searched.loc[pooled, "models"].astype("float64").max()
+    return int(searched.groupby("trial")["attack"].nunique().max()) > 1 or bool(meant > searched["seed"].nunique())
 
 
 def aggregate_all(frame: pd.DataFrame) -> pd.DataFrame:

@@ -50,7 +50,7 @@ def settle(
     for key in known.keys() & now.keys():
         if (known[key].not_implanted is None) != (now[key].not_implanted is None):
             progress.say(f"WARNING: when the study began: {known[key]}; now: {now[key]}; what was decided then stands")
-    both = {**now, **known}
+    both = {**known, **{key: one for key, one in now.items() if key not in known}}
     if both:
         write_victims(home.path, both.values())
         home.keep(VICTIMS_FILE)
