@@ -54,7 +54,9 @@ def main() -> None:
     parser.add_argument("--model", default="preact_resnet18")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--mirror", action="store_true", help="mirror half of the images at random in training")
-    parser.add_argument("--rival-rate", type=float, default=RIVAL_RATE, help="images per second of BackdoorBench's loop")
+    parser.add_argument(
+        "--rival-rate", type=float, default=RIVAL_RATE, help="images per second of BackdoorBench's loop"
+    )
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
