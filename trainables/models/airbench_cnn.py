@@ -1,4 +1,4 @@
-"""A small net that trains fast, after airbench94 (Jordan 2024, arXiv:2404.00498), with the parts of every model here."""
+"""A small net that trains fast, after airbench94 (Jordan 2024, arXiv:2404.00498), in the form of every model here."""
 
 from __future__ import annotations
 
