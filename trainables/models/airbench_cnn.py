@@ -49,7 +49,7 @@ def airbench_cnn(num_classes: int, width: int, mean: Sequence[float], std: Seque
       the values is left.
     - The stem is trained from PyTorch's default weights and has a BatchNorm and a ReLU of its own, no whitening: that
       needs the training images before the first step. A stand-in without data (an orthonormal basis of 2x2 colour
-      patches, which BatchNorm scales to variance 1) brought nothing.
+      patches, which BatchNorm scales to variance 1) showed no gain in the one run that was made.
     - The last pool rounds up, so that 16-pixel images keep 2x2 positions for attention maps (32 pixels: 4x4, not 3x3).
     - Half of a convolution's filters, at most, begin near the identity: their random weights plus one that copies a
       channel. Jordan makes as many as there are input channels the identity itself, the same for every seed.
