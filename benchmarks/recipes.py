@@ -89,8 +89,13 @@ def named_recipe(text: str) -> tuple[str, TrainingRecipe]:
         raise argparse.ArgumentTypeError(f"unknown recipe {name!r}: known: {', '.join(RECIPES)}")
     given = dict(change.split("=", 1) for change in changes.split(",")) if changes else {}
     recipe = RECIPES[name]
-    typed = {key: type(getattr(recipe, key))(value) for key, value in given.items()}
+    typed = {key: _as_is(getattr(recipe, key), value) for key, value in given.items()}
     return text, dataclasses.replace(recipe, **typed)
+
+
+def _as_is(now: Any, value: str) -> Any:
+    """The text as what stands there now; a whole number may become a fraction, as half an epoch is one."""
+    return float(value) if isinstance(now, int) and not value.isdecimal() else type(now)(value)
 
 
 def measure(bench: Workbench, cell: Cell, rival_rate: float) -> dict[str, Any]:

@@ -16,8 +16,8 @@ SPEC_KEYS: dict[str, str] = {
     "download": "Fetch the data set if its files are missing. The same as `--download`.",
     "model": "Architecture: see the table below.",
     "width": (
-        "Channels of the stem, for `preact_resnet18` and `encoder_resnet18`; of the first group, for `airbench_cnn`; the"
-        " other models have a fixed one. Left out: 64 (digits: 8)."
+        "Channels of the stem, for `preact_resnet18` and `encoder_resnet18`; of the first group, for `airbench_cnn`;"
+        " the other models have a fixed one. Left out: 64 (digits: 8)."
     ),
     "attacks": "Attacks of the study, each once: see [methods](methods.md).",
     "defenses": "Defenses whose settings are searched, the published point first.",

@@ -25,11 +25,11 @@ def toy() -> Dataset:
     return toy_dataset()
 
 
-def obtain(store: Store, model: str = "preact_resnet18", width: int = 2) -> Victim:
-    """A narrow BadNets victim that knows its training set somewhat: a defense sees accuracies and a trigger."""
+def obtain(store: Store, model: str = "preact_resnet18") -> Victim:
+    """A BadNets victim of width 2 that knows its training set somewhat: a defense sees accuracies and a trigger."""
     recipe = TrainingRecipe(epochs=15, batch_size=32, lr=0.05, schedule="one_cycle")
     with one_thread():
-        return obtain_victim(toy_spec("badnets", model=model, width=width, recipe=recipe), toy(), store, CPU)
+        return obtain_victim(toy_spec("badnets", model=model, recipe=recipe), toy(), store, CPU)
 
 
 @functools.cache
@@ -40,9 +40,9 @@ def victim() -> Victim:
 
 
 @functools.cache
-def accurate_model(model: str = "preact_resnet18", width: int = 2) -> Classifier:
-    """A narrow clean model that is right about most of its training images."""
+def accurate_model(model: str = "preact_resnet18") -> Classifier:
+    """A clean model of width 2 that is right about most of its training images."""
     recipe = TrainingRecipe(epochs=25, batch_size=32, lr=0.05, schedule="one_cycle")
     with one_thread():
-        trainer = make_trainer(toy_spec("clean", model=model, width=width), toy(), CPU, seed=0)
+        trainer = make_trainer(toy_spec("clean", model=model), toy(), CPU, seed=0)
         return trainer.train_from_scratch(toy().train, recipe)

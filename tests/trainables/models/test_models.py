@@ -107,6 +107,33 @@ def test_preact_has_no_norm_or_relu_between_the_last_block_and_the_pool(small: C
         assert (small.eval().features(images(4)) < 0).any()
 
 
+def test_airbench_pools_before_its_activation_and_is_the_same_as_after_it() -> None:
+    """The order costs a quarter of the activations; convolution and BatchNorm stay a pair."""
+    model = seeded("airbench_cnn", 0, width=4).eval()
+    kinds = [type(layer) for layer in model.stages[1][0]]
+    assert kinds[1:] == [nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU]
+    conv, norm, pool, _ = model.stages[1][0]
+    with torch.no_grad():
+        maps = model.stages[0](model.normalize(images(2)))
+        assert torch.equal(model.stages[1][0](maps), pool(torch.relu(norm(conv(maps)))))
+
+
+def test_airbench_starts_near_the_identity_and_differs_by_seed() -> None:
+    one, other = seeded("airbench_cnn", 0, width=4), seeded("airbench_cnn", 1, width=4)
+    first, second = (model.stages[3][1][0].weight.detach() for model in (one, other))
+    centres = first[:, :, 1, 1].diagonal()
+    assert (centres[:8] > 0.9).all()
+    assert (centres[8:] < 0.1).all()
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("size", [9, 16, 33, 96])
+def test_airbench_works_on_small_and_large_images(size: int) -> None:
+    model = build_model("airbench_cnn", num_classes=3, width=4, image_size=size).eval()
+    with torch.no_grad():
+        assert model(images(2, size)).shape == (2, 3)
+
+
 def test_width_scales_every_stage(small: Classifier) -> None:
     small.eval()
     channels = []
@@ -158,6 +185,7 @@ def test_unknown_model_suggests_the_nearest() -> None:
         ({"name": "preact_resnet18", "width": 0}, r"width: must be 1 or more, got 0"),
         ({"name": "preact_resnet18", "num_classes": 1}, r"num_classes: must be 2 or more, got 1"),
         ({"name": "vgg19_bn", "image_size": 8}, r"image_size: vgg19_bn needs 16 pixels or more, got 8"),
+        ({"name": "airbench_cnn", "image_size": 8}, r"image_size: airbench_cnn needs 9 pixels or more, got 8"),
         ({"name": "resnet18", "image_size": 4}, r"image_size: resnet18 needs 8 pixels or more, got 4"),
         ({"name": "resnet18", "std": (1.0, 0.0, 1.0)}, r"std > 0"),
     ],
