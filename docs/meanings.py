@@ -10,6 +10,10 @@ SPEC_KEYS: dict[str, str] = {
         " (`PATH/train/CLASS/*`, `PATH/test/CLASS/*`, or a zip of the same)."
     ),
     "image_size": "Side of the images in pixels; left out: the data set's own.",
+    "flip": (
+        "Whether training mirrors half of the images of `folder:PATH`; left out: it does, as for `cifar10`."
+        " `false` where left and right matter: digits, letters, traffic signs. The known data sets say it themselves."
+    ),
     "data_root": (
         "Folder of the data sets' files; left out: the variable `SUPERFT_DATA`, else the user's cache folder."
     ),

@@ -108,6 +108,7 @@ RESULT_COLUMNS = (
     Column("target_class", "text", "its name; missing where the attacker had another data set"),
     Column("train_size", "count", "images of the attacker's training set: the N of the unit E", IMAGES),
     Column("image_size", "count", "side of the images", "pixels"),
+    Column("flip", "flag", "whether training mirrored half of the images"),
     Column("input_backward_samples", "count", "images whose gradient of the pixels alone was taken", IMAGES),
     Column("reused_forward_samples", "count", "forward work that an earlier trial had done, found ready made", IMAGES),
     Column("reused_backward_samples", "count", "backward work, likewise", IMAGES),

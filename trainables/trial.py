@@ -16,7 +16,7 @@ import torch
 
 from trainables.attacks.base import ATTACKS
 from trainables.data.images import DataError, Dataset
-from trainables.data.load import DataSource, load_dataset
+from trainables.data.load import DataSource
 from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData, Repair
 from trainables.defenses.none import NoDefense
@@ -81,6 +81,7 @@ class TrialResult:
     target_label: int | None = None
     target_class: str | None = None
     image_size: int = 0
+    flip: bool = False
     threads: int = 0
     precision: str = ""
     code: str = ""
@@ -111,7 +112,7 @@ class TrialResult:
 
 @lru_cache(maxsize=2)
 def _load(data: DataSource) -> Dataset:
-    return load_dataset(data.name, image_size=data.image_size, root=data.root, download=data.download)
+    return data.load()
 
 
 class Workbench:
@@ -258,6 +259,7 @@ def run_trial(
         versions=versions(),
         **_target(cell, dataset),
         image_size=dataset.image_size,
+        flip=dataset.flip,
         threads=torch.get_num_threads(),
         precision=how["precision"],
         code=code(),

@@ -16,6 +16,7 @@ from study.plan.slots import Node, count_slots, counted, describe_nodes, describ
 from study.plan.targets import targets_in_words
 from study.record.words import duration, finishing_time
 from trainables.data.images import Dataset
+from trainables.data.sources.folders import FOLDER
 from trainables.job import Cell
 from trainables.machine.device_meter import CONTEXT_BYTES
 
@@ -47,6 +48,7 @@ def plan_lines(
         f"{dataset.image_size} pixels, {dataset.num_classes} classes), "
         f"{spec.model}{f' of width {spec.width}' if spec.width else ''}"
     ]
+    lines += [_flip_line(data) for data in (dataset, upstream) if data is not None and data.name.startswith(FOLDER)]
     if targets := targets_in_words(spec, dataset, upstream):
         lines.append(f"attacks:   {'; '.join(targets)}")
     if done:
@@ -66,6 +68,13 @@ def plan_lines(
         f"total:     {trials} trials, {training + _epochs(work):.1f} E; "
         f"1 E is one epoch on all {len(dataset.train)} images",
     ]
+
+
+def _flip_line(data: Dataset) -> str:
+    """Whether a folder is mirrored, which nobody but its owner can decide."""
+    if data.flip:
+        return f"mirrored:  {data.name}: half of the images in training; flip: false where left and right matter"
+    return f"mirrored:  {data.name}: no image, as flip: false says"
 
 
 def _epochs(work: Iterable[Work]) -> float:

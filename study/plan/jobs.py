@@ -14,7 +14,6 @@ from study.plan.targets import with_label_numbers
 from study.spec.resolved import ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.schema import StudySpec
 from trainables.data.images import DataError, Dataset
-from trainables.data.load import load_dataset
 from trainables.data.split import split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
 from trainables.job import Cell, Job, Role
@@ -157,10 +156,8 @@ def make_plan(spec: StudySpec) -> Plan:
 def load_data(spec: StudySpec) -> tuple[Dataset, Dataset | None]:
     """The user's data set and, where the scenario has one, the attacker's (DataError)."""
 
-    def load(name: str) -> Dataset:
-        return load_dataset(name, image_size=spec.image_size, root=spec.data_root, download=spec.download)
-
-    return load(spec.dataset), None if spec.scenario.upstream is None else load(spec.scenario.upstream)
+    upstream = spec.scenario.upstream
+    return spec.source(spec.dataset).load(), None if upstream is None else spec.source(upstream).load()
 
 
 def prepare(spec: StudySpec) -> tuple[Plan, Dataset, Dataset | None]:

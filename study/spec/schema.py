@@ -29,6 +29,7 @@ from study.spec.yaml_io import SpecError, dump_yaml, without_password
 from trainables.attacks.base import ATTACKS
 from trainables.data.load import DataSource
 from trainables.data.sources.base import SOURCES
+from trainables.data.sources.folders import FOLDER
 from trainables.defenses.base import DEFENSES
 from trainables.models.build import MODELS
 from trainables.registry import SettingError, nearest
@@ -73,7 +74,7 @@ class _Part(BaseModel):
         """pydantic would read true as 1."""
         field = cls.model_fields[info.field_name or ""]
         for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, bool) and field.annotation is not bool:
+            if isinstance(item, bool) and field.annotation not in (bool, bool | None):
                 raise ValueError(f"must not be true or false, got {value!r}")
         return value
 
@@ -238,6 +239,7 @@ class StudySpec(_Part):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)] = "study"
     dataset: str = "digits"
     image_size: Annotated[int, Field(ge=8)] | None = None
+    flip: bool | None = None
     data_root: Path | None = None
     download: bool = False
     model: str = DEFAULT_MODEL
@@ -300,6 +302,9 @@ class StudySpec(_Part):
         scenario = filled.get("scenario")
         if isinstance(scenario, dict) and scenario.get("type") == "encoder":
             filled.setdefault("model", ENCODER_MODEL)
+        upstream = scenario.get("upstream") if isinstance(scenario, dict) else None
+        if any(isinstance(name, str) and name.startswith(FOLDER) for name in (named, upstream)):
+            filled["flip"] = True if filled.get("flip") is None else filled["flip"]
         model = filled.get("model", DEFAULT_MODEL)
         if filled.get("width") is None and isinstance(model, str) and model in MODELS and MODELS.get(model).is_wide:
             filled["width"] = (source and source.width) or MODELS.get(model).default_width
@@ -309,6 +314,16 @@ class StudySpec(_Part):
                 key: value for key, value in (victim or {}).items() if key != "recipe" or value is not None
             }
         return filled
+
+    @model_validator(mode="after")
+    def _flip_is_of_folders(self) -> StudySpec:
+        named = [name for name in (self.dataset, self.scenario.upstream) if name is not None]
+        if self.flip is not None and not any(name.startswith(FOLDER) for name in named):
+            raise ValueError(
+                f"flip is of {FOLDER}PATH alone, {' and '.join(named)} know by themselves whether they are mirrored; "
+                "leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _methods_exist(self) -> StudySpec:
@@ -349,8 +364,8 @@ class StudySpec(_Part):
         elif source == "heldout":
             reserved = fraction
         return Resolved(
-            data=self._source(self.dataset),
-            upstream=None if scenario.upstream is None else self._source(scenario.upstream),
+            data=self.source(self.dataset),
+            upstream=None if scenario.upstream is None else self.source(scenario.upstream),
             attacks=tuple(self._attack(name) for name in self.attacks),
             baselines=tuple(self._baseline(name) for name in self.baselines),
             searches=tuple(self._search(name) for name in self.defenses),
@@ -370,8 +385,10 @@ class StudySpec(_Part):
             controls=scenario.has_upstream and scenario.controls,
         )
 
-    def _source(self, name: str) -> DataSource:
-        return DataSource(name, self.image_size, self.data_root, self.download)
+    def source(self, name: str) -> DataSource:
+        """Where the images of a data set of this study come from."""
+        flip = self.flip if name.startswith(FOLDER) else None
+        return DataSource(name, self.image_size, self.data_root, self.download, flip)
 
     def _recipe(self) -> TrainingRecipe:
         """The named recipe with the spec's changes."""

@@ -453,7 +453,7 @@ def test_workbench_loads_data_and_victims_once(toy_store: Store, monkeypatch: py
         loads.append(name)
         return toy_dataset()
 
-    monkeypatch.setattr(trial, "load_dataset", load)
+    monkeypatch.setattr("trainables.data.load.load_dataset", load)
     trial._load.cache_clear()
     try:
         bench = Workbench(toy_store, CPU)
@@ -497,13 +497,13 @@ def test_second_trial_of_a_cell_reads_nothing_and_stamps_nothing(
         raise AssertionError("a trial made again what its process has")
 
     shutil.copytree(toy_store.root / toy_victim.name, tmp_path / toy_victim.name)
-    monkeypatch.setattr(trial, "load_dataset", lambda _name, **_settings: toy_dataset())
+    monkeypatch.setattr("trainables.data.load.load_dataset", lambda _name, **_settings: toy_dataset())
     trial._load.cache_clear()
     try:
         bench, cell = Workbench(Store(tmp_path), CPU, trains=False), cell_of(toy_victim, "super_ft")
         first = bench.run(cell, SHORT)
         shutil.rmtree(tmp_path)
-        monkeypatch.setattr(trial, "load_dataset", never)
+        monkeypatch.setattr("trainables.data.load.load_dataset", never)
         monkeypatch.setattr(victims, "stamp", never)
         monkeypatch.setattr(base, "stamp", never)
         second = bench.run(cell, SHORT)
