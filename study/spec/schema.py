@@ -109,7 +109,7 @@ class SearchSpec(_Part):
     @classmethod
     def _fill_in(cls, data: Any) -> Any:
         """The number of settings that goes with the rule, written out so that the stored spec is complete."""
-        if not isinstance(data, Mapping) or data.get("trials") is not None:
+        if not isinstance(data, Mapping) or "trials" in data:
             return data
         return {**data, "trials": TRIALS if data.get("budget_epochs") is None else MOST_TRIALS}
 

@@ -14,8 +14,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 import search_spaces
 from search_spaces import space as spaces
-from search_spaces.space import Space, check_space, get_space, names, paper_point
-from trainables.defenses.base import DEFENSES
+from search_spaces.space import Space, check_space, get_space, names, paper_point, published_for
+from search_spaces.steps import LONGEST
+from trainables.defenses.base import DEFENSES, CleanData
 from trainables.registry import SettingError
 
 
@@ -24,6 +25,7 @@ def variants_of(defense: str) -> list[str]:
     return ["default", *getattr(module, "VARIANTS", {})]
 
 
+SPACE_MODULES = {defense: spaces.SPACES.get(defense) for defense in names()}
 SPACES = [(defense, variant) for defense in names() for variant in variants_of(defense)]
 
 
@@ -104,6 +106,82 @@ def test_settings_of_any_point_give_its_parameters_back(named: tuple[str, Space]
         again = space.to_params(space.to_settings(params))
         for name, value in params.items():
             assert again[name] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value)
+
+
+OTHER_POINTS = [
+    ("ft_sam", "gtsrb", {"rho": 8.0, "smoothing": 0.0, "steps": 400}),
+    ("ft_sam", "tiny_imagenet", {"rho": 8.0, "smoothing": 0.0, "steps": 2000}),
+    ("fst", "gtsrb", {"alpha": 0.1, "steps": 105}),
+    ("fst", "cifar100", {"alpha": 1e-3, "lr": 1e-3, "steps": 300}),
+    ("fst", "tiny_imagenet", {"alpha": 1e-3, "lr": 1e-3, "steps": 600}),
+    ("clp", "tiny_imagenet", {"u": 5.0}),
+    ("ft", "tiny_imagenet", {"steps": 4000}),
+    ("abl", "tiny_imagenet", {"tuning_epochs": 40, "finetuning_epochs": 120, "unlearning_epochs": 4}),
+    ("sau", "tiny_imagenet", {"steps": 400}),
+]
+
+
+@pytest.mark.parametrize(("defense", "dataset", "changes"), OTHER_POINTS)
+def test_published_point_is_that_of_the_data_set_where_the_source_states_one(
+    defense: str, dataset: str, changes: dict[str, Any]
+) -> None:
+    space = get_space(defense, dataset=dataset)
+    assert space.paper == {**get_space(defense).paper, **changes}
+    assert space.published_for == published_for(defense, dataset) == dataset
+    assert dict(paper_point(defense, dataset)) == space.paper
+
+
+def test_other_data_sets_have_the_point_for_cifar10_and_say_so() -> None:
+    for dataset in ("digits", "cifar10", "folder:/somewhere"):
+        assert get_space("ft_sam", dataset=dataset).paper == get_space("ft_sam").paper
+        assert published_for("ft_sam", dataset) == "cifar10"
+    assert published_for("ft_sam", "cifar100") == "cifar10", "its source states none for it"
+    assert published_for("clp", "cifar100") == "cifar100", "stated, and the same"
+    assert published_for("none", "cifar10") == ""
+
+
+def test_every_point_of_every_data_set_lies_inside_and_builds_the_defense() -> None:
+    for defense, variant in SPACES:
+        for dataset in ("cifar10", *SPACE_MODULES[defense].PAPER_FOR):
+            space = get_space(defense, variant, dataset)
+            params = space.paper_params()
+            assert all(holds(item, params[name]) for name, item in space.distributions.items())
+            built = DEFENSES.create(defense, {**space.beside(defense), **space.to_settings(params)})
+            if variant == "default":
+                assert dataclasses.asdict(built) == space.paper, "trial 0 is the published point, beside and all"
+
+
+def test_published_points_are_complete() -> None:
+    for defense in names():
+        fields = {field.name for field in dataclasses.fields(DEFENSES.get(defense))}
+        assert get_space(defense).paper.keys() == fields, defense
+        assert all(other.keys() <= fields for other in SPACE_MODULES[defense].PAPER_FOR.values())
+
+
+def longest(defense: str, space: Space) -> int:
+    """Optimiser steps of the longest point on 100 clean images, or on the published training set of 50,000."""
+    n = 100 if DEFENSES.get(defense).owns is CleanData else 50_000
+    ends = [
+        item.choices if isinstance(item, CategoricalDistribution) else (item.high,)
+        for item in space.distributions.values()
+    ]
+    points = (
+        space.to_settings(dict(zip(space.distributions, point, strict=True))) for point in itertools.product(*ends)
+    )
+    return max(DEFENSES.create(defense, {**space.beside(defense), **point}).plan(n, 10).steps for point in points)
+
+
+def test_every_space_reaches_the_steps_of_super_ft(named: tuple[str, Space]) -> None:
+    defense, space = named
+    assert LONGEST == longest("super_ft", get_space("super_ft")) == 8000
+    if defense != "clp":  # free of steps
+        assert longest(defense, space) >= LONGEST
+
+
+def test_scratch_tunes_its_length_and_its_peak() -> None:
+    space = get_space("scratch").distributions
+    assert space["iterations"] == get_space("super_ft").distributions["iterations"]
+    assert space["lr_max1"] == get_space("super_ft").distributions["lr_max1"]
 
 
 def test_ordered_rates_never_cross() -> None:

@@ -58,7 +58,7 @@ def test_a_row_tells_all_of_a_setting() -> None:
         inherited=False,
     )
     assert rows_by_name("super_ft")["select"].value == "last, val"
-    assert rows_by_name("ft")["steps"].value == "whole number >= 0, or null"
+    assert rows_by_name("super_ft")["cooldown_lr"].value == "number > 0, or null"
     assert rows_by_name("badnets")["label_mode"].inherited
     assert rows_by_name("badnets")["label_shift"].value == "whole number"
 

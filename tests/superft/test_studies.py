@@ -138,6 +138,6 @@ def test_a_study_runs_from_a_call_and_continues(tmp_path: Path, monkeypatch: pyt
     row = superft.trial(
         "badnets", "super_ft", "digits", settings=TINY["defense"]["super_ft"], changes=conditions, device="cpu"
     )
-    published = study.trials[study.trials["published"]].iloc[0]
-    assert row["victim"] == published["victim"]
+    first = study.trials[study.trials["role"] == "search"].iloc[0]
+    assert row["victim"] == first["victim"]
     assert Ledger.read(tmp_path / "out" / "trials.jsonl").rows()[0]["schema"] == row["schema"]

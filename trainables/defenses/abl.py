@@ -46,8 +46,10 @@ class AntiBackdoorLearning(Defense):
         grad_clip: largest gradient norm of the ascent, > 0: the loss has no upper bound, and unclipped ascent takes
             whole classes with it.
         bn_mode: batch normalisation during the ascent. ``train`` takes batch statistics (public code) and moves the
-            running ones, which costs accuracy; ``eval`` leaves those to the task, but what is known by heart has hardly
-            a gradient there, and a backdoor that was isolated without error may stay as it is.
+            running ones to those of one class, which alone costs accuracy and may hide the backdoor: beside a result
+            stands its control, ``unlearn_lr`` 1e-12, where no weight moves. ``eval`` leaves the running ones to the
+            task, but what is known by heart has hardly a gradient there, and a backdoor that was isolated without error
+            may stay as it is.
         batch_size, momentum, weight_decay: of Nesterov's SGD in all stages. A batch is at most a quarter of the
             training set, and at most what is isolated.
     """

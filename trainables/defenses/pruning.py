@@ -21,8 +21,9 @@ from trainables.training.trainer import Trainer
 
 ToleranceUnit = Literal["relative", "points"]
 
-# How many numbers of channels the validation set is asked about.
-LOOKS = 20
+# How many numbers of channels the validation set is asked about: as many over all of them, and once more between the
+# largest that was admissible and the next.
+LOOKS = 10
 
 
 @dataclass(frozen=True)
@@ -168,15 +169,20 @@ def prune_channels(model: nn.Module, pruned: Tensor) -> None:
 
 def validation_passes(acc_tol: float | None) -> int:
     """How often `prune_closed` looks at the validation set."""
-    return 0 if acc_tol is None else 1 + LOOKS
+    return 0 if acc_tol is None else 1 + 2 * LOOKS
 
 
 def portions(count: int) -> list[int]:
-    """The numbers of channels that are tried out of ``count``: `LOOKS` of them, close together where they are few.
+    """The numbers of channels that are tried first, out of ``count``: `LOOKS`, close together where they are few.
 
     Growing as squares: what closed first matters most, and one channel more or less is half of the first two.
     """
     return [math.ceil(count * (look / LOOKS) ** 2) for look in range(1, LOOKS + 1)]
+
+
+def between(low: int, high: int) -> list[int]:
+    """The numbers that are tried next, above ``low`` up to ``high``: `LOOKS` of them, evenly."""
+    return [low + math.ceil((high - low) * look / LOOKS) for look in range(1, LOOKS + 1)]
 
 
 def prune_closed(
@@ -194,10 +200,10 @@ def prune_closed(
     """Prune, in place, channels that the masks have closed, in the order in which they closed, and hand the model back.
 
     Closed is what lies at or below ``threshold`` (the papers' rule): nothing above it is pruned, so the tolerance is
-    not spent where closed channels do not cost it. Of the closed ones the largest of the `portions` goes whose
-    validation accuracy is within the tolerance: the validation set alone decides. (BackdoorBench takes what has the
-    lowest success rate on the *test* set.) Where none is, or nothing closed, the model is what it was and the repair
-    has abstained.
+    not spent where closed channels do not cost it. Of the closed ones the largest number tried goes (`portions`, then
+    `between`) whose validation accuracy is within the tolerance: the validation set alone decides. (BackdoorBench takes
+    what has the lowest success rate on the *test* set.) Where none is, or nothing closed, the model is what it was and
+    the repair has abstained.
 
     Args:
         model: with its original weights, not those the masks were trained with.
@@ -212,14 +218,21 @@ def prune_closed(
         before = trainer.accuracy(model, validation)
         tolerance, count = Tolerance(acc_tol, unit, len(validation)), 0
         notes |= {"validation_before": before, "validation_after": before, "acc_tol": tolerance.largest_drop(before)}
-        for candidate in portions(len(order)):
-            prune_channels(model, _chosen(order[:candidate], masked))
-            accuracy = trainer.accuracy(model, validation)
-            if tolerance.allows(accuracy, before):
-                count, notes["validation_after"] = candidate, accuracy
-        with torch.no_grad():
+
+        @torch.no_grad()
+        def put_back() -> None:
             for norm, scale in zip(norms.values(), original, strict=True):
                 norm.weight.copy_(scale)
+
+        for round_ in range(2):
+            coarse = portions(len(order))
+            higher = [number for number in coarse if number > count]
+            for candidate in between(count, min(higher, default=count)) if round_ else coarse:
+                prune_channels(model, _chosen(order[:candidate], masked))
+                accuracy = trainer.accuracy(model, validation)
+                put_back()
+                if tolerance.allows(accuracy, before) and candidate > count:
+                    count, notes["validation_after"] = candidate, accuracy
     prune_channels(model, _chosen(order[:count], masked))
     mask = masked.mask.detach()
     notes |= {"pruned": count, "closed": len(order), "channels": len(mask)}

@@ -9,7 +9,7 @@ import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from search_spaces.space import register as register_space
-from trainables.defenses.base import CleanData, Defense, Repair, register, training_work
+from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, register, training_work
 from trainables.models.classifier import Classifier
 from trainables.training.loop import Counters
 from trainables.training.schedules import constant, cosine
@@ -26,7 +26,7 @@ class MyDefense(Defense):
         noise: standard deviation of what is added to each weight tensor, in units of its own, >= 0.
         lr: learning rate of the first half, > 0; the second half falls from it to 0.
         steps: optimiser steps of each half, >= 1.
-        batch_size: images per step, >= 1.
+        batch_size: images per step, >= 1; at most a quarter of the clean set is taken, as every method takes it.
     """
 
     # What the defender owns, and nothing else is handed over: CleanData (a clean set and a validation set apart from
@@ -60,7 +60,8 @@ class MyDefense(Defense):
         Passes beside ``trainer.fit`` are counted where ``trainer.accuracy`` or ``trainer.features`` make them.
         """
         self.shake(model, trainer.generator("my_defense-noise"))
-        settings = {"steps": self.steps, "batch_size": self.batch_size, "augmentation": trainer.augmentation()}
+        batch = images_per_step(self.batch_size, len(assets.train))
+        settings = {"steps": self.steps, "batch_size": batch, "augmentation": trainer.augmentation()}
         first = trainer.fit(model, assets.train, purpose="my_defense-first", lr_at=constant(self.lr), **settings)
         trainer.fit(model, assets.train, purpose="my_defense-last", lr_at=cosine(self.lr, self.steps), **settings)
         # Detectors also hand back scores, removed (indices of training samples) or flagged_classes; a defense that
@@ -79,7 +80,7 @@ class MyDefense(Defense):
 
         A defense that may stop early sets ``plan_is_exact: ClassVar[bool] = False`` and tells the most it can cost.
         """
-        return training_work(2 * self.steps, self.batch_size, n_owned)
+        return training_work(2 * self.steps, images_per_step(self.batch_size, n_owned), n_owned)
 
 
 # What a study may tune. Delete this class where there is nothing: the defense is then a baseline, run as it is.
@@ -88,6 +89,7 @@ class Space:
     """SPACE: each parameter's range or choices, as Optuna distributions. PAPER: the published settings, trial 0.
 
     PAPER lies within SPACE, may name further fields, and every point of SPACE is a setting that the defense accepts.
+    Where the source states another point for some data set: PAPER_FOR = {"gtsrb": {"lr": 0.001}}; PAPER is CIFAR-10's.
     """
 
     SPACE: ClassVar = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.study.tiny import tiny_spec
 from tests.toy import toy_dataset
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import load_dataset
+from trainables.defenses.base import DEFENSES
 from trainables.job import Cell
 from trainables.models.build import ModelError
 from trainables.registry import SettingError
@@ -78,7 +80,7 @@ def test_baselines_run_once_per_attack_and_seed_at_the_published_point_with_the_
         ("blended/ft/baseline", 7),
     ]
     ft = next(job for job in plan.baselines if job.trial == "badnets/ft/baseline")
-    assert (ft.settings["lr"], ft.settings["epochs"], ft.role, ft.published) == (3e-4, 100, "baseline", False)
+    assert (ft.settings["lr"], ft.settings["steps"], ft.role, ft.published) == (3e-4, 1000, "baseline", False)
 
 
 def test_ids_are_unique_over_trial_attack_and_seed() -> None:
@@ -97,22 +99,55 @@ def test_settings_of_a_search_are_the_fixed_ones_and_the_searched() -> None:
     settings = search.settings(search.paper_params())
     assert settings["batch_size"] == 16
     assert settings["lr_max1"] == 0.1
-    assert is_published("super_ft", settings)
-    assert not is_published("super_ft", {**settings, "lr_max1": 0.2})
+    assert not is_published("super_ft", settings, "digits"), "the spec fixes another batch and shorter phases"
+    stated = {key: value for key, value in settings.items() if key not in ("batch_size", "cycles1", "cycles2")}
+    assert is_published("super_ft", stated, "digits")
+    assert not is_published("super_ft", {**stated, "lr_max1": 0.2}, "digits")
 
 
 @pytest.mark.parametrize("defense", search_spaces.names())
 def test_the_first_setting_of_every_search_is_the_published_one(defense: str) -> None:
     plan = make_plan(make_spec({"attacks": ["badnets"], "defenses": [defense]}))
     (search,) = plan.searches
-    assert is_published(defense, search.settings(search.paper_params()))
+    assert is_published(defense, search.settings(search.paper_params()), "digits")
+
+
+@pytest.mark.parametrize("dataset", ["gtsrb", "tiny_imagenet", "cifar100"])
+@pytest.mark.parametrize("defense", search_spaces.names())
+def test_search_and_baseline_have_the_published_point_of_their_data_set(defense: str, dataset: str) -> None:
+    for role in ("defenses", "baselines"):
+        plan = make_plan(make_spec({"attacks": ["badnets"], role: [defense], "dataset": dataset}))
+        settings = (
+            plan.searches[0].settings(plan.searches[0].paper_params()) if plan.searches else plan.baselines[0].settings
+        )
+        assert dataclasses.asdict(DEFENSES.create(defense, settings)) == search_spaces.paper_point(defense, dataset)
+        assert is_published(defense, settings, dataset)
+        same = search_spaces.paper_point(defense, dataset) == search_spaces.paper_point(defense)
+        assert is_published(defense, settings, "digits") == same, (
+            "elsewhere the point for CIFAR-10 is the published one"
+        )
+
+
+@pytest.mark.parametrize(
+    ("defense", "changes"),
+    [
+        ("ft", {"batch_size": 64}),
+        ("ft", {"momentum": 0.0}),
+        ("super_ft", {"cycles1": 2.0}),
+        ("fst", {"weight_decay": 5e-4}),
+        ("ibau", {"inner_lr": 1.0}),
+    ],
+)
+def test_a_point_is_published_only_if_all_that_is_stated_is_as_stated(defense: str, changes: dict[str, Any]) -> None:
+    assert is_published(defense, {}, "cifar10")
+    assert not is_published(defense, changes, "cifar10")
 
 
 def test_a_point_is_published_whatever_the_rounding_and_never_without_a_published_point() -> None:
     paper = {"lr_base": 3e-4 * (1 + 1e-12), "lr_max1": 0.1, "lr_max2": 1e-3, "iterations": 500}
-    assert is_published("super_ft", paper)
-    assert is_published("super_ft", {}), "the defaults"
-    assert not is_published("none", {})
+    assert is_published("super_ft", paper, "digits")
+    assert is_published("super_ft", {}, "digits"), "the defaults"
+    assert not is_published("none", {}, "digits")
 
 
 def test_victims_are_one_per_attack_and_seed_with_their_controls_first() -> None:
@@ -141,7 +176,7 @@ def test_held_out_clean_data_is_kept_from_the_attacker() -> None:
         ("clean_source=heldout",),
         ("defense.super_ft.select=val",),
         ("defense.super_ft.batch_size=1000",),
-        ("baselines=[none, ft]", "defense.ft.epochs=2", "defense.ft.scope=classifier"),
+        ("baselines=[none, ft]", "defense.ft.steps=8", "defense.ft.scope=classifier"),
     ],
     ids=lambda value: " ".join(value) or "tiny",
 )
@@ -208,7 +243,7 @@ def test_a_task_of_two_classes_is_refused_before_any_work_by_what_compares_class
 
 
 def test_the_planned_cost_of_what_looks_at_every_class_grows_with_their_number() -> None:
-    settings = {"mask_epochs": 1, "epochs": 0}
+    settings = {"mask_steps": 1, "steps": 0}
     plan = make_plan(tiny_spec("baselines=[nc]", "clean_fraction=0.1"))
     for classes in (10, 20):
         data = toy_dataset(train=20 * classes, num_classes=classes, image_size=8)
@@ -232,6 +267,6 @@ def test_what_a_space_leaves_alone_may_be_fixed_by_the_spec() -> None:
     (search,) = plan.searches
     settings = search.settings(search.paper_params())
     assert settings["epochs"] == 7
-    assert not is_published("spectral", settings)
+    assert not is_published("spectral", settings, "digits")
     with pytest.raises(SpecError, match=r"defense\.spectral\.remove_fraction is fixed by the spec but searched"):
         make_plan(tiny_spec("defenses=[spectral]", "search.ranges={}", "defense.spectral.remove_fraction=0.1"))

@@ -12,11 +12,13 @@ from optuna.storages import InMemoryStorage
 
 from study.plan.jobs import Plan, make_plan
 from study.record.cost import Bill, epochs, row_epochs
-from study.record.ended import Ended, read_ended
+from study.record.ended import read_ended
 from study.record.ledger import Ledger
-from study.run.driver import BEYOND_BUDGET, Driver
+from study.results.finished import BEYOND_BUDGET
+from study.run.driver import Driver
 from study.search.optuna_search import open_searches
-from tests.study.tiny import made_up_row, make_driver, tiny_spec
+from study.spec.load import make_spec
+from tests.study.tiny import AS_PUBLISHED, TINY, made_up_row, make_driver, tiny_spec
 from tests.study.tiny import run as run_all
 from trainables.job import Cell, Job
 
@@ -69,7 +71,7 @@ def test_equal_compute_gives_cheap_settings_more_trials(slots: int, tmp_path: Pa
     assert counts(driver) == {"super_ft": 3, "ft": 12}
     assert driver.finished
     assert driver.total == driver.done == 15
-    assert read_ended(tmp_path) == {"badnets/super_ft": Ended(3, "budget"), "badnets/ft": Ended(12, "budget")}
+    assert read_ended(tmp_path) == {"badnets/super_ft": 3, "badnets/ft": 12}
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -106,7 +108,7 @@ def test_the_published_point_runs_beside_a_budget_that_it_exceeds(tmp_path: Path
     def measure(job: Job, plan: Plan) -> dict[str, Any]:
         return measured(job, plan, each=cost(job.cell, job.settings))
 
-    spec = tiny_spec("search.budget_epochs=3", "baselines=[]")
+    spec = tiny_spec("search.budget_epochs=3", "search.trials=50", "baselines=[]", *AS_PUBLISHED)
     driver = make_driver(spec, tmp_path / "trials.jsonl", cost=cost)
     run_all(driver, slots=1, measure=measure)
     rows = driver.ledger.rows()
@@ -119,7 +121,9 @@ def test_the_published_point_runs_beside_a_budget_that_it_exceeds(tmp_path: Path
 
 def test_a_published_point_within_the_budget_is_counted(tmp_path: Path) -> None:
     driver = make_driver(
-        tiny_spec("search.budget_epochs=3", "baselines=[]"), tmp_path / "trials.jsonl", cost=planned({"super_ft": 1.0})
+        tiny_spec("search.budget_epochs=3", "search.trials=50", "baselines=[]", *AS_PUBLISHED),
+        tmp_path / "trials.jsonl",
+        cost=planned({"super_ft": 1.0}),
     )
     run(driver, 1, {"super_ft": 1.0})
     assert counts(driver) == {"super_ft": 3}
@@ -127,8 +131,8 @@ def test_a_published_point_within_the_budget_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_budget_has_no_number_of_trials_beside_it_but_a_guard() -> None:
-    assert tiny_spec("search.budget_epochs=1", "search.trials=null").search.trials == 1000
-    assert tiny_spec("search.trials=null").search.trials == 32
+    assert make_spec(TINY | {"search": {"budget_epochs": 1}}).search.trials == 1000
+    assert make_spec(TINY | {"search": {}}).search.trials == 32
 
 
 def test_the_guard_bounds_a_defense_that_costs_nothing(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from study.record.words import describe, duration, finishing_time
 from study.run.driver import Driver
 from study.run.progress import Progress
 from study.search.optuna_search import open_searches
-from tests.study.tiny import made_up_row, make_driver, run, tiny_spec
+from tests.study.tiny import AS_PUBLISHED, made_up_row, make_driver, run, tiny_spec
 from trainables.job import Job
 
 TWO = ("attacks=[badnets, blended]", "seeds=[0, 7]", "search.trials=5")
@@ -54,13 +54,14 @@ def test_exactly_the_planned_jobs_run_each_once(per: str, slots: int, tmp_path: 
 
 
 def test_rows_say_what_they_are(tmp_path: Path) -> None:
-    driver = make_driver(tiny_spec(), tmp_path / "trials.jsonl")
+    driver = make_driver(tiny_spec(*AS_PUBLISHED), tmp_path / "trials.jsonl")
     run(driver)
     rows = {row["trial"]: row for row in driver.ledger.rows()}
     assert list(rows) == ["badnets/none/baseline"] + [f"badnets/super_ft/000{n}" for n in range(4)]
     assert {row["study"] for row in rows.values()} == {"tiny"}
     assert [row["role"] for row in rows.values()] == ["baseline"] + ["search"] * 4
     assert [row["published"] for row in rows.values()] == [False, True, False, False, False]
+    assert [row["published_for"] for row in rows.values()] == [None, "cifar10", None, None, None]
     published = rows["badnets/super_ft/0000"]
     assert (published["param.lr_max1"], published["param.iterations"]) == (0.1, 500)
 

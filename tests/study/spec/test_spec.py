@@ -10,7 +10,7 @@ from study.plan.jobs import make_plan
 from study.spec.load import load_spec, make_spec, recipe_names, recipe_path
 from study.spec.schema import differences
 from study.spec.yaml_io import SpecError, read_yaml_mapping
-from tests.study.tiny import TINY, make_driver, run, tiny_spec
+from tests.study.tiny import AS_PUBLISHED, TINY, make_driver, run, tiny_spec
 
 # (assignment, key, value as printed, remedy)
 BAD = [
@@ -158,7 +158,7 @@ ROUND_TRIPS = [
     ("search.space.super_ft=ordered", "search.ranges.super_ft.lr_max1=[1e-2, .5]"),
     ("resources.gpus_per_trial=0.125", "resources.cpus_per_trial=2"),
     ("search.storage=sqlite:///x.db", "search.sampler=nsga2"),
-    ("defense.super_ft.grad_clip=1e-3", "defense.ft.steps=", "clean_fraction=1e-2"),
+    ("defense.super_ft.grad_clip=1e-3", "defense.super_ft.cooldown_lr=", "clean_fraction=1e-2"),
 ]
 
 
@@ -257,7 +257,7 @@ def test_a_space_may_leave_the_published_point_out_where_no_search_begins_with_i
 
 def test_searches_begin_with_the_published_point_unless_told_otherwise(tmp_path: Path) -> None:
     for published in (True, False):
-        spec = tiny_spec(f"search.published={str(published).lower()}", "baselines=[]")
+        spec = tiny_spec(f"search.published={str(published).lower()}", "baselines=[]", *AS_PUBLISHED)
         driver = make_driver(spec, tmp_path / f"{published}.jsonl")
         run(driver, slots=1)
         assert driver.ledger.rows()[0]["published"] is published

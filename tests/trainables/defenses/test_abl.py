@@ -138,8 +138,9 @@ def test_each_stage_trains_on_its_samples_at_its_rate(toy: Dataset, monkeypatch:
     outcome(short(finetuning_epochs=3, unlearning_epochs=2, unlearn_lr=0.01), toy)
     tuning, finetuning, unlearning = (stages[f"abl-{name}"] for name in ("tuning", "finetuning", "unlearning"))
     assert [stage["n"] for stage in stages.values()] == [200, 180, 20]
-    assert tuning["rates"] == [0.05] * 2
-    assert finetuning["rates"] == pytest.approx([0.05, 0.05, 0.005])
+    assert [stage["batch_size"] for stage in stages.values()] == [50] * 3  # a quarter of what the defender was given
+    assert tuning["rates"] == [0.05] * 2 * 4
+    assert finetuning["rates"] == pytest.approx([0.05] * 8 + [0.005] * 4)
     assert unlearning["rates"] == [0.01] * 2
     assert [stage["grad_clip"] for stage in stages.values()] == [None, None, 10.0]
     assert [stage["bn_mode"] for stage in stages.values()] == ["train", "train", "train"]
@@ -155,6 +156,15 @@ def test_ascent_raises_the_loss_of_the_isolated_samples(toy: Dataset) -> None:
     before = outcome(short(unlearning_epochs=0), toy)[1]
     after = outcome(short(unlearning_epochs=10, unlearn_lr=0.01), toy)[1]
     assert after > before + 0.1
+
+
+@pytest.mark.parametrize("bn_mode", ["train", "eval"])
+def test_without_a_rate_the_ascent_is_a_control_of_its_batch_statistics(bn_mode: str, toy: Dataset) -> None:
+    before = outcome(short(unlearning_epochs=0), toy)[0]
+    after = outcome(short(unlearning_epochs=5, unlearn_lr=1e-12, bn_mode=bn_mode), toy)[0]
+    moved = {key for key, tensor in after.items() if not torch.allclose(tensor, before[key], rtol=0, atol=1e-6)}
+    assert all("running" in key or "num_batches" in key for key in moved)
+    assert bool(moved) == (bn_mode == "train")
 
 
 def test_ascent_is_bounded_by_the_clipped_gradient(toy: Dataset) -> None:

@@ -19,6 +19,7 @@ from trainables.defenses.pruning import (
     MaskedModel,
     Tolerance,
     batch_norms,
+    between,
     mean_magnitude,
     portions,
     prune_channels,
@@ -153,8 +154,10 @@ def test_a_tolerance_of_less_than_one_image_is_one_image_and_none_is_none(acc_to
 
 def test_portions_hold_few_channels_one_by_one_and_always_as_many_looks() -> None:
     assert [len(portions(count)) for count in (0, 1, 12, 424)] == [LOOKS] * 4
-    assert sorted(set(portions(424)))[:5] == [2, 5, 10, 17, 27]
+    assert portions(424)[:5] == [5, 17, 39, 68, 106]
+    assert between(5, 17) == [7, 8, 9, 10, 11, 13, 14, 15, 16, 17]
     assert (portions(0)[-1], portions(1), portions(424)[-1]) == (0, [1] * LOOKS, 424)
+    assert (between(3, 3), between(0, 1)) == ([3] * LOOKS, [1] * LOOKS)
 
 
 def closing(*steps: list[float]) -> MaskedModel:
