@@ -22,7 +22,7 @@ class Work:
     Args:
         label: of the search or baseline.
         attack: its attack; ``all`` for a search over all of them.
-        defense: its defense.
+        defense: the label of its defense.
         role: ``search``, ``baseline`` or ``control``.
         trials: to be run; of a search with a budget, as many as fit if a setting costs what the published one does.
         each: E of one of them; of a search, of the published point, the mean over its cells.
@@ -73,7 +73,7 @@ def work_left(plan: Plan, dataset: Dataset, left: Mapping[str, int] | None = Non
         if not left.get(job.label) or job.label in found:
             continue
         each, trials = trial_cost(job.cell, job.settings, dataset), left[job.label]
-        found[job.label] = Work(job.label, job.cell.attack, job.cell.defense, job.role, trials, each, each * trials)
+        found[job.label] = Work(job.label, job.cell.attack, job.cell.label, job.role, trials, each, each * trials)
     budget = plan.spec.search.budget_epochs
     for search in plan.searches:
         if not (trials := left.get(search.label, 0)):
@@ -85,6 +85,6 @@ def work_left(plan: Plan, dataset: Dataset, left: Mapping[str, int] | None = Non
             # The published point whatever it costs, and what else fits.
             settings = max(1, math.floor(budget * cells / one))
             trials, whole = min(trials, settings * cells), max(one, settings * one)
-        group = search.label.partition("/")[0]
-        found[search.label] = Work(search.label, group, search.defense, "search", trials, one / cells, whole)
+        group, _, name = search.label.partition("/")
+        found[search.label] = Work(search.label, group, name, "search", trials, one / cells, whole)
     return list(found.values())
