@@ -10,12 +10,19 @@ SPEC_KEYS: dict[str, str] = {
         " (`PATH/train/CLASS/*`, `PATH/test/CLASS/*`, or a zip of the same)."
     ),
     "image_size": "Side of the images in pixels; left out: the data set's own.",
+    "flip": (
+        "Whether training mirrors half of the images of `folder:PATH`; left out: it does, as for `cifar10`."
+        " `false` where left and right matter: digits, letters, traffic signs. The known data sets say it themselves."
+    ),
     "data_root": (
         "Folder of the data sets' files; left out: the variable `SUPERFT_DATA`, else the user's cache folder."
     ),
     "download": "Fetch the data set if its files are missing. The same as `--download`.",
     "model": "Architecture: see the table below.",
-    "width": ("Channels of the stem, for `preact_resnet18` and `encoder_resnet18` alone; left out: 64 (digits: 8)."),
+    "width": (
+        "Channels of the stem, for `preact_resnet18` and `encoder_resnet18`; of the first group, for `airbench_cnn`;"
+        " the other models have a fixed one. Left out: 64 (digits: 8)."
+    ),
     "attacks": "Attacks of the study, each once: see [methods](methods.md).",
     "defenses": "Defenses whose settings are searched, the published point first.",
     "baselines": "Defenses that run once per attack and seed, at their published settings.",
@@ -26,7 +33,10 @@ SPEC_KEYS: dict[str, str] = {
     ),
     "search.trials": "Settings per search. May be raised later; the study is then continued.",
     "search.sampler": "How Optuna chooses settings: see the table below.",
-    "search.per": "`attack`: one search per attack. `all`: one search, each setting scored over all attacks.",
+    "search.per": (
+        "`attack`: one search per attack. `all`: one search, each setting scored over all attacks: means over the "
+        "models that hold a backdoor."
+    ),
     "search.published": "Begin each search with the published point. `false` allows a space that leaves it out.",
     "search.startup_trials": "Settings drawn at random before the sampler learns from results.",
     "search.storage": (
@@ -53,6 +63,10 @@ SPEC_KEYS: dict[str, str] = {
     "victim.poison_rate": (
         "Share of the training set that attacks poison, unless `attack.NAME.poison_rate` says otherwise. Left out: "
         "each attack's own."
+    ),
+    "victim.require_implanted": (
+        "What becomes of trials on a victim that holds [no backdoor](glossary.md#implanted). `skip`: they are not run. "
+        "`stop`: the study ends before any trial. `run`: they run, and count in no front."
     ),
     "scenario.type": "What the task is to the attacker: see [scenarios](#scenarios).",
     "scenario.upstream": "Data set of the attacker, in the scenarios `new-head` and `encoder`.",
@@ -81,7 +95,9 @@ SPEC_KEYS: dict[str, str] = {
         "Share of a GPU per trial: `1/k`, 0 or a whole number; `auto` measures it ([sharing "
         "GPUs](cluster.md#sharing-gpus))."
     ),
-    "resources.cpus_per_trial": "CPU cores, so threads, per trial.",
+    "resources.cpus_per_trial": (
+        "CPU cores, so threads, per trial, in a study and in `superft trial`; another number gives other results."
+    ),
     "resources.trial_seconds": ("A trial that takes longer is stopped and recorded as failed. Left out: no limit."),
     "plugins": (
         "Modules or files of somebody else that add attacks, defenses, models, data sets, samplers or figures: see "

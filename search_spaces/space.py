@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -21,6 +23,7 @@ from trainables.defenses.base import DEFENSES
 from trainables.registry import Registry, SettingError, nearest
 
 Settings = dict[str, Any]
+LARGEST_SPACE = 10_000  # points up to which a space is counted; a larger one is not used up
 
 # The data set that PAPER is the point for, where PAPER_FOR says what other data sets have.
 PAPER_DATASET = "cifar10"
@@ -65,6 +68,22 @@ class Space:
             if key not in searched and not (key in defaults and defaults[key] == value)
         }
 
+    @cached_property
+    def size(self) -> float:
+        """Different settings in it; infinite where there are more than LARGEST_SPACE points, or a continuous range."""
+        choices = {name: points(item) for name, item in self.distributions.items()}
+        size = math.prod(map(len, choices.values()))
+        if not 0 < size <= LARGEST_SPACE:
+            return math.inf
+        different = set()
+        for number in range(size):
+            params = {}
+            for name, values in choices.items():
+                number, index = divmod(number, len(values))
+                params[name] = values[index]
+            different.add(fingerprint(self.to_settings(params)))
+        return len(different)
+
     def with_ranges(self, ranges: Mapping[str, Sequence[Any]], key: str, *, published: bool = True) -> Space:
         """The space with other bounds (``[low, high]``) or choices for some parameters.
 
@@ -91,6 +110,29 @@ class Space:
                     "search.published: false searches without it"
                 )
         return dataclasses.replace(self, distributions=changed)
+
+
+def points(distribution: BaseDistribution) -> Sequence[Any]:
+    """All values of a distribution; none of a continuous one, or of one that has too many by itself."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    if isinstance(distribution, IntDistribution) and distribution.high - distribution.low < LARGEST_SPACE:
+        return range(distribution.low, distribution.high + 1, distribution.step)
+    if isinstance(distribution, FloatDistribution) and distribution.low == distribution.high:
+        return [distribution.low]
+    if isinstance(distribution, FloatDistribution) and distribution.step:
+        steps = round((distribution.high - distribution.low) / distribution.step)
+        return [distribution.low + i * distribution.step for i in range(steps + 1)] if steps < LARGEST_SPACE else []
+    return []
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Equal for equal settings, also when one was written as 1 and read as 1.0."""
+    plain = {
+        key: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        for key, value in settings.items()
+    }
+    return json.dumps(plain, sort_keys=True, default=str)
 
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:

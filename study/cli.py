@@ -22,7 +22,9 @@ R = TypeVar("R")
 # Exit codes. 0: all went well. 1: a victim of `trial` diverged. 75 (`stopped.TRY_LATER`): folder, store, database or
 # cluster failed, and the same command goes on once that is repaired.
 BAD_INPUT = 2
-METHOD_FAILED = 3  # a victim, or a whole search or baseline, has no result; or the code of a plug-in raised
+# A victim, or a whole search or baseline, has no result; no victim holds a backdoor, or one that must does not; or the
+# code of a plug-in raised.
+METHOD_FAILED = 3
 INTERRUPTED = 130
 
 
@@ -32,6 +34,7 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         from study.record.stopped import TRY_LATER, StudyStoppedError
+        from study.record.victims import NoBackdoorError
         from study.spec.yaml_io import SpecError
         from trainables.data.images import DataError
         from trainables.models.build import ModelError
@@ -48,6 +51,9 @@ def _bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
         except (StudyStoppedError, StoreUnavailableError, RemoteError) as error:
             click.echo(f"superft: {error}; the same command goes on once that is repaired", err=True)
             sys.exit(TRY_LATER)
+        except NoBackdoorError as error:
+            click.echo(f"superft: {error}", err=True)
+            sys.exit(METHOD_FAILED)
         except DivergedError as error:  # of a repair it is a result; without a victim there is none
             click.echo(f"superft: the victim cannot be trained: {error}; lower victim.lr", err=True)
             sys.exit(1)
@@ -155,6 +161,8 @@ def run(
     with open_folder(directory) as folder:
         folder.fetch(rows_only=True)
         click.echo(front_summary(folder.path))
+    for line in outcome.absent:
+        click.echo(line)
     if outcome.state == "already_finished":
         click.echo(f"the study in {directory} is finished: {outcome.done} trials; nothing was run")
     click.echo(f"report: {outcome.report}")
@@ -162,15 +170,25 @@ def run(
         click.echo(f"superft: FAILED {line}", err=True)
     if outcome.failed:
         click.echo("superft: mend what failed; the same command with --retry-failed runs those trials again", err=True)
+    if outcome.empty:
+        click.echo("superft: no backdoor: no victim of this study holds one, so there is nothing to remove", err=True)
+    if outcome.failed or outcome.empty:
         sys.exit(METHOD_FAILED)
 
 
 @main.command()
-@click.option("--attack", required=True, help="See superft list attacks.")
-@click.option("--defense", required=True, help="See superft list defenses.")
-@click.option("--dataset", required=True, help="See superft list datasets; folder:PATH for your own images.")
+@click.option("--attack", help="See superft list attacks.")
+@click.option("--defense", help="See superft list defenses.")
+@click.option("--dataset", help="See superft list datasets; folder:PATH for your own images.")
 @click.option("--model", help="See superft list models.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), help="Of the victim.  [default: 0]")
+@click.option(
+    "--like",
+    type=(as_place, str),
+    metavar="STUDY TRIAL",
+    help="Run this trial of a study again, e.g. runs/quickstart badnets/super_ft/0003, and say what differs; --attack "
+    "and --seed choose among several victims.",
+)
 @SET
 @STORE
 @DOWNLOAD
@@ -179,11 +197,12 @@ def run(
 @click.option("--json", "as_json", is_flag=True, help="Print the row as one line of JSON, and nothing else.")
 @_bad_input_is_one_line
 def trial(
-    attack: str,
-    defense: str,
-    dataset: str,
+    attack: str | None,
+    defense: str | None,
+    dataset: str | None,
     model: str | None,
-    seed: int,
+    seed: int | None,
+    like: tuple[Place, str] | None,
     assignments: Sequence[str],
     store: Place | None,
     download: bool,
@@ -193,16 +212,31 @@ def trial(
 ) -> None:
     """Run one attack + defense combination in this process, without Ray.
 
-    --set also takes a bare setting of the defense: --set lr_max1=0.3.
+    --set also takes a bare setting of the defense: --set lr_max1=0.3. PyTorch computes on resources.cpus_per_trial
+    threads (default 1), as in a study, so the same seed gives the same result in both.
     """
     from study.run.one_trial import describe, run_single
 
+    if like is not None:
+        from study.run.repeat import compared, repeat_trial
+
+        own = {"--defense": defense, "--dataset": dataset, "--model": model, "--set": assignments, "--plugin": plugins}
+        for option, value in own.items():
+            if value:
+                raise click.UsageError(f"{option} has no meaning with --like: the trial is the study's.")
+        row, then = repeat_trial(*like, attack=attack, seed=seed, store=store, device=device)
+        click.echo(json.dumps(row, allow_nan=False) if as_json else f"{describe(row)}\n{compared(row, then)}")
+        return
+    if attack is None or defense is None or dataset is None:
+        options = {"--attack": attack, "--defense": defense, "--dataset": dataset}
+        missing = next(option for option, value in options.items() if value is None)
+        raise click.UsageError(f"Missing option '{missing}'.")
     row = run_single(
         attack=attack,
         defense=defense,
         dataset=dataset,
         model=model,
-        seed=seed,
+        seed=seed or 0,
         assignments=assignments,
         store=store,
         download=download,

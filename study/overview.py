@@ -17,12 +17,14 @@ from study.plan.gpu_shares import read_measurements
 from study.plan.jobs import Plan, check_plan, load_data, make_plan
 from study.plan.slots import Node
 from study.plan.targets import with_any_label, with_label_numbers
+from study.record.ended import read_ended
 from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
+from study.record.victims import absent, absent_in_words, decided
 from study.record.words import ago, describe, duration, finished_at, in_columns
 from study.report.terminal import front_summary
-from study.results.left import trials_left
-from study.results.settings import fronts, hypervolume_over_trials
+from study.results.left import plan_in, trials_left
+from study.results.settings import aggregate_all, fronts, hypervolume_over_trials, models_of
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
 from trainables.attacks.base import ATTACKS
@@ -53,12 +55,15 @@ def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -
     plan = make_plan(spec)
     check_plan(plan, dataset, upstream)
     rows = Ledger.read(directory / LEDGER_FILE).rows()
-    left = trials_left(plan, rows)
+    judged = decided(directory, rows)
+    plan = plan.without(absent(judged))
+    work = work_left(plan, dataset, trials_left(plan, rows, read_ended(directory)))
+    left = {item.label: item.trials for item in work}
     missing = _missing_victims(plan, dataset, upstream) if whole else None
-    lines = plan_lines(plan, dataset, upstream, left, missing)
+    lines = plan_lines(plan, dataset, upstream, left, missing, done=len(rows))
     if not whole:
         lines.insert(1, "data:      not on this machine; planned from its published sizes, classes of equal size")
-    work = work_left(plan, dataset, left)
+    lines += absent_in_words(judged, spec.victim.require_implanted)
     lines += ["", *_by_defense(work), "", *_by_attack(work), ""] if len(work) > 1 else []
     here = [Node("here", usable_cores(), torch.cuda.device_count())]
     try:
@@ -128,13 +133,15 @@ def overview(directory: Path, *, called: str, now: float | None = None) -> str:
         now: seconds since the epoch; tests pass their own.
     """
     spec = stored_spec(directory)
-    plan, ledger = make_plan(spec), Ledger.read(directory / LEDGER_FILE)
+    ledger = Ledger.read(directory / LEDGER_FILE)
     rows, counts = ledger.rows(), Counter(row["status"] for row in ledger.rows())
-    left = trials_left(plan, rows)
+    plan, judged = plan_in(directory, spec, rows), decided(directory, rows)
+    left = trials_left(plan, rows, read_ended(directory))
     lines = [
         f"study {spec.name} in {called}: {len(rows)} of {len(rows) + left.total()} trials done"
         + (f" ({', '.join(f'{count} {status}' for status, count in sorted(counts.items()))})" if counts else ""),
         *_activity(rows, left.total(), time.time() if now is None else now),
+        *absent_in_words(judged, spec.victim.require_implanted),
         *(f"note: {note}" for note in ledger.damaged),
         *(f"failed: {describe(row)}" for row in rows if row["status"] == "failed"),
     ]
@@ -149,7 +156,7 @@ def _activity(rows: Sequence[Mapping[str, Any]], left: int, now: float) -> list[
     ends = sorted(end for row in rows if (end := finished_at(row)) is not None)
     lines = [f"time in trials: {duration(sum(row.get('wall_seconds') or 0 for row in rows))}"]
     if not ends:
-        return lines
+        return [*lines, "finished"] if left == 0 else lines
     lines.insert(0, f"last trial ended {ago(max(0.0, now - ends[-1]))}")
     if left == 0:
         return [*lines, "finished"]
@@ -183,13 +190,18 @@ def _searches(plan: Plan, frame: pd.DataFrame, left: Mapping[str, int]) -> list[
     """Each search: settings done, size and hypervolume of its front on both halves."""
     if not plan.searches:
         return []
-    table = [["search", "settings", "left", "front", "hypervolume", "report half"]]
+    table = [["search", "settings", "left", "front", "hypervolume", "report half", "models"]]
+    settings = aggregate_all(frame)
     history, members = hypervolume_over_trials(frame), fronts(frame)
     for search in plan.searches:
         attack, _, defense = search.label.partition("/")
-        own = history[(history["attack"] == attack) & (history["defense"] == defense)]
-        front = members[(members["attack"] == attack) & (members["defense"] == defense)]
+        own = history[(history["attack"] == attack) & (history["defense_label"] == defense)]
+        front = members[(members["attack"] == attack) & (members["defense_label"] == defense)]
         volumes = [f"{own[half].iloc[-1]:.4f}" if len(own) else "-" for half in ("search", "report")]
+        mine = settings[
+            (settings["attack"] == attack) & (settings["defense_label"] == defense) & (settings["role"] == "search")
+        ]
+        models = models_of(mine.iloc[0]) if len(mine) else ""
         rest = -(-left.get(search.label, 0) // len(search.cells))
-        table.append([search.label, str(len(own)), str(rest), str(len(front)), *volumes])
+        table.append([search.label, str(len(own)), str(rest), str(len(front)), *volumes, models])
     return in_columns(table)

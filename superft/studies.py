@@ -81,7 +81,7 @@ class Study:
             for name in [*names, *(["knee"] if member["is_knee"] else [])]:
                 records.append({"pick": name, **member.to_dict()})
         return pd.DataFrame(records, columns=["pick", *front.columns]).sort_values(
-            ["dataset", "model", "attack", "defense", "pick"], ignore_index=True
+            ["dataset", "model", "attack", "defense_label", "pick"], ignore_index=True
         )
 
     def plot(self, attack: str | None = None) -> go.Figure:
@@ -111,13 +111,14 @@ class Study:
         records = [
             {
                 "attack": row["attack"],
-                "defense": row["defense"],
+                "defense": row["defense_label"],
                 "point": _point(row, set(drop_1["trial"])),
                 "asr": row["asr_report"],
                 "clean_accuracy": row["clean_accuracy_report"],
                 "robust_accuracy": row["robust_accuracy_report"],
                 "status": "collapsed" if row["collapsed"] and row["status"] == "ok" else row["status"],
                 "cells": row["cells"],
+                "models": row["models"],
                 "settings": settings_text(row),
             }
             for _, row in settings[keep].iterrows()
@@ -131,13 +132,14 @@ class Study:
             "robust_accuracy",
             "status",
             "cells",
+            "models",
             "settings",
         ]
         return pd.DataFrame(records, columns=names)
 
     def to_latex(self, attack: str | None = None) -> str:
         """`table` for a paper: a booktabs table with rates in percent (needs ``\\usepackage{booktabs}``)."""
-        table = self.table(attack).drop(columns=["settings", "cells"])
+        table = self.table(attack).drop(columns=["settings", "cells", "models"])
         for name in ("asr", "clean_accuracy", "robust_accuracy"):
             table[name] = ["--" if pd.isna(value) else f"{100 * value:.1f}" for value in table[name]]
         headings = {"asr": "ASR", "clean_accuracy": "clean acc.", "robust_accuracy": "robust acc."}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import gpu, packing
+from benchmarks import common, gpu, packing, recipes
 from benchmarks.packing import gain, pick
 from tests.test_architecture import ROOT
 from tests.toy import toy_dataset
@@ -123,3 +123,24 @@ def test_it_runs_where_only_torch_and_torchvision_are_installed(photographs: Pat
     )
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["steps"] == 4
+
+
+def test_time_to_a_victim_is_told_beside_backdoorbenchs(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of two victims, mirrored and not, of which the second is another one."""
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    arguments = ["recipes", f"folder:{photographs}", "--store", str(tmp_path / "store"), "--attacks", "clean"]
+    arguments += ["--recipes", "sprint:epochs=1.0,batch_size=64", "--model", "airbench_cnn", "--width", "2"]
+    arguments += ["--device", "cpu", "--rival-rate", "10"]
+    for more in ([], ["--mirror"], ["--mirror"]):
+        monkeypatch.setattr(sys, "argv", [*arguments, *more])
+        recipes.main()
+    assert capsys.readouterr().out.endswith("seed 0: known\n")
+    found = [json.loads(line) for line in (tmp_path / "results" / "recipes.jsonl").read_text().splitlines()]
+    assert [row["mirrored"] for row in found] == [False, True]
+    for row in found:
+        assert row["steps"] == 4
+        assert row["backdoorbench_seconds"] == 100 * 200 / 10
+        ours, times = row["images_per_second"], row["times_faster_than_backdoorbench"]
+        assert math.isclose(ours / times, 4 * 64 / 2000, rel_tol=0.01)  # both are divided by the same seconds

@@ -48,9 +48,11 @@ def _rates_before(suffix: str, where: str) -> tuple[Column, ...]:
 CELL_COLUMNS = (
     Column("attack", "text", "registered name of the attack"),
     Column("defense", "text", "registered name of the defense"),
+    Column("defense_label", "text", "its name in this study; the registered one unless the spec gives another"),
     Column("dataset", "text", "the data set that is measured, the user's"),
     Column("model", "text", "registered name of the architecture"),
-    Column("seed", "count", "of the victim's poisoning and training; the repair draws from a stream of its own"),
+    Column("seed", "count", "of the attacker: the victim's poison, first weights and training"),
+    Column("defense_seed", "count", "of the defender: which clean images he holds, and the draws of the repair"),
 )
 CONDITION_COLUMNS = (
     Column("scenario", "text", "what the data set is to the attacker: standalone, same-label, new-head, encoder"),
@@ -62,7 +64,12 @@ CONDITION_COLUMNS = (
 STATUS = Column(
     "status", "text", "ok, abstained (nothing to repair was found), diverged, failed or backdoor_not_implanted"
 )
-FLAGS = Column("flags", "list", "remarks: WHAT_reused (ready-made work was taken), retried_out_of_memory")
+FLAGS = Column(
+    "flags",
+    "list",
+    "remarks: WHAT_reused (ready-made work was taken), retried_out_of_memory, victim_trained_otherwise (than the trial "
+    "computes: see victim_trained_on)",
+)
 RESULT_COLUMNS = (
     *_rates("", "all test images"),
     *_rates("_search", "the half that the search reads"),
@@ -75,8 +82,10 @@ RESULT_COLUMNS = (
     Column("peak_memory_bytes", "count", "most memory of the card, or of the process on a CPU", BYTES),
     Column("device", "text", "the card, or the processor and its threads"),
     Column("versions", "text", "of superft, Python and the libraries that compute"),
-    Column("error", "text", "why there is no result, or what diverged"),
-    Column("collapsed", "flag", "the model predicts next to nothing right any more: its ASR is 0 or 1 by accident"),
+    Column("error", "text", "why there is no result, what diverged, or why the victim holds no backdoor"),
+    Column(
+        "collapsed", "flag", "the model hardly classifies any more (docs/glossary.md): its ASR is 0 or 1 by accident"
+    ),
     Column("der", "number", "defense effectiveness rating on all test images; 0.5 is no change", SHARE),
     Column("n_clean", "count", "clean test images", IMAGES),
     Column("n_triggered", "count", "triggered test images", IMAGES),
@@ -99,6 +108,7 @@ RESULT_COLUMNS = (
     Column("target_class", "text", "its name; missing where the attacker had another data set"),
     Column("train_size", "count", "images of the attacker's training set: the N of the unit E", IMAGES),
     Column("image_size", "count", "side of the images", "pixels"),
+    Column("flip", "flag", "whether training mirrored half of the images"),
     Column("input_backward_samples", "count", "images whose gradient of the pixels alone was taken", IMAGES),
     Column("reused_forward_samples", "count", "forward work that an earlier trial had done, found ready made", IMAGES),
     Column("reused_backward_samples", "count", "backward work, likewise", IMAGES),
@@ -111,6 +121,7 @@ RESULT_COLUMNS = (
     Column("started", "text", "when the trial began, UTC, ISO 8601"),
     FLAGS,
     Column("victim", "text", "name of the victim in the store"),
+    Column("victim_trained_on", "text", "kind of device, threads and precision that the victim was trained with"),
     Column("resolved_settings", "json", "all settings of the defense, defaults included"),
     Column("threads", "count", "processor threads of the trial: sums in another order can flip single images"),
     Column("precision", "text", "of the arithmetic: float32 or bfloat16"),
@@ -123,11 +134,28 @@ RESULT_COLUMNS = (
 DETECTION_COLUMNS = (
     Column("detection_removed", "number", "share of the training set that the detector removed", SHARE),
     Column("detection_tpr", "number", "share of the poison that it removed", SHARE),
+    Column(
+        "detection_ceiling_share", "number", "most of the poison that any detector finds by removing as many", SHARE
+    ),
+    Column("detection_ceiling_classes", "number", "the same, removing as many of every class as this one did", SHARE),
     Column("detection_fpr", "number", "share of the clean images that it removed", SHARE),
     Column("detection_precision", "number", "share of poison among what it removed", SHARE),
+    Column("detection_removed_target", "number", "share of the target class that it removed", SHARE),
     Column("detection_auroc", "number", "chance that a poisoned image is more suspect than a clean one", SHARE),
     Column("detection_auprc", "number", "area under precision and recall of the suspicion", SHARE),
+    Column("detection_auroc_target", "number", "detection_auroc within the target class alone", SHARE),
+    Column("detection_auprc_target", "number", "detection_auprc within the target class alone", SHARE),
     Column("flagged_classes", "list", "labels that the detector calls attacked"),
     Column("target_flagged", "flag", "whether all classes that the attacker wants are among them"),
     Column("false_classes", "count", "how many others are among them"),
+)
+# What a trial that is run again need not repeat: when, where and how fast it ran, and what it found ready made.
+CIRCUMSTANCES = frozenset(
+    {
+        *("study", "node", "gpus", "schema", "charged_epochs", "started"),
+        *("device", "versions", "code", "plugins", "threads", "precision", "victim_trained_on", "victim"),
+        *("wall_seconds", "seconds_setup", "seconds_repair", "seconds_evaluate", "peak_memory_bytes"),
+        *("flags", "shared_work", "forward_samples", "backward_samples", "input_backward_samples"),
+        *("reused_forward_samples", "reused_backward_samples", "reused_input_backward_samples", "steps"),
+    }
 )

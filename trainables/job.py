@@ -28,6 +28,8 @@ class Cell:
         control: the clean model takes the victim's place, under the victim's trigger.
         scenario: what the data set is to the attacker, as spelled in a spec: ``standalone``, ``same-label``,
             ``new-head`` or ``encoder``.
+        defense_label: the defense's name in the study, where that is another than its registered one.
+        defense_seed: of the defender: which clean images he holds, and the draws of the repair.
     """
 
     data: DataSource
@@ -39,6 +41,18 @@ class Cell:
     fresh_head: bool = False
     control: bool = False
     scenario: str = "standalone"
+    defense_label: str = ""
+    defense_seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """The defense's name in the study."""
+        return self.defense_label or self.defense
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """Attack, seed and defense seed: what tells it from the other cells of a search or a baseline."""
+        return self.attack, self.seed, self.defense_seed
 
     @property
     def attack(self) -> str:
@@ -55,9 +69,11 @@ class Cell:
         return {
             "attack": self.attack,
             "defense": self.defense,
+            "defense_label": self.label,
             "dataset": self.data.name,
             "model": self.victim.model,
             "seed": self.seed,
+            "defense_seed": self.defense_seed,
             "scenario": self.scenario,
             "clean_fraction": self.clean_fraction,
             "clean_source": self.clean_source,
@@ -88,9 +104,9 @@ class Job:
     published: bool
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """What tells its row from all others of the study: trial, attack, seed."""
-        return self.trial, self.cell.attack, self.cell.seed
+    def key(self) -> tuple[str, str, int, int]:
+        """What tells its row from all others of the study: trial, attack, seed, defense seed."""
+        return self.trial, *self.cell.place
 
 
 @dataclass(frozen=True)

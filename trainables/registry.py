@@ -199,12 +199,15 @@ class Registry(Generic[T]):
         except (ValueError, TypeError) as error:
             raise SettingError(f"{self.kind}.{name}: {error}") from error
 
-    def unknown_setting(self: Registry[type[X]], name: str, key: str) -> SettingError:
-        """The error about a setting that the class called ``name`` has not: what took its place, or the nearest."""
+    def unknown_setting(self: Registry[type[X]], name: str, key: str, label: str | None = None) -> SettingError:
+        """The error about a setting that the class called ``name`` has not: what took its place, or the nearest.
+
+        ``label``: under which the setting was given, where that is not the name.
+        """
         cls = self.get(name)
         replaced: Mapping[str, str] = getattr(cls, "replaced", {})
         hint = replaced[key] if key in replaced else nearest(str(key), rules_of(cls))
-        return SettingError(f"unknown setting {self.kind}.{name}.{key}: {hint}")
+        return SettingError(f"unknown setting {self.kind}.{label or name}.{key}: {hint}")
 
     def _load(self) -> None:
         if self._loaded:

@@ -16,7 +16,7 @@ import torch
 
 from trainables.attacks.base import ATTACKS
 from trainables.data.images import DataError, Dataset
-from trainables.data.load import DataSource, load_dataset
+from trainables.data.load import DataSource
 from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData, Repair
 from trainables.defenses.none import NoDefense
@@ -25,6 +25,7 @@ from trainables.evaluation.metrics import Evaluation, der, evaluate
 from trainables.job import Cell
 from trainables.machine.float32 import exact_float32
 from trainables.machine.provenance import code, describe_device, peak_memory_bytes, versions
+from trainables.machine.threads import on_threads
 from trainables.models.build import MODELS
 from trainables.models.classifier import Classifier
 from trainables.plugins.modules import PluginError
@@ -33,7 +34,8 @@ from trainables.registry import Registry
 from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
-from trainables.training.loop import Counters, DivergedError, resolved_precision
+from trainables.training.arithmetic import arithmetic, arithmetic_text
+from trainables.training.loop import Counters, DivergedError
 from trainables.victims import Victim, check_measured_again, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
@@ -51,7 +53,6 @@ class TrialResult:
     What the trial found ready made by an earlier trial (flag ``WHAT_reused``) costs nothing again; the work it once
     took is in ``reused_*_samples``, so that the cost of a setting alone is their sum. ``shared_work`` says what that
     was: names ``made``, and ``reused`` names with their samples.
-    plugins: str = ""
     """
 
     cell: Cell
@@ -80,11 +81,13 @@ class TrialResult:
     target_label: int | None = None
     target_class: str | None = None
     image_size: int = 0
+    flip: bool = False
     threads: int = 0
     precision: str = ""
     code: str = ""
     plugins: str = ""
     victim: str = ""
+    victim_trained_on: str = ""
     started: str = ""
     collapsed: bool = False
     flags: list[str] = field(default_factory=list)
@@ -109,7 +112,7 @@ class TrialResult:
 
 @lru_cache(maxsize=2)
 def _load(data: DataSource) -> Dataset:
-    return load_dataset(data.name, image_size=data.image_size, root=data.root, download=data.download)
+    return data.load()
 
 
 class Workbench:
@@ -120,10 +123,14 @@ class Workbench:
         device: trials run on.
         keep: how many victims are kept; the oldest goes first.
         trains: whether a victim that the store does not hold is trained; else that is a StoreUnavailableError.
+        threads: that PyTorch computes on in `victim` and `run`, >= 1; as many as a study's trials have by default,
+            whatever this process had before and has again after: on others the results differ.
     """
 
-    def __init__(self, store: Store, device: torch.device, keep: int = 16, *, trains: bool = True) -> None:
-        self.store, self.device, self.keep, self.trains = store, device, keep, trains
+    def __init__(
+        self, store: Store, device: torch.device, keep: int = 16, *, trains: bool = True, threads: int = 1
+    ) -> None:
+        self.store, self.device, self.keep, self.trains, self.threads = store, device, keep, trains, threads
         self._victims: dict[tuple[str, bool], Victim] = {}
         self.memo = Memo(store.derived())
 
@@ -143,7 +150,8 @@ class Workbench:
         """The cell's victim: kept, from the store, or trained now."""
         key = (self.victim_name(cell), cell.control)
         if key not in self._victims:
-            victim = self._obtain(cell)
+            with on_threads(self.threads):
+                victim = self._obtain(cell)
             while len(self._victims) >= self.keep:
                 self._victims.pop(next(iter(self._victims)))
             self._victims[key] = victim
@@ -166,9 +174,10 @@ class Workbench:
         started = time.perf_counter()
         victim = self.victim(cell)
         waited = time.perf_counter() - started
-        result = run_trial(
-            cell, settings, dataset=self.dataset(cell.data), victim=victim, device=self.device, memo=self.memo
-        )
+        with on_threads(self.threads):
+            result = run_trial(
+                cell, settings, dataset=self.dataset(cell.data), victim=victim, device=self.device, memo=self.memo
+            )
         result.seconds_setup += waited
         result.wall_seconds += waited
         return result
@@ -186,8 +195,9 @@ def plugins_of(cell: Cell) -> str:
 
 
 def defender_seed(cell: Cell) -> int:
-    """Seed of a repair: under the cell's own, `Trainer.generator` would draw the attacker's poison once more."""
-    return derive_seed(cell.seed, "defense")
+    """Seed of a repair: under the victim's own, `Trainer.generator` would draw the attacker's poison once more."""
+    own = (cell.defense_seed,) if cell.defense_seed else ()
+    return derive_seed(cell.seed, "defense", *own)
 
 
 def assets_for(defense: Defense, cell: Cell, dataset: Dataset, victim: Victim, device: torch.device) -> Assets:
@@ -197,7 +207,7 @@ def assets_for(defense: Defense, cell: Cell, dataset: Dataset, victim: Victim, d
         DataError: the defender needs what this victim does not come with.
     """
     if defense.owns is CleanData:
-        split = victim.clean_split(dataset, cell.clean_fraction, cell.clean_source)
+        split = victim.clean_split(dataset, cell.clean_fraction, cell.clean_source, cell.defense_seed)
         return CleanData(
             dataset.train.subset(split.train).to(device), dataset.train.subset(split.validation).to(device)
         )
@@ -239,6 +249,7 @@ def run_trial(
     started, clock = datetime.now(UTC), time.perf_counter
     begin = clock()
     defense = DEFENSES.create(cell.defense, settings)
+    how = arithmetic(device, cell.victim.precision)
     result = TrialResult(
         cell=cell,
         settings=dict(settings),
@@ -248,11 +259,13 @@ def run_trial(
         versions=versions(),
         **_target(cell, dataset),
         image_size=dataset.image_size,
+        flip=dataset.flip,
         threads=torch.get_num_threads(),
-        precision=resolved_precision(device, cell.victim.precision),
+        precision=how["precision"],
         code=code(),
         plugins=plugins_of(cell),
         victim=victim.name,
+        victim_trained_on=victim.trained_on,
         started=started.isoformat(timespec="seconds"),
     )
     if device.type == "cuda":
@@ -261,7 +274,7 @@ def run_trial(
     if counters is not None:
         trainer.counters = counters
     if memo is not None:
-        trainer.memo, trainer.task = memo, _task(cell, defense, victim)
+        trainer.memo, trainer.task = memo, _task(cell, defense, victim, how)
     model = copy.deepcopy(victim.model).to(device)
     if cell.fresh_head and defense.owns is CleanData:
         model.reset_head(trainer.generator("weights", "fresh-head"))
@@ -281,6 +294,7 @@ def run_trial(
             repair,
             victim.poisoned.kinds_of(len(victim.attacker_indices)),
             targets if ATTACKS.get(cell.victim.attack).implants_backdoor else targets[:0],
+            victim.poisoned.labels_of(dataset.train.labels[victim.attacker_indices]),
         )
         result.seconds_repair = clock() - ready
         evaluation_counters = type(trainer.counters)()
@@ -297,8 +311,8 @@ def run_trial(
     except DivergedError as error:
         result.status, result.error, result.seconds_repair = "diverged", str(error), clock() - ready
     result.seconds_evaluate = clock() - ready - result.seconds_repair
-    if result.status == "ok" and not victim.implanted:
-        result.status = "backdoor_not_implanted"
+    if (why := victim.why_not_implanted) is not None:  # whatever became of the model: there was nothing to remove
+        result.status, result.error = "backdoor_not_implanted", "; ".join(filter(None, (why, result.error)))
     result.metrics = _metrics(evaluation, victim)
     if evaluation is not None:
         result.by_class = {
@@ -306,7 +320,9 @@ def run_trial(
             "asr_by_class": _json_shares(evaluation.asr_by_class),
         }
     if evaluation is not None:  # a constant predictor's ASR is 0 or 1 by accident
-        result.collapsed = evaluation.full.clean_accuracy <= _near_chance(dataset.num_classes)
+        result.collapsed = evaluation.why_collapsed is not None
+    if victim.trained_on not in ("", arithmetic_text(how)):
+        result.flags.append("victim_trained_otherwise")
     result.flags += sorted({f"{name.rpartition('-')[0]}_reused" for name in trainer.reused})
     for counted in trainer.reused.values():
         result.reused_forward_samples += counted.forward_samples
@@ -359,19 +375,15 @@ def _target(cell: Cell, dataset: Dataset) -> dict[str, Any]:
     return {"target_label": label, "target_class": dataset.classes[label] if named else None}
 
 
-def _near_chance(num_classes: int) -> float:
-    """Accuracy up to which a model has collapsed: twice chance, or, if less, a tenth of the way from chance to 1."""
-    chance = 1.0 / num_classes
-    return min(2.0 * chance, chance + 0.1 * (1.0 - chance))
-
-
-def _task(cell: Cell, defense: Defense, victim: Victim) -> str:
+def _task(cell: Cell, defense: Defense, victim: Victim, how: Mapping[str, Any]) -> str:
     """Key of all that a defense is given beside its settings: trials that share it may share results.
 
     The victim's facts are in it because a victim that was trained again, after damage, may differ in its last bits.
+    So may what was computed with other threads: a row must not depend on who computed before.
     """
     held = [cell.clean_fraction, cell.clean_source, cell.fresh_head] if defense.owns is CleanData else []
     given: dict[str, Any] = {"victim": victim.name, "facts": victim.facts, "seed": defender_seed(cell), "held": held}
+    given["arithmetic"] = dict(how)
     if (by := origin(DEFENSES, cell.defense)) is not None:  # what edited code makes is not what it made before
         given["defense_by"] = by
     return content_key(given)

@@ -30,6 +30,7 @@ from trainables.registry import SettingError
 from trainables.storage.remote import as_place
 from trainables.storage.remote_store import open_store
 from trainables.storage.store import StoreUnavailableError
+from trainables.training.arithmetic import arithmetic, arithmetic_text
 from trainables.training.loop import Counters, DivergedError
 from trainables.trial import Workbench, run_trial
 
@@ -50,8 +51,9 @@ def bench(store: str, cpus: int, trains: bool = True, plugins: tuple[Parcel, ...
     except NoGpuError as error:
         raise NoGpuError(f"node {_node()}: {error}") from error
     unpack(plugins)
+    # The whole process: loading and measuring take no more of the node than a trial may.
     torch.set_num_threads(cpus)
-    return Workbench(open_store(as_place(store)), device, trains=trains)
+    return Workbench(open_store(as_place(store)), device, trains=trains, threads=cpus)
 
 
 def _node() -> str:
@@ -188,13 +190,15 @@ def train_victim(cell: Cell, store: str, cpus: int, gpus: float, plugins: tuple[
     finally:
         logger.removeHandler(notes)
     return {
-        "name": victim.name,
+        "victim": victim.name,
         "attack": cell.victim.attack,
         "seed": cell.seed,
-        "implanted": victim.implanted,
+        "not_implanted": victim.why_not_implanted,
         "asr_base": victim.asr_base,
         "seconds": victim.facts["seconds"],
         "found": found and not notes.lines,
+        "trained_on": victim.trained_on,
+        "computes_on": arithmetic_text(arithmetic(place.device, cell.victim.precision)),
         "notes": notes.lines,
         **dataclasses.asdict(victim.evaluation.full),
     }

@@ -28,15 +28,18 @@ from trainables.attacks.base import (
 )
 from trainables.data.images import DataError, Dataset, ImageSet, TriggeredSet
 from trainables.data.split import CleanSplit, split_clean
-from trainables.evaluation.metrics import Evaluation, Rates, evaluate, report_half
+from trainables.evaluation.conditions import Conditions, why_not_implanted
+from trainables.evaluation.metrics import Evaluation, Rates, class_facts, evaluate, report_half
 from trainables.machine.float32 import exact_float32
 from trainables.machine.provenance import describe_device, versions
 from trainables.models.build import MODELS, build_model
 from trainables.models.classifier import Classifier
 from trainables.plugins.origin import origin
 from trainables.scenarios import PROBE, ScenarioName, check_scenario, take_over
+from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
 from trainables.storage.store import Artifact, DamagedArtifactError, Store, content_key
+from trainables.training.arithmetic import arithmetic, arithmetic_text
 from trainables.training.predict import predict
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
@@ -45,10 +48,6 @@ log = logging.getLogger("superft.victims")
 
 # Part of every key: raise it when a change makes stored victims wrong.
 SCHEMA = 2
-# An attack that stays below these is no backdoor to be removed (TrojanZoo's rule for the accuracy).
-IMPLANTED_ASR = 0.5
-IMPLANTED_ACCURACY_DROP = 0.05
-
 # How far a victim may move between two measurements on different machines, see `check_measured_again`.
 SLACK_IMAGES, SLACK_SHARE, SLACK_STAMPED = 3, 0.01, 32
 
@@ -104,7 +103,11 @@ class VictimSpec:
 
     def name(self, dataset: Dataset, upstream: Dataset | None = None) -> str:
         """Readable prefix and content key: the artifact's name in the store."""
-        identity = {"schema": SCHEMA, **self.make_attack().identity(), **self._conditions(dataset, upstream)}
+        identity = {
+            "schema": SCHEMA,
+            **self.make_attack().at(dataset.image_size).identity(),
+            **self._conditions(dataset, upstream),
+        }
         # An edited trigger is another trigger, whatever its settings say.
         if (by := origin(ATTACKS, self.attack)) is not None:
             identity["attack_by"] = by
@@ -162,7 +165,9 @@ class Victim:
         asr_including_target: success when test images that already have the target label are counted too; higher, and
             not to be mixed with ASR. Some papers report this one.
         clean_model_accuracy: of the control.
-        facts: provenance: versions, device, seconds, counters.
+        facts: provenance: versions, device, threads and precision (``arithmetic``), seconds, counters.
+        is_control: whether the clean model stands in the victim's place, see `as_control`.
+        upstream: of a model that was taken over for another task, the numbers on the attacker's own.
     """
 
     name: str
@@ -178,22 +183,34 @@ class Victim:
     asr_including_target: float
     facts: dict[str, Any]
     is_control: bool = False
+    upstream: Conditions | None = None
+
+    @property
+    def conditions(self) -> Conditions:
+        """The numbers that decide whether there is a backdoor; after `as_control` they are the clean model's.
+
+        Of a model that was taken over for another task they are those on the attacker's own task: whether the backdoor
+        survives the new head is a result.
+        """
+        if self.upstream is not None:
+            return self.upstream
+        return _conditions_of(self.evaluation, self.asr_base, self.clean_model_accuracy)
+
+    @property
+    def why_not_implanted(self) -> str | None:
+        """Which condition for a backdoor failed, in words; None if there is one to remove, or none was meant."""
+        return None if self.is_control else _why_not(ATTACKS.get(self.spec.attack), self.conditions)
 
     @property
     def implanted(self) -> bool:
-        """Whether there was a backdoor to remove: it works, and the model is about as good as a clean one.
+        """Whether there was a backdoor to remove (or none was meant), judged from the stored numbers."""
+        return self.why_not_implanted is None
 
-        Of a model that was taken over for another task it is asked on the attacker's own task: whether the backdoor
-        survives the new head is a result.
-        """
-        if self.facts["upstream"] is not None and "implanted" in self.facts["upstream"]:
-            return bool(self.facts["upstream"]["implanted"])
-        attack = ATTACKS.get(self.spec.attack)
-        if self.is_control or not (attack.implants_backdoor and attack.must_work):
-            return True
-        reference = self.clean_model_accuracy if self.clean_model_accuracy is not None else 0.0
-        rates = self.evaluation.full
-        return rates.asr >= IMPLANTED_ASR and rates.clean_accuracy >= reference - IMPLANTED_ACCURACY_DROP
+    @property
+    def trained_on(self) -> str:
+        """Kind of device, threads and precision that it was trained with, in words; empty: it does not say."""
+        how = self.facts.get("arithmetic")
+        return "" if how is None else arithmetic_text(how)
 
     def as_control(self, clean: Victim, evaluation: Evaluation) -> Victim:
         """The clean model in this victim's place: what a defense does to it under the same trigger.
@@ -214,12 +231,14 @@ class Victim:
         """The training set as the attacker releases it."""
         return self.poisoned.apply(dataset.train.subset(self.attacker_indices))
 
-    def clean_split(self, dataset: Dataset, fraction: float, source: str) -> CleanSplit:
+    def clean_split(self, dataset: Dataset, fraction: float, source: str, defense_seed: int = 0) -> CleanSplit:
         """What the defender holds of the clean training images.
 
         Args:
+            fraction: of every class, in (0, 1].
             source: ``overlap`` (clean versions of the attacker's images, poisoned ones included), ``unpoisoned``
                 (only images the attacker left alone), ``heldout`` (images the attacker never had).
+            defense_seed: another one draws other images (``heldout``: of those that the attacker was denied).
 
         Raises:
             DataError: unknown source, ``heldout`` beyond what the attacker was denied, or a class is left empty.
@@ -237,9 +256,12 @@ class Victim:
             untouched = torch.ones(len(dataset.train), dtype=torch.bool)
             untouched[self.attacker_indices[self.poisoned.indices[self.poisoned.in_place]]] = False
             pool = untouched.nonzero()[:, 0]
-        return split_clean(
-            dataset.train.labels, fraction, num_classes=dataset.num_classes, seed=self.spec.seed, pool=pool
-        )
+        seed = self.spec.seed
+        if defense_seed:
+            seed = derive_seed(seed, "defense-seed", defense_seed)
+            if source == "heldout":
+                pool = reserved_indices(self.spec, dataset)
+        return split_clean(dataset.train.labels, fraction, num_classes=dataset.num_classes, seed=seed, pool=pool)
 
 
 def make_trainer(spec: VictimSpec, dataset: Dataset, device: torch.device, *, seed: int) -> Trainer:
@@ -272,20 +294,23 @@ def _new_model(name: str, generator: torch.Generator, **task: Any) -> Classifier
 
 def attacker_indices(spec: VictimSpec, dataset: Dataset) -> Tensor:
     """The attacker's part of the training set: all of it, or what `reserved_fraction` leaves."""
-    if spec.reserved_fraction is None:
-        return torch.arange(len(dataset.train))
-    reserved = split_clean(
-        dataset.train.labels, spec.reserved_fraction, num_classes=dataset.num_classes, seed=spec.seed
-    )
     left = torch.ones(len(dataset.train), dtype=torch.bool)
-    left[reserved.all] = False
+    left[reserved_indices(spec, dataset)] = False
     indices = left.nonzero()[:, 0]
-    if len(dataset.train.labels[indices].unique()) < dataset.num_classes:
+    if spec.reserved_fraction is not None and len(dataset.train.labels[indices].unique()) < dataset.num_classes:
         raise DataError(
             f"clean_source heldout with clean_fraction {spec.reserved_fraction} leaves the attacker a class without "
             "images; use a smaller clean_fraction"
         )
     return indices
+
+
+def reserved_indices(spec: VictimSpec, dataset: Dataset) -> Tensor:
+    """The part of the training set that the attacker was denied."""
+    if spec.reserved_fraction is None:
+        return torch.arange(0)
+    classes = dataset.num_classes
+    return split_clean(dataset.train.labels, spec.reserved_fraction, num_classes=classes, seed=spec.seed).all
 
 
 def check_victim(spec: VictimSpec, dataset: Dataset, upstream: Dataset | None = None) -> None:
@@ -335,14 +360,32 @@ def obtain_victim(
     name = spec.name(dataset, upstream)
     with suppress(DamagedArtifactError):  # dealt with under the lock, where nobody else is rebuilding it
         if (artifact := store.load(name)) is not None:
-            return _unpack(name, spec, dataset, artifact)
+            return _with_upstream(_unpack(name, spec, dataset, artifact), upstream, store)
     with store.lock(name):
         artifact = store.load_or_discard(name)
         if artifact is None:
             log.info("training victim %s", name)
             artifact = _make(spec, dataset, store, device, upstream)
             store.save(name, artifact)
-    return _unpack(name, spec, dataset, artifact)
+    return _with_upstream(_unpack(name, spec, dataset, artifact), upstream, store)
+
+
+def _with_upstream(victim: Victim, upstream: Dataset | None, store: Store) -> Victim:
+    """A victim that was taken over for another task, with the numbers that it had on the attacker's own."""
+    before = victim.facts["upstream"]
+    if upstream is None or before is None or "rates" not in before:
+        return victim
+    if "conditions" in before:
+        return dataclasses.replace(victim, upstream=Conditions(**before["conditions"]))
+    # Stored before all of them were kept: the model that was taken over has them, where the store still holds it.
+    with suppress(DamagedArtifactError):
+        if (artifact := store.load(before["victim"])) is not None:
+            released = dataclasses.replace(victim.spec, scenario="standalone")
+            seen = _unpack(before["victim"], released, upstream, artifact).conditions
+            return dataclasses.replace(victim, upstream=seen)
+    rates = before["rates"]
+    known = Conditions(rates["asr"], rates["clean_accuracy"], None, None, None, None, None)
+    return dataclasses.replace(victim, upstream=known)
 
 
 def check_measured_again(victim: Victim, evaluation: Evaluation, dataset: Dataset, device: torch.device) -> None:
@@ -383,16 +426,19 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
     if upstream is not None:  # the model keeps the normalisation that it was trained with
         task = dataclasses.replace(dataset, mean=upstream.mean, std=upstream.std)
     attack, trainer = spec.make_attack(), make_trainer(spec, task, device, seed=spec.seed)
+    how = arithmetic(device, spec.precision)
     before: dict[str, Any] | None = None
     # What several attacks need of the same data and model (a surrogate's signal, a pre-trained encoder) is made once.
-    trainer.memo, trainer.task = Memo(store.derived()), spec.task(dataset, upstream)
+    trainer.memo = Memo(store.derived())
+    trainer.task = content_key({"task": spec.task(dataset, upstream), "arithmetic": how})
     indices = attacker_indices(spec, dataset)
     train = dataset.train.subset(indices).to(device)
     if spec.scenario == "new_head" and upstream is not None:
         released = obtain_victim(dataclasses.replace(spec, scenario="standalone"), upstream, store, device)
         implanted = Implanted(take_over(released.model, train, trainer), released.trigger, PoisonedSamples.none(train))
         before = {"name": upstream.name, "fingerprint": upstream.fingerprint, "victim": released.name}
-        before |= {"implanted": released.implanted, "rates": dataclasses.asdict(released.evaluation.full)}
+        before |= {"not_implanted": released.why_not_implanted, "rates": dataclasses.asdict(released.evaluation.full)}
+        before |= {"conditions": dataclasses.asdict(released.conditions)}
     else:
         if upstream is not None:
             trainer.upstream = upstream.train.images.to(device)
@@ -415,10 +461,11 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
         control = obtain_victim(spec.control(), dataset, store, device, upstream)
         clean = evaluate(control.model.to(device), test, triggered, precision=spec.precision)
         asr_base, accuracy = clean.full.asr, clean.full.clean_accuracy
+    seen = _conditions_of(evaluation, asr_base, accuracy)
     # Cross and cover samples carry a trigger under their own label: they are no part of the poison rate.
     poison = int((implanted.poisoned.kinds == Kind.POISON).sum())
     facts = {
-        "identity": attack.identity(),
+        "identity": attack.at(dataset.image_size).identity(),
         "spec": dataclasses.asdict(spec),
         "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "train_size": len(indices)},
         "upstream": before,
@@ -431,9 +478,12 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
         "asr_base": asr_base,
         "asr_including_target": including,
         "clean_model_accuracy": accuracy,
+        # For people who look into the store; whoever reads a victim judges from the numbers.
+        "not_implanted": before["not_implanted"] if before and "conditions" in before else _why_not(attack, seen),
         "counters": dataclasses.asdict(trainer.counters),
         "seconds": seconds,
         "device": describe_device(device),
+        "arithmetic": how,
         "versions": versions(),
     }
     poisoned = implanted.poisoned
@@ -457,6 +507,23 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
         },
         facts,
     )
+
+
+def _conditions_of(seen: Evaluation, asr_base: float | None, control_accuracy: float | None) -> Conditions:
+    return Conditions(
+        asr=seen.full.asr,
+        clean_accuracy=seen.full.clean_accuracy,
+        asr_base=asr_base,
+        control_accuracy=control_accuracy,
+        majority_share=seen.majority_share,
+        predicted_classes=seen.predicted_classes,
+        test_classes=seen.test_classes,
+    )
+
+
+def _why_not(attack: Attack | type[Attack], seen: Conditions) -> str | None:
+    """Which condition for a backdoor failed; None also where none was meant, or none must work."""
+    return why_not_implanted(seen) if attack.implants_backdoor and attack.must_work else None
 
 
 def _asr_including_target(
@@ -483,7 +550,7 @@ def _unpack(name: str, spec: VictimSpec, dataset: Dataset, artifact: Artifact) -
         poisoned=PoisonedSamples(**tensors["poisoned"]),
         attacker_indices=attacker_indices(spec, dataset),
         triggered=TriggeredSet(**tensors["triggered_test"]),
-        evaluation=_evaluation(facts["evaluation"]),
+        evaluation=_evaluation(facts["evaluation"], model, spec.precision, dataset),
         asr_base=facts["asr_base"],
         clean_model_accuracy=facts["clean_model_accuracy"],
         asr_including_target=facts["asr_including_target"],
@@ -491,11 +558,20 @@ def _unpack(name: str, spec: VictimSpec, dataset: Dataset, artifact: Artifact) -
     )
 
 
-def _evaluation(stored: Mapping[str, Any]) -> Evaluation:
-    return Evaluation(
+def _evaluation(stored: Mapping[str, Any], model: Classifier, precision: str, dataset: Dataset) -> Evaluation:
+    """What was measured on ``model``; what earlier versions did not store is made up for."""
+    evaluation = Evaluation(
         **{
             **stored,
             **{part: Rates(**stored[part]) for part in ("full", "search", "report")},
             **{name: tuple(stored[name]) for name in ("accuracy_by_class", "asr_by_class")},
         }
     )
+    if evaluation.predicted_classes is not None:
+        return evaluation
+    known = class_facts(dataset.test.labels)
+    # A class with an image that is classified right is predicted; only a model with few of those is asked again.
+    predicted = sum(bool(share) for share in evaluation.accuracy_by_class)
+    if 2 * predicted < known["test_classes"]:
+        predicted = len(predict(model.eval(), dataset.test.images, precision=precision).unique())
+    return dataclasses.replace(evaluation, predicted_classes=predicted, **known)

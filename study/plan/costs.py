@@ -22,9 +22,9 @@ class Work:
     Args:
         label: of the search or baseline.
         attack: its attack; ``all`` for a search over all of them.
-        defense: its defense.
+        defense: the label of its defense.
         role: ``search``, ``baseline`` or ``control``.
-        trials: to be run.
+        trials: to be run; of a search with a budget, as many as fit if a setting costs what the published one does.
         each: E of one of them; of a search, of the published point, the mean over its cells.
         epochs: E of all; of a search with a budget no more than that.
     """
@@ -73,16 +73,18 @@ def work_left(plan: Plan, dataset: Dataset, left: Mapping[str, int] | None = Non
         if not left.get(job.label) or job.label in found:
             continue
         each, trials = trial_cost(job.cell, job.settings, dataset), left[job.label]
-        found[job.label] = Work(job.label, job.cell.attack, job.cell.defense, job.role, trials, each, each * trials)
-    budget, settings = plan.spec.search.budget_epochs, plan.spec.search.trials
+        found[job.label] = Work(job.label, job.cell.attack, job.cell.label, job.role, trials, each, each * trials)
+    budget = plan.spec.search.budget_epochs
     for search in plan.searches:
         if not (trials := left.get(search.label, 0)):
             continue
         paper, cells = search.settings(search.paper_params()), len(search.cells)
         one = math.fsum(trial_cost(cell, paper, dataset) for cell in search.cells)
         whole = one * trials / cells
-        if budget is not None:
-            whole = min(whole, max(one, budget * cells) * trials / (settings * cells))
-        group = search.label.partition("/")[0]
-        found[search.label] = Work(search.label, group, search.defense, "search", trials, one / cells, whole)
+        if budget is not None and whole > budget * cells:
+            # The published point whatever it costs, and what else fits.
+            settings = max(1, math.floor(budget * cells / one))
+            trials, whole = min(trials, settings * cells), max(one, settings * one)
+        group, _, name = search.label.partition("/")
+        found[search.label] = Work(search.label, group, name, "search", trials, one / cells, whole)
     return list(found.values())

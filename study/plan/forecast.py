@@ -16,6 +16,7 @@ from study.plan.slots import Node, count_slots, counted, describe_nodes, describ
 from study.plan.targets import targets_in_words
 from study.record.words import duration, finishing_time
 from trainables.data.images import Dataset
+from trainables.data.sources.folders import FOLDER
 from trainables.job import Cell
 from trainables.machine.device_meter import CONTEXT_BYTES
 
@@ -26,6 +27,7 @@ def plan_lines(
     upstream: Dataset | None = None,
     left: Mapping[str, int] | None = None,
     missing: Sequence[Cell] | None = None,
+    done: int = 0,
 ) -> list[str]:
     """Victims, trials and their cost in E (one epoch of training on the whole training set).
 
@@ -34,6 +36,7 @@ def plan_lines(
         dataset, upstream: the user's and, where the scenario has one, the attacker's.
         left: trials left by label; None: all of them.
         missing: victims that the store does not hold; None: not known.
+        done: trials that have a row.
     """
     spec, work = plan.spec, work_left(plan, dataset, left)
     baselines = [item for item in work if item.role != "search"]
@@ -45,24 +48,33 @@ def plan_lines(
         f"{dataset.image_size} pixels, {dataset.num_classes} classes), "
         f"{spec.model}{f' of width {spec.width}' if spec.width else ''}"
     ]
+    lines += [_flip_line(data) for data in (dataset, upstream) if data is not None and data.name.startswith(FOLDER)]
     if targets := targets_in_words(spec, dataset, upstream):
         lines.append(f"attacks:   {'; '.join(targets)}")
-    if done := plan.total_jobs - trials:
-        lines.append(f"done:      {done} of {plan.total_jobs} trials, or not needed; what follows is what is left")
+    if done:
+        lines.append(f"done:      {done} trials; what follows is what is left")
     if missing is None:
         said = f"{len(victims)} (clean controls included), {training:.1f} E unless the store has them"
     else:
         said = f"{len(victims)} of {len(plan.victims())} are missing (clean controls included), {training:.1f} E"
     lines.append(f"victims:   {said}")
-    one = "if a setting costs what the published one does"
+    one, budget = "if a setting costs what the published one does", spec.search.budget_epochs
+    each = f"{spec.search.trials} settings" if budget is None else f"{budget:g} E"
     return [
         *lines,
         f"baselines: {sum(item.trials for item in baselines)} trials, {_epochs(baselines):.1f} E",
-        f"searches:  {len(searches)} of {spec.search.trials} settings each ({spec.search.sampler}), "
+        f"searches:  {len(searches)} of {each} each ({spec.search.sampler}), "
         f"{sum(item.trials for item in searches)} trials, {_epochs(searches):.1f} E {one}",
         f"total:     {trials} trials, {training + _epochs(work):.1f} E; "
         f"1 E is one epoch on all {len(dataset.train)} images",
     ]
+
+
+def _flip_line(data: Dataset) -> str:
+    """Whether a folder is mirrored, which nobody but its owner can decide."""
+    if data.flip:
+        return f"mirrored:  {data.name}: half of the images in training; flip: false where left and right matter"
+    return f"mirrored:  {data.name}: no image, as flip: false says"
 
 
 def _epochs(work: Iterable[Work]) -> float:

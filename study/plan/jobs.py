@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from search_spaces.space import Space
 from study.plan.targets import with_label_numbers
-from study.spec.resolved import ResolvedAttack
+from study.spec.resolved import ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.schema import StudySpec
 from trainables.data.images import DataError, Dataset
-from trainables.data.load import load_dataset
 from trainables.data.split import split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
 from trainables.job import Cell, Job, Role
@@ -56,7 +55,7 @@ class Plan:
     @property
     def total_jobs(self) -> int:
         """Ray trials of the finished study, i.e. rows of its ledger."""
-        return len(self.baselines) + sum(len(search.cells) for search in self.searches) * self.spec.search.trials
+        return self.jobs_by_label().total()
 
     @property
     def cells(self) -> list[Cell]:
@@ -67,7 +66,39 @@ class Plan:
     def jobs_by_label(self) -> Counter[str]:
         """How many trials each search and each baseline has in the finished study."""
         count = Counter(job.label for job in self.baselines)
-        return count + Counter({one.label: len(one.cells) * self.spec.search.trials for one in self.searches})
+        return count + Counter({one.label: len(one.cells) * self.most_settings(one) for one in self.searches})
+
+    def most_settings(self, search: Search) -> int:
+        """Settings of a search, unless its budget ends it earlier: as many as asked for, or as its space holds."""
+        return int(min(self.spec.search.trials, search.space.size))
+
+    def models(self, role: Role) -> int:
+        """Victims that a setting of that role is meant for, those without a backdoor included."""
+        shared = role == "search" and self.spec.search.per == "all"
+        return len(self.spec.seeds) * (len(self.spec.attacks) if shared else 1)
+
+    def without(self, absent: Collection[tuple[str, int]]) -> Plan:
+        """What remains where the victims of these attacks and seeds hold no backdoor.
+
+        With ``victim.require_implanted: run`` their trials remain, but no search that has only such cells: it would
+        learn nothing.
+        """
+        if not absent:
+            return self
+
+        def stays(cell: Cell) -> bool:
+            return (cell.attack, cell.seed) not in absent
+
+        searches = [search for search in self.searches if any(map(stays, search.cells))]
+        if self.spec.victim.require_implanted == "run":
+            return dataclasses.replace(self, searches=tuple(searches))
+        return dataclasses.replace(
+            self,
+            baselines=tuple(job for job in self.baselines if stays(job.cell)),
+            searches=tuple(
+                dataclasses.replace(one, cells=tuple(cell for cell in one.cells if stays(cell))) for one in searches
+            ),
+        )
 
     def labels_of(self, defense: str) -> set[str]:
         """Labels of the searches and baselines of a defense."""
@@ -87,11 +118,15 @@ def make_plan(spec: StudySpec) -> Plan:
     """The baselines and searches of a spec, on their cells. Reads no data."""
     study = spec.resolve()
 
-    def cell_of(attack: ResolvedAttack, defense: str, seed: int, control: bool = False) -> Cell:
+    def cell_of(
+        attack: ResolvedAttack, method: ResolvedBaseline | ResolvedSearch, seed: int, own: int, control: bool = False
+    ) -> Cell:
         return Cell(
             data=study.data,
             victim=study.victim(attack, seed),
-            defense=defense,
+            defense=method.defense,
+            defense_label=method.label,
+            defense_seed=own,
             clean_fraction=study.clean_fraction,
             clean_source=study.clean_source,
             upstream=study.upstream,
@@ -104,26 +139,25 @@ def make_plan(spec: StudySpec) -> Plan:
     for attack in study.attacks:
         roles: list[Role] = ["baseline", "control"] if study.controls and attack.has_control else ["baseline"]
         for baseline in study.baselines:
-            for seed, role in itertools.product(study.seeds, roles):
-                label = f"{attack.name}/{baseline.defense}/{role}"
-                cell = cell_of(attack, baseline.defense, seed, control=role == "control")
+            for seed, own, role in itertools.product(study.seeds, study.defense_seeds, roles):
+                label = f"{attack.name}/{baseline.label}/{role}"
+                cell = cell_of(attack, baseline, seed, own, control=role == "control")
                 baselines.append(Job(label, label, role, cell, baseline.settings, baseline.published))
     groups = {"all": study.attacks} if study.shared else {attack.name: (attack,) for attack in study.attacks}
     searches = []
     for group, attacks in groups.items():
         for search in study.searches:
-            cells = tuple(cell_of(attack, search.defense, seed) for attack in attacks for seed in study.seeds)
-            searches.append(Search(f"{group}/{search.defense}", search.defense, cells, search.space, search.fixed))
+            pairs = itertools.product(attacks, study.seeds, study.defense_seeds)
+            cells = tuple(cell_of(attack, search, seed, own) for attack, seed, own in pairs)
+            searches.append(Search(f"{group}/{search.label}", search.defense, cells, search.space, search.fixed))
     return Plan(spec, tuple(baselines), tuple(searches))
 
 
 def load_data(spec: StudySpec) -> tuple[Dataset, Dataset | None]:
     """The user's data set and, where the scenario has one, the attacker's (DataError)."""
 
-    def load(name: str) -> Dataset:
-        return load_dataset(name, image_size=spec.image_size, root=spec.data_root, download=spec.download)
-
-    return load(spec.dataset), None if spec.scenario.upstream is None else load(spec.scenario.upstream)
+    upstream = spec.scenario.upstream
+    return spec.source(spec.dataset).load(), None if upstream is None else spec.source(upstream).load()
 
 
 def prepare(spec: StudySpec) -> tuple[Plan, Dataset, Dataset | None]:

@@ -22,7 +22,7 @@ from trainables.columns import (
 )
 
 # Raised when columns change their meaning; rows without the column are of version 1 and are read as `upgraded` says.
-SCHEMA = 2
+SCHEMA = 3
 PARAM, NOTE = "param.", "note."
 
 STUDY_COLUMNS = (
@@ -35,6 +35,7 @@ PLACE_COLUMNS = (
     Column("published", "flag", "whether the settings are the published point, in all that its source states"),
     Column("on_front", "flag", "whether the setting is on its search's front; only in tables: it changes as rows come"),
     Column("charged_epochs", "number", "what the search was charged for the trial", "E"),
+    Column("models", "count", "victims that the setting is meant for, those without a backdoor included"),
     Column("gpus", "number", "share of a GPU that the trial had", "GPUs"),
     Column("node", "text", "of the cluster, the beginning of its id"),
     Column("schema", "count", "version of these columns"),
@@ -62,7 +63,8 @@ def upgraded(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of any version up to today's, in today's columns.
 
     Version 1: the search was named in the trial's id alone; a collapsed model was a flag; ``scenario`` told how the
-    victim was made, which is ``standalone`` for the scenario ``same-label`` too, and is left as it is.
+    victim was made, which is ``standalone`` for the scenario ``same-label`` too, and is left as it is. Version 2: there
+    was one defense seed, 0, and a defense stood in a study under its registered name alone.
 
     Raises:
         ValueError: the row was written by a later version of superft.
@@ -82,6 +84,9 @@ def upgraded(row: Mapping[str, Any]) -> dict[str, Any]:
         new["flags"] = [flag for flag in flags if flag != "collapsed"]
     if new.get("scenario") == "new_head":
         new["scenario"] = "new-head"
+    new.setdefault("defense_seed", 0)
+    if "defense" in new:
+        new.setdefault("defense_label", new["defense"])
     return new
 
 

@@ -17,15 +17,15 @@ from study.record.files import append_whole, write_atomically
 from study.spec.yaml_io import SpecError
 
 Row = dict[str, Any]
-Key = tuple[str, str, int]
+Key = tuple[str, str, int, int]
 
 
 class Ledger:
     """Rows of one study, held in memory and on disk; each ``append`` is on the disk before it returns.
 
     Opening repairs: lines that a crash cut off, or that are no row, go to ``<name>.damaged`` and out of the ledger,
-    so the study simply goes on; so do repeated rows of the same (trial, attack, seed), of which the first counts.
-    ``damaged`` says in words what was set aside. One process may write at a time; any number may look with
+    so the study simply goes on; so do repeated rows of the same (trial, attack, seed, defense seed), of which the first
+    counts. ``damaged`` says in words what was set aside. One process may write at a time; any number may look with
     ``Ledger.read``.
 
     Rows of earlier versions are given in today's columns and stay in the file as they are.
@@ -68,10 +68,8 @@ class Ledger:
             raise ValueError(f"{self.path} was opened for reading only; open it with Ledger(path) to append")
         row = dict(row)
         line = (_encode(row) + "\n").encode()
-        if (key := _key(row)) in self._keys:
-            raise ValueError(
-                f"trial {key[0]!r}, attack {key[1]!r}, seed {key[2]} is already in {self.path}; ask has() first"
-            )
+        if (key := row_key(row)) in self._keys:
+            raise ValueError(f"{_in_words(key)} is already in {self.path}; ask has() first")
         if os.fstat(self._file).st_nlink == 0:  # writing would succeed, and the row would be nowhere
             raise FileNotFoundError(errno.ENOENT, "the ledger was removed", str(self.path))
         append_whole(self._file, line, self.path, wait=True)
@@ -98,9 +96,9 @@ class Ledger:
         """All rows in the order in which the trials finished."""
         return list(self._rows)
 
-    def has(self, trial: str, attack: str, seed: int) -> bool:
-        """Whether this setting was already scored on this attack and seed (whatever its status)."""
-        return (trial, attack, seed) in self._keys
+    def has(self, trial: str, attack: str, seed: int, defense_seed: int = 0) -> bool:
+        """Whether this setting was already scored on this attack and these seeds (whatever its status)."""
+        return (trial, attack, seed, defense_seed) in self._keys
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -132,10 +130,8 @@ class Ledger:
                 continue
             try:
                 row = _decode(line)
-                if (key := _key(row)) in self._keys:
-                    raise ValueError(
-                        f"repeats trial {key[0]!r}, attack {key[1]!r}, seed {key[2]}; the first one counts"
-                    )
+                if (key := row_key(row)) in self._keys:
+                    raise ValueError(f"repeats {_in_words(key)}; the first one counts")
             except ValueError as error:
                 bad.append(line)
                 cut = "is cut off" if number == len(lines) else "is no row"
@@ -174,11 +170,22 @@ def _put_aside(path: Path, ending: str, lines: Iterable[bytes]) -> None:
         os.fsync(aside.fileno())
 
 
-def _key(row: Mapping[str, Any]) -> Key:
-    for name, kind in (("trial", str), ("attack", str), ("seed", int)):
+def row_key(row: Mapping[str, Any]) -> Key:
+    """What tells a row from all others of its study: trial, attack, seed, defense seed.
+
+    Raises:
+        ValueError: one of them is missing, or is none.
+    """
+    row = {"defense_seed": 0, **row}  # rows of earlier versions know only one
+    for name, kind in (("trial", str), ("attack", str), ("seed", int), ("defense_seed", int)):
         if not isinstance(row.get(name), kind):
             raise ValueError(f"{name} must be a {kind.__name__}, got {row.get(name)!r}")
-    return row["trial"], row["attack"], row["seed"]
+    return row["trial"], row["attack"], row["seed"], row["defense_seed"]
+
+
+def _in_words(key: Key) -> str:
+    trial, attack, seed, own = key
+    return f"trial {trial!r}, attack {attack!r}, seed {seed}" + (f", defense seed {own}" if own else "")
 
 
 def _encode(row: Mapping[str, Any]) -> str:

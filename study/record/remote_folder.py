@@ -17,6 +17,7 @@ from study.record.optuna_storage import JOURNAL_FILE
 from study.record.shipping import Mirror
 from study.record.stopped import StudyStoppedError
 from study.record.temporary import scratch_folder
+from study.record.victims import VICTIMS_FILE
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
 from trainables.storage.lease import Lease, LeaseTakenError
@@ -62,19 +63,20 @@ class RemoteFolder:
         if names:
             self.remote.download(SPEC_FILE, self.path / SPEC_FILE)
             check_folder(self.path, spec, called=self.called)
-        self._has_rows = any(name.startswith(LEDGER_FILE) for name in names)
+        self._has_rows = any(name.startswith((LEDGER_FILE, VICTIMS_FILE)) for name in names)
 
     @property
     def is_new(self) -> bool:
-        """Whether no trial of this study was ever recorded; ask after `check`."""
+        """Whether nothing of this study was ever recorded; ask after `check`."""
         return not self._has_rows
 
     def fetch(self, *, rows_only: bool = False) -> None:
-        """Copy the study here, or only its spec and ledger (SpecError where there is none)."""
-        if SPEC_FILE not in self._names():
+        """Copy the study here, or only its spec, victims and ledger (SpecError where there is none)."""
+        if SPEC_FILE not in (names := self._names()):
             raise SpecError(f"{self.called} is no study folder: it has no {SPEC_FILE}")
         if rows_only:
-            self.remote.download(SPEC_FILE, self.path / SPEC_FILE)
+            for name in {SPEC_FILE, VICTIMS_FILE}.intersection(names):
+                self.remote.download(name, self.path / name)
             (self.path / LEDGER_FILE).write_bytes(SegmentLog(self.remote, LEDGER_FILE, salvage=True).read())
         else:
             self._copy(Mirror(self.path, self.remote, lambda: None, log.warning))

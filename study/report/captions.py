@@ -59,8 +59,13 @@ class; below: the class that the attacker wants.</p>
 CAPTION_DETECTION = """
 <p class="caption">To be found: the poison in the training set, or the attacked class. <b>Removed</b>: share of the
 training set that was left out. <b>TPR</b>, <b>FPR</b>: share of the poisoned and of the clean training images that were
-left out. <b>Precision</b>: share of poison in what was left out. <b>AUROC</b>, <b>AUPRC</b>: how well the suspicion
-score ranks poison above clean, over all training images (chance is 0.5 and the poison rate). <b>Flagged classes</b>:
+left out. <b>Most TPR at this share</b>: what the best of all detectors would reach by leaving out as many images, and
+<b>at these shares of the classes</b>: as many of every class as this detector did. A TPR is read against these: where
+more than half of the attacked class is poison, who leaves out 15 % of every class cannot find much of it.
+<b>Precision</b>: share of poison in what was left out. <b>AUROC</b>, <b>AUPRC</b>: how well the suspicion score ranks
+poison above clean (chance is 0.5 and the share of poison). <b>Within the target class</b> is what a detector is
+judged by; over all classes a score gains by telling classes apart. Both are missing where no image of the target class
+is poisoned. <b>Flagged classes</b>:
 classes that were called attacked, with the anomaly index where there is one (suspicious above the threshold of the
 setting). <b>Target found</b>: whether the attacker's class is among them. <b>False classes</b>: how many others
 are.</p>
@@ -69,10 +74,11 @@ CAPTION_PARITY = f"""
 <p class="caption"><b>Hypervolume</b>: the area that a front dominates, between 0 and 1; more is better.
 <b>Corner</b>: the same within the corner that matters, ASR below 20 % and less than 10 points of accuracy lost, scaled
 to 1. Fronts are chosen on the search half and measured on the report half. <b>First settings</b>: each search cut to
-as many settings as the shortest has. <b>First E</b>: each search cut to the settings that it finished within the same
-compute per model ({E_WORDS}). That limit is the budget of the study, or else the least that any search took in all, but
-never less than the dearest first setting. The first setting, the published one, counts whatever it takes; a search that
-ended earlier shows all that it has. <b>[a, b]</b>: 95 % percentile interval of {DRAWS:,} draws (fixed seed). Each draw
+as many settings as the shortest has; one with fewer than half of the longest is not compared so (–). <b>First E</b>:
+each search cut to the settings that it finished within the same compute per model ({E_WORDS}). That limit is the budget
+of the study, or else the least that any search took in all, but never less than the dearest first setting. A published
+setting that alone costs more than the budget is not counted there; a search that ended earlier shows all that it
+has. <b>[a, b]</b>: 95 % percentile interval of {DRAWS:,} draws (fixed seed). Each draw
 takes seeds with replacement, where there are several, and for every rate a plausible value given its count of test
 images (Jeffreys), with the same luck for all settings that were measured on the same images. The front is not chosen
 again in each draw. With two or three seeds such an interval is too narrow. Searches that overlap here cannot be told

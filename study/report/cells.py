@@ -18,10 +18,15 @@ from study.results.outcomes import OUTCOMES
 DETECTION = {
     "detection_removed": "removed",
     "detection_tpr": "TPR",
+    "detection_ceiling_share": "most TPR at this share",
+    "detection_ceiling_classes": "most TPR at these shares of the classes",
     "detection_fpr": "FPR",
     "detection_precision": "precision",
-    "detection_auroc": "AUROC",
-    "detection_auprc": "AUPRC",
+    "detection_removed_target": "removed of the target class",
+    "detection_auroc_target": "AUROC within the target class",
+    "detection_auprc_target": "AUPRC within the target class",
+    "detection_auroc": "AUROC over all classes",
+    "detection_auprc": "AUPRC over all classes",
 }
 PUBLISHED = ("ASR", "clean accuracy", "E", "status")
 FLAGS, TARGET, WRONG, ANOMALY = "flagged_classes", "target_flagged", "false_classes", "note.anomaly_indices"
@@ -34,12 +39,12 @@ def told(settings: pd.DataFrame, members: pd.DataFrame) -> Iterator[tuple[str, p
         settings: rows of ``settings.aggregate`` of one attack.
         members: rows of ``settings.fronts`` of it.
     """
-    for _, one in settings[settings["role"] == "baseline"].sort_values("defense").iterrows():
-        yield f"{one['defense']} (baseline)", one
-    for _, one in settings[settings["role"] == "control"].sort_values("defense").iterrows():
-        yield f"{one['defense']} (clean control)", one
-    for defense, group in settings[settings["role"] == "search"].groupby("defense", sort=True):
-        chosen = {str(one["trial"]): honours(one) for _, one in members[members["defense"] == defense].iterrows()}
+    for _, one in settings[settings["role"] == "baseline"].sort_values("defense_label").iterrows():
+        yield f"{one['defense_label']} (baseline)", one
+    for _, one in settings[settings["role"] == "control"].sort_values("defense_label").iterrows():
+        yield f"{one['defense_label']} (clean control)", one
+    for defense, group in settings[settings["role"] == "search"].groupby("defense_label", sort=True):
+        chosen = {str(one["trial"]): honours(one) for _, one in members[members["defense_label"] == defense].iterrows()}
         for _, one in group[group["published"]].iterrows():
             names = chosen.pop(str(one["trial"]), "")
             yield f"{defense}, published setting{f'; found: {names}' if names else ''}", one
@@ -68,19 +73,20 @@ def status_text(one: pd.Series[Any]) -> str:
 def hypervolume_table(found: pd.DataFrame) -> Table:
     """Rows of ``equal_rules.parity`` of one attack as texts, best first; one search alone has one hypervolume."""
     several = len(found) > 1
-    order = "hypervolume_trials" if several else "hypervolume_all"
+    order = "hypervolume_compute" if several else "hypervolume_all"
     rows: Table = []
     for _, one in found.sort_values([order, "box_all"], ascending=False, kind="stable").iterrows():
-        row = {"defense": str(one["defense"])}
+        row = {"defense": str(one["defense_label"])} | ({"models": str(one["models"])} if one["models"] else {})
         rules = {"all": "all settings"}
         if several:
-            n, epochs = int(one["equal_trials"]), number(one["equal_epochs"], 1)
-            rules = {
-                "trials": f"first {n} {plural('setting', n)}",
-                "compute": f"first {epochs} E",
-                "all": "all settings",
-            }
+            rules = {"compute": f"first {number(one['equal_epochs'], 1)} E", **rules}
+            if not pd.isna(one["equal_trials"]):
+                n = int(one["equal_trials"])
+                rules = {"trials": f"first {n} {plural('setting', n)}", **rules}
         for rule, name in rules.items():
+            if pd.isna(one[f"settings_{rule}"]):
+                row |= dict.fromkeys((f"{name}: hypervolume", f"{name}: corner", f"{name}: took"), "–")
+                continue
             row[f"{name}: hypervolume"] = _estimate(one, f"hypervolume_{rule}")
             row[f"{name}: corner"] = _estimate(one, f"box_{rule}")
             count = int(one[f"settings_{rule}"])
@@ -93,11 +99,11 @@ def hypervolume_table(found: pd.DataFrame) -> Table:
 def cost_table(costs: pd.DataFrame, settings: pd.DataFrame) -> Table:
     """Rows of ``equal_rules.search_costs`` of one attack as texts, with the published setting of each defense."""
     rows: Table = []
-    published = settings[(settings["role"] == "search") & settings["published"]].set_index("defense")
+    published = settings[(settings["role"] == "search") & settings["published"]].set_index("defense_label")
     for _, one in costs.iterrows():
-        row = {"defense": str(one["defense"])} | {f"published: {name}": "" for name in PUBLISHED}
-        if one["defense"] in published.index:
-            point = published.loc[one["defense"]]
+        row = {"defense": str(one["defense_label"])} | {f"published: {name}": "" for name in PUBLISHED}
+        if one["defense_label"] in published.index:
+            point = published.loc[one["defense_label"]]
             point = point.iloc[0] if isinstance(point, pd.DataFrame) else point
             row["published: ASR"] = rate(point["asr_report"], point["n_triggered_report"])
             row["published: clean accuracy"] = rate(point["clean_accuracy_report"], point["n_clean_report"])
@@ -124,10 +130,10 @@ def detection_table(frame: pd.DataFrame, settings: pd.DataFrame, members: pd.Dat
     frame = frame[frame[present].notna().any(axis=1)] if present else frame.iloc[:0]
     rows: Table = []
     for name, one in told(settings, members):
-        own = frame[(frame["trial"] == one["trial"]) & (frame["defense"] == one["defense"])]
+        own = frame[(frame["trial"] == one["trial"]) & (frame["defense_label"] == one["defense_label"])]
         if len(own):
             rows.append({"model": name, **detected(own)})
-    for defense, group in frame[frame["role"] == "search"].groupby("defense", sort=True):
+    for defense, group in frame[frame["role"] == "search"].groupby("defense_label", sort=True):
         if len(group) > 1:
             rows.append({"model": f"{defense}, all {len(group)} trials: least to most", **detected(group, spread=True)})
     return rows
@@ -178,7 +184,7 @@ def _flags_text(row: pd.Series[Any]) -> str:
 
 
 def _detection_text(column: str, value: float) -> str:
-    return f"{value:.3f}" if column in ("detection_auroc", "detection_auprc") else percent(value)
+    return f"{value:.3f}" if column.startswith(("detection_auroc", "detection_auprc")) else percent(value)
 
 
 def _estimate(one: pd.Series[Any], key: str) -> str:

@@ -15,7 +15,7 @@ from study.record.words import percent
 from study.report.figures.style import FEW_SEARCHES
 from study.report.html import escape, plural
 from study.results.outcomes import REMOVED_ASR, outcome_of
-from study.results.settings import ALL_ATTACKS, settings_text
+from study.results.settings import ALL_ATTACKS, models_of, settings_text
 from study.results.verdicts import (
     BETTER,
     EQUAL,
@@ -112,7 +112,10 @@ def outcome_text(one: pd.Series[Any]) -> str:
         return f"the model collapsed (clean accuracy {percent(one['clean_accuracy_report'])})"
     where = "" if one["cells"] == 1 else " on at least one model"
     unchanged = f"it abstained{where}: " if one["status"] == "abstained" else ""
-    return f"{unchanged}ASR {percent(one['asr_report'])} at clean accuracy {percent(one['clean_accuracy_report'])}"
+    models = f" ({words})" if (words := models_of(one)) else ""
+    return (
+        f"{unchanged}ASR {percent(one['asr_report'])} at clean accuracy {percent(one['clean_accuracy_report'])}{models}"
+    )
 
 
 def pick_words(label: str) -> str:
@@ -164,7 +167,8 @@ def _example(attack: str, one: Verdict, name_attack: bool) -> str:
     )
     which = "" if one.label == TUNED else f"; this is the pick with {escape(pick_words(one.label))}"
     unchanged = "; the published setting abstained" if one.published["status"] == "abstained" else ""
-    return f"{escape(one.defense)}{escape(where)} ({change}{which}{unchanged})"
+    models = f"; {words}" if (words := models_of(one.pick)) else ""
+    return f"{escape(one.defense)}{escape(where)} ({change}{which}{unchanged}{models})"
 
 
 def _names(pairs: Sequence[tuple[str, Verdict]]) -> str:
@@ -232,10 +236,10 @@ def _trust(rows: pd.DataFrame) -> str:
 def _each_defense(settings: pd.DataFrame, measured: pd.DataFrame, found: Sequence[Verdict]) -> list[str]:
     says = []
     for _, row in measured[(measured["role"] == "baseline") & (measured["defense"] != "none")].iterrows():
-        says.append(f"<b>{escape(row['defense'])}</b> (baseline): {outcome_text(row)}.")
+        says.append(f"<b>{escape(row['defense_label'])}</b> (baseline): {outcome_text(row)}.")
     searched = settings[settings["role"] == "search"]
     for one in found:
-        group = searched[searched["defense"] == one.defense]
+        group = searched[searched["defense_label"] == one.defense]
         says.append(f"<b>{escape(one.defense)}</b>: {_one_defense(one, group, brief=len(found) > FEW_SEARCHES)}.")
     return says
 

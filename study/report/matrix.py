@@ -11,8 +11,8 @@ import pandas as pd
 
 from study.record.words import percent
 from study.report.html import escape, plural, rate
-from study.results.outcomes import NO_BACKDOOR, REMOVED, REMOVED_ASR
-from study.results.settings import ALL_ATTACKS, GROUP, settings_text
+from study.results.outcomes import REMOVED, REMOVED_ASR
+from study.results.settings import ALL_ATTACKS, GROUP, models_of, settings_text
 from study.results.verdicts import NO_PICK, Verdict, shared_members, verdicts
 
 # One ramp for both numbers, from good to bad: blue to orange stays apart for every kind of colour-blindness, and all
@@ -78,7 +78,7 @@ def matrix_of(
         own = settings[settings["attack"] == attack]
         before[attack] = (_before(own),)
         for _, one in own[(own["role"] == "baseline") & (own["defense"] != "none")].iterrows():
-            baselines.setdefault(str(one["defense"]), {})[attack] = (_cell(one, counts),)
+            baselines.setdefault(str(one["defense_label"]), {})[attack] = (_cell(one, counts),)
         for verdict in verdicts(own, members[members["attack"] == attack], shared):
             searches.setdefault(verdict.defense, {})[attack] = _pair(verdict, own, counts)
     rows = [(BEFORE, "", before)]
@@ -145,7 +145,7 @@ def step_of(value: float, steps: Sequence[float]) -> int:
 def _pair(verdict: Verdict, own: pd.DataFrame, counts: pd.DataFrame) -> tuple[Cell, Cell]:
     published = Cell("not run") if verdict.published is None else _cell(verdict.published, counts)
     if verdict.tuned is None:
-        group = own[(own["role"] == "search") & (own["defense"] == verdict.defense)]
+        group = own[(own["role"] == "search") & (own["defense_label"] == verdict.defense)]
         return published, _no_pick(verdict, group, counts)
     same = verdict.published is not None and verdict.tuned["trial"] == verdict.published["trial"]
     return published, dataclasses.replace(_cell(verdict.tuned, counts), same=same)
@@ -172,13 +172,12 @@ def _before(own: pd.DataFrame) -> Cell:
 
 
 def _of_victims(one: pd.Series[Any]) -> str:
-    return f"mean of {int(one['cells'])} models" if one["cells"] > 1 else ""
+    return f"on {words}" if (words := models_of(one)) else ""
 
 
 def _cell(one: pd.Series[Any], counts: pd.DataFrame) -> Cell:
     """One setting: what its runs came to decides between numbers and words."""
     runs = counts.loc[(*(one[key] for key in GROUP), one["role"], one["trial"])]
-    absent = int(runs[NO_BACKDOOR])
     sound = int(runs["ok"])
     total = sound + sum(int(runs[name]) for name in _SAID)
     if not total:
@@ -195,20 +194,22 @@ def _cell(one: pd.Series[Any], counts: pd.DataFrame) -> Cell:
     notes = []
     if total > 1:
         notes.append(f"ASR ≤ {REMOVED_ASR:.0%} in {int(runs[REMOVED])} of {total}")
-    if absent:
-        notes.append(f"{absent} more not implanted")
+    if int(one["models"]) > int(one["cells"]) and not words:
+        notes.append(f"on {models_of(one)}")
     asr, accuracy = float(one["asr_report"]), float(one["clean_accuracy_report"])
     lost = float(one["clean_accuracy_before_report"]) - accuracy
     return Cell(words, asr, accuracy, lost, "; ".join(filter(None, notes)), _hover(one))
 
 
 def _hover(one: pd.Series[Any]) -> str:
-    parts = [f"{one['defense']} on {one['attack']}"]
+    parts = [f"{one['defense_label']} on {one['attack']}"]
     if not pd.isna(one["asr_report"]):
         parts.append(f"ASR {rate(one['asr_report'], one['n_triggered_report'])}")
         parts.append(f"clean accuracy {rate(one['clean_accuracy_report'], one['n_clean_report'])}")
     if one["cells"] > 1:
         parts.append(f"mean of {one['cells']} {plural('run', int(one['cells']))}")
+    if words := models_of(one):
+        parts.append(f"on {words}")
     if text := settings_text(one):
         parts.append(text)
     return "; ".join(parts)

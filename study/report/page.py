@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 import plotly.offline
 import yaml
 
+from study.record.victims import Judged, Key, absent, absent_in_words
 from study.record.words import percent
 from study.report import captions, matrix, template
 from study.report.html import escape, folded, plural, slug, table_html
 from study.report.lead import study_lead
 from study.report.targets import target_text
-from study.results.finished import not_begun, unfinished_searches
 from study.results.outcomes import outcome_counts
 from study.results.scores import STATUSES
 from study.results.settings import ALL_ATTACKS, charged_epochs, collapsed, settings_text
@@ -33,6 +34,8 @@ def page(
     members: pd.DataFrame,
     sections: Sequence[str],
     notes: Sequence[str],
+    unfinished: Sequence[str] = (),
+    judged: Mapping[Key, Judged] = MappingProxyType({}),
 ) -> str:
     """The HTML of the whole page.
 
@@ -44,10 +47,15 @@ def page(
         members: rows of ``settings.fronts``.
         sections: HTML of each attack.
         notes: what is wrong with the ledger itself.
+        unfinished: what still has trials to come, a line each.
+        judged: what is known of the victims.
     """
     named = frame["study"].dropna()
     name = str(spec.get("name") or (named.iloc[0] if len(named) else directory.name))
-    body = [f"<h1>{escape(name)}: what does removing the backdoor cost?</h1>", _progress(spec, frame)]
+    body = [
+        f"<h1>{escape(name)}: what does removing the backdoor cost?</h1>",
+        _progress(spec, frame, unfinished, judged),
+    ]
     links = re.findall(r'<section id="([^"]+)"><h2>(.*?)</h2>', "".join(sections))
     if links:
         places = [
@@ -60,7 +68,7 @@ def page(
     body.append(folded("How to read this page", captions.READING_AID, "page-reading"))
     if sections:
         body.append(_what_was_found(spec, frame, table, members))
-    body += [*sections, _troubles(frame, notes), _what_was_run(spec, directory, frame)]
+    body += [*sections, _troubles(frame, notes, judged), _what_was_run(spec, directory, frame)]
     return template.TEMPLATE.format(
         title=escape(name),
         style=template.STYLE + matrix.STYLE,
@@ -96,7 +104,7 @@ def _what_was_found(spec: Mapping[str, Any], frame: pd.DataFrame, table: pd.Data
 
 def _pairs(table: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, Verdict]]:
     """(attack, verdict) of every search of one data set and model; one over all attacks counts once, for its means."""
-    shared = set(shared_members(members)["defense"])
+    shared = set(shared_members(members)["defense_label"])
     pairs = []
     for attack, group in table.groupby("attack", sort=True):
         for one in verdicts(group, members[members["attack"] == attack]):
@@ -105,7 +113,13 @@ def _pairs(table: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, Verdic
     return pairs
 
 
-def _progress(spec: Mapping[str, Any], frame: pd.DataFrame) -> str:
+def _progress(
+    spec: Mapping[str, Any], frame: pd.DataFrame, unfinished: Sequence[str], judged: Mapping[Key, Judged]
+) -> str:
+    said = absent_in_words(judged, _policy(spec))
+    no_backdoor = f" <b>{escape(said[0].removesuffix(':'))}</b>; why, says <i>What went wrong</i>." if said else ""
+    if not len(frame) and judged and len(absent(judged)) == len(judged):
+        return f'<p class="lead">No trial was run.{no_backdoor}</p>'
     if not len(frame):
         return '<p class="lead">No trial has finished yet. This page fills as the study runs: write it again with '
         "<code>superft report</code>.</p>"
@@ -114,22 +128,21 @@ def _progress(spec: Mapping[str, Any], frame: pd.DataFrame) -> str:
     ruined = int(collapsed(frame).sum())
     words += f"; {ruined} left a collapsed model" if ruined else ""
     text = f"{len(frame)} {plural('trial', len(frame))} finished ({words})."
-    search = spec.get("search")
-    search = search if isinstance(search, Mapping) else {}
-    short = [
-        f"{place[-2]} / {place[-1]}: {done} of {asked}"
-        for place, (done, asked) in unfinished_searches(frame, search).items()
-    ]
-    short += [f"{attack} / {defense}: not begun" for attack, defense in not_begun(frame, spec)]
-    if short:
-        text += f" <b>The study is not finished</b> ({escape('; '.join(short))} settings)."
-    return f'<p class="lead">{text}</p>'
+    if unfinished:
+        text += f" <b>The study is not finished</b> ({escape('; '.join(unfinished))})."
+    return f'<p class="lead">{text}{no_backdoor}</p>'
 
 
-def _troubles(frame: pd.DataFrame, notes: Sequence[str]) -> str:
+def _policy(spec: Mapping[str, Any]) -> str:
+    """``victim.require_implanted`` of a spec as written."""
+    victim = spec.get("victim")
+    return str(victim.get("require_implanted", "skip")) if isinstance(victim, Mapping) else "skip"
+
+
+def _troubles(frame: pd.DataFrame, notes: Sequence[str], judged: Mapping[Key, Judged]) -> str:
     out = ['<section id="page-wrong"><h2>What went wrong</h2>']
     bad = frame[frame["status"].isin(["failed", "diverged", "abstained"])]
-    absent = frame[frame["status"] == "backdoor_not_implanted"]
+    missing = absent(judged)
     if len(bad):
         out.append(
             "<p>A failed trial is in no figure; a diverged one counts as the worst point (ASR 100 %, accuracy 0 %); "
@@ -140,7 +153,7 @@ def _troubles(frame: pd.DataFrame, notes: Sequence[str]) -> str:
                 "status": str(row["status"]),
                 "trial": str(row["trial"]),
                 "attack": str(row["attack"]),
-                "defense": str(row["defense"]),
+                "defense": str(row["defense_label"]),
                 "seed": str(row["seed"]),
                 "setting": settings_text(row),
                 "cause": str(row["error"] or (NOTHING_FOUND if row["status"] == "abstained" else "not recorded")),
@@ -148,20 +161,20 @@ def _troubles(frame: pd.DataFrame, notes: Sequence[str]) -> str:
             for row in bad.sort_values("status", kind="stable").to_dict("records")
         ]
         out.append(table_html(rows))
-    if len(absent):
-        victims = absent.drop_duplicates(["dataset", "model", "attack", "seed"]).to_dict("records")
+    if missing:
         out.append(
             "<p>In these models no backdoor took hold (full test set), so nothing can be said about removing it:</p>"
         )
         rows = [
             {
-                "attack": str(row["attack"]),
-                "seed": str(row["seed"]),
-                "ASR before": percent(row["asr_before"]),
-                "clean accuracy before": percent(row["clean_accuracy_before"]),
-                "cause": str(row["error"] or ""),
+                "attack": one.attack,
+                "seed": str(one.seed),
+                "ASR before": percent(one.asr),
+                "ASR-base": percent(one.asr_base),
+                "clean accuracy before": percent(one.clean_accuracy),
+                "which condition failed": str(one.not_implanted),
             }
-            for row in victims
+            for one in missing.values()
         ]
         out.append(table_html(rows))
     out += [f"<p>{escape(note)}</p>" for note in notes]
@@ -175,7 +188,7 @@ def _what_was_run(spec: Mapping[str, Any], directory: Path, frame: pd.DataFrame)
     for label, column in (("data set", "dataset"), ("model", "model"), ("attacks", "attack"), ("seeds", "seed")):
         facts[label] = ", ".join(str(v) for v in sorted(frame[column].dropna().unique()))
     for label, role in (("searched defenses", "search"), ("baselines", "baseline")):
-        facts[label] = ", ".join(sorted(frame.loc[frame["role"] == role, "defense"].unique()))
+        facts[label] = ", ".join(sorted(frame.loc[frame["role"] == role, "defense_label"].unique()))
     if len(frame):
         clean, triggered = (frame[f"n_{kind}"].max() for kind in ("clean", "triggered"))
         if not pd.isna(clean) and not pd.isna(triggered):

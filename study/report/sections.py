@@ -18,10 +18,9 @@ from study.report.figures.style import PLOTLY_CONFIG
 from study.report.html import Table, escape, folded, number, plain, plural, rate, slug, table_html
 from study.report.lead import attack_lead, measured_on_victims
 from study.results.importance import Importance
-from study.results.settings import ALL_ATTACKS, settings_of, settings_text, true_status
+from study.results.settings import ALL_ATTACKS, models_of, settings_of, settings_text, true_status
 from study.results.verdicts import verdicts
 from trainables.evaluation.metrics import der, rir
-from trainables.victims import IMPLANTED_ACCURACY_DROP, IMPLANTED_ASR
 
 # Figures that have a place of their own on the page; others follow each other, by name.
 PLACED = ("front", "hypervolume", "importance")
@@ -149,10 +148,9 @@ def _why_empty(rows: pd.DataFrame) -> str:
     accuracies = ", ".join(percent(value) for value in victims["clean_accuracy_before"])
     return (
         f"<p><b>The backdoor was not implanted</b>, so there is nothing to repair and no picture: before any repair "
-        f"ASR was {rates} at clean accuracy {accuracies} (full test set). A backdoor counts from ASR "
-        f"{IMPLANTED_ASR:.0%} on, in a model at most {100 * IMPLANTED_ACCURACY_DROP:g} points less accurate than a "
-        f"clean one. Its {len(rows)} {plural('trial', len(rows))} "
-        f"{'counts' if len(rows) == 1 else 'count'} in no front; see <i>What went wrong</i> below.</p>"
+        f"ASR was {rates} at clean accuracy {accuracies} (full test set). Its {len(rows)} "
+        f"{plural('trial', len(rows))} {'counts' if len(rows) == 1 else 'count'} in no front; which condition for a "
+        "backdoor failed says <i>What went wrong</i> below.</p>"
     )
 
 
@@ -195,18 +193,20 @@ def _measured(one: pd.Series[Any]) -> dict[str, str]:
     if one["cells"] > 1:
         span = f"{percent(one['asr_report_min'])} to {percent(one['asr_report_max'])}"
         cells["runs"] = f"{one['cells']} (ASR {span})"
+    if words := models_of(one):
+        cells["models"] = words
     return cells
 
 
 def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
-    counts = settings[settings["role"] == "search"].set_index(["defense", "trial"])
+    counts = settings[settings["role"] == "search"].set_index(["defense_label", "trial"])
     # Several defenses have few settings in common: a column for each would be mostly empty.
-    alone = members["defense"].nunique() == 1
+    alone = members["defense_label"].nunique() == 1
     names = sorted({name for _, one in members.iterrows() for name in settings_of(one)})
     rows: Table = []
     for _, one in members.iterrows():
-        n = counts.loc[(one["defense"], one["trial"])]
-        row = {"defense": str(one["defense"]), "rank": str(one["rank"]), "trial": str(one["trial"])}
+        n = counts.loc[(one["defense_label"], one["trial"])]
+        row = {"defense": str(one["defense_label"]), "rank": str(one["rank"]), "trial": str(one["trial"])}
         words = [honours(one), "published" if one["published"] else "", "collapsed" if one["collapsed"] else ""]
         row["chosen as"] = ", ".join(filter(None, words))
         row["ASR"] = rate(one["asr_report"], n["n_triggered_report"])
@@ -218,6 +218,8 @@ def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
             row |= {name: plain(values[name]) if name in values else "" for name in names}
         else:
             row["setting"] = settings_text(one)
+        if models := models_of(one):
+            row["models"] = models
         row["E"] = number(n["epochs_alone"], 2)
         row["seconds"] = number(one["wall_seconds"], 1)
         rows.append(row)

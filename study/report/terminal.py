@@ -20,8 +20,9 @@ from rich.table import Table
 
 from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
+from study.record.victims import absent, read_victims
 from study.report.targets import target_text
-from study.results.settings import GROUP, aggregate, compare, fronts, settings_text
+from study.results.settings import GROUP, aggregate, compare, fronts, models_of, settings_text
 
 WIDTH = 120  # characters, where the output is no terminal and COLUMNS says nothing
 E_LINE = "E: compute of a setting alone; 1 E is one training epoch over the attacker's full training set"
@@ -53,6 +54,7 @@ COMPARE_COLUMNS = {
     "study": Column("study", words=True),
     "trials": Column("settings", drop=5),
     "front": Column("front", drop=6),
+    "models": Column("models", drop=7),
     "hypervolume_report": Column("hypervolume"),
     "box_report": Column("corner", drop=4),
     "knee_asr": Column("knee ASR", drop=3),
@@ -66,6 +68,9 @@ def front_summary(directory: Path) -> str:
     spec = stored_spec(directory)
     frame = Ledger.read(directory / LEDGER_FILE).to_frame()
     if frame.empty:
+        judged = read_victims(directory)
+        if judged and len(absent(judged)) == len(judged):
+            return f"study {spec.name}: no backdoor, so there is no trial and no front"
         return f"study {spec.name}: no trial is finished yet"
     front, settings = fronts(frame), aggregate(frame)
     texts = []
@@ -156,15 +161,17 @@ def _front_lines(attack: str, group: pd.DataFrame, members: pd.DataFrame) -> lis
         for _, row in group[group["role"] == role].iterrows():
             said = row["status"] if row["status"] != "ok" and role == "baseline" else remark
             said += ", collapsed" if row["collapsed"] else ""
-            lines.append([str(row["defense"]), *_measured(row), said, settings_text(row)])
+            said = ", ".join(filter(None, (said, models_of(row))))
+            lines.append([str(row["defense_label"]), *_measured(row), said, settings_text(row)])
     searched = group[group["role"] == "search"]
     for _, member in members.iterrows():
-        rivals = searched[searched["defense"] == member["defense"]]
+        rivals = searched[searched["defense_label"] == member["defense_label"]]
         row = rivals[rivals["trial"] == member["trial"]].iloc[0]
         remarks = ["published"] if row["published"] else []
         remarks += ["knee"] if member["is_knee"] else []
         remarks += [row["status"]] if row["status"] != "ok" else []
-        lines.append([str(row["defense"]), *_measured(row), ", ".join(remarks), settings_text(row)])
+        remarks += [models_of(row)] if models_of(row) else []
+        lines.append([str(row["defense_label"]), *_measured(row), ", ".join(remarks), settings_text(row)])
     return lines
 
 

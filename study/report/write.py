@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from study.plan.jobs import Plan
+from study.record.ended import read_ended
 from study.record.files import write_atomically
+from study.record.folder import stored_spec
 from study.record.ledger import Ledger
+from study.record.victims import decided
 from study.report.figures.registry import FIGURES, AttackTables
 from study.report.figures.trigger import TRIGGER_PREFIX
 from study.report.html import plural
@@ -18,6 +22,7 @@ from study.report.page import page, title_of
 from study.report.sections import attack_section
 from study.report.targets import target_text
 from study.results import equal_rules
+from study.results.left import plan_in, unfinished_in_words
 from study.results.settings import (
     ALL_ATTACKS,
     aggregate,
@@ -28,6 +33,9 @@ from study.results.settings import (
     marked,
 )
 from study.results.verdicts import shared_members
+from study.spec.yaml_io import SpecError
+from trainables.plugins.modules import PluginError
+from trainables.registry import SettingError
 
 
 def write_report(directory: Path | str) -> Path:
@@ -77,9 +85,22 @@ def write_report(directory: Path | str) -> Path:
     if (aside := directory / "trials.jsonl.damaged").exists():
         lines = aside.read_bytes().count(b"\n")
         notes.append(f"{lines} damaged or repeated {plural('line', lines)} kept aside in {aside.name}")
-    content = page(spec, directory, frame, table, members, sections, notes)
+    rows = ledger.rows()
+    plan = _plan_of(directory, rows)
+    unfinished = [] if plan is None else unfinished_in_words(plan, rows, read_ended(directory))
+    content = page(
+        spec, directory, frame, table, members, sections, notes, unfinished, decided(directory, ledger.rows())
+    )
     write_atomically(directory / "report.html", content.encode())
     return directory / "report.html"
+
+
+def _plan_of(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Plan | None:
+    """The plan of the study; None where its spec cannot be read: without it nobody knows whether it is finished."""
+    try:
+        return plan_in(directory, stored_spec(directory), rows)
+    except (SpecError, SettingError, PluginError):
+        return None
 
 
 def _budget(spec: Mapping[str, Any]) -> float | None:

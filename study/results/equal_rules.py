@@ -23,6 +23,7 @@ from study.results.settings import (
     aggregate,
     charged_epochs,
     is_shared,
+    models_of,
     on_front,
     true_status,
 )
@@ -35,6 +36,7 @@ LEVEL = 95.0
 PLACE = GROUP[:-1]
 RULES = ("all", "trials", "compute")
 ENDS = ("", "_low", "_high")
+_CELL = ("seed", "defense_seed", "cell")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Counted:
     Args:
         asr, accuracy: report-half rates, (P, C).
         n_triggered, n_clean: test images behind them, (C,).
-        seeds: of each cell, (C,).
+        seeds, defense_seeds: of each cell, (C,).
     """
 
     asr: Array
@@ -61,6 +63,7 @@ class Counted:
     n_triggered: Array
     n_clean: Array
     seeds: NDArray[np.int64]
+    defense_seeds: NDArray[np.int64]
 
 
 def areas(asr: Array, accuracy: Array) -> Array:
@@ -81,17 +84,17 @@ def box_areas(asr: Array, accuracy: Array, clean_accuracy_before: float) -> Arra
 def resample(counted: Counted, draws: int = DRAWS, seed: int = DRAWS_SEED) -> tuple[Array, Array]:
     """Plausible (ASR, accuracy) of the points given their counts, each (draws, P).
 
-    Every draw takes seeds with replacement (where there are several), then a rate for each of their counts k of n from
-    Beta(k + 1/2, n - k + 1/2) (Jeffreys): drawing binomial counts would call 0 of 226 certain. Points of one front were
-    measured on the same images, so within a cell all of them take the same quantile of their own distributions: the
-    wide side, where independent draws would call many points more certain than one, and lucky maxima would push the
-    area up. Clean and triggered images have luck of their own.
+    Every draw takes seeds with replacement (where there are several), of each of them defense seeds with replacement,
+    then a rate for each of their counts k of n from Beta(k + 1/2, n - k + 1/2) (Jeffreys): drawing binomial counts
+    would call 0 of 226 certain. Points of one front were measured on the same images, so within a cell all of them take
+    the same quantile of their own distributions: the wide side, where independent draws would call many points more
+    certain than one, and lucky maxima would push the area up. Clean and triggered images have luck of their own.
     """
     rng = np.random.default_rng(seed)
-    names, place = np.unique(counted.seeds, return_inverse=True)
-    picked = rng.integers(len(names), size=(draws, len(names)))
-    times = (picked[:, :, None] == np.arange(len(names))).sum(axis=1)  # how often each seed is in each draw
-    weights = times[:, place].astype(float)  # (D, C)
+    weights = _times(rng, counted.seeds, draws).astype(float)  # (D, C)
+    for seed_of_victim in np.unique(counted.seeds):
+        own = counted.seeds == seed_of_victim
+        weights[:, own] *= _times(rng, counted.defense_seeds[own], draws)
     weights /= weights.sum(axis=1, keepdims=True)
 
     def rates(values: Array, counts: Array) -> Array:
@@ -103,6 +106,13 @@ def resample(counted: Counted, draws: int = DRAWS, seed: int = DRAWS_SEED) -> tu
         return np.asarray(np.einsum("pcd,dc->dp", drawn, weights))
 
     return rates(counted.asr, counted.n_triggered), rates(counted.accuracy, counted.n_clean)
+
+
+def _times(rng: np.random.Generator, seeds: NDArray[np.int64], draws: int) -> NDArray[np.int64]:
+    """How often the seed of each cell comes up when seeds are drawn with replacement, as many as there are: (D, C)."""
+    names, place = np.unique(seeds, return_inverse=True)
+    picked = rng.integers(len(names), size=(draws, len(names)))
+    return np.asarray((picked[:, :, None] == np.arange(len(names))).sum(axis=1)[:, place])
 
 
 def interval_of(value: float, drawn: Array) -> Estimate:
@@ -117,12 +127,15 @@ def parity(frame: pd.DataFrame, budget_epochs: float | None = None) -> pd.DataFr
     Columns per rule R in RULES (``all``: everything that was searched, ``trials``, ``compute``): ``settings_R``,
     ``epochs_R`` (E per cell that these settings cost), ``hypervolume_R`` and ``box_R`` with ``_low`` and ``_high``
     (report half; whole plane, and the box of little ASR and little loss). ``equal_trials`` and ``equal_epochs`` are the
-    common n and E of the place (data set, model, attack); missing where there is one search alone.
+    common n and E of the place (data set, model, attack); missing where there is one search alone. ``models``: on
+    how many models the numbers rest, in words.
 
-    n is the number of settings of the search that has fewest. E is ``budget_epochs`` if the study had one, else the
-    least that any search spent in all, but no less than the dearest first setting: below that some search would have
-    nothing to show, and a defense that costs nothing (it prunes by weights alone) would cut all others to nothing. A
-    search that had ended before shows all that it has. The first setting, the published one, always counts.
+    n is the number of settings of the shortest search, of those with at least half as many as the longest: a search
+    with fewer has no part in equal trials (missing), and where no two have, nobody has. E is ``budget_epochs`` if the
+    study had one; a published setting that alone costs more is no part of equal compute. Else it is the least that any
+    search spent in all, but no less than the dearest first setting: below that some search would have nothing to show,
+    and a defense that costs nothing (it prunes by weights alone) would cut all others to nothing. A search that had
+    ended before shows all that it has.
     """
     prepared = frame.assign(status=true_status(frame), cell=frame["attack"])
     tables = [(prepared, aggregate(frame))]
@@ -133,28 +146,33 @@ def parity(frame: pd.DataFrame, budget_epochs: float | None = None) -> pd.DataFr
         searched = table[(table["role"] == "search") & (table["status"] != "backdoor_not_implanted")].copy()
         searched["epochs_cell"] = _epochs_per_cell(rows, searched)
         for place, group in searched.groupby(list(PLACE), sort=True, dropna=False):
-            found = {str(name): one for name, one in group.groupby("defense", sort=True) if one["complete"].any()}
+            found = {str(name): one for name, one in group.groupby("defense_label", sort=True) if one["complete"].any()}
             if not found:
                 continue
-            spent = {name: one["epochs_cell"].cumsum().to_numpy() for name, one in found.items()}
             common: dict[str, float] = {"equal_trials": np.nan, "equal_epochs": np.nan}
+            within = {name: _within_budget(one, budget_epochs) for name, one in found.items()}
             if len(found) > 1:
-                common["equal_trials"] = min(len(one) for one in found.values())
-                least, dearest = (min(e[-1] for e in spent.values()), max(e[0] for e in spent.values()))
-                common["equal_epochs"] = budget_epochs or max(least, dearest)
+                counts = sorted(len(one) for one in found.values() if 2 * len(one) >= max(map(len, found.values())))
+                common["equal_trials"] = counts[0] if len(counts) > 1 else np.nan
+                spent = [one["epochs_cell"].cumsum().to_numpy() for one in within.values() if len(one)]
+                common["equal_epochs"] = budget_epochs or max(min(e[-1] for e in spent), max(e[0] for e in spent))
             for name, one in found.items():
-                limits = {"all": len(one)}
+                parts = {"all": one}
+                if len(one) >= common["equal_trials"]:
+                    parts["trials"] = one.iloc[: int(common["equal_trials"])]
                 if len(found) > 1:
-                    within = int((spent[name] <= common["equal_epochs"] * (1 + 1e-9)).sum())
-                    limits |= {"trials": int(common["equal_trials"]), "compute": max(1, within)}
-                record = {**dict(zip(PLACE, place, strict=True)), "defense": name, **common}
-                for rule, count in limits.items():
-                    record |= _estimates(rows, one.iloc[:count], rule)
-                    record[f"settings_{rule}"], record[f"epochs_{rule}"] = count, float(spent[name][count - 1])
+                    own = within[name]
+                    parts["compute"] = own[own["epochs_cell"].cumsum() <= common["equal_epochs"] * (1 + 1e-9)]
+                record = {**dict(zip(PLACE, place, strict=True)), "defense_label": name, **common}
+                record["models"] = models_of(one[one["complete"]].iloc[0])
+                for rule, part in parts.items():
+                    record |= _estimates(rows, part, rule) if len(part) else {}
+                    record[f"settings_{rule}"] = len(part)
+                    record[f"epochs_{rule}"] = float(part["epochs_cell"].sum())
                 records.append(record)
     values = [f"{key}_{rule}" for rule in RULES for key in ("settings", "epochs")]
     values += [f"{key}_{rule}{end}" for rule in RULES for key in ("hypervolume", "box") for end in ENDS]
-    return pd.DataFrame(records, columns=[*GROUP, "equal_trials", "equal_epochs", *values])
+    return pd.DataFrame(records, columns=[*GROUP, "models", "equal_trials", "equal_epochs", *values])
 
 
 def search_costs(frame: pd.DataFrame) -> pd.DataFrame:
@@ -182,6 +200,14 @@ def search_costs(frame: pd.DataFrame) -> pd.DataFrame:
         records.append(record)
     columns = ["settings", "trials", *OUTCOMES, NO_BACKDOOR, "epochs", "epochs_found", "seconds", "gpu_seconds"]
     return pd.DataFrame(records, columns=[*GROUP, *columns])
+
+
+def _within_budget(settings: pd.DataFrame, budget: float | None) -> pd.DataFrame:
+    """Settings of one search without a published one that alone costs more than the budget."""
+    if budget is None:
+        return settings
+    beyond = settings["published"].astype(bool) & (settings["epochs_cell"] > budget * (1 + 1e-9))
+    return settings[~beyond]
 
 
 def _epochs_per_cell(rows: pd.DataFrame, settings: pd.DataFrame) -> list[float]:
@@ -224,11 +250,13 @@ def _counted(rows: pd.DataFrame, members: pd.DataFrame) -> Counted | None:
     if own[["asr_report", "clean_accuracy_report", *counts]].isna().any(axis=None):
         return None
     values = ["asr_report", "clean_accuracy_report", *counts]
-    wide = own.astype(dict.fromkeys(values, "float64")).pivot(index="trial", columns=["seed", "cell"], values=values)
+    wide = own.astype(dict.fromkeys(values, "float64")).pivot(index="trial", columns=list(_CELL), values=values)
     wide = wide.loc[members["trial"]]
     if wide.isna().any(axis=None):
         return None
     n_triggered, n_clean = (wide[name].iloc[0].to_numpy(dtype=float) for name in counts)
     asr, accuracy = (wide[name].to_numpy(dtype=float) for name in ("asr_report", "clean_accuracy_report"))
-    seeds = wide["asr_report"].columns.get_level_values("seed").to_numpy(dtype=np.int64)
-    return Counted(asr, accuracy, n_triggered, n_clean, seeds)
+    seeds, own_seeds = (
+        wide["asr_report"].columns.get_level_values(name).to_numpy(dtype=np.int64) for name in _CELL[:2]
+    )
+    return Counted(asr, accuracy, n_triggered, n_clean, seeds, own_seeds)

@@ -1,98 +1,100 @@
-"""Which searches still lack settings, as far as the ledger and the spec can tell."""
+"""How far a search is, from its rows and the spec: the one answer of `run`, `plan`, `show` and the report."""
 
 from __future__ import annotations
 
-import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from study.plan.jobs import Plan, Search
+from study.record.cost import Bill
+from study.record.ledger import row_key
+from study.results.failures import VICTIM
 
-from search_spaces import space as search_spaces
-from study.results.settings import ALL_ATTACKS, GROUP, charged_epochs, is_shared
-from trainables.registry import SettingError
+# Flag of a published setting that alone costs more than its search may spend: shown, and counted in no budget.
+BEYOND_BUDGET = "beyond_budget"
+Place = tuple[str, int, int]  # of a cell: attack, seed, defense seed
+ROUNDING = 1e-9
 
-LARGEST_SPACE = 10_000  # points up to which a space is counted; a larger one is not used up
 
-
-def unfinished_searches(frame: pd.DataFrame, search: Mapping[str, Any]) -> dict[tuple[Any, ...], tuple[int, int]]:
-    """Searches that lack settings: GROUP key -> (settings with a row, settings asked for).
-
-    A search has ended when it has ``search.trials`` settings, when it has spent its ``search.budget_epochs``, or when
-    it has tried every setting of a space that holds fewer.
+class Standing:
+    """One search of a plan; `add` takes its rows as they come, in any order.
 
     Args:
-        frame: ledger rows.
-        search: the part ``search`` of the spec, as written; what is missing there ends no search.
+        plan: of the study; victims without a backdoor left out.
+        search: of the plan.
+        ended: its settings when nothing more fitted into its budget, see `record.ended`; None: it has not ended so.
     """
-    asked = search.get("trials")
-    rows = frame[frame["role"].fillna("search") == "search"]
-    if not isinstance(asked, int) or not len(rows):
-        return {}
-    cell = rows["seed"].astype(str)
-    if is_shared(frame):
-        cell, rows = rows["attack"].astype(str) + "/" + cell, rows.assign(attack=ALL_ATTACKS)
-    rows = rows.assign(cell=cell, cost=charged_epochs(rows).fillna(0.0))
-    budget = search.get("budget_epochs")
-    found = {}
-    for keys, group in rows.groupby(list(GROUP), dropna=False):
-        done = int(group["trial"].nunique())
-        cells = group["cell"].nunique()
-        spent = isinstance(budget, int | float) and group["cost"].sum() >= budget * cells * (1 - 1e-9)
-        dataset = str(group["dataset"].iloc[0]) if "dataset" in group else None
-        if done < asked and not spent and done < space_size(str(group["defense"].iloc[0]), search, dataset):
-            found[tuple(keys)] = (done, asked)
-    return found
 
+    def __init__(self, plan: Plan, search: Search, ended: int | None = None) -> None:
+        self.label, self.cells = search.label, frozenset(cell.place for cell in search.cells)
+        budget = plan.spec.search.budget_epochs
+        self.most, self.budget = plan.most_settings(search), None if budget is None else budget * len(self.cells)
+        self.ended = ended
+        self.spent = 0.0  # E, of what counts in the budget
+        self.rows = 0
+        self.finished = 0  # settings with a row for every cell
+        self._bill = Bill()
+        self._rows_of: Counter[str] = Counter()
+        self._without_victim: set[Place] = set()
+        self._measured = False
 
-def not_begun(frame: pd.DataFrame, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(attack, defense) of the searches that the spec asks for and of which the ledger has no row yet."""
-    attacks, defenses = spec.get("attacks"), spec.get("defenses")
-    if not isinstance(attacks, list) or not isinstance(defenses, list):
-        return []
-    rows = frame[frame["role"].fillna("search") == "search"]
-    begun = set(zip(rows["attack"].astype(str), rows["defense"].astype(str), strict=True))
-    return [(str(a), str(d)) for a in attacks for d in defenses if (str(a), str(d)) not in begun]
+    def add(self, row: Mapping[str, Any]) -> float:
+        """Count a row of the search; returns what the search is charged for it, in E."""
+        key = row_key(row)[1:]
+        charged = self._bill.charge(row)
+        if key not in self.cells:  # of a victim without a backdoor, measured before that was a reason to leave it out
+            return charged
+        if BEYOND_BUDGET not in row.get("flags", ()):
+            self.spent += charged
+        self.rows += 1
+        self._rows_of[row["trial"]] += 1
+        self.finished += self._rows_of[row["trial"]] == len(self.cells)
+        if row["status"] == "failed" and str(row.get("error") or "").startswith(VICTIM):
+            self._without_victim.add(key)
+        else:
+            self._measured = True
+        return charged
 
+    @property
+    def begun(self) -> int:
+        """Settings with a row."""
+        return len(self._rows_of)
 
-def space_size(defense: str, search: Mapping[str, Any], dataset: str | None = None) -> float:
-    """Different settings that the search space of a defense holds; infinite if it is large, continuous or unknown."""
-    try:
-        space = search_spaces.get_space(defense, _part(search, "space").get(defense, "default"), dataset)
-        ranges = _part(_part(search, "ranges"), defense)
-        space = space.with_ranges(ranges, f"search.ranges.{defense}", published=search.get("published") is not False)
-    except SettingError:
-        return math.inf
-    choices = {name: _points(item) for name, item in space.distributions.items()}
-    size = math.prod(map(len, choices.values()))
-    if not 0 < size <= LARGEST_SPACE:
-        return math.inf
-    different = set()
-    for number in range(size):
-        params = {}
-        for name, points in choices.items():
-            number, index = divmod(number, len(points))
-            params[name] = points[index]
-        settings = space.to_settings(params)
-        plain = {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in settings.items()}
-        different.add(json.dumps(plain, sort_keys=True, default=str))
-    return len(different)
+    @property
+    def cost_of_a_setting(self) -> float:
+        """Mean over the finished ones, in E; 0 while there is none."""
+        return self.spent / max(1, self.finished)
 
+    def may_ask(self, asked: int) -> bool:
+        """Whether the search may try another setting, when ``asked`` were begun or wait for their first row.
 
-def _points(item: BaseDistribution) -> list[Any]:
-    """All values of a distribution; none of a continuous one, or of one that is large by itself."""
-    if isinstance(item, CategoricalDistribution):
-        return list(item.choices)
-    if isinstance(item, IntDistribution) and item.high - item.low < LARGEST_SPACE:
-        return list(range(item.low, item.high + 1, item.step))
-    if isinstance(item, FloatDistribution) and (item.low == item.high or item.step):
-        steps = 0 if item.low == item.high else round((item.high - item.low) / (item.step or 1.0))
-        return [item.low + i * (item.step or 0.0) for i in range(steps + 1)] if steps < LARGEST_SPACE else []
-    return []
+        It may not once it has as many as it was given or its space holds; once nothing more fits into its budget; or if
+        none of its victims could be made: one setting says that.
+        """
+        return asked < self.most and self.ended is None and not self._has_no_victim
 
+    def settings_in_the_end(self, asked: int | None = None) -> int:
+        """Settings of the finished search; while one with a budget still runs, an estimate.
 
-def _part(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = mapping.get(key)
-    return value if isinstance(value, Mapping) else {}
+        Args:
+            asked: settings begun, those without a row included; None: only those with a row are known.
+        """
+        asked = self.begun if asked is None else asked
+        if asked <= self.finished and not self.may_ask(asked):
+            return asked
+        if self._has_no_victim or self.ended is not None:
+            return asked
+        if self.budget is None or self.cost_of_a_setting == 0.0:
+            return max(asked, self.most)
+        by_budget = math.floor(self.budget / self.cost_of_a_setting * (1 + ROUNDING))
+        return max(asked, min(self.most, by_budget))
+
+    def rows_left(self, asked: int | None = None) -> int:
+        """Rows still to come."""
+        return max(0, self.settings_in_the_end(asked) * len(self.cells) - self.rows)
+
+    @property
+    def _has_no_victim(self) -> bool:
+        return not self._measured and self._without_victim >= self.cells

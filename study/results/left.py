@@ -1,34 +1,66 @@
-"""What a study has left to do, from its ledger, for ``plan`` and ``show``.
+"""What a study has left to do, from its ledger, for ``plan``, ``show`` and the report.
 
-A run itself opens its searches and decides in `study.run.driver`.
+A run asks the same `Standing` of each search, and knows besides which settings it has handed out.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from study.plan.jobs import Plan
-from study.record.columns import to_frame
-from study.results.finished import unfinished_searches
+from study.plan.jobs import Plan, make_plan
+from study.record.ledger import row_key
+from study.record.victims import absent, decided
+from study.results.finished import Standing
+from study.spec.schema import StudySpec
 
 
-def trials_left(plan: Plan, rows: Iterable[Mapping[str, Any]]) -> Counter[str]:
-    """Trials without a row, by the label of their search or baseline; those that have none left are not in it.
+def plan_in(directory: Path, spec: StudySpec, rows: Iterable[Mapping[str, Any]]) -> Plan:
+    """The plan of the study in ``directory``, without the victims that it found to hold no backdoor."""
+    return make_plan(spec).without(absent(decided(directory, rows)))
 
-    A search that has spent its budget, or used up its space, has none left.
+
+def standings(
+    plan: Plan, rows: Iterable[Mapping[str, Any]], ended: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, Standing]:
+    """How far each search is, by its label.
+
+    Args:
+        plan, rows: of the study.
+        ended: see `record.ended`.
     """
+    found = {search.label: Standing(plan, search, ended.get(search.label)) for search in plan.searches}
+    for row in rows:
+        if (search := found.get(str(row.get("search")))) is not None:
+            search.add(row)
+    return found
+
+
+def trials_left(
+    plan: Plan, rows: Iterable[Mapping[str, Any]], ended: Mapping[str, int] = MappingProxyType({})
+) -> Counter[str]:
+    """Trials without a row, by the label of their search or baseline; those that have none left are not in it."""
     rows = list(rows)
-    done = {(row["trial"], row["attack"], row["seed"]) for row in rows}
+    done = {row_key(row) for row in rows}
     left = Counter(job.label for job in plan.baselines if job.key not in done)
-    made = Counter(row.get("search") for row in rows)
-    frame = to_frame(rows)
-    open_ones = {f"{key[2]}/{key[3]}" for key in unfinished_searches(frame, plan.spec.search.model_dump())}
-    for search in plan.searches:
-        wanted = plan.spec.search.trials * len(search.cells)
-        if not made[search.label] or search.label in open_ones:
-            left[search.label] = max(0, wanted - made[search.label])
-        elif made[search.label] % len(search.cells):  # its last setting lacks some of its cells
-            left[search.label] = len(search.cells) - made[search.label] % len(search.cells)
-    return +left
+    return left + Counter({label: one.rows_left() for label, one in standings(plan, rows, ended).items()})
+
+
+def unfinished_in_words(
+    plan: Plan, rows: Iterable[Mapping[str, Any]], ended: Mapping[str, int] = MappingProxyType({})
+) -> list[str]:
+    """What still has trials to come, one line each: ``badnets / super_ft: 3 of 12 settings``."""
+    rows = list(rows)
+    left, searches = trials_left(plan, rows, ended), standings(plan, rows, ended)
+    lines = []
+    for label, count in left.items():
+        name = label.replace("/", " / ")
+        if (one := searches.get(label)) is None:
+            lines.append(f"{name}: {count} to run")
+        else:
+            done = f"{one.finished} of {one.settings_in_the_end()} settings" if one.rows else "not begun"
+            lines.append(f"{name}: {done}")
+    return lines

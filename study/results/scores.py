@@ -1,24 +1,57 @@
-"""What a search is told of a setting: its values on the search half, from the rows of its cells."""
+"""What a setting comes to on the search half, from the rows of its cells; one rule for search, progress and report.
+
+A cell whose victim holds no backdoor has nothing to remove: it counts nowhere. What rests on fewer models than were
+meant says so.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 STATUSES = ("ok", "abstained", "diverged", "failed", "backdoor_not_implanted")  # from best to worst
+NOT_IMPLANTED = "backdoor_not_implanted"
 # Trials in these states were measured; a failed one was not.
-MEASURED = ("ok", "diverged", "abstained", "backdoor_not_implanted")
+MEASURED = ("ok", "diverged", "abstained")
+
+Row = Mapping[str, Any]
+Values = tuple[float, float]
+Victim = tuple[str, str, str, int]
+WORST = (1.0, 0.0)
 
 
-def scores(rows: Mapping[Any, Mapping[str, Any]]) -> Values | None:
-    """(ASR, clean accuracy) on the search half, the mean over the measured cells; None if there is none.
+def victim_of(row: Row) -> Victim:
+    """Data set, model, attack and seed: in the rows of a study they name a victim."""
+    return row["dataset"], row["model"], row["attack"], row["seed"]
 
-    A collapsed model counts as the worst, as a diverged one does: its ASR may be 0 by accident.
+
+def without_backdoor(rows: Iterable[Row]) -> frozenset[Victim]:
+    """Victims without a backdoor, as far as these rows tell.
+
+    In ledgers of earlier versions a trial that abstained or diverged on such a victim says only that; others tell.
+    """
+    return frozenset(victim_of(row) for row in rows if row["status"] == NOT_IMPLANTED)
+
+
+def counting(rows: Iterable[Row], absent: Collection[Victim] = ()) -> list[Row]:
+    """The rows that count, failed ones included: those on a victim with a backdoor.
+
+    Args:
+        absent: victims that are known to hold none, from other rows.
+    """
+    return [row for row in rows if row["status"] != NOT_IMPLANTED and victim_of(row) not in absent]
+
+
+def scores(rows: Iterable[Row], absent: Collection[Victim] = ()) -> Values | None:
+    """What a search is told of a setting: (ASR, clean accuracy), means over its measured cells with a backdoor.
+
+    A collapsed model counts as the worst, as a diverged one does: its ASR may be 0 by accident. None if nothing was
+    measured, or no cell has a backdoor.
     """
     measured = [
         WORST if row.get("collapsed") else (row["asr_search"], row["clean_accuracy_search"])
-        for row in rows.values()
+        for row in counting(rows, absent)
         if row["status"] in MEASURED
     ]
     if not measured:
@@ -27,31 +60,45 @@ def scores(rows: Mapping[Any, Mapping[str, Any]]) -> Values | None:
     return asr, accuracy
 
 
-def has_backdoor(rows: Mapping[Any, Mapping[str, Any]]) -> bool:
-    """Whether every victim under a setting's rows holds a backdoor: else the setting counts in no front."""
-    return all(row["status"] != "backdoor_not_implanted" for row in rows.values())
+def front_point(rows: Sequence[Row], absent: Collection[Victim] = ()) -> Values | None:
+    """The same, where the setting may be on a front; None if a cell that counts failed, or its model collapsed."""
+    sound = all(row["status"] in MEASURED and not row.get("collapsed") for row in counting(rows, absent))
+    return scores(rows, absent) if sound else None
 
 
-Values = tuple[float, float]
-WORST = (1.0, 0.0)
+def models_in_words(counted: int, meant: int) -> str:
+    """``1 of 4 models``, ``4 models``: on how many a pooled number rests; nothing where there is one alone."""
+    if meant <= 1:
+        return ""
+    return f"{meant} models" if counted == meant else f"{counted} of {meant} models"
 
 
-def remarks_on(rows: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any]:
+def _count_victims(rows: Iterable[Row]) -> int:
+    return len({victim_of(row) for row in rows})
+
+
+def remarks_on(rows: Sequence[Row], absent: Collection[Victim] = ()) -> dict[str, Any]:
     """What people want to see of a setting beside what its search is told, JSON-able, from the rows of its cells.
 
-    ``asr_report`` and ``clean_accuracy_report``: means over the measured cells on the half that the search does not
-    read. ``charged_epochs``: E of all cells. ``status``: the worst of the cells; ``diverged`` marks a point that is the
-    worst there is because training left the finite numbers. ``seeds``: of the cells.
+    ``asr_report`` and ``clean_accuracy_report``: means over the measured cells with a backdoor, on the half that the
+    search does not read. ``charged_epochs``: E of all cells. ``status``: the worst of the cells with a backdoor;
+    ``diverged`` marks a point that is the worst there is because training left the finite numbers. ``seeds``,
+    ``defense_seeds``: of the cells. ``models``: how many of the models that the setting was meant for count.
     """
-    everything = list(rows.values())
-    measured = [row for row in everything if row["status"] in MEASURED]
+    own = counting(rows, absent)
+    told = own or rows
     remarks: dict[str, Any] = {
-        "status": max((row["status"] for row in everything), key=STATUSES.index),
-        "diverged": any(row["status"] == "diverged" for row in everything),
-        "collapsed": any(bool(row.get("collapsed")) for row in everything),
-        "charged_epochs": math.fsum(row.get("charged_epochs") or 0.0 for row in everything),
-        "seeds": sorted({row["seed"] for row in everything}),
+        "status": max((row["status"] for row in told), key=STATUSES.index),
+        "diverged": any(row["status"] == "diverged" for row in told),
+        "collapsed": any(bool(row.get("collapsed")) for row in told),
+        "charged_epochs": math.fsum(row.get("charged_epochs") or 0.0 for row in rows),
+        "seeds": sorted({row["seed"] for row in rows}),
+        "defense_seeds": sorted({row.get("defense_seed", 0) for row in rows}),
     }
+    meant = max((row.get("models") or _count_victims(rows) for row in rows), default=0)
+    if words := models_in_words(_count_victims(own), meant):
+        remarks["models"] = words
+    measured = [row for row in own if row["status"] in MEASURED]
     for name in ("asr_report", "clean_accuracy_report"):
         known = [row[name] for row in measured if row.get(name) is not None]
         if known:

@@ -8,7 +8,7 @@ are those of the report half, which no choice has seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ import pandas as pd
 from study.record.columns import PARAM
 from study.record.cost import epochs
 from study.results.pareto import PICKS, RunningFront, hypervolume, hypervolume_box, knee, non_dominated_indices, picks
-from study.results.scores import STATUSES
+from study.results.scores import NOT_IMPLANTED, STATUSES, models_in_words, victim_of, without_backdoor
 from trainables.evaluation.metrics import der
 
-GROUP = ("dataset", "model", "attack", "defense")
+# What a search, or a baseline, is called within a study; the label is the defense's name there.
+GROUP = ("dataset", "model", "attack", "defense_label")
 ALL_ATTACKS = "all"
 METRICS = (
     *tuple(
@@ -42,9 +43,9 @@ _POOLED = ("n_clean", "n_triggered", "n_clean_report", "n_triggered_report")
 _FRONT_VALUES = (
     *("asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report", "robust_accuracy_report"),
     *("asr_before_report", "clean_accuracy_before_report", "charged_epochs", "wall_seconds", "cells", "published"),
-    *("status", "collapsed"),
+    *("models", "models_counted", "status", "collapsed"),
 )
-FRONT_COLUMNS = (*GROUP, "rank", "trial", *_FRONT_VALUES, "der_report", "is_knee", "picks")
+FRONT_COLUMNS = (*GROUP, "defense", "rank", "trial", *_FRONT_VALUES, "der_report", "is_knee", "picks")
 
 
 def non_dominated(frame: pd.DataFrame, asr: str = "asr_search", ca: str = "clean_accuracy_search") -> pd.DataFrame:
@@ -89,12 +90,26 @@ def true_status(frame: pd.DataFrame) -> pd.Series[str]:
 
     A trial that abstained or diverged there says only that; the others on the same victim tell.
     """
-    victim = frame["dataset"].astype(str)
-    for name in ("model", "attack", "seed"):
-        victim = victim + "/" + frame[name].astype(str)
-    absent = victim.isin(victim[frame["status"] == "backdoor_not_implanted"])
-    status: pd.Series[str] = frame["status"].mask(absent & (frame["status"] != "failed"), "backdoor_not_implanted")
+    without = holds_no_backdoor(frame)
+    status: pd.Series[str] = frame["status"].mask(without & (frame["status"] != "failed"), NOT_IMPLANTED)
     return status
+
+
+def cell_names(rows: pd.DataFrame, parts: Sequence[str] = ("attack", "seed", "defense_seed")) -> pd.Series[str]:
+    """What a setting was scored on in each row, as one text."""
+    names = rows[parts[0]].astype(str)
+    for name in parts[1:]:
+        names = names + "/" + rows[name].astype(str)
+    return names
+
+
+def holds_no_backdoor(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Whether the victim of each row holds no backdoor, by `scores.without_backdoor`."""
+    names = ["dataset", "model", "attack", "seed", "status"]
+    rows = [dict(zip(names, values, strict=True)) for values in frame[names].itertuples(index=False, name=None)]
+    absent = without_backdoor(rows)
+    without = pd.Series([victim_of(row) in absent for row in rows], index=frame.index)
+    return without.astype(bool)
 
 
 def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
@@ -105,35 +120,48 @@ def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
 def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame:
     """One row per setting: means over its cells, in the order in which the settings were finished.
 
-    Cells are its seeds, or with ``across_attacks`` its (attack, seed) pairs under the attack name ``all``. Cells
-    whose backdoor was not implanted measure nothing and are left out, also those of trials that abstained or diverged
-    there. ``complete`` is true for a setting that has a
-    result on every cell that its rivals in the group were scored on: a mean over fewer is no fair rival, so a setting
-    with a failed or still missing cell never enters a front. ``status`` is the worst of those cells, ``collapsed``
-    whether any of them did; ``cells`` counts those in the mean; ``*_min`` and ``*_max`` span the cells; counts of test
-    images are pooled; costs are means per cell.
+    Cells are its pairs of seed and defense seed, with ``across_attacks`` those on every attack, under the attack name
+    ``all``. Cells whose backdoor was not implanted measure nothing and are left out, also those of trials that
+    abstained or diverged there. ``complete`` is true for a setting that has a result on every cell that its rivals in
+    the group were scored on: a mean over fewer is no fair rival, so a setting with a failed or still missing cell never
+    enters a front. ``status`` is the worst of those cells, ``collapsed`` whether any of them did; ``cells`` counts
+    those in the mean, ``models_counted`` their victims, ``models`` the victims that the setting was meant for (also
+    those without a backdoor, which may have no row); ``*_min`` and ``*_max`` span the cells; counts of test images are
+    pooled; costs are means per cell.
     """
     params = [name for name in frame.columns if name.startswith(PARAM)]
     rows = frame.reset_index(drop=True).copy()
     rows["row"] = np.arange(len(rows))
     rows["role"] = rows["role"].fillna("search")
-    rows["cell"] = rows["attack"].astype(str) + "/" + rows["seed"].astype(str)
+    rows["cell"], rows["of_victim"] = cell_names(rows), cell_names(rows, ("attack", "seed"))
     rows["charged_epochs"], rows["epochs_alone"] = charged_epochs(rows), charged_epochs(rows, alone=True)
-    rows["status"] = true_status(rows)
+    rows["status"], rows["without"] = true_status(rows), holds_no_backdoor(rows)
     for metric, count in (("asr", "n_triggered"), ("clean_accuracy", "n_clean")):
         rows[f"{metric}_before_search"] = _other_half(rows, f"{metric}_before", count)
     means = [*METRICS, *_EXTRA_MEANS, *_COSTS]
     rows[[*means, *_POOLED]] = rows[[*means, *_POOLED]].astype("float64")
-    scored = ~rows["status"].isin(["failed", "backdoor_not_implanted"])
+    scored = ~rows["status"].isin(["failed", NOT_IMPLANTED])
     rows.loc[~scored, [*means, *_POOLED]] = np.nan
     if across_attacks:
         single = rows["role"] != "search"  # one settings point per defense, but a trial of its own per attack
-        rows.loc[single, "trial"] = ALL_ATTACKS + "/" + rows.loc[single, "defense"] + "/" + rows.loc[single, "role"]
+        rows.loc[single, "trial"] = (
+            ALL_ATTACKS + "/" + rows.loc[single, "defense_label"] + "/" + rows.loc[single, "role"]
+        )
         rows["attack"] = ALL_ATTACKS
     rows["scored"], rows["collapsed"] = scored, collapsed(rows) & scored
     rows["severity"] = rows["status"].map({status: rank for rank, status in enumerate(STATUSES)}).fillna(0).astype(int)
-    rows.loc[rows["status"] == "backdoor_not_implanted", "severity"] = -1  # tells only if there is no other cell
+    rows.loc[rows["without"], "severity"] = -1  # tells only if there is no other cell
     rows["published"] = rows["published"].eq(True)
+    searched = rows["role"] == "search"
+    meant = rows["models"].astype("float64")
+    if across_attacks:  # a baseline's row knows of its own attack alone
+        meant = meant.where(searched, meant[searched].max())
+    else:  # a setting that was scored over all attacks counts here on this one's seeds alone
+        shared = rows["search"].fillna("").str.startswith(f"{ALL_ATTACKS}/")
+        meant = meant.where(~shared, rows["seed"].nunique())
+    rows["models"] = meant
+
+    rows["victim_scored"] = rows["of_victim"].where(rows["scored"])
 
     owner = [*GROUP, "role"]
     grouped = rows.groupby([*owner, "trial"], sort=False, dropna=False)
@@ -141,26 +169,42 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     for name in _SPREAD:
         table[f"{name}_min"], table[f"{name}_max"] = grouped[name].min(), grouped[name].max()
     table[list(_POOLED)] = grouped[list(_POOLED)].sum()
-    firsts = ["study", "device", "versions", "error", "flags", *params]
+    firsts = ["study", "defense", "device", "versions", "error", "flags", *params]
     table[firsts] = rows.loc[grouped["row"].first(), firsts].to_numpy(dtype=object)
     if len(table) < len(rows):  # the first cell may hold no error where a later one does
         table[["error", "flags"]] = grouped[["error", "flags"]].first()
     table["published"], table["collapsed"] = grouped["published"].all(), grouped["collapsed"].any()
-    table["status"] = grouped["severity"].max().map({**dict(enumerate(STATUSES)), -1: "backdoor_not_implanted"})
-    table["cells"] = grouped["scored"].sum()
+    table["status"] = grouped["severity"].max().map({**dict(enumerate(STATUSES)), -1: NOT_IMPLANTED})
+    table["cells"], table["models"] = grouped["scored"].sum(), grouped["models"].max()
+    table["models_counted"] = grouped["victim_scored"].nunique()
     table["finished_row"] = grouped["row"].max()
     table = table.reset_index()
-    implanted = rows[rows["status"] != "backdoor_not_implanted"]
+    implanted = rows[~rows["without"]]
+    seen = rows.groupby(owner, dropna=False)["of_victim"].nunique().rename("seen").reset_index()
+    table = table.merge(seen, on=owner, how="left")
+    # Earlier versions did not say it: then as many as have a row.
+    table["models"] = table[["models", "seen"]].max(axis=1).astype(int)
+    table = table.drop(columns="seen")
     expected = implanted.groupby(owner, dropna=False)["cell"].nunique().rename("expected_cells").reset_index()
     table = table.merge(expected, on=owner, how="left")
     table["complete"] = (table["cells"] > 0) & (table["cells"] == table["expected_cells"].fillna(0))
     return table.sort_values("finished_row").reset_index(drop=True)
 
 
+def models_of(one: Mapping[Any, Any] | pd.Series[Any]) -> str:
+    """On how many of its models a setting's numbers rest, ``1 of 4 models``; nothing where there is one alone."""
+    return models_in_words(int(one["models_counted"]), int(one["models"]))
+
+
 def is_shared(frame: pd.DataFrame) -> bool:
     """Whether settings were scored over several attacks at once (``search.per: all``)."""
     searched = frame[frame["role"].fillna("search") == "search"]
-    return bool(len(searched)) and int(searched.groupby("trial")["attack"].nunique().max()) > 1
+    if not len(searched):
+        return False
+    # Also where the victims of one attack alone hold a backdoor, so that the others have no row.
+    pooled = searched["search"].fillna("").str.startswith(f"{ALL_ATTACKS}/")
+    meant = searched.loc[pooled, "models"].astype("float64").max()
+    return int(searched.groupby("trial")["attack"].nunique().max()) > 1 or bool(meant > searched["seed"].nunique())
 
 
 def aggregate_all(frame: pd.DataFrame) -> pd.DataFrame:
@@ -243,6 +287,7 @@ def compare(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             before = {half: float(group[f"clean_accuracy_before_{half}"].mean()) for half in ("search", "report")}
             bends = front[front["is_knee"]]
             record = {**dict(zip(GROUP, keys, strict=True)), "study": name, "trials": len(group), "front": len(front)}
+            record["models"] = models_of(group.iloc[0])
             record |= {f"hypervolume_{half}": hypervolume(points) for half, points in halves.items()}
             record |= {f"box_{half}": hypervolume_box(points, before[half]) for half, points in halves.items()}
             for metric in ("asr", "clean_accuracy"):
@@ -259,6 +304,7 @@ def compare(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         "study",
         "trials",
         "front",
+        "models",
         "hypervolume_search",
         "hypervolume_report",
         "box_search",

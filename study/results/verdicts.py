@@ -39,7 +39,7 @@ _EXACT = 1e-12
 
 @dataclass(frozen=True)
 class Verdict:
-    """One search: its published setting, its tuned one, and what can be said of the two.
+    """One search, of ``defense`` (its label): its published setting, its tuned one, and what can be said of the two.
 
     ``published``, ``tuned`` (the pick TUNED) and ``pick`` (the one that the verdict is about) are rows of
     ``settings.aggregate``; None where there is none. ``label`` names ``pick`` (one of PICK_ORDER).
@@ -77,10 +77,10 @@ def verdicts(settings: pd.DataFrame, members: pd.DataFrame, shared: pd.DataFrame
     """
     searched = settings[settings["role"] == "search"]
     found = []
-    for defense, group in searched.groupby("defense", sort=True):
-        front = members[members["defense"] == defense]
-        if shared is not None and (shared["defense"] == defense).any():
-            front = shared[shared["defense"] == defense]
+    for defense, group in searched.groupby("defense_label", sort=True):
+        front = members[members["defense_label"] == defense]
+        if shared is not None and (shared["defense_label"] == defense).any():
+            front = shared[shared["defense_label"] == defense]
         found.append(_verdict(str(defense), group, front))
     return found
 

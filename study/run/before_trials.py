@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from study.plan.forecast import Forecast
@@ -14,17 +15,50 @@ from study.record.cost import epochs
 from study.record.folder import Folder
 from study.record.remote_folder import RemoteFolder
 from study.record.stopped import StudyStoppedError
+from study.record.victims import VICTIMS_FILE, Judged, Key, NoBackdoorError, absent, write_victims
 from study.run.on_tune import MAX_FAILURES, cause, root
 from study.run.progress import Progress
 from study.spec.plugins import as_plugins
+from study.spec.schema import StudySpec
 from trainables.job import Cell
 from trainables.plugins.parcels import packed
 from trainables.storage.store import StoreUnavailableError
 from trainables.victims import VictimSpec
 
 
-def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> dict[VictimSpec, str]:
-    """Train the victims that are missing, side by side; those that failed, with the cause.
+@dataclass(frozen=True)
+class Made:
+    """The victims of a study: those that could not be made, with the cause, and what is known of the others."""
+
+    failed: Mapping[VictimSpec, str]
+    judged: Mapping[Key, Judged]
+
+
+def check_implanted(judged: Mapping[Key, Judged], spec: StudySpec) -> None:
+    """Stop a study that wants that (NoBackdoorError)."""
+    if spec.victim.require_implanted == "stop" and (missing := absent(judged)):
+        raise NoBackdoorError(
+            f"no backdoor in {len(missing)} of {len(judged)} victims, so no trial is run (victim.require_implanted: "
+            f"stop): {'; '.join(map(str, missing.values()))}"
+        )
+
+
+def settle(
+    known: Mapping[Key, Judged], now: Mapping[Key, Judged], home: Folder | RemoteFolder, progress: Progress
+) -> dict[Key, Judged]:
+    """Which victims hold a backdoor for the rest of the study, kept in its folder: what was decided before stands."""
+    for key in known.keys() & now.keys():
+        if (known[key].not_implanted is None) != (now[key].not_implanted is None):
+            progress.say(f"WARNING: when the study began: {known[key]}; now: {now[key]}; what was decided then stands")
+    both = {**known, **{key: one for key, one in now.items() if key not in known}}
+    if both:
+        write_victims(home.path, both.values())
+        home.keep(VICTIMS_FILE)
+    return both
+
+
+def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> Made:
+    """Train the victims that are missing, side by side.
 
     Args:
         gpus: of each; one that runs out of memory is trained again with the next larger share.
@@ -43,12 +77,19 @@ def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> dic
 
     waiting = {start(cell, gpus): (cell, gpus) for cell in plan.victims()}
     failed: dict[VictimSpec, str] = {}
+    judged: dict[Key, Judged] = {}
+    wanted = {cell.victim for cell in plan.cells}
     while waiting:
         ready, _ = ray.wait(list(waiting), num_returns=1)
         cell, had = waiting.pop(ready[0])
         name = f"victim {cell.victim.attack} (seed {cell.seed})"
         try:
-            progress.victim(ray.get(ready[0]))
+            facts = ray.get(ready[0])
+            progress.victim(facts)
+            if cell.victim in wanted:
+                judged[cell.attack, cell.seed] = Judged(
+                    **{item.name: facts[item.name] for item in dataclasses.fields(Judged)}
+                )
         except ray.exceptions.RayError as error:
             larger = next_larger(had)
             _stop_for(error)
@@ -60,7 +101,7 @@ def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> dic
             else:
                 failed[cell.victim] = f"victim: {cause(error)}"
                 progress.say(f"{name} FAILED: {cause(error)}")
-    return failed
+    return Made(failed, judged)
 
 
 def measure_kinds(

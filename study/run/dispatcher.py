@@ -19,7 +19,7 @@ MOST_OVERFLOWS = 2
 RETRIED = "retried_out_of_memory"
 LONGEST_CAUSE = 300  # characters of torch's own words in the row
 
-Key = tuple[str, str, int]  # of a job
+Key = tuple[str, str, int, int]  # of a job
 
 
 class Dispatcher:

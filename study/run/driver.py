@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from search_spaces.space import published_for
 from study.plan.jobs import Plan
 from study.record.columns import SCHEMA
 from study.record.cost import Bill
-from study.record.ledger import Ledger
+from study.record.ledger import Ledger, row_key
+from study.results.finished import BEYOND_BUDGET, ROUNDING, Place, Standing
 from study.results.pareto import RunningFront
-from study.results.scores import has_backdoor, remarks_on, scores
+from study.results.scores import front_point, remarks_on, scores, without_backdoor
 from study.search.optuna_search import OptunaSearch
 from study.spec.methods import is_published
-from trainables.job import Job
+from trainables.job import Cell, Job
 from trainables.trial import plugins_of
 from trainables.victims import VictimSpec
 
@@ -35,23 +38,59 @@ class Driver:
         plan: the work.
         ledger: opened for appending.
         searches: one per search of the plan, in its order.
+        absent: attacks and seeds of victims without a backdoor, which the plan leaves out or not.
+        cost: planned E of settings on a cell; needed where searches have a budget.
+        ended: searches into whose budget nothing more fitted before, see `record.ended`.
+        on_end: called with the same once another search has ended so.
+
+    Raises:
+        ValueError: searches have a budget, and the cost of a trial is not known.
     """
 
-    def __init__(self, plan: Plan, ledger: Ledger, searches: Sequence[OptunaSearch]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        searches: Sequence[OptunaSearch],
+        absent: Collection[tuple[str, int]] = (),
+        *,
+        cost: Callable[[Cell, Mapping[str, Any]], float] | None = None,
+        ended: Mapping[str, int] = MappingProxyType({}),
+        on_end: Callable[[Mapping[str, int]], None] | None = None,
+    ) -> None:
+        if plan.spec.search.budget_epochs is not None and cost is None:
+            raise ValueError("a search with a budget needs to know what a setting costs before it runs: give cost")
         self.plan, self.ledger, self.searches = plan, ledger, list(searches)
-        self.fronts: dict[str, RunningFront] = {search.search.label: RunningFront() for search in searches}
+        self._known_absent = set(absent)
         self.broken: dict[VictimSpec, str] = {}
         self._queue: deque[Job] = deque()
-        self._spent: dict[str, float] = {search.search.label: 0.0 for search in searches}
-        self._bills = {search.search.label: Bill() for search in searches}
-        self._by_label = {search.search.label: search for search in searches}
-        self._rows: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
+        self._cost, self._on_end = cost, on_end
+        self._ended, self._parked = dict(ended), set[str]()
+        self._held: dict[str, dict[str, float]] = {search.search.label: {} for search in searches}
+        self._rows: dict[str, dict[Place, Mapping[str, Any]]] = {}
         for row in ledger.rows():
-            self._rows.setdefault(row["trial"], {})[row["attack"], row["seed"]] = row
+            self._rows.setdefault(row["trial"], {})[row_key(row)[1:]] = row
+        self._look_at_rows()
         for job in plan.baselines:
             self._enqueue(job)
         for search in searches:
             self._resume(search)
+
+    def _look_at_rows(self) -> None:
+        """All that follows from plan and ledger alone."""
+        self._by_label = {search.search.label: search for search in self.searches}
+        self._standing = {
+            label: Standing(self.plan, search.search, self._ended.get(label))
+            for label, search in self._by_label.items()
+        }
+        self.fronts = {label: RunningFront() for label in self._by_label}
+        self._absent = set(without_backdoor(self.ledger.rows()))
+        for row in self.ledger.rows():
+            if (standing := self._standing.get(str(row.get("search")))) is not None:
+                standing.add(row)
+        for search in self.searches:
+            for rows in self._rows_of(search).values():
+                self._offer(search, [*rows.values()])
 
     @property
     def done(self) -> int:
@@ -64,14 +103,12 @@ class Driver:
 
         While a search with a budget still runs, its part is an estimate.
         """
-        return len(self.plan.baselines) + sum(
-            len(search.search.cells) * self._settings_in_the_end(search) for search in self.searches
-        )
+        return self.done + self.remaining().total()
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return self.done >= self.total
+        return not self.remaining().total()
 
     def remaining(self) -> Counter[str]:
         """Rows still to come of each search and baseline, by its label; the sum is what `total` lacks."""
@@ -79,9 +116,41 @@ class Driver:
         for job in self.plan.baselines:
             left[job.label] += not self.ledger.has(*job.key)
         for search in self.searches:
-            made = sum(len(rows) for rows in self._rows_of(search).values())
-            left[search.search.label] += self._settings_in_the_end(search) * len(search.search.cells) - made
+            left[search.search.label] += self._standing[search.search.label].rows_left(search.asked)
         return left
+
+    def models_of(self, label: str) -> tuple[int, int]:
+        """On how many models the numbers of a search rest, and how many there were meant to be."""
+        cells = self._by_label[label].search.cells
+        absent = self._known_absent | {victim[2:] for victim in self._absent}
+        return len({(cell.attack, cell.seed) for cell in cells} - absent), self.plan.models("search")
+
+    def leave_out(self, absent: Collection[tuple[str, int]]) -> None:
+        """Plan without the victims of these attacks and seeds, which were found to hold no backdoor; nothing runs yet.
+
+        What they have in the ledger stays there.
+        """
+        if not absent:
+            return
+        self._known_absent |= set(absent)
+        self.plan = self.plan.without(absent)
+        planned = {search.label: search for search in self.plan.searches}
+        for search in self.searches:
+            if search.search.label not in planned:
+                search.abandon()
+        self.searches = [search for search in self.searches if search.search.label in planned]
+        for search in self.searches:
+            label, before = search.search.label, len(search.search.cells)
+            search.search = planned[label]
+            fewer = len(search.search.cells) / before
+            self._held[label] = {trial: fewer * epochs for trial, epochs in self._held[label].items()}
+        cells = {(one.label, *cell.place) for one in self.plan.searches for cell in one.cells}
+        cells |= {(job.label, *job.key[1:]) for job in self.plan.baselines}
+        self._queue = deque(job for job in self._queue if (job.label, *job.key[1:]) in cells)
+        self._look_at_rows()
+        for search in self.searches:
+            for trial in self._rows_of(search):
+                self._tell_if_complete(search, trial)
 
     def has_work(self) -> bool:
         """Whether `next_job` has a job to hand out now (asks the searches for one if need be)."""
@@ -110,12 +179,8 @@ class Driver:
         self._queue.appendleft(job)
 
     def waits(self) -> bool:
-        """Whether a running trial may still open the way for more jobs: its cost decides what the budget allows."""
-        budgeted = self.plan.spec.search.budget_epochs is not None
-        return budgeted and any(
-            search.asked > search.finished and search.asked < search.target and not search.exhausted
-            for search in self.searches
-        )
+        """Whether a running trial may still open the way for more jobs: it may leave some of what it was to cost."""
+        return bool(self._parked)
 
     def finish(self, job: Job, row: Mapping[str, Any]) -> dict[str, Any]:
         """Record a measured job and tell its search once the setting is measured on all its cells."""
@@ -128,13 +193,18 @@ class Driver:
             "published": job.published,
             "published_for": published_for(job.cell.defense, job.cell.data.name) if job.published else None,
             "schema": SCHEMA,
+            "models": self.plan.models(job.role),
         }
         search = self._by_label.get(job.label)
-        full["charged_epochs"] = (Bill() if search is None else self._bills[search.search.label]).charge(full)
+        if search is not None and self._is_beyond(search, job.settings):
+            full["flags"] = [*full.get("flags", ()), BEYOND_BUDGET]
+        full["charged_epochs"] = Bill().charge(full) if search is None else self._standing[job.label].add(full)
         self.ledger.append(full)
-        self._rows.setdefault(job.trial, {})[row["attack"], row["seed"]] = full
+        self._rows.setdefault(job.trial, {})[job.cell.place] = full
+        self._absent |= without_backdoor([full])
         if search is not None:
-            self._spent[search.search.label] += full["charged_epochs"]
+            self._parked.discard(job.label)
+            self._release(job, full)
             self._tell_if_complete(search, job.trial)
         return full
 
@@ -166,61 +236,78 @@ class Driver:
             if not any(wanted(Job(search.search.label, "", "search", cell, {}, False)) for cell in search.search.cells):
                 continue
             if search.asked and all(cell.victim in self.broken for cell in search.search.cells):
-                search.exhausted = True
-            if self._budget_is_spent(search):
                 continue
-            if (asked := search.ask()) is not None:
+            label = search.search.label
+            if label in self._parked or not self._standing[label].may_ask(search.asked):
+                continue
+            if (asked := search.ask(partial(self._affords, search))) is not None:
                 self._enqueue_setting(search, *asked)
                 return True
+            if self._held[label]:
+                self._parked.add(label)
+            elif self._standing[label].budget is not None:
+                self._ended[label] = self._standing[label].ended = search.asked
+                if self._on_end is not None:
+                    self._on_end(self._ended)
         return False
 
-    def _resume(self, search: OptunaSearch) -> None:
-        label, cells = search.search.label, search.search.cells
-        mine = self._rows_of(search)
-        complete = {trial: scores(rows) for trial, rows in mine.items() if len(rows) >= len(cells)}
-        started = {trial: _settings(next(iter(rows.values()))) for trial, rows in mine.items()}
-        remarks = {trial: remarks_on(mine[trial]) for trial in complete}
-        for trial_id, settings in search.resume(complete, started, remarks):
-            self._enqueue_setting(search, trial_id, settings)
-        for trial, values in complete.items():
-            if values is not None and has_backdoor(mine[trial]):
-                self.fronts[label].add(*values)
-        self._spent[label] = math.fsum(
-            self._bills[label].charge(row) for rows in mine.values() for row in rows.values()
-        )
+    def _planned(self, search: OptunaSearch, settings: Mapping[str, Any]) -> float:
+        """E of settings on all cells of a search; 0 where there is no budget to keep."""
+        if self._cost is None or self._standing[search.search.label].budget is None:
+            return 0.0
+        return math.fsum(self._cost(cell, settings) for cell in search.search.cells)
 
-    def _rows_of(self, search: OptunaSearch) -> dict[str, dict[tuple[str, int], Mapping[str, Any]]]:
-        """The rows of each setting of ``search``, by trial id and then by attack and seed."""
-        label = search.search.label
-        return {trial: rows for trial, rows in self._rows.items() if next(iter(rows.values()))["search"] == label}
+    def _affords(self, search: OptunaSearch, settings: Mapping[str, Any]) -> bool:
+        """Whether settings fit into what neither finished nor running ones take of the search's budget."""
+        standing = self._standing[search.search.label]
+        if standing.budget is None or self._is_beyond(search, settings):
+            return True
+        taken = standing.spent + math.fsum(self._held[search.search.label].values())
+        return taken + self._planned(search, settings) <= standing.budget * (1 + ROUNDING)
 
-    def _cost_of_a_setting(self, search: OptunaSearch) -> float:
-        """Mean over the finished ones, in E; 0 while there is none."""
-        return self._spent[search.search.label] / max(1, search.finished)
-
-    def _budget_is_spent(self, search: OptunaSearch) -> bool:
-        """Whether what is finished and, at its mean cost, what is running use up the budget of equal compute."""
-        budget = self.plan.spec.search.budget_epochs
-        if budget is None or search.asked == 0:
+    def _is_beyond(self, search: OptunaSearch, settings: Mapping[str, Any]) -> bool:
+        """Whether settings are the published point and cost more than the whole budget: they are run beside it."""
+        budget = self._standing[search.search.label].budget
+        if budget is None or not self._is_published(search, settings):
             return False
-        if search.finished == 0:
-            return True  # the published point runs alone: its cost says how many more there are
-        committed = self._spent[search.search.label] + (search.asked - search.finished) * self._cost_of_a_setting(
-            search
-        )
-        return committed >= budget * len(search.search.cells)
+        return self._planned(search, settings) > budget * (1 + ROUNDING)
 
-    def _settings_in_the_end(self, search: OptunaSearch) -> int:
-        budget, each = self.plan.spec.search.budget_epochs, self._cost_of_a_setting(search)
-        if search.exhausted or (search.finished == search.asked > 0 and self._budget_is_spent(search)):
-            return search.asked
-        if budget is None or each == 0.0:
-            return search.target
-        return max(search.asked, min(search.target, math.ceil(budget * len(search.search.cells) / each)))
+    def _is_published(self, search: OptunaSearch, settings: Mapping[str, Any]) -> bool:
+        return is_published(search.search.defense, settings, search.search.cells[0].data.name)
+
+    def _release(self, job: Job, row: Mapping[str, Any]) -> None:
+        """What a setting holds of the budget shrinks by what a cell of it has cost, to nothing with its last."""
+        held = self._held[job.label]
+        if job.trial not in held:
+            return
+        held[job.trial] = max(0.0, held[job.trial] - row["charged_epochs"])
+        if len(self._on_cells(self._by_label[job.label], job.trial)) >= len(self._by_label[job.label].search.cells):
+            del held[job.trial]
+
+    def _resume(self, search: OptunaSearch) -> None:
+        mine = self._rows_of(search)
+        complete = {trial: rows for trial, rows in mine.items() if len(rows) >= len(search.search.cells)}
+        values = {trial: scores(rows.values(), self._absent) for trial, rows in complete.items()}
+        started = {trial: _settings(next(iter(rows.values()))) for trial, rows in mine.items()}
+        remarks = {trial: remarks_on([*rows.values()], self._absent) for trial, rows in complete.items()}
+        for trial_id, settings in search.resume(values, started, remarks):
+            self._enqueue_setting(search, trial_id, settings)
+
+    def _rows_of(self, search: OptunaSearch) -> dict[str, dict[Place, Mapping[str, Any]]]:
+        """The rows of each setting of ``search`` on its cells, by trial id and then by place."""
+        label, cells = search.search.label, {cell.place for cell in search.search.cells}
+        found = {}
+        for trial, rows in self._rows.items():
+            own = {key: row for key, row in rows.items() if row["search"] == label and key in cells}
+            if own:
+                found[trial] = own
+        return found
 
     def _enqueue_setting(self, search: OptunaSearch, trial_id: str, settings: dict[str, Any]) -> None:
-        dataset = search.search.cells[0].data.name
-        published = is_published(search.search.defense, settings, dataset)
+        published = self._is_published(search, settings)
+        if self._standing[search.search.label].budget is not None and not self._is_beyond(search, settings):
+            spent = math.fsum(row["charged_epochs"] for row in self._on_cells(search, trial_id))
+            self._held[search.search.label][trial_id] = max(0.0, self._planned(search, settings) - spent)
         for cell in search.search.cells:
             self._enqueue(Job(search.search.label, trial_id, "search", cell, settings, published))
 
@@ -229,12 +316,20 @@ class Driver:
             self._queue.append(job)
 
     def _tell_if_complete(self, search: OptunaSearch, trial_id: str) -> None:
-        rows = self._rows[trial_id]
+        rows = self._on_cells(search, trial_id)
         if len(rows) < len(search.search.cells):
             return
-        values = scores(rows)
-        search.tell(trial_id, values, remarks_on(rows))
-        if values is not None and has_backdoor(rows):
+        search.tell(trial_id, scores(rows, self._absent), remarks_on(rows, self._absent))
+        self._offer(search, rows)
+
+    def _on_cells(self, search: OptunaSearch, trial_id: str) -> list[Mapping[str, Any]]:
+        """The rows of a setting on the cells of its search."""
+        cells = {cell.place for cell in search.search.cells}
+        return [row for place, row in self._rows.get(trial_id, {}).items() if place in cells]
+
+    def _offer(self, search: OptunaSearch, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A setting to the front of its search."""
+        if len(rows) >= len(search.search.cells) and (values := front_point(rows, self._absent)) is not None:
             self.fronts[search.search.label].add(*values)
 
 

@@ -6,23 +6,26 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from study.cluster.connect import ray_cluster, usable_nodes
+from study.plan.costs import trial_cost, work_left
 from study.plan.forecast import look_ahead, plan_lines
-from study.plan.jobs import Plan, prepare
+from study.plan.jobs import prepare
 from study.plan.slots import Room, wanted_gpus
+from study.record.ended import ENDED_FILE, read_ended, write_ended
 from study.record.folder import LEDGER_FILE, REPORT_FILE, Folder, check_store
 from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage
 from study.record.remote_folder import RemoteFolder, open_folder
 from study.record.stopped import Trouble, stopping
+from study.record.victims import Judged, Key, absent, absent_in_words, decided
 from study.report.write import write_report
 from study.results.failures import whole_failures
-from study.run.before_trials import make_victims, measure_kinds
+from study.run.before_trials import check_implanted, make_victims, measure_kinds, settle
 from study.run.dispatcher import Dispatcher
 from study.run.driver import Driver
 from study.run.on_tune import run_trials
@@ -45,7 +48,8 @@ log = logging.getLogger("superft.engine")
 class Outcome:
     """How a run ended: ``finished``, ``already_finished`` or ``interrupted``.
 
-    ``failed``: one line for each victim, search and baseline without any result.
+    ``failed``: one line for each victim, search and baseline without any result. ``absent``: lines on victims that hold
+    no backdoor. ``empty``: nothing was left to run, since no victim holds one.
     """
 
     state: str
@@ -53,6 +57,8 @@ class Outcome:
     done: int
     total: int
     failed: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    empty: bool = False
 
 
 def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, retry_failed: bool = False) -> Outcome:
@@ -66,6 +72,7 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
 
     Raises:
         SpecError, SettingError, DataError: bad input, before anything is written.
+        NoBackdoorError: a victim holds none, and ``victim.require_implanted`` is ``stop``; no trial was run.
         StudyStoppedError: the folder, the database or the store failed; nothing is lost, and it can be continued.
     """
     check_trackers(spec, directory)
@@ -89,16 +96,32 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
         for note in ledger.damaged:
             log.warning("%s", note.replace(str(folder), home.called))
         retried = ledger.set_aside_failed() if retry_failed else 0
+        judged = decided(folder, ledger.rows())
+        check_implanted(judged, spec)
+        plan = plan.without(absent(judged))
         searches = open_searches(plan, database or open_storage("journal", folder))
         if database is not None and not len(ledger):
             _check_unused(searches)
-        driver = Driver(plan, ledger, searches)
+
+        def keep_ended(ended: Mapping[str, int]) -> None:
+            write_ended(folder, ended)
+            home.keep(ENDED_FILE)
+
+        driver = Driver(
+            plan,
+            ledger,
+            searches,
+            absent(judged),
+            cost=lambda cell, settings: trial_cost(cell, settings, dataset),
+            ended=read_ended(folder),
+            on_end=keep_ended,
+        )
         progress = Progress(driver)
-        stack.enter_context(tracking(plan, ledger.rows, lambda: driver.finished, home, progress.say))
+        stack.enter_context(tracking(lambda: driver.plan, ledger.rows, lambda: driver.finished, home, progress.say))
         if retried:
             progress.say(f"{retried} failed trials run again; their rows are kept in {LEDGER_FILE}.retried")
         state = "already_finished"
-        if driver.has_work():
+        if not driver.finished:
             if driver.done:
                 progress.say(f"continuing: {driver.done} of {driver.total} trials are done")
             try:
@@ -107,16 +130,26 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
                 with cluster as dashboard, _sigterm_as_sigint():
                     if dashboard:
                         progress.say(f"Ray dashboard: {dashboard}")
-                    _run_on_ray(plan, (dataset, upstream), driver, progress, str(store.where), home, trouble)
+                    judged = _victims_on_ray((dataset, upstream), driver, progress, str(store.where), home, judged)
+                    _trials_on_ray(dataset, driver, progress, str(store.where), home, trouble)
             except KeyboardInterrupt:
                 log.debug("interrupted")
             trouble.check(f"stopped after {driver.done} of {driver.total} trials: ")
             state = "finished" if driver.finished else "interrupted"
-        if driver.done and (state != "already_finished" or not _is_current(folder)):
+        worth_telling = bool(driver.done or absent(judged))
+        if worth_telling and (state != "already_finished" or not _is_current(folder)):
             write_trigger_figures(plan, dataset, store, folder / "figures")
             write_report(folder)
-        report = f"{home.called}/{REPORT_FILE}" if driver.done else None
-    return Outcome(state, report, driver.done, driver.total, tuple(whole_failures(ledger.rows())))
+        report = f"{home.called}/{REPORT_FILE}" if worth_telling else None
+    return Outcome(
+        state=state,
+        report=report,
+        done=driver.done,
+        total=driver.total,
+        failed=tuple(whole_failures(ledger.rows())),
+        absent=tuple(absent_in_words(judged, spec.victim.require_implanted)),
+        empty=len(absent(judged)) == len(judged) > 0,
+    )
 
 
 def _check_unused(searches: list[OptunaSearch]) -> None:
@@ -135,24 +168,51 @@ def _is_current(directory: Path) -> bool:
     return report.is_file() and report.stat().st_mtime_ns >= (directory / LEDGER_FILE).stat().st_mtime_ns
 
 
-def _run_on_ray(
-    plan: Plan,
+def _victims_on_ray(
     data: tuple[Dataset, Dataset | None],
+    driver: Driver,
+    progress: Progress,
+    store: str,
+    home: Folder | RemoteFolder,
+    judged: Mapping[Key, Judged],
+) -> dict[Key, Judged]:
+    """Say the plan, make the victims, and leave out of it what has no backdoor to remove; what is known of all.
+
+    Raises:
+        NoBackdoorError: a victim holds none, and the study wants to stop then.
+    """
+    plan = driver.plan
+    ahead = look_ahead(plan, data[0], home.path, usable_nodes(), driver.remaining())
+    for line in [*plan_lines(plan, *data), *ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:
+        progress.say(line)
+    made = make_victims(plan, progress, ahead.victim_gpus, store)
+    settled = settle(judged, made.judged, home, progress)
+    check_implanted(settled, plan.spec)
+    driver.leave_out(absent(settled))
+    driver.break_victims(made.failed)
+    for line in absent_in_words(settled, plan.spec.victim.require_implanted):
+        progress.say(line)
+    return settled
+
+
+def _trials_on_ray(
+    dataset: Dataset,
     driver: Driver,
     progress: Progress,
     store: str,
     home: Folder | RemoteFolder,
     trouble: Trouble,
 ) -> None:
-    """Say the plan, make the victims, measure what shares a GPU, run the trials."""
+    """Measure what shares a GPU, run the trials."""
     from ray import tune
 
     from trainables.tune import TrialTrainable
 
-    ahead = look_ahead(plan, data[0], home.path, usable_nodes(), driver.remaining())
-    for line in [*plan_lines(plan, *data), *ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:
-        progress.say(line)
-    driver.break_victims(make_victims(plan, progress, ahead.victim_gpus, store))
+    if driver.finished:
+        return
+    plan = driver.plan
+    left = {item.label: item.trials for item in work_left(plan, dataset, driver.remaining())}
+    ahead = look_ahead(plan, dataset, home.path, usable_nodes(), left)
     if ahead.shares is None:
         ahead = ahead.with_measured(measure_kinds(ahead, progress, store, home, driver.broken))
         for line in [*ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:

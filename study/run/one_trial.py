@@ -17,6 +17,7 @@ from study.spec.load import make_spec
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError, merge_assignments
 from trainables.defenses.base import DEFENSES
+from trainables.job import Job
 from trainables.machine.device import best_device, numbered
 from trainables.plugins.load import load, load_installed
 from trainables.storage.remote import Place
@@ -38,6 +39,8 @@ def run_single(
     device: str | None = None,
 ) -> dict[str, Any]:
     """The ledger row of one trial at the published settings with ``assignments`` over them.
+
+    It computes on ``resources.cpus_per_trial`` threads, as a study's trials do, however many cores there are.
 
     Raises:
         SpecError, SettingError, DataError: bad input, before any work.
@@ -64,10 +67,14 @@ def run_single(
             raise SpecError(f"--set {key}: a trial is one combination; use --attack, --defense, --dataset and --seed")
     spec = make_spec(merged)
     plan, _, _ = prepare(spec)
-    job = plan.baselines[0]
-    place, kept = pick_device(device), open_store(spec.store)
-    check_store(kept)
-    bench = Workbench(kept, place)
+    return run_job(spec, plan.baselines[0], pick_device(device), spec.resources.cpus_per_trial)
+
+
+def run_job(spec: StudySpec, job: Job, device: torch.device, threads: int) -> dict[str, Any]:
+    """The row of one job, as a study of this spec with so many ``threads`` would run it (SpecError: no such store)."""
+    store = open_store(spec.store)
+    check_store(store)
+    bench = Workbench(store, device, threads=threads)
     result = bench.run(job.cell, job.settings)
     stated_for = published_for(job.cell.defense, job.cell.data.name) if job.published else None
     return result.row(
@@ -97,6 +104,8 @@ def describe(row: Mapping[str, Any]) -> str:
         lines.append(f"  {'detector':<20} {', '.join(f'{heading} {text}' for heading, text in found.items())}")
     if row["flags"]:
         lines.append(f"  {'flags':<20} {', '.join(row['flags'])}")
+    if "victim_trained_otherwise" in row["flags"]:
+        lines.append(f"  {'victim trained on':<20} {row['victim_trained_on']}: trained like this trial it may differ")
     lines.append(f"  {row['steps']} steps in {row['seconds_repair']:.1f} s on {row['device']}")
     return "\n".join(lines)
 

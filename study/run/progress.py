@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from study.record.words import describe, duration, finishing_time
+from study.results.scores import models_in_words
 from study.run.driver import Driver
 
 # Plain lines come at most this often (seconds), so that a study of thousands of trials leaves a readable log.
@@ -49,13 +50,26 @@ class Progress:
         """A victim is ready."""
         for note in facts["notes"]:
             self.say(f"WARNING: {note}")
-        made = "from the store" if facts["found"] else f"trained in {facts['seconds']:.0f} s"
+        # A victim is shared whatever trained it; its trials then differ from those of a store of their own.
+        if facts["trained_on"] not in ("", facts["computes_on"]):
+            other = f", trained on {facts['trained_on']} where this study's trials have {facts['computes_on']}"
+        else:
+            other = ""
+        made = f"from the store{other}" if facts["found"] else f"trained in {facts['seconds']:.0f} s"
         base = "" if facts["asr_base"] is None else f", ASR of the trigger on a clean model {facts['asr_base']:.3f}"
-        warning = "" if facts["implanted"] else "  WARNING: the backdoor is not implanted, its trials count in no front"
+        why = facts["not_implanted"]
+        warning = "" if why is None else f"  WARNING: no backdoor: {why}; {self._consequence()}"
         self.say(
             f"victim {facts['attack']} (seed {facts['seed']}): clean accuracy {facts['clean_accuracy']:.3f}, "
             f"ASR {facts['asr']:.3f}{base}; {made}{warning}"
         )
+
+    def _consequence(self) -> str:
+        return {
+            "stop": "the study stops (victim.require_implanted)",
+            "skip": "its trials are not run (victim.require_implanted)",
+            "run": "its trials count in no front",
+        }[self.driver.plan.spec.victim.require_implanted]
 
     def trial(self, row: Mapping[str, Any]) -> None:
         """A trial is recorded."""
@@ -70,7 +84,8 @@ class Progress:
         front = self.driver.fronts.get(str(row["search"]))
         if front is None:
             return ""
-        return f" | front {len(front)}, hypervolume {front.hypervolume:.4f}"
+        words = models_in_words(*self.driver.models_of(str(row["search"])))
+        return f" | front {len(front)}, hypervolume {front.hypervolume:.4f}{f' ({words})' if words else ''}"
 
     def _left(self, now: float) -> str:
         made = self.driver.done - self._done_before

@@ -78,7 +78,7 @@ def write_trigger_picture(
     instance = victim_spec.make_attack()
     trigger = instance.preview_trigger(data.image_size, seed)
     if trigger is None:
-        bench = Workbench(open_store(spec.store), pick_device(device))
+        bench = Workbench(open_store(spec.store), pick_device(device), threads=spec.resources.cpus_per_trial)
         trigger = bench.victim(plan.cells[0]).trigger
     out.parent.mkdir(parents=True, exist_ok=True)
     trigger_figure(instance, trigger, data, count=count).savefig(out, dpi=100)

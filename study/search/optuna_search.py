@@ -6,23 +6,18 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    distribution_to_json,
-)
+from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from search_spaces.space import LARGEST_SPACE, fingerprint, points
 from study.plan.jobs import Plan, Search
 from study.results.scores import WORST, Values
 from study.spec.samplers import make_sampler
@@ -34,8 +29,13 @@ DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
 # Consecutive suggestions of known settings after which a new one is looked for without the sampler: it may repeat
 # itself long before a small space is searched through.
 MOST_REPEATS = 10
-# Points of a space without continuous parameters up to which they are looked through one by one.
-LARGEST_GRID = 10_000
+# Suggestions in a row that do not fit into what is left of a budget, after which a search has ended: its sampler goes
+# on to propose settings of all lengths.
+MOST_REFUSALS = 20
+
+
+def _any_settings(settings: Mapping[str, Any]) -> bool:
+    return True
 
 
 def open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
@@ -50,7 +50,7 @@ def open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
             seed=spec.seeds[0],
             startup_trials=spec.search.startup_trials,
             history=spec.search.history,
-            target=spec.search.trials,
+            target=plan.most_settings(search),
             published=spec.search.published,
         )
         for search in plan.searches
@@ -108,17 +108,17 @@ class OptunaSearch:
         else:
             self.study = optuna.create_study(study_name=name, storage=storage, directions=list(DIRECTIONS))
         self._study_id = storage.get_study_id_from_name(name)
-        fingerprint = space_hash(search.space.distributions)
+        of_space = space_hash(search.space.distributions)
         existing = len(self.study.get_trials(deepcopy=False))
         # Without trials and space: new, or left by a driver that was killed right here.
         if name not in known or (existing == 0 and "space" not in self.study.user_attrs):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.study.set_metric_names(list(METRICS))  # labels in optuna-dashboard
-            self.study.set_user_attr("space", fingerprint)
+            self.study.set_user_attr("space", of_space)
         if list(self.study.directions) != list(DIRECTIONS):
             raise SpecError(f"search.storage holds a study {name!r} with other directions; choose another study name")
-        if self.study.user_attrs.get("space") != fingerprint:
+        if self.study.user_attrs.get("space") != of_space:
             raise SpecError(
                 f"search.storage holds a study {name!r} with another search space; choose another study name"
             )
@@ -176,14 +176,14 @@ class OptunaSearch:
                 unfinished[trial_id] = self._own(started[trial_id])
         for trial_id, values in finished.items():
             self._told[trial_id] = values
-            self._by_settings.setdefault(_fingerprint(self._own(started[trial_id])), trial_id)
+            self._by_settings.setdefault(fingerprint(self._own(started[trial_id])), trial_id)
         for trial_id, settings in unfinished.items():
-            self._by_settings.setdefault(_fingerprint(settings), trial_id)
+            self._by_settings.setdefault(fingerprint(settings), trial_id)
         self._used = {*finished, *unfinished}
         if len(trials) < len(self._used):  # a storage made anew: its number of trials tells nothing
             self.study.sampler = self._make_sampler(self.sampler, len(self._used))
         waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        published = self.begins_published and _fingerprint(self._paper_settings()) not in self._by_settings
+        published = self.begins_published and fingerprint(self._paper_settings()) not in self._by_settings
         if published and not waiting:
             self.study.enqueue_trial(self.search.paper_params())
         return sorted(unfinished.items())
@@ -203,21 +203,30 @@ class OptunaSearch:
         """Settings finished so far."""
         return len(self._told)
 
-    def ask(self) -> tuple[str, dict[str, Any]] | None:
-        """The next setting and its id; None when enough were asked, or the space holds no new one.
+    def ask(self, fits: Callable[[Mapping[str, Any]], bool] = _any_settings) -> tuple[str, dict[str, Any]] | None:
+        """The next setting and its id; None when enough were asked, the space holds no new one, or none ``fits``.
 
-        A suggestion that was evaluated before is told its known values at once and not counted.
+        A suggestion that was evaluated before is told its known values at once and not counted. One that does not fit
+        is left out (Optuna: failed, user attribute ``left_out``); after `MOST_REFUSALS` of them there is none.
+
+        Args:
+            fits: whether settings may run now, under a budget for one.
         """
-        repeats, own = 0, self.study.sampler
-        while self.asked < self.target and not self.exhausted:
+        repeats, refusals, own = 0, 0, self.study.sampler
+        while self.asked < self.target and not self.exhausted and refusals < MOST_REFUSALS:
             trial = self.study.ask(dict(self.search.space.distributions))
             settings = self.search.settings(trial.params)
-            known = self._by_settings.get(_fingerprint(settings))
+            known = self._by_settings.get(fingerprint(settings))
+            if known is None and not fits(settings):
+                refusals += 1
+                trial.set_user_attr("left_out", True)
+                self._finish(trial.number, None)
+                continue
             if known is None:
                 trial_id = self._new_id()
                 trial.set_user_attr("id", trial_id)
                 self._open[trial_id] = trial.number
-                self._by_settings[_fingerprint(settings)] = trial_id
+                self._by_settings[fingerprint(settings)] = trial_id
                 self._used.add(trial_id)
                 self.study.sampler = own
                 return trial_id, settings
@@ -253,6 +262,12 @@ class OptunaSearch:
             self._finish(number, values)
         elif values is not None and (settings := self._told_failed.pop(trial_id, None)) is not None:
             self._restore(trial_id, values, settings, remarks)
+
+    def abandon(self) -> None:
+        """End the trials that were asked and will never be run."""
+        for number in self._open.values():
+            self.study.tell(number, state=TrialState.FAIL)
+        self._open.clear()
 
     def _storage_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
@@ -293,8 +308,8 @@ class OptunaSearch:
 
     def _grid(self) -> list[Sequence[Any]]:
         """The values of each parameter in a space of few points, else nothing."""
-        choices = [_points(item) for item in self.search.space.distributions.values()]
-        return choices if 0 < math.prod(map(len, choices)) <= LARGEST_GRID else []
+        choices = [points(item) for item in self.search.space.distributions.values()]
+        return choices if 0 < math.prod(map(len, choices)) <= LARGEST_SPACE else []
 
     def _unseen(self, choices: list[Sequence[Any]]) -> dict[str, Any] | None:
         """Parameters that were not asked yet; None when all were."""
@@ -303,10 +318,10 @@ class OptunaSearch:
         first = derive_seed(len(self._used), "unseen") % size
         for number in (*range(first, size), *range(first)):
             params = {}
-            for name, points in zip(self.search.space.distributions, choices, strict=True):
-                number, index = divmod(number, len(points))
-                params[name] = points[index]
-            if _fingerprint(self.search.settings(params)) not in self._by_settings:
+            for name, values in zip(self.search.space.distributions, choices, strict=True):
+                number, index = divmod(number, len(values))
+                params[name] = values[index]
+            if fingerprint(self.search.settings(params)) not in self._by_settings:
                 return params
         return None
 
@@ -322,21 +337,3 @@ def _within(value: Any, distribution: BaseDistribution) -> Any:
     if isinstance(distribution, FloatDistribution):
         return min(max(value, distribution.low), distribution.high)
     return value
-
-
-def _points(distribution: BaseDistribution) -> Sequence[Any]:
-    """All values of a distribution; none for a continuous one."""
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
-    if isinstance(distribution, IntDistribution):
-        return range(distribution.low, distribution.high + 1, distribution.step)
-    return [distribution.low] if isinstance(distribution, FloatDistribution) and distribution.single() else []
-
-
-def _fingerprint(settings: Mapping[str, Any]) -> str:
-    """Equal for equal settings, also when one was written as 1 and read as 1.0."""
-    plain = {
-        key: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        for key, value in settings.items()
-    }
-    return json.dumps(plain, sort_keys=True, default=str)

@@ -12,19 +12,26 @@ from trainables.defenses.base import DEFENSES
 from trainables.registry import Registry, SettingError
 
 
-def typed_settings(registry: Registry[Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def typed_settings(
+    registry: Registry[Any], name: str, given: Mapping[str, Any], label: str | None = None
+) -> dict[str, Any]:
     """``given`` settings of a method, each coerced to its field's type.
+
+    Args:
+        registry, name: of the method.
+        given: as the spec has them.
+        label: under which the spec has them, for messages; default the name.
 
     Raises:
         SettingError: unknown key, wrong type, or a value the method refuses.
     """
-    cls = registry.get(name)
+    cls, label = registry.get(name), label or name
     known = [field.name for field in dataclasses.fields(cls)]
     if not isinstance(given, Mapping):
-        raise SettingError(f"{registry.kind}.{name} must be a mapping of settings, got {given!r}")
+        raise SettingError(f"{registry.kind}.{label} must be a mapping of settings, got {given!r}")
     for key in given:
         if key not in known:
-            raise registry.unknown_setting(name, str(key))
+            raise registry.unknown_setting(name, str(key), label)
     instance = registry.create(name, given)
     return {key: getattr(instance, key) for key in given}
 

@@ -24,8 +24,12 @@ class ResolvedAttack:
 
 @dataclass(frozen=True)
 class ResolvedBaseline:
-    """A defense that is run once: its published point with the spec's settings over it."""
+    """A defense that is run once: its published point with the spec's settings over it.
 
+    ``label``: the defense's name in this study, its registered one unless the spec gives another.
+    """
+
+    label: str
     defense: str
     settings: Mapping[str, Any]
     published: bool
@@ -33,8 +37,9 @@ class ResolvedBaseline:
 
 @dataclass(frozen=True)
 class ResolvedSearch:
-    """A defense that is searched: its space, and the settings that the spec fixes beside it."""
+    """A defense that is searched, under its label: its space, and the settings that the spec fixes beside it."""
 
+    label: str
     defense: str
     space: Space
     fixed: Mapping[str, Any]
@@ -49,7 +54,8 @@ class Resolved:
         upstream: the attacker's, where it is another one.
         attacks, baselines, searches: in the order of the spec.
         shared: each setting of a search is scored over all attacks (``search.per: all``).
-        seeds: of the cells.
+        seeds: of the victims.
+        defense_seeds: of the defenders, each against every victim.
         model, width, recipe, precision: of the victims.
         reserved_fraction: share of every class that the attacker never had.
         scenario: as spelled in the spec.
@@ -66,6 +72,7 @@ class Resolved:
     searches: tuple[ResolvedSearch, ...]
     shared: bool
     seeds: tuple[int, ...]
+    defense_seeds: tuple[int, ...]
     model: str
     width: int | None
     recipe: TrainingRecipe

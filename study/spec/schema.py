@@ -29,9 +29,10 @@ from study.spec.yaml_io import SpecError, dump_yaml, without_password
 from trainables.attacks.base import ATTACKS
 from trainables.data.load import DataSource
 from trainables.data.sources.base import SOURCES
+from trainables.data.sources.folders import FOLDER
 from trainables.defenses.base import DEFENSES
 from trainables.models.build import MODELS
-from trainables.registry import nearest
+from trainables.registry import SettingError, nearest
 from trainables.scenarios import ScenarioName
 from trainables.storage.remote import Place, as_place
 from trainables.training.loop import Precision
@@ -51,8 +52,17 @@ VICTIM_SCENARIOS: dict[str, ScenarioName] = {
     "new-head": "new_head",
     "encoder": "encoder",
 }
+# Settings of a search where a spec says nothing: with equal trials, and, as a guard against runaways, with a budget.
+TRIALS, MOST_TRIALS = 32, 1000
+# The key beside a defense's settings that says which defense a label stands for, and what a label may look like (it is
+# a part of trial ids, file names and columns).
+METHOD = "method"
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 # A study folder may be continued under other values of these.
-MAY_CHANGE = ("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking")
+MAY_CHANGE = (
+    *("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking"),
+    "victim.require_implanted",
+)
 
 
 class _Part(BaseModel):
@@ -64,7 +74,7 @@ class _Part(BaseModel):
         """pydantic would read true as 1."""
         field = cls.model_fields[info.field_name or ""]
         for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, bool) and field.annotation is not bool:
+            if isinstance(item, bool) and field.annotation not in (bool, bool | None):
                 raise ValueError(f"must not be true or false, got {value!r}")
         return value
 
@@ -76,13 +86,15 @@ class SearchSpec(_Part):
 
     ``space`` names a variant of a defense's search space; ``ranges`` narrows or widens single parameters of it,
     ``ranges.DEFENSE.PARAMETER: [low, high]``, or a list of choices for a categorical one. With ``budget_epochs`` all
-    searches get equal compute instead of equal trials: each ends when its trials have cost so many E per cell (one E is
-    a training epoch on the attacker's whole set), after at least one and at most ``trials`` settings.
+    searches get equal compute instead of equal trials: each may spend so many E per cell (one E is a training epoch on
+    the attacker's whole set). A setting that would overspend is not started, and a search ends when none fits any more.
+    The published point is shown whatever it costs; where it alone costs more than the budget, the budget is for the
+    others. ``trials`` is then a guard against runaways, 1,000 unless given, and the report says where it held.
     ``history``: finished trials that the sampler (TPE) learns from, the newest and those on the front; by default all,
     which is slow after some thousand.
     """
 
-    trials: Annotated[int, Field(ge=1)] = 32
+    trials: Annotated[int, Field(ge=1)] = TRIALS
     sampler: str = "tpe"
     per: Literal["attack", "all"] = "attack"
     startup_trials: Annotated[int, Field(ge=1)] = 10
@@ -92,6 +104,14 @@ class SearchSpec(_Part):
     history: Annotated[int, Field(ge=100)] | None = None
     space: dict[str, str] = Field(default_factory=dict)
     ranges: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: Any) -> Any:
+        """The number of settings that goes with the rule, written out so that the stored spec is complete."""
+        if not isinstance(data, Mapping) or "trials" in data:
+            return data
+        return {**data, "trials": TRIALS if data.get("budget_epochs") is None else MOST_TRIALS}
 
     @field_validator("sampler")
     @classmethod
@@ -115,13 +135,18 @@ class SearchSpec(_Part):
 
 
 class VictimPart(_Part):
-    """How victims are made; keys given here go over the recipe's own."""
+    """How victims are made; keys given here go over the recipe's own.
+
+    ``require_implanted``: what becomes of trials on a victim without a backdoor. ``stop``: the study ends before any
+    trial. ``skip``: they are not run. ``run``: they run, and count in no front.
+    """
 
     recipe: str | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
     batch_size: Annotated[int, Field(ge=2)] | None = None
     lr: Annotated[float, Field(gt=0)] | None = None
     poison_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    require_implanted: Literal["stop", "skip", "run"] = "skip"
 
     @field_validator("recipe")
     @classmethod
@@ -202,11 +227,19 @@ def _place(value: Any) -> Any:
 
 
 class StudySpec(_Part):
-    """A study. Settings of a method: ``attack.NAME.key``, ``defense.NAME.key``."""
+    """A study. Settings of a method: ``attack.NAME.key``, ``defense.NAME.key``.
+
+    One defense may stand in a study several times, under labels of its own: ``defense.LABEL.method`` names the
+    registered defense, and the label stands in ``defenses`` or ``baselines`` in its place.
+
+    ``seeds`` are the attackers' (poison, weights, training), ``defense_seeds`` the defenders' (which clean images they
+    hold, and the draws of the repair); every defender meets every victim.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)] = "study"
     dataset: str = "digits"
     image_size: Annotated[int, Field(ge=8)] | None = None
+    flip: bool | None = None
     data_root: Path | None = None
     download: bool = False
     model: str = DEFAULT_MODEL
@@ -217,6 +250,7 @@ class StudySpec(_Part):
     attack: dict[str, dict[str, Any]] = Field(default_factory=dict)
     defense: dict[str, dict[str, Any]] = Field(default_factory=dict)
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    defense_seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     search: SearchSpec = SearchSpec()
     victim: VictimPart = VictimPart()
     scenario: ScenarioSpec = ScenarioSpec()
@@ -228,7 +262,7 @@ class StudySpec(_Part):
     tracking: list[str] = Field(default_factory=list)
     plugins: list[PluginPart] = Field(default_factory=list)
 
-    @field_validator("attacks", "defenses", "baselines", "seeds", "tracking")
+    @field_validator("attacks", "defenses", "baselines", "seeds", "defense_seeds", "tracking")
     @classmethod
     def _no_repeats(cls, value: list[Any]) -> list[Any]:
         repeated = sorted({item for item in value if value.count(item) > 1})
@@ -268,6 +302,9 @@ class StudySpec(_Part):
         scenario = filled.get("scenario")
         if isinstance(scenario, dict) and scenario.get("type") == "encoder":
             filled.setdefault("model", ENCODER_MODEL)
+        upstream = scenario.get("upstream") if isinstance(scenario, dict) else None
+        if any(isinstance(name, str) and name.startswith(FOLDER) for name in (named, upstream)):
+            filled["flip"] = True if filled.get("flip") is None else filled["flip"]
         model = filled.get("model", DEFAULT_MODEL)
         if filled.get("width") is None and isinstance(model, str) and model in MODELS and MODELS.get(model).is_wide:
             filled["width"] = (source and source.width) or MODELS.get(model).default_width
@@ -279,12 +316,23 @@ class StudySpec(_Part):
         return filled
 
     @model_validator(mode="after")
+    def _flip_is_of_folders(self) -> StudySpec:
+        named = [name for name in (self.dataset, self.scenario.upstream) if name is not None]
+        if self.flip is not None and not any(name.startswith(FOLDER) for name in named):
+            raise ValueError(
+                f"flip is of {FOLDER}PATH alone, {' and '.join(named)} know by themselves whether they are mirrored; "
+                "leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _methods_exist(self) -> StudySpec:
         if not self.defenses and not self.baselines:
             raise ValueError("name at least one defense (searched) or baseline")
-        for registry, names in ((ATTACKS, self.attacks), (DEFENSES, [*self.defenses, *self.baselines])):
-            for name in names:
-                registry.get(name)
+        for name in self.attacks:
+            ATTACKS.get(name)
+        for label in (*self.defenses, *self.baselines):
+            self.method(label)
         for name in (*self.search.space, *self.search.ranges):
             self._space(name)
         for name in self.attack:
@@ -293,8 +341,8 @@ class StudySpec(_Part):
             self._fixed(name)
         for name in {*self.defenses, *self.search.ranges}:
             given, key = self.search.ranges.get(name, {}), f"search.ranges.{name}"
-            space = self._space(name)
-            search_spaces.check_space(name, space, {**space.beside(name), **self._fixed(name)}, given, key)
+            method, space = self.method(name), self._space(name)
+            search_spaces.check_space(method, space, {**space.beside(method), **self._fixed(name)}, given, key)
         self.resolve()
         if self.scenario.type == "same-label" and self.clean_source != "overlap":
             raise ValueError(
@@ -316,13 +364,14 @@ class StudySpec(_Part):
         elif source == "heldout":
             reserved = fraction
         return Resolved(
-            data=self._source(self.dataset),
-            upstream=None if scenario.upstream is None else self._source(scenario.upstream),
+            data=self.source(self.dataset),
+            upstream=None if scenario.upstream is None else self.source(scenario.upstream),
             attacks=tuple(self._attack(name) for name in self.attacks),
             baselines=tuple(self._baseline(name) for name in self.baselines),
             searches=tuple(self._search(name) for name in self.defenses),
             shared=self.search.per == "all",
             seeds=tuple(self.seeds),
+            defense_seeds=tuple(self.defense_seeds),
             model=self.model,
             width=self.width,
             recipe=self._recipe(),
@@ -336,8 +385,10 @@ class StudySpec(_Part):
             controls=scenario.has_upstream and scenario.controls,
         )
 
-    def _source(self, name: str) -> DataSource:
-        return DataSource(name, self.image_size, self.data_root, self.download)
+    def source(self, name: str) -> DataSource:
+        """Where the images of a data set of this study come from."""
+        flip = self.flip if name.startswith(FOLDER) else None
+        return DataSource(name, self.image_size, self.data_root, self.download, flip)
 
     def _recipe(self) -> TrainingRecipe:
         """The named recipe with the spec's changes."""
@@ -355,29 +406,63 @@ class StudySpec(_Part):
         by_name = {key: given.pop(key) for key in ("target_label",) if isinstance(given.get(key), str)}
         return ResolvedAttack(name, typed_settings(ATTACKS, name, given) | by_name, cls.implants_backdoor)
 
-    def _baseline(self, name: str) -> ResolvedBaseline:
-        settings = {**published_settings(name, self.dataset), **self._fixed(name)}
-        return ResolvedBaseline(name, settings, is_published(name, settings, self.dataset))
+    def method(self, label: str) -> str:
+        """The registered defense that a label stands for (SettingError): itself where the spec names no other."""
+        given = self.defense.get(label, {})
+        if isinstance(given, Mapping) and METHOD in given:
+            return self._labelled(label, given[METHOD])
+        if label not in DEFENSES:
+            hint = nearest(label, DEFENSES.names())
+            raise SettingError(
+                f"unknown defense {label!r}: {hint}; a label of your own needs defense.{label}.{METHOD}: DEFENSE"
+            )
+        return label
 
-    def _search(self, name: str) -> ResolvedSearch:
-        space, fixed = self._space(name), self._fixed(name)
+    def _labelled(self, label: str, method: Any) -> str:
+        """The defense behind a label of the user's own."""
+        if not isinstance(method, str) or method not in DEFENSES:
+            raise SettingError(
+                f"defense.{label}.{METHOD}: unknown defense {method!r}: {nearest(str(method), DEFENSES.names())}"
+            )
+        if label in DEFENSES and label != method:
+            raise SettingError(
+                f"defense.{label}.{METHOD}: {label} is the name of a defense itself; choose another label for {method}"
+            )
+        if not LABEL.fullmatch(label):
+            raise SettingError(
+                f"defense.{label}: a label is made of letters, digits, _, - and ., begins with a letter or digit and "
+                "has at most 40 of them"
+            )
+        return method
+
+    def _baseline(self, label: str) -> ResolvedBaseline:
+        method = self.method(label)
+        settings = {**published_settings(method, self.dataset), **self._fixed(label)}
+        return ResolvedBaseline(label, method, settings, is_published(method, settings, self.dataset))
+
+    def _search(self, label: str) -> ResolvedSearch:
+        space, fixed, name = self._space(label), self._fixed(label), label
         searched = [key for key in space.to_settings(space.paper_params()) if key in fixed]
         if searched:
             raise SpecError(
                 f"defense.{name}.{searched[0]} is fixed by the spec but searched by its space; "
                 f"drop it, or list {name} under baselines instead"
             )
-        return ResolvedSearch(name, space, {**space.beside(name), **fixed})
+        method = self.method(label)
+        return ResolvedSearch(label, method, space, {**space.beside(method), **fixed})
 
-    def _fixed(self, name: str) -> dict[str, Any]:
+    def _fixed(self, label: str) -> dict[str, Any]:
         """Settings that the spec fixes for a defense, coerced to their types (SettingError)."""
-        return typed_settings(DEFENSES, name, self.defense.get(name, {}))
+        method, given = self.method(label), self.defense.get(label, {})
+        if isinstance(given, Mapping):
+            given = {key: value for key, value in given.items() if key != METHOD}
+        return typed_settings(DEFENSES, method, given, label)
 
-    def _space(self, name: str) -> search_spaces.Space:
+    def _space(self, label: str) -> search_spaces.Space:
         """The search space of a defense in this study (SettingError)."""
-        space = search_spaces.get_space(name, self.search.space.get(name, "default"), self.dataset)
+        space = search_spaces.get_space(self.method(label), self.search.space.get(label, "default"), self.dataset)
         return space.with_ranges(
-            self.search.ranges.get(name, {}), f"search.ranges.{name}", published=self.search.published
+            self.search.ranges.get(label, {}), f"search.ranges.{label}", published=self.search.published
         )
 
     def to_yaml(self) -> str:

@@ -13,7 +13,7 @@ from study.spec.yaml_io import parse_yaml
 FRONT_FILE = "front.csv"
 KEPT = (SPEC_FILE, "trials.csv", FRONT_FILE, REPORT_FILE)
 # Columns of the front's table that say what a point is; the file has them all.
-FRONT_COLUMNS = ("attack", "defense", "trial", "asr_report", "clean_accuracy_report", "charged_epochs", "is_knee")
+FRONT_COLUMNS = ("attack", "defense_label", "trial", "asr_report", "clean_accuracy_report", "charged_epochs", "is_knee")
 
 
 def parameters(spec: StudySpec) -> dict[str, str]:

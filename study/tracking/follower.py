@@ -47,7 +47,7 @@ class Follower(threading.Thread):
     Args:
         tool: its name in the spec.
         tracker: of that tool.
-        plan: of the study.
+        plan: gives the study's, see `Points`.
         rows: gives the rows of its ledger so far, in order.
         marks: which run it is, and how far it got.
         say: takes one line for the user.
@@ -57,7 +57,7 @@ class Follower(threading.Thread):
         self,
         tool: str,
         tracker: Tracker,
-        plan: Plan,
+        plan: Callable[[], Plan],
         rows: Callable[[], Sequence[Mapping[str, Any]]],
         marks: Marks,
         say: Callable[[str], None],

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from study.plan.jobs import Plan
+from study.record.ledger import row_key
 from study.record.words import finished_at
 from study.results.pareto import RunningFront
-from study.results.scores import STATUSES, has_backdoor, scores
+from study.results.scores import STATUSES, Victim, front_point, without_backdoor
 
 STUDY = "study"
 MEASURES = ("asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report", "wall_seconds")
@@ -32,12 +33,18 @@ class Point:
 
 
 class Points:
-    """Turns rows into points; give it all rows of the ledger, in order, whether or not their points are wanted."""
+    """Turns rows into points; give it all rows of the ledger, in order, whether or not their points are wanted.
 
-    def __init__(self, plan: Plan) -> None:
-        self._cells = {search.label: len(search.cells) for search in plan.searches}
-        self._fronts = {label: RunningFront() for label in self._cells}
-        self._rows: dict[str, dict[tuple[str, int], Mapping[str, Any]]] = {}
+
+    Args:
+        plan: gives the study's; it is made smaller by victims without a backdoor, before the first row.
+    """
+
+    def __init__(self, plan: Callable[[], Plan]) -> None:
+        self._plan = plan
+        self._fronts: dict[str, RunningFront] = {}
+        self._absent = set[Victim]()
+        self._rows: dict[str, dict[tuple[str, int, int], Mapping[str, Any]]] = {}
         self._steps: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
         self._epochs = 0.0
@@ -49,7 +56,8 @@ class Points:
         epochs = row.get("charged_epochs") or 0.0
         values = {name: float(row[name]) for name in MEASURES if row.get(name) is not None}
         values |= {"status": float(STATUSES.index(row["status"])), "charged_epochs": epochs}
-        if group in self._fronts:
+        self._absent |= without_backdoor([row])
+        if row["search"]:
             values |= self._front(group, row)
         self._statuses[row["status"]] += 1
         self._epochs += epochs
@@ -64,11 +72,12 @@ class Points:
 
     def _front(self, label: str, row: Mapping[str, Any]) -> dict[str, float]:
         """Size and hypervolume of the search's front after this row, on the search half as in the progress line."""
-        rows, front = self._rows.setdefault(row["trial"], {}), self._fronts[label]
-        rows[row["attack"], row["seed"]] = row
-        if len(rows) == self._cells[label]:
+        rows, front = self._rows.setdefault(row["trial"], {}), self._fronts.setdefault(label, RunningFront())
+        cells = next((search.cells for search in self._plan().searches if search.label == label), ())
+        if (key := row_key(row)[1:]) in {cell.place for cell in cells}:
+            rows[key] = row
+        if cells and len(rows) == len(cells):
             del self._rows[row["trial"]]
-            values = scores(rows)
-            if values is not None and has_backdoor(rows):
+            if (values := front_point([*rows.values()], self._absent)) is not None:
                 front.add(*values)
         return {"front_size": float(len(front)), "hypervolume": float(front.hypervolume)}

@@ -37,7 +37,7 @@ def check_trackers(spec: StudySpec, directory: Place) -> None:
 
 @contextlib.contextmanager
 def tracking(
-    plan: Plan,
+    plan: Callable[[], Plan],
     rows: Callable[[], Sequence[Mapping[str, Any]]],
     finished: Callable[[], bool],
     home: Home,
@@ -48,7 +48,7 @@ def tracking(
     What a tool has not taken FINISH_SECONDS later is left for the next run of the study.
 
     Args:
-        plan: of the study.
+        plan: gives the study's, see `Points`.
         rows: gives the rows of its ledger so far, in order.
         finished: whether the study is; asked when the block ends.
         home: the study's folder; which run it is in each tool is kept there in ``tracking.json``.
@@ -68,9 +68,10 @@ def tracking(
 
 
 def _followers(
-    plan: Plan, rows: Callable[[], Sequence[Mapping[str, Any]]], home: Home, say: Callable[[str], None]
+    plan: Callable[[], Plan], rows: Callable[[], Sequence[Mapping[str, Any]]], home: Home, say: Callable[[str], None]
 ) -> list[Follower]:
     marks = Marks(home)
     return [
-        Follower(name, TRACKERS.get(name).make(plan.spec, home), plan, rows, marks, say) for name in plan.spec.tracking
+        Follower(name, TRACKERS.get(name).make(plan().spec, home), plan, rows, marks, say)
+        for name in plan().spec.tracking
     ]

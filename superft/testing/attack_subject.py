@@ -75,18 +75,21 @@ class Subject:
         name: of the attack.
         small: settings over its defaults that make it affordable on 200 images (fewer epochs of a pre-training).
         others: field -> other values that it takes, for fields of free text, whose values nobody can guess.
+        model: that the backdoor is planted in, one whose width can be set.
     """
 
     name: str
     small: Mapping[str, Any] = field(default_factory=dict)
     others: Mapping[str, Any] = field(default_factory=dict)
+    model: str = "preact_resnet18"
     outcomes: dict[str, str | None] = field(default_factory=dict, repr=False)
 
     def spec(
         self, *, seed: int = 0, width: int = 2, recipe: TrainingRecipe | None = None, **settings: Any
     ) -> VictimSpec:
         """A victim of the attack on the toy, with ``settings`` over the small ones."""
-        return toy_spec(self.name, seed=seed, width=width, recipe=recipe, **{**self.small, **settings})
+        given = {**self.small, **settings}
+        return toy_spec(self.name, seed=seed, model=self.model, width=width, recipe=recipe, **given)
 
     @cached_property
     def attack(self) -> Attack:

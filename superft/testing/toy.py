@@ -107,6 +107,7 @@ def toy_spec(
     attack: str,
     *,
     seed: int = 0,
+    model: str = "preact_resnet18",
     width: int = 2,
     recipe: TrainingRecipe | None = None,
     reserved_fraction: float | None = None,
@@ -118,7 +119,7 @@ def toy_spec(
     affordable = {} if other_form else AFFORDABLE.get(attack, {})
     return VictimSpec(
         attack=attack,
-        model="preact_resnet18",
+        model=model,
         width=width,
         recipe=recipe or TrainingRecipe(epochs=1, batch_size=32, lr=0.05, schedule="one_cycle"),
         seed=seed,

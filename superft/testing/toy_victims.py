@@ -25,11 +25,11 @@ def toy() -> Dataset:
     return toy_dataset()
 
 
-def obtain(store: Store) -> Victim:
+def obtain(store: Store, model: str = "preact_resnet18") -> Victim:
     """A BadNets victim of width 2 that knows its training set somewhat: a defense sees accuracies and a trigger."""
     recipe = TrainingRecipe(epochs=15, batch_size=32, lr=0.05, schedule="one_cycle")
     with one_thread():
-        return obtain_victim(toy_spec("badnets", recipe=recipe), toy(), store, CPU)
+        return obtain_victim(toy_spec("badnets", model=model, recipe=recipe), toy(), store, CPU)
 
 
 @functools.cache
@@ -40,8 +40,9 @@ def victim() -> Victim:
 
 
 @functools.cache
-def accurate_model() -> Classifier:
+def accurate_model(model: str = "preact_resnet18") -> Classifier:
     """A clean model of width 2 that is right about most of its training images."""
     recipe = TrainingRecipe(epochs=25, batch_size=32, lr=0.05, schedule="one_cycle")
     with one_thread():
-        return make_trainer(toy_spec("clean"), toy(), CPU, seed=0).train_from_scratch(toy().train, recipe)
+        trainer = make_trainer(toy_spec("clean", model=model), toy(), CPU, seed=0)
+        return trainer.train_from_scratch(toy().train, recipe)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from study.plan.jobs import Plan, make_plan
+from study.record.ended import read_ended, write_ended
 from study.record.ledger import Ledger
 from study.run.driver import Driver
 from study.search.optuna_search import open_searches
 from study.spec.load import make_spec
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import merge_assignments
-from trainables.job import Job
+from trainables.job import Cell, Job
 
 # Runs for real in seconds: models of width 2 on 8-pixel digits, 100 short steps at the published point.
 TINY: dict[str, Any] = {
@@ -50,11 +52,7 @@ def made_up_row(job: Job, plan: Plan, **changes: Any) -> dict[str, Any]:
     asr = 1 / (1 + math.exp(4 * push + len(cell.victim.attack) - 7 + 0.1 * cell.seed))
     accuracy = 0.95 - 0.1 / (1 + math.exp(-3 * push))
     row: dict[str, Any] = {
-        "attack": cell.victim.attack,
-        "defense": cell.defense,
-        "dataset": cell.data.name,
-        "model": cell.victim.model,
-        "seed": cell.seed,
+        **cell.columns(),
         "status": "ok",
         "error": None,
         "wall_seconds": 1.0,
@@ -64,10 +62,30 @@ def made_up_row(job: Job, plan: Plan, **changes: Any) -> dict[str, Any]:
     return row | {f"param.{key}": value for key, value in job.settings.items()} | changes
 
 
-def make_driver(spec: StudySpec, path: Path, storage: BaseStorage | None = None) -> Driver:
-    """A driver over the ledger at ``path``; without a storage over one that holds nothing."""
-    plan = make_plan(spec)
-    return Driver(plan, Ledger(path), open_searches(plan, storage or InMemoryStorage()))
+def make_driver(
+    spec: StudySpec,
+    path: Path,
+    storage: BaseStorage | None = None,
+    cost: Callable[[Cell, Mapping[str, Any]], float] = lambda cell, settings: 0.0,
+    *,
+    plan: Plan | None = None,
+) -> Driver:
+    """A driver over the ledger at ``path``, and the ended searches beside it.
+
+    Without a storage it is over an empty one, without a plan over the spec's.
+
+    Args:
+        cost: planned E of settings on a cell.
+    """
+    plan = plan or make_plan(spec)
+    return Driver(
+        plan,
+        Ledger(path),
+        open_searches(plan, storage or InMemoryStorage()),
+        cost=cost,
+        ended=read_ended(path.parent),
+        on_end=partial(write_ended, path.parent),
+    )
 
 
 def run(driver: Driver, slots: int = 3, finishes: int | None = None, measure: Callable[..., Any] = made_up_row) -> int:

@@ -28,7 +28,7 @@ KNOWN = {
     "attacks/simclr.py:_resample": "the rows of crops that are drawn again",
     "attacks/sbl.py:transform": "which images are poisoned is drawn on the CPU",
     "attacks/wanet.py:noisy": "noise is drawn on the CPU",
-    "attacks/wanet.py:augment": "turns and crops are drawn on the CPU",
+    "training/geometry.py:__call__": "turns and crops are drawn on the CPU",
     "defenses/anp.py:worst_noise": "noise is drawn on the CPU",
     "defenses/rnp.py:reached": "the ascent ends at a loss, looked at once per epoch",
 }

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.toy import toy_dataset, toy_spec
 from trainables import trial
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource
+from trainables.evaluation.conditions import Conditions
 from trainables.evaluation.metrics import evaluate
 from trainables.job import Cell
 from trainables.registry import SettingError
@@ -103,7 +105,33 @@ def test_key_of_a_victim_depends_on_the_upstream_data(downstream: Dataset, toy: 
 
 
 def test_backdoor_that_does_not_survive_the_new_head_is_a_result(taken_over: Victim) -> None:
-    assert taken_over.implanted == taken_over.facts["upstream"]["implanted"]
+    before = taken_over.facts["upstream"]
+    assert taken_over.why_not_implanted == before["not_implanted"]
+    assert taken_over.conditions == Conditions(**before["conditions"])
+    assert taken_over.conditions.asr != taken_over.evaluation.full.asr
+
+
+@pytest.mark.parametrize("released_is_stored", [True, False])
+def test_a_taken_over_victim_of_an_earlier_version_is_judged_from_what_is_stored(
+    released_is_stored: bool, taken_over: Victim, toy: Dataset, downstream: Dataset, toy_store: Store, tmp_path: Path
+) -> None:
+    """Then the verdict itself was stored, by other rules; the numbers are those of the model that was taken over."""
+    old, store = toy_store.load(taken_over.name), Store(tmp_path / "store")
+    assert old is not None
+    upstream = {key: old.facts["upstream"][key] for key in ("name", "fingerprint", "victim", "rates")}
+    facts = {**old.facts, "upstream": {**upstream, "implanted": not taken_over.implanted}}
+    with store.lock(taken_over.name):
+        store.save(taken_over.name, dataclasses.replace(old, facts=facts))
+    if released_is_stored:
+        shutil.copytree(toy_store.path(upstream["victim"]), store.path(upstream["victim"]))
+    again = obtain_victim(transfer(), downstream, store, CPU, toy)
+    if released_is_stored:
+        assert again.conditions == taken_over.conditions
+        assert again.why_not_implanted == taken_over.why_not_implanted
+    assert (again.conditions.asr, again.conditions.asr_base is None) == (
+        taken_over.conditions.asr,
+        not released_is_stored,
+    )
 
 
 def test_victim_comes_back_from_the_store_as_it_was(

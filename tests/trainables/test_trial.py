@@ -28,13 +28,13 @@ from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.plugins.modules import PluginError
 from trainables.registry import SettingError
-from trainables.seeding import generator_for
+from trainables.seeding import derive_seed, generator_for
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store
 from trainables.training.loop import Counters, DivergedError
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-from trainables.trial import MEASURES, TrialResult, Workbench, assets_for, run_trial
+from trainables.trial import MEASURES, TrialResult, Workbench, assets_for, defender_seed, run_trial
 from trainables.victims import Victim, VictimSpec, obtain_victim
 
 CPU = torch.device("cpu")
@@ -58,8 +58,8 @@ def working(toy_victim: Victim) -> Victim:
 
 def with_rates(victim: Victim, **rates: Any) -> Victim:
     full = dataclasses.replace(victim.evaluation.full, **rates)
-    evaluation = dataclasses.replace(victim.evaluation, full=full)
-    return dataclasses.replace(victim, evaluation=evaluation, clean_model_accuracy=0.9)
+    evaluation = dataclasses.replace(victim.evaluation, full=full, predicted_classes=10)
+    return dataclasses.replace(victim, evaluation=evaluation, clean_model_accuracy=0.9, asr_base=0.1)
 
 
 @pytest.fixture
@@ -155,16 +155,11 @@ def test_diverged_trial_is_the_worst_point_and_never_nan(working: Victim, toy: D
     json.dumps(row, allow_nan=False)
 
 
-def test_divergence_wins_over_a_backdoor_that_never_worked(toy_victim: Victim, toy: Dataset) -> None:
-    broken = with_rates(toy_victim, asr=0.1, clean_accuracy=0.9)
-    assert run(broken, toy, "super_ft", iterations=40, lr_max1=1e12).status == "diverged"
-
-
 @pytest.mark.parametrize(
     ("rates", "status"),
     [
         ({"asr": 0.9, "clean_accuracy": 0.9}, "ok"),
-        ({"asr": 0.4, "clean_accuracy": 0.9}, "backdoor_not_implanted"),
+        ({"asr": 0.7, "clean_accuracy": 0.9}, "backdoor_not_implanted"),
         ({"asr": 0.9, "clean_accuracy": 0.8}, "backdoor_not_implanted"),
     ],
 )
@@ -175,6 +170,20 @@ def test_status_tells_when_there_was_no_backdoor_to_remove(
     result = run(with_rates(toy_victim, **rates), toy, "probe")
     assert result.status == status
     assert result.metrics["asr"] is not None  # measured all the same
+    assert (result.error is None) == (status == "ok")
+
+
+def test_a_row_says_which_condition_failed_whatever_became_of_the_model(
+    toy_victim: Victim, toy: Dataset, probe: Any
+) -> None:
+    class Diverges(Plain):
+        def repair(self, model: Classifier, assets: Any, trainer: Trainer) -> Repair:
+            raise DivergedError("loss became NaN at step 3")
+
+    probe(Diverges)
+    result = run(with_rates(toy_victim, asr=0.7, clean_accuracy=0.9), toy, "probe")
+    assert result.status == "backdoor_not_implanted"
+    assert result.error == "ASR 0.700 is below 0.8; loss became NaN at step 3"
 
 
 def test_a_victim_that_measures_otherwise_than_stored_is_refused(toy_victim: Victim, toy: Dataset) -> None:
@@ -341,6 +350,22 @@ def test_clean_data_are_clean_and_split(toy_victim: Victim, toy: Dataset, probe:
     assert len(assets.train) + len(assets.validation) == 60
 
 
+def test_a_defense_seed_changes_the_images_held_and_the_draws_of_the_repair(
+    toy_victim: Victim, toy: Dataset, probe: Any
+) -> None:
+    received = seen_by(CleanData, probe)
+    for own in (0, 1, 1):
+        run(toy_victim, toy, "probe", {"defense_seed": own})
+    first, second, again = received
+    assert torch.equal(second.train.images, again.train.images)
+    assert not torch.equal(first.train.images, second.train.images)
+    cells = [cell_of(toy_victim, "ft", defense_seed=own) for own in (0, 1, 1)]
+    assert defender_seed(cells[0]) != defender_seed(cells[1]) == defender_seed(cells[2])
+    assert defender_seed(cells[0]) == derive_seed(toy_victim.spec.seed, "defense"), "as rows of earlier versions drew"
+    assert cells[0].victim == cells[1].victim, "the victim is the same"
+    assert cells[1].columns()["defense_seed"] == 1
+
+
 def test_unpoisoned_source_hands_over_no_touched_image(toy_victim: Victim, toy: Dataset, probe: Any) -> None:
     received = seen_by(CleanData, probe)
     run(toy_victim, toy, "probe", {"clean_source": "unpoisoned"})
@@ -429,7 +454,7 @@ def test_workbench_loads_data_and_victims_once(toy_store: Store, monkeypatch: py
         loads.append(name)
         return toy_dataset()
 
-    monkeypatch.setattr(trial, "load_dataset", load)
+    monkeypatch.setattr("trainables.data.load.load_dataset", load)
     trial._load.cache_clear()
     try:
         bench = Workbench(toy_store, CPU)
@@ -473,13 +498,13 @@ def test_second_trial_of_a_cell_reads_nothing_and_stamps_nothing(
         raise AssertionError("a trial made again what its process has")
 
     shutil.copytree(toy_store.root / toy_victim.name, tmp_path / toy_victim.name)
-    monkeypatch.setattr(trial, "load_dataset", lambda _name, **_settings: toy_dataset())
+    monkeypatch.setattr("trainables.data.load.load_dataset", lambda _name, **_settings: toy_dataset())
     trial._load.cache_clear()
     try:
         bench, cell = Workbench(Store(tmp_path), CPU, trains=False), cell_of(toy_victim, "super_ft")
         first = bench.run(cell, SHORT)
         shutil.rmtree(tmp_path)
-        monkeypatch.setattr(trial, "load_dataset", never)
+        monkeypatch.setattr("trainables.data.load.load_dataset", never)
         monkeypatch.setattr(victims, "stamp", never)
         monkeypatch.setattr(base, "stamp", never)
         second = bench.run(cell, SHORT)

@@ -55,6 +55,7 @@ STORED_KEYS = {
     "blended": "a1ea1d4aa55dc438cd864049",
     "clean": "b22260a46ff86f6e24288a62",
     "clean_encoder": "2bc826a26e9eabcccced440b",
+    "clean_wanet": "304036705a56b1f0ffc75856",
     "handcrafted": "76697910d6a30775075b359e",
     "imc": "186dd36d16c0e780f54495e4",
     "inputaware": "2887e2c57f58da14c281e235",
@@ -62,7 +63,7 @@ STORED_KEYS = {
     "lf": "e26c82bc6823d8dfbdfa9a3a",
     "sbl": "2467ba980db19808121c38b2",
     "sig": "3fc2eadb4b51d624e457d56c",
-    "wanet": "3563a99d02067bb0e670490c",
+    "wanet": "d0b12e9c64bd0c65dc62cdc3",
 }
 STORED_MODELS = {
     "preact_resnet18": "d7083e51e71af43b86680a63",
@@ -127,7 +128,7 @@ NAMES = {
     "lf": "lf-toy-preact_resnet18-seed0-7e13a3e2b0c5f21d26c72a8a",
     "sbl": "sbl-toy-preact_resnet18-seed0-a3c6e008493c6fcd98546e2f",
     "sig": "sig-toy-preact_resnet18-seed0-2462c5cb77fa93e0433e2143",
-    "wanet": "wanet-toy-preact_resnet18-seed0-06d5ce54298ad4cbd6d8773b",
+    "wanet": "wanet-toy-preact_resnet18-seed0-3f507aa0a634db54d11f0dc9",
 }
 
 
@@ -204,22 +205,59 @@ def test_released_training_set_is_rebuilt_from_what_is_stored(toy_victim: Victim
 
 def rates(victim: Victim, *, asr: float, accuracy: float, clean: float) -> Victim:
     full = dataclasses.replace(victim.evaluation.full, asr=asr, clean_accuracy=accuracy)
-    evaluation = dataclasses.replace(victim.evaluation, full=full)
-    return dataclasses.replace(victim, evaluation=evaluation, clean_model_accuracy=clean)
+    evaluation = dataclasses.replace(victim.evaluation, full=full, predicted_classes=10)
+    return dataclasses.replace(victim, evaluation=evaluation, clean_model_accuracy=clean, asr_base=0.1)
 
 
 def test_backdoor_counts_as_implanted_only_if_it_works_on_a_good_model(toy_victim: Victim) -> None:
-    assert rates(toy_victim, asr=0.5, accuracy=0.90, clean=0.94).implanted
-    assert not rates(toy_victim, asr=0.49, accuracy=0.90, clean=0.94).implanted
+    assert rates(toy_victim, asr=0.8, accuracy=0.90, clean=0.94).implanted
+    assert not rates(toy_victim, asr=0.79, accuracy=0.90, clean=0.94).implanted
     assert not rates(toy_victim, asr=1.0, accuracy=0.90, clean=0.96).implanted
+    assert not rates(toy_victim, asr=1.0, accuracy=0.19, clean=0.19).implanted
     control = dataclasses.replace(toy_victim, spec=toy_victim.spec.control())
     assert rates(control, asr=0.0, accuracy=0.1, clean=1.0).implanted  # nothing was to be implanted
+
+
+def test_a_stored_victim_is_judged_from_its_numbers_and_not_from_a_stored_verdict(store: Store, toy: Dataset) -> None:
+    spec = toy_spec("badnets")
+    made = obtain_victim(spec, toy, store, CPU)
+    assert made.facts["not_implanted"] == made.why_not_implanted
+    artifact = store.load(made.name)
+    assert artifact is not None
+    facts = artifact.facts
+    numbers = facts["evaluation"]
+    # As an earlier version stored it: without what the new rule asks for; and rates of a working backdoor.
+    for key in ("predicted_classes", "majority_share", "test_classes"):
+        del numbers[key]
+    numbers["full"] |= {"asr": 0.9, "clean_accuracy": 0.95}
+    numbers["accuracy_by_class"] = [0.95] * 10
+    facts |= {"asr_base": 0.01, "clean_model_accuracy": 0.95, "not_implanted": "a verdict by other rules"}
+    rewritten = Store(store.root / "rewritten")
+    with rewritten.lock(made.name):
+        rewritten.save(made.name, dataclasses.replace(artifact, facts=facts))
+    again = obtain_victim(spec, toy, rewritten, CPU)
+    assert again.why_not_implanted is None
+    assert (again.evaluation.majority_share, again.evaluation.predicted_classes) == (0.1, 10)
+    # Where the stored numbers leave it open, the model is asked once more.
+    numbers["accuracy_by_class"] = [0.95] * 2 + [0.0] * 8
+    other = Store(store.root / "other")
+    with other.lock(made.name):
+        other.save(made.name, dataclasses.replace(artifact, facts=facts))
+    assert obtain_victim(spec, toy, other, CPU).evaluation.predicted_classes == made.evaluation.predicted_classes
 
 
 def test_overlap_draws_from_all_of_the_training_set(toy_victim: Victim, toy: Dataset) -> None:
     split = toy_victim.clean_split(toy, 1.0, "overlap")
     assert len(split.all) == 200
     assert set(toy_victim.poisoned.indices.tolist()) <= set(split.all.tolist())
+
+
+def test_another_defense_seed_is_another_defender(toy_victim: Victim, toy: Dataset) -> None:
+    held = [set(toy_victim.clean_split(toy, 0.3, "overlap", seed).all.tolist()) for seed in (0, 1, 2, 1)]
+    assert len(held[0]) == len(held[1]) == 60
+    assert held[1] == held[3]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert len(held[one] & held[other]) < 40, "two independent draws of 60 of 200 share 18 on average"
 
 
 def test_unpoisoned_draws_no_image_that_the_attacker_touched(toy_victim: Victim, toy: Dataset) -> None:
@@ -236,6 +274,9 @@ def test_heldout_images_were_never_the_attackers(toy: Dataset, store: Store) -> 
         split = victim.clean_split(toy, fraction, "heldout")
         assert len(split.all) == round(200 * fraction)
         assert not mine & set(split.all.tolist())
+        other = victim.clean_split(toy, fraction, "heldout", defense_seed=1)
+        assert len(other.all) == round(200 * fraction)
+        assert not mine & set(other.all.tolist()), "another defender, but of the same attacker"
     assert torch.equal(attacker_indices(victim.spec, toy), victim.attacker_indices)
 
 

@@ -193,13 +193,17 @@ class PoisonedSamples:
 
         A copy of ``train`` with these samples in place, and then the appended ones in their order.
         """
-        images, labels, here = train.images.clone(), train.labels.clone(), self.in_place
-        new_images, new_labels = self.images.to(images.device), self.labels.to(labels.device)
+        images, here, labels = train.images.clone(), self.in_place, self.labels_of(train.labels)
+        new_images = self.images.to(images.device)
         at, here = self.indices[here].to(images.device), here.to(images.device)
-        images[at], labels[at] = new_images[here], new_labels[here]
-        if bool(here.all()):
-            return ImageSet(images, labels)
-        return ImageSet(torch.cat([images, new_images[~here]]), torch.cat([labels, new_labels[~here]]))
+        images[at] = new_images[here]
+        return ImageSet(images if bool(here.all()) else torch.cat([images, new_images[~here]]), labels)
+
+    def labels_of(self, labels: Tensor) -> Tensor:
+        """Labels of what `apply` makes of a training set with ``labels``: int64, (n + number appended,)."""
+        changed, here, new = labels.clone(), self.in_place.to(labels.device), self.labels.to(labels.device)
+        changed[self.indices.to(labels.device)[here]] = new[here]
+        return torch.cat([changed, new[~here]])
 
     def kinds_of(self, n: int) -> Tensor:
         """Kind of every sample that `apply` makes of a training set of ``n``: uint8, (n + number appended,)."""
@@ -281,6 +285,10 @@ class Attack(ABC):
                 f"attack.{self.name}.label_shift must not be a multiple of the number of classes ({num_classes}), "
                 f"got {self.label_shift}"
             )
+
+    def at(self, image_size: int) -> Attack:
+        """Itself with the settings filled in that follow the size of the images; `identity` is taken of that."""
+        return self
 
     def identity(self) -> dict[str, Any]:
         """All that decides the result, JSON-able: part of the victim's content key."""

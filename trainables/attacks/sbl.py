@@ -132,7 +132,7 @@ class SequentialBackdoor(Attack):
         """The attack whose trigger is used, with the paper's settings where they are not its defaults."""
         match self.trigger:
             case "badnets":
-                return BadNets(pattern="random")
+                return BadNets(pattern="random", size=3)
             case "blended":
                 return Blended()
             case "sig":

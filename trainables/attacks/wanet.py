@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,13 +17,10 @@ from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
 from trainables.settings import AtLeast, NonNegative, PositiveShare
+from trainables.training.geometry import Draws, Moves, Resampling
 from trainables.training.predict import predict
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-
-# The paper's augmentation of assembled batches; its 5 pixels are of images of 32.
-CROP_PROBABILITY, CROP_SHARE = 0.8, 5 / 32
-ROTATION_PROBABILITY, ROTATION_DEGREES = 0.5, 10.0
 
 
 @trigger_kind("warp")
@@ -64,21 +61,32 @@ class WaNet(InLoop):
     it the one field. It learns slowly: on few images expect many epochs, or ask for a larger ``strength``.
 
     The recipe of the study trains it; the paper's own is SGD at 0.01 with steps far beyond BackdoorBench's 100 epochs.
+    Its control is trained under the same ``augmentation``.
 
     Args:
         grid_size: control points per side, >= 2.
         strength: mean displacement of the control points in half pixels, >= 0.
         grid_rescale: factor on the whole grid, in (0, 1]: below 1 it also zooms in.
         cross_ratio: noise samples per poisoned sample.
-        augmentation: crop, rotation and flip of every ``sample`` by itself, once for the whole ``batch`` as in the
-            reference code, or ``none``: all resampling blurs the warp, and the fewer images, the slower it is learned.
+        augmentation: of the assembled batch. ``none``; ``batch``: crop, rotation and flip, drawn once for all of it,
+            as in BackdoorBench; ``sample``: drawn for every sample, as in the authors' code; ``crop``: every sample,
+            without rotation. The warp moves with the image, and where images or epochs are few it is not learned then:
+            on digits (recipe ``quick``) ASR is 0.976 without, and at most 0.04 with any of them.
+        resampling: of rotated images: ``nearest``, as in BackdoorBench; ``bilinear``, as in the authors' code, blurs
+            as much as the warp does.
     """
+
+    matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {"resampling": {"augmentation": "sample"}}
 
     cross_ratio: NonNegative = 2.0
     grid_size: Annotated[int, AtLeast(2)] = 4
     strength: NonNegative = 0.5
     grid_rescale: PositiveShare = 1.0
-    augmentation: Literal["sample", "batch", "none"] = "sample"
+    augmentation: Draws = "none"
+    resampling: Resampling = "nearest"
+
+    def control(self) -> tuple[str, dict[str, Any]]:
+        return "clean_wanet", {"augmentation": self.augmentation, "resampling": self.resampling}
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)
@@ -104,11 +112,12 @@ class WaNet(InLoop):
         batch_stream, noise_stream, augmentation_stream = (
             trainer.generator("wanet", purpose) for purpose in ("batch", "noise", "augmentation")
         )
+        moves = Moves(self.augmentation, self.resampling)
 
         @torch.no_grad()
         def transform(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             images, labels = self.assemble(trigger, images, labels, trainer.num_classes, batch_stream, noise_stream)
-            return self.augment(images, trainer.flip, augmentation_stream), labels
+            return moves(images, trainer.flip, augmentation_stream), labels
 
         model = trainer.train_from_scratch(train, recipe, augmentation=None, transform=transform)
         return Implanted(model, trigger, self.release(trigger, train, trainer.num_classes, trainer.seed))
@@ -130,28 +139,6 @@ class WaNet(InLoop):
             torch.cat([trigger(parts[0]), trigger.noisy(parts[1], noise_stream), parts[2]]),
             torch.cat([targets, labels[poisoned:]]),
         )
-
-    def augment(self, images: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
-        """Crop (black outside), rotation and flip as one resampling of float images (N, 3, H, W)."""
-        if self.augmentation == "none":
-            return images
-        count, size = 1 if self.augmentation == "batch" else len(images), images.shape[-1]
-
-        def draw() -> Tensor:
-            return torch.rand(count, generator=generator)
-
-        padding = round(CROP_SHARE * size)
-        shifts = torch.randint(-padding, padding + 1, (count, 2), generator=generator)
-        shifts = shifts * (draw() < CROP_PROBABILITY)[:, None] * 2.0 / size
-        angles = (draw() * 2.0 - 1.0) * math.radians(ROTATION_DEGREES) * (draw() < ROTATION_PROBABILITY)
-        mirror = torch.where((draw() < 0.5) & torch.tensor(flip), -1.0, 1.0)
-        rows = (
-            torch.stack([mirror * angles.cos(), -angles.sin(), shifts[:, 0]], 1),
-            torch.stack([mirror * angles.sin(), angles.cos(), shifts[:, 1]], 1),
-        )
-        transforms = torch.stack(rows, 1).to(images.device).expand(len(images), -1, -1)
-        grid = functional.affine_grid(transforms, list(images.shape), align_corners=False)
-        return functional.grid_sample(images, grid, align_corners=False)
 
     def release(self, trigger: WarpTrigger, train: ImageSet, num_classes: int, seed: int) -> PoisonedSamples:
         """The training set as released: poison under the warp, noise samples (kind CROSS) under warp and noise."""

@@ -26,19 +26,26 @@ def default_root() -> Path:
 
 
 def load_dataset(
-    name: str, *, image_size: int | None = None, root: Path | None = None, download: bool = False
+    name: str,
+    *,
+    image_size: int | None = None,
+    root: Path | None = None,
+    download: bool = False,
+    flip: bool | None = None,
 ) -> Dataset:
     """Data set ``name`` on the CPU.
 
     Args:
         name: a registered one, or ``folder:PATH`` with PATH/train/CLASS/* and PATH/test/CLASS/*, where PATH may be a
-            zip file with the same layout; see `read_folder`. A folder is never mirrored in training: its labels may
-            depend on left and right.
+            zip file with the same layout; see `read_folder`.
         image_size: side in pixels, 8 or more. Default: the source's own; for a folder the shorter side of the first
             training image, at least 8 and at most 64.
         root: where files lie and decoded copies are kept; default ``default_root()``. It may be a folder that
             torchvision has filled.
         download: fetch what is missing, for the sets that torchvision can fetch.
+        flip: of a folder: whether training mirrors half of the images. Default: it does, as for the known sets of
+            photographs, so that CIFAR-10 in a folder is the task that ``cifar10`` is. False where left and right
+            matter: digits, letters, traffic signs. The known sets say it themselves, and nothing else is allowed.
 
     Raises:
         DataError: unknown name, bad size, missing or damaged files, or a folder that is no classification task.
@@ -48,7 +55,9 @@ def load_dataset(
     root = default_root() if root is None else Path(root).expanduser()
     mean: Channels | None = None
     std: Channels | None = None
-    flip = False
+    mirrored = flip is not False
+    if flip is not None and not name.startswith(FOLDER) and name in SOURCES:
+        raise DataError(f"flip is of {FOLDER}PATH alone, {name} knows by itself whether it is mirrored; leave it out")
     if name.startswith(FOLDER):
         raw = read_folder(name, image_size, root)
     elif name in SOURCES:
@@ -59,7 +68,7 @@ def load_dataset(
                 f"{name}: found {len(raw.classes)} classes in {root}, expected {source.num_classes}; "
                 "the copy is incomplete, unpack it again"
             )
-        mean, std, flip = source.mean, source.std, source.flip
+        mean, std, mirrored = source.mean, source.std, source.flip
     else:
         raise DataError(_unknown(name))
     _check(name, raw)
@@ -75,7 +84,7 @@ def load_dataset(
         classes=raw.classes,
         mean=mean,
         std=std,
-        flip=flip,
+        flip=mirrored,
         fingerprint=raw.fingerprint or fingerprint_of(raw.train, raw.test),
     )
 
@@ -146,3 +155,10 @@ class DataSource:
     image_size: int | None = None
     root: Path | None = None
     download: bool = False
+    flip: bool | None = None
+
+    def load(self) -> Dataset:
+        """The data set (DataError)."""
+        return load_dataset(
+            self.name, image_size=self.image_size, root=self.root, download=self.download, flip=self.flip
+        )

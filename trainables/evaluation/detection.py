@@ -44,26 +44,39 @@ def average_precision(scores: Tensor, positive: Tensor) -> float | None:
     return float((precision * found).sum()) / positives
 
 
-def detection_columns(repair: Repair, kinds: Tensor, targets: Tensor) -> dict[str, Any]:
+def detection_columns(repair: Repair, kinds: Tensor, targets: Tensor, labels: Tensor) -> dict[str, Any]:
     """Columns of a row on what a repair removed, scored and flagged; empty for a defense that detects nothing.
 
     Poison is positive and clean is negative. Samples that carry a trigger under their true label (`Kind.CROSS`) are
     neither: finding them is no merit and no harm. Only ``detection_removed`` and ``detection_precision``, the share of
     poison among all that was removed, count them.
 
+    Over all classes a score is judged by telling classes apart, which needs no detector: poison lies in one of them.
+    ``detection_auroc_target`` and ``detection_auprc_target`` ask whether it tells poison from clean images *within* the
+    target class. And who removes a tenth of every class finds no more of the poison than that, however good the scores:
+    a TPR is read against the most that any detector could reach who removes as many images in all
+    (``detection_ceiling_share``), or as many of every class (``detection_ceiling_classes``).
+
     Args:
         repair: as the defense returned it.
         kinds: of every training sample, uint8 (N,), values of `Kind`.
         targets: labels the attacker wants, int64, any number of each; empty for a control, where every flag is false.
+        labels: of every training sample as released, int64 (N,).
 
     Returns:
         ``detection_removed`` (share of the training set), ``detection_tpr``, ``detection_fpr``,
-        ``detection_precision``; ``detection_auroc``, ``detection_auprc`` of the scores; ``flagged_classes``,
-        ``target_flagged`` (every class that the attacker wants is among them), ``false_classes`` (how many others).
-        Fractions are in [0, 1], None where there is nothing to divide by.
+        ``detection_precision``, ``detection_ceiling_share``, ``detection_ceiling_classes``,
+        ``detection_removed_target`` (share of the target class); ``detection_auroc``, ``detection_auprc`` of the
+        scores, ``detection_auroc_target``, ``detection_auprc_target`` (of several target classes: the mean over the
+        poisoned samples); ``flagged_classes``, ``target_flagged`` (every class that the attacker wants is among them),
+        ``false_classes`` (how many others). Fractions are in [0, 1], None where there is nothing to divide by: of the
+        target class where no sample of it is poisoned.
     """
     found: dict[str, Any] = {}
     poison, clean = kinds == Kind.POISON, kinds == Kind.CLEAN
+    labels = labels.cpu()
+    poisoned_classes = [label for label in targets.unique().tolist() if bool((poison & (labels == label)).any())]
+    in_target = torch.isin(labels, torch.tensor(poisoned_classes, dtype=labels.dtype))
     if repair.removed is not None:
         removed = torch.zeros(len(kinds), dtype=torch.bool)
         removed[repair.removed.cpu()] = True
@@ -71,11 +84,27 @@ def detection_columns(repair: Repair, kinds: Tensor, targets: Tensor) -> dict[st
         found["detection_tpr"] = _share(removed, poison)
         found["detection_fpr"] = _share(removed, clean)
         found["detection_precision"] = _share(poison, removed)
+        count = int(poison.sum())
+        by_class = sum(
+            min(int((removed & (labels == label)).sum()), int((poison & (labels == label)).sum()))
+            for label in labels[poison].unique().tolist()
+        )
+        found["detection_ceiling_share"] = min(int(removed.sum()), count) / count if count else None
+        found["detection_ceiling_classes"] = by_class / count if count else None
+        found["detection_removed_target"] = _share(removed, in_target)
     if repair.scores is not None:
         judged = poison | clean
-        scores = repair.scores.cpu()[judged]
-        found["detection_auroc"] = auroc(scores, poison[judged])
-        found["detection_auprc"] = average_precision(scores, poison[judged])
+        scores = repair.scores.cpu()
+        found["detection_auroc"] = auroc(scores[judged], poison[judged])
+        found["detection_auprc"] = average_precision(scores[judged], poison[judged])
+        for name, measure in (("auroc", auroc), ("auprc", average_precision)):
+            within = [
+                (measure(scores[own], poison[own]), int(poison[own].sum()))
+                for own in (judged & (labels == label) for label in poisoned_classes)
+            ]
+            known = [(value, weight) for value, weight in within if value is not None]
+            total = sum(weight for _, weight in known)
+            found[f"detection_{name}_target"] = sum(v * w for v, w in known) / total if total else None
     if repair.flagged_classes is not None:
         wanted = set(targets.unique().tolist())
         flagged = set(repair.flagged_classes)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from trainables.data.images import ImageSet, TriggeredSet
+from trainables.evaluation.conditions import why_collapsed
 from trainables.seeding import generator_for
 from trainables.training.loop import Counters
 from trainables.training.predict import predict
@@ -42,6 +44,13 @@ def rir(ra_before: float, ra_after: float, ca_before: float, ca_after: float) ->
     return (max(0.0, ra_after - ra_before) - max(0.0, ca_before - ca_after) + 1.0) / 2.0
 
 
+class ClassFacts(TypedDict):
+    """Fields of `Evaluation` that no model has a part in."""
+
+    majority_share: float
+    test_classes: int
+
+
 @dataclass(frozen=True)
 class Rates:
     """Fractions in [0, 1] with their sample counts, on one part of the test set."""
@@ -64,6 +73,9 @@ class Evaluation:
             change of the head a trigger may lead to another class than the attacker's.
         accuracy_by_class: per true class of the clean test images, (K,); None for a class without an image.
         asr_by_class: per true class of the triggered ones, likewise.
+        majority_share: of the largest class in the clean test set: what predicting it alone would give as accuracy.
+        predicted_classes: how many classes are predicted for at least one clean test image.
+        test_classes: how many classes the clean test set has.
     """
 
     full: Rates
@@ -73,6 +85,14 @@ class Evaluation:
     asr_max: float = 0.0
     accuracy_by_class: tuple[float | None, ...] = ()
     asr_by_class: tuple[float | None, ...] = ()
+    majority_share: float | None = None
+    predicted_classes: int | None = None
+    test_classes: int | None = None
+
+    @property
+    def why_collapsed(self) -> str | None:
+        """Why the model counts as collapsed, in words; None if it does not."""
+        return why_collapsed(self.full.clean_accuracy, self.majority_share, self.predicted_classes, self.test_classes)
 
 
 def report_half(n: int) -> Tensor:
@@ -127,7 +147,15 @@ def evaluate(
         asr_max=_asr_max(triggered_predictions, labels, classes),
         accuracy_by_class=_share_by_class(clean_predictions == test_labels, test_labels, classes),
         asr_by_class=_share_by_class(triggered_predictions == targets, labels, classes),
+        predicted_classes=len(clean_predictions.unique()),
+        **class_facts(test_labels),
     )
+
+
+def class_facts(labels: Tensor) -> ClassFacts:
+    """What the labels of a clean test set, (N,), say of its classes."""
+    counts = torch.bincount(labels)
+    return {"majority_share": int(counts.max()) / len(labels), "test_classes": int((counts > 0).sum())}
 
 
 def _asr_max(predictions: Tensor, labels: Tensor, classes: int) -> float:

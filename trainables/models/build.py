@@ -83,8 +83,8 @@ def build_model(
         num_classes: outputs of the head, 2 or more.
         width: channels of the first stage, 1 or more, where the model lets it be set; None: its own.
         image_size: side of the square images in pixels. The models are fully convolutional, so it only decides whether
-            the name is allowed (`Model.min_size`). The last maps have ``image_size / 8`` positions a
-            side (VGG ``/ 16``); where that is 1, batches of one image cannot be trained through BatchNorm.
+            the name is allowed (`Model.min_size`). The last maps have about ``image_size / 8`` positions
+            a side (VGG ``/ 16``); where that is 1, batches of one image cannot be trained through BatchNorm.
         mean, std: three numbers each, in units of [0, 1] pixels; std > 0. Kept in the model as buffers.
         generator: the only source of the initial weights (one integer is drawn from it). Without one the weights are
             those of seed 0: for models that are about to be loaded.

@@ -10,7 +10,7 @@ from __future__ import annotations
 RELEASED: dict[str, frozenset[str]] = {
     "attack": frozenset(
         (
-            *("adap_blend", "badencoder", "badnets", "blended", "clean", "clean_encoder", "handcrafted"),
+            *("adap_blend", "badencoder", "badnets", "blended", "clean", "clean_encoder", "clean_wanet", "handcrafted"),
             *("imc", "inputaware", "latent", "lf", "sbl", "sig", "wanet"),
         )
     ),

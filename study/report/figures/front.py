@@ -41,7 +41,7 @@ from study.report.figures.style import (
     searched_style,
 )
 from study.results.pareto import BOX_ASR, BOX_DROP, non_dominated_indices
-from study.results.settings import settings_of
+from study.results.settings import models_of, settings_of
 
 FEW_BASELINES = 4  # up to so many, a legend is enough; more have their names beside their marks
 BASELINE_STYLE = {  # name -> colour, Plotly shape, Matplotlib shape
@@ -112,9 +112,9 @@ def front_picture(title: str, settings: pd.DataFrame, front: pd.DataFrame) -> Fr
     measured = settings.dropna(subset=["asr_report", "clean_accuracy_report"])
     searched = measured[measured["role"] == "search"]
     marks: list[Marks] = []
-    crowded = searched["defense"].nunique() > FEW_SEARCHES
-    for index, (defense, group) in enumerate(searched.groupby("defense", sort=True)):
-        marks += _searched(str(defense), index, group, front[front["defense"] == defense], crowded)
+    crowded = searched["defense_label"].nunique() > FEW_SEARCHES
+    for index, (defense, group) in enumerate(searched.groupby("defense_label", sort=True)):
+        marks += _searched(str(defense), index, group, front[front["defense_label"] == defense], crowded)
     baselines = measured[measured["role"] == "baseline"]
     repaired = measured[measured["role"] != "control"]
     if not (baselines["defense"] == "none").any() and len(repaired):
@@ -122,8 +122,8 @@ def front_picture(title: str, settings: pd.DataFrame, front: pd.DataFrame) -> Fr
     others = itertools.cycle(OTHER_SHAPES)
     # Beside searches, baselines are grey: colours are the searches'.
     colours = itertools.cycle((GREY,) if len(searched) else SEARCHED_COLOURS)
-    many = baselines["defense"].nunique() > FEW_BASELINES
-    for defense, group in baselines.groupby("defense", sort=True):
+    many = baselines["defense_label"].nunique() > FEW_BASELINES
+    for defense, group in baselines.groupby("defense_label", sort=True):
         colour, *shape = BASELINE_STYLE.get(str(defense)) or (next(colours), *next(others))
         remarks = ["no repair" if defense == "none" else "baseline"]
         remarks += [status for status in ("abstained", "diverged") if (group["status"] == status).all()]
@@ -131,7 +131,7 @@ def front_picture(title: str, settings: pd.DataFrame, front: pd.DataFrame) -> Fr
         name = f"{defense!s} ({', '.join(remarks)})"
         one = _marks(name, "baseline", colour, group, (shape[0], shape[1]))
         marks.append(dataclasses.replace(one, label=str(defense) if many else ""))
-    for defense, group in measured[measured["role"] == "control"].groupby("defense", sort=True):
+    for defense, group in measured[measured["role"] == "control"].groupby("defense_label", sort=True):
         marks.append(_marks(f"{defense!s} (clean control)", "control", GREY, group, next(others)))
     overview = _overview(marks)
     outside = sum(x < overview[0][0] for m in marks if m.kind in _SINGLE for x in m.x)
@@ -309,7 +309,10 @@ def _before(measured: pd.DataFrame) -> Marks:
 
 
 def _hover(row: Mapping[str, Any]) -> str:
-    lines = [f"<b>{html.escape(str(row['trial']))}</b>", f"{html.escape(str(row['defense']))}, status {row['status']}"]
+    lines = [
+        f"<b>{html.escape(str(row['trial']))}</b>",
+        f"{html.escape(str(row['defense_label']))}, status {row['status']}",
+    ]
     if row["published"]:
         lines[-1] += ", published setting"
     for label, metric, count in (
@@ -331,6 +334,8 @@ def _hover(row: Mapping[str, Any]) -> str:
     if row["cells"] > 1:
         low, high = row["asr_report_min"], row["asr_report_max"]
         lines.append(f"mean of {row['cells']} runs; ASR {percent(low)} to {percent(high)}")
+    if words := models_of(row):
+        lines.append(f"on {words}")
     return "<br>".join(lines)
 
 

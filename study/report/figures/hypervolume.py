@@ -36,7 +36,7 @@ def hypervolume_series(history: pd.DataFrame, published: Mapping[str, float]) ->
         published: defense -> hypervolume of its published setting alone, report half.
     """
     lines: list[dict[str, Any]] = []
-    for index, (name, group) in enumerate(history.groupby("defense", sort=True)):
+    for index, (name, group) in enumerate(history.groupby("defense_label", sort=True)):
         defense = str(name)
         colour, shape = searched_style(index)
         look = {"defense": defense, "colour": colour, "shape": shape}
@@ -129,5 +129,5 @@ def _published(searched: pd.DataFrame) -> dict[str, float]:
     rows = searched[searched["published"]]
     return {
         str(defense): hypervolume(on_front(group)[["asr_report", "clean_accuracy_report"]].to_numpy(dtype=float))
-        for defense, group in rows.groupby("defense", sort=True)
+        for defense, group in rows.groupby("defense_label", sort=True)
     }

@@ -41,7 +41,7 @@ class AttackTables:
         """Importance of the parameters of each searched defense; none where nothing was searched."""
         if not len(self.history):
             return {}
-        return {str(defense): importance(group) for defense, group in self.searched.groupby("defense", sort=True)}
+        return {str(defense): importance(group) for defense, group in self.searched.groupby("defense_label", sort=True)}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from PIL import Image
 from study.plan.forecast import plan_lines
 from study.plan.jobs import prepare
 from study.spec.load import make_spec
+from study.spec.schema import differences
 from study.spec.yaml_io import parse_yaml
 from tests.study.tiny import tiny_spec
 from trainables.registry import SettingError
@@ -60,6 +61,24 @@ def test_a_name_that_was_not_looked_up_never_becomes_a_victim(folder: str) -> No
         victim.victim(victim.attacks[0], 0).make_attack()
 
 
+def test_a_folder_is_mirrored_unless_its_owner_says_no_and_the_plan_says_which(folder: str) -> None:
+    for given, flip, said in (
+        ((), True, "half of the images in training; flip: false where left and right matter"),
+        (("flip=false",), False, "no image, as flip: false says"),
+    ):
+        spec = tiny_spec(f"dataset={folder}", "baselines=[none]", *given)
+        plan, dataset, _ = prepare(spec)
+        assert dataset.flip is flip
+        assert f"mirrored:  {folder}: {said}" in plan_lines(plan, dataset)
+        assert parse_yaml(spec.to_yaml(), "spec")["flip"] is flip, "the stored spec is complete"
+    assert not any("mirrored" in line for line in plan_lines(*prepare(tiny_spec())[:2]))
+
+
+def test_a_study_of_a_folder_is_not_continued_the_other_way_round(folder: str) -> None:
+    first, second = (tiny_spec(f"dataset={folder}", f"flip={flip}") for flip in ("true", "false"))
+    assert differences(first, second) == ["flip: True -> False"]
+
+
 def test_rows_name_the_class(folder: str, tmp_path: Path) -> None:
     import torch
 
@@ -67,3 +86,4 @@ def test_rows_name_the_class(folder: str, tmp_path: Path) -> None:
     plan, _, _ = prepare(spec)
     row = Workbench(Store(tmp_path), torch.device("cpu")).run(plan.baselines[0].cell, {}).row()
     assert (row["target_label"], row["target_class"]) == (1, "10")
+    assert row["flip"] is True

@@ -34,7 +34,14 @@ from tests.study.rows import failed_row, made_up_study, make_row, point
 from trainables.evaluation.metrics import wilson
 from trainables.registry import SettingError
 
-SPEC = {"name": "made-up", "dataset": "digits", "search": {"trials": 12, "per": "attack"}}
+SPEC = {
+    "name": "made-up",
+    "dataset": "digits",
+    "attacks": ["badnets", "blended"],
+    "defenses": ["super_ft"],
+    "baselines": ["none", "ft", "scratch"],
+    "search": {"trials": 12, "per": "attack"},
+}
 
 
 def _study(folder: Path, rows: list[dict[str, Any]], spec: dict[str, Any] | None = None) -> Path:
@@ -175,7 +182,7 @@ def test_a_study_that_still_runs_says_how_far_it_is(tmp_path: Path) -> None:
 def test_a_search_that_spent_its_budget_is_finished(tmp_path: Path) -> None:
     rows = [point(i, 0.1, 0.9) for i in range(3)]  # 50.91 E each
     for budget, open_ in ((150, False), (160, True)):
-        spec = SPEC | {"search": {"trials": 12, "budget_epochs": budget}}
+        spec = SPEC | {"attacks": ["badnets"], "baselines": [], "search": {"trials": 12, "budget_epochs": budget}}
         page = _page(write_report(_study(tmp_path / str(budget), rows, spec)))
         assert ("not finished" in page) == open_
 
@@ -198,7 +205,7 @@ def test_an_attack_that_was_not_implanted_has_its_line_and_no_empty_picture(tmp_
     section = _page(write_report(folder)).partition('<section id="blended">')[2].partition("</section>")[0]
     assert "The backdoor was not implanted" in section
     assert "ASR was 24.0 %" in section
-    assert "A backdoor counts from ASR 50% on, in a model at most 5 points less accurate than a clean one" in section
+    assert "which condition for a backdoor failed says" in section
     assert "3 trials count in no front" in section
     assert "<table" not in section
     assert "plotly" not in section
@@ -316,7 +323,8 @@ def _detections(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
 
 def test_detectors_are_judged_where_they_judged_samples() -> None:
     found = {"detection_removed": 0.15, "detection_tpr": 0.9, "detection_fpr": 0.05, "detection_precision": 0.6}
-    found |= {"detection_auroc": 0.987, "detection_auprc": None}
+    found |= {"detection_auroc": 0.987, "detection_auprc": None, "detection_auroc_target": 0.5}
+    found |= {"detection_removed_target": 0.15, "detection_ceiling_share": 1.0, "detection_ceiling_classes": 0.28}
     rows = [make_row("badnets/spectral/baseline", **found), make_row("badnets/ft/baseline")]
     assert _detections(rows) == {
         "spectral (baseline)": {
@@ -324,7 +332,11 @@ def test_detectors_are_judged_where_they_judged_samples() -> None:
             "TPR": "90.0 %",
             "FPR": "5.0 %",
             "precision": "60.0 %",
-            "AUROC": "0.987",
+            "most TPR at this share": "100.0 %",
+            "most TPR at these shares of the classes": "28.0 %",
+            "removed of the target class": "15.0 %",
+            "AUROC within the target class": "0.500",
+            "AUROC over all classes": "0.987",
         }
     }
 

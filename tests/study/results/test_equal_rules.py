@@ -22,7 +22,7 @@ def _of(number: int, defense: str, asr: float, accuracy: float, epochs: float = 
 
 def _one(rows: list[dict], defense: str = "super_ft", attack: str = "badnets", **options: float) -> dict:
     table = equal_rules.parity(to_frame(rows), **options)
-    (record,) = table[(table["defense"] == defense) & (table["attack"] == attack)].to_dict("records")
+    (record,) = table[(table["defense_label"] == defense) & (table["attack"] == attack)].to_dict("records")
     return record
 
 
@@ -37,7 +37,8 @@ def test_areas_of_many_sets_of_points_are_their_hypervolumes() -> None:
 def test_the_interval_of_a_point_at_full_accuracy_is_that_of_its_asr() -> None:
     # At accuracy 1 of very many images the area is 1 - ASR: its interval must be about Wilson's of 24 of 243.
     counted = equal_rules.Counted(
-        np.array([[24 / 243]]), np.array([[1.0]]), np.array([243.0]), np.array([1e9]), np.array([0])
+        *(np.array([[24 / 243]]), np.array([[1.0]]), np.array([243.0]), np.array([1e9])),
+        *(np.array([0]), np.array([0])),
     )
     one = equal_rules.interval_of(1 - 24 / 243, equal_rules.areas(*equal_rules.resample(counted, draws=20_000)))
     low, high = wilson(24, 243)
@@ -78,6 +79,18 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     assert width((0.0, 0.2, 0.4)) > 2 * width((0.2, 0.2, 0.2))
 
 
+def test_defense_seeds_that_differ_widen_the_interval_less_than_attack_seeds() -> None:
+    """Two victims with two defenders each: spread between the victims is less certain than spread within them."""
+
+    def width(asrs: tuple[tuple[float, float], tuple[float, float]]) -> float:
+        cells = [(seed, own, asr) for seed, pair in enumerate(asrs) for own, asr in enumerate(pair)]
+        record = _one([point(0, asr, 0.9, seed=seed, defense_seed=own) for seed, own, asr in cells])
+        return record["hypervolume_all_high"] - record["hypervolume_all_low"]
+
+    alike, within, between = (width(asrs) for asrs in (((0.2,) * 2,) * 2, ((0.0, 0.4),) * 2, ((0.0, 0.0), (0.4, 0.4))))
+    assert 2 * alike < within < between
+
+
 def test_equal_trials_are_the_first_of_each_and_equal_compute_what_each_did_within_the_least_total() -> None:
     # a: three settings of 2 E; b: one of 1 E, then a better one of 3 E. Equal trials: 2. Equal compute: 4 E.
     rows = [_of(i, "a", asr, 0.9, 2.0) for i, asr in enumerate((0.5, 0.4, 0.1))]
@@ -99,11 +112,32 @@ def test_a_defense_that_costs_nothing_does_not_cut_the_others_to_nothing() -> No
     assert (free["settings_compute"], dear["settings_compute"]) == (4, 1)
 
 
-def test_the_budget_of_the_study_is_the_equal_compute_and_the_published_setting_always_counts() -> None:
-    rows = [_of(0, "a", 0.5, 0.9, 10.0), _of(0, "b", 0.5, 0.9, 2.0), _of(1, "b", 0.4, 0.9, 2.0)]
+def test_a_published_setting_beyond_the_budget_is_no_part_of_equal_compute() -> None:
+    rows = [_of(0, "a", 0.5, 0.9, 10.0, published=True), _of(1, "a", 0.3, 0.8, 2.0), _of(2, "a", 0.1, 0.9, 2.0)]
+    rows += [_of(0, "b", 0.5, 0.9, 2.0, published=True), _of(1, "b", 0.4, 0.9, 2.0)]
     a, b = (_one(rows, name, budget_epochs=3.0) for name in ("a", "b"))
-    assert (a["settings_compute"], a["epochs_compute"]) == (1, pytest.approx(10.0))
+    assert (a["settings_compute"], a["epochs_compute"]) == (1, pytest.approx(2.0))
+    assert a["hypervolume_compute"] == pytest.approx(0.7 * 0.8)
+    assert (a["settings_all"], a["epochs_all"]) == (3, pytest.approx(14.0))
     assert (b["settings_compute"], b["equal_epochs"]) == (1, 3.0)
+
+
+def test_a_search_that_has_nothing_within_the_budget_has_no_hypervolume_there() -> None:
+    rows = [_of(0, "a", 0.5, 0.9, 10.0, published=True), _of(0, "b", 0.5, 0.9, 2.0, published=True)]
+    a = _one(rows, "a", budget_epochs=3.0)
+    assert a["settings_compute"] == 0
+    assert np.isnan(a["hypervolume_compute"])
+    assert a["hypervolume_all"] == pytest.approx(0.5 * 0.9)
+
+
+def test_equal_trials_are_for_searches_that_have_them() -> None:
+    rows = [_of(i, "long", 0.5, 0.9) for i in range(6)] + [_of(i, "half", 0.5, 0.9) for i in range(3)]
+    rows += [_of(i, "short", 0.5, 0.9) for i in range(2)]
+    long, half, short = (_one(rows, name) for name in ("long", "half", "short"))
+    assert (long["equal_trials"], long["settings_trials"], half["settings_trials"]) == (3, 3, 3)
+    assert np.isnan(short["settings_trials"])
+    assert np.isnan(short["hypervolume_trials"])
+    assert np.isnan(_one(rows[:6] + rows[9:], "short")["equal_trials"])  # one search alone is compared with nobody
 
 
 def test_failed_settings_use_up_trials_and_compute() -> None:

@@ -25,8 +25,9 @@ from trainables.data.load import load_dataset
 from trainables.machine.device import NoGpuError
 from trainables.storage.store import StoreUnavailableError
 
-FACTS = {"attack": "badnets", "seed": 0, "notes": [], "found": True, "asr_base": None, "implanted": True}
-FACTS |= {"clean_accuracy": 0.9, "asr": 1.0}
+FACTS = {"attack": "badnets", "seed": 0, "notes": [], "found": True, "asr_base": None, "not_implanted": None}
+FACTS |= {"clean_accuracy": 0.9, "asr": 1.0, "victim": "badnets-digits"}
+FACTS |= {"trained_on": "cpu, 1 thread, float32", "computes_on": "cpu, 1 thread, float32"}
 # One of the two that the plan has: BadNets, and the clean model beside it.
 FULL = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
@@ -69,7 +70,9 @@ def test_a_victim_on_a_full_card_gets_the_next_share_in_whatever_words_it_is_ful
 ) -> None:
     driver, progress, said = study(tmp_path)
     ending(monkeypatch, FULL, FACTS, FACTS)
-    assert make_victims(driver.plan, progress, 0.25, "store") == {}
+    made = make_victims(driver.plan, progress, 0.25, "store")
+    assert made.failed == {}
+    assert made.judged[("badnets", 0)].victim == "badnets-digits"
     assert gpus == [0.25, 0.25, 0.3333]
     assert " (seed 0): out of memory on 1/4 GPU; once more on 1/3" in said.getvalue()
 
@@ -79,7 +82,7 @@ def test_another_failure_of_a_victim_is_its_own(
 ) -> None:
     driver, progress, said = study(tmp_path)
     ending(monkeypatch, RuntimeError("CUDA error: device-side assert triggered"), FACTS)
-    (cause,) = make_victims(driver.plan, progress, 0.25, "store").values()
+    (cause,) = make_victims(driver.plan, progress, 0.25, "store").failed.values()
     assert cause == "victim: RuntimeError: CUDA error: device-side assert triggered"
     assert gpus == [0.25, 0.25]
     assert "FAILED" in said.getvalue()

@@ -248,10 +248,12 @@ def test_a_broken_victim_that_can_be_made_later_gets_its_search(tmp_path: Path) 
     first = make_driver(tiny_spec("baselines=[]"), tmp_path / "trials.jsonl", storage)
     first.break_victims({first.plan.cells[0].victim: "victim: no space left on device"})
     run(first)
+    assert first.ledger.set_aside_failed() == 1  # --retry-failed
     first.ledger.close()
     again = make_driver(tiny_spec("baselines=[]"), tmp_path / "trials.jsonl", storage)
-    assert run(again) == 3
-    assert [row["status"] for row in again.ledger.rows()] == ["failed", "ok", "ok", "ok"]
+    assert run(again) == 4
+    assert [row["status"] for row in again.ledger.rows()] == ["ok"] * 4
+    assert sum(row["published"] for row in again.ledger.rows()) == 1
 
 
 def test_a_damaged_row_is_measured_again_and_the_total_stays(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,9 @@ from optuna.trial import TrialState
 from study.record.columns import COLUMNS
 from study.record.optuna_storage import open_storage
 from study.record.temporary import scratch_folder
+from study.run.repeat import differences
 from tests.study.processes import Place, new_place, rows_of, wait_for
+from trainables.columns import CIRCUMSTANCES
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -156,6 +160,21 @@ def test_rows_hold_what_a_reader_needs_to_trust_them(killed: SimpleNamespace) ->
         if row["defense"] == "super_ft":
             assert row["steps"] == sum(round(0.1 * row["param.iterations"]) for _ in range(2))
             assert row["backward_samples"] == 16 * row["steps"]
+
+
+def test_a_trial_is_repeated_in_one_process_that_has_more_threads(killed: SimpleNamespace, place: Place) -> None:
+    row = next(row for row in rows_of(killed.directory) if row["trial"] == "badnets/super_ft/0003")
+    command = [sys.executable, "-m", "study.cli", "trial", "--like", str(killed.directory), row["trial"], "--json"]
+    done = subprocess.run(
+        [*command, "--store", str(place.folder / "another")],  # its victim is trained anew
+        capture_output=True, text=True, timeout=240, check=False, env=place.environment() | {"OMP_NUM_THREADS": "2"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    now = json.loads(done.stdout)
+    assert now["threads"] == row["threads"] == 1
+    assert now["victim_trained_on"] == row["victim_trained_on"] == "cpu, 1 thread, float32"
+    assert {"asr", "clean_accuracy_report", "asr_by_class", "param.lr_max1"} <= set(row) & set(now) - CIRCUMSTANCES
+    assert differences(now, row) == {}
 
 
 def test_the_same_command_on_a_finished_study_does_nothing_but_say_so(killed: SimpleNamespace, place: Place) -> None:
@@ -359,3 +378,44 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path, monkeypatch: pyte
     with scratch_folder():
         pass
     assert (tmp_path / "precious").read_text() == "keep"
+
+
+def kinds_of_rows(directory: Path) -> set[tuple[str, str, int]]:
+    return {(row["role"], row["attack"], row["seed"]) for row in rows_of(directory)}
+
+
+def test_a_killed_study_leaves_out_the_same_victims_when_it_is_continued(place: Place) -> None:
+    """One of its two victims is trained so briefly on such a faint picture that no backdoor takes hold."""
+    spec = place.spec(
+        "left-out",
+        attacks=["badnets", "blended"],
+        attack={"blended": {"alpha": 0.01}},
+        search={"trials": 4, "startup_trials": 2, "per": "all", "ranges": {"super_ft": {"iterations": [20, 500]}}},
+    )
+    directory = place.folder / "runs" / "left-out"
+    first = place.start("run", spec, "--out", directory)
+    wait_for(lambda: len(rows_of(directory)) >= 2, 180, lambda: first.stderr.read_text())
+    first.process.send_signal(signal.SIGKILL)
+    first.end()
+    place.wait_until_killed()
+    decided = (directory / "victims.json").read_bytes()
+    before = rows_of(directory)
+    second = place.run("run", spec, "--out", directory)
+    assert second.code == 0, second.stderr
+    assert "no backdoor in 1 of 2 victims; its trials are not run:" in second.stdout
+    assert "  blended (seed 0): ASR " in second.stdout
+    assert "(1 of 2 models)" in second.stderr
+    assert (directory / "victims.json").read_bytes() == decided
+    assert rows_of(directory)[: len(before)] == before
+    assert kinds_of_rows(directory) == {("baseline", "badnets", 0), ("search", "badnets", 0)}
+    assert len(rows_of(directory)) == 5
+    third = place.run("run", spec, "--out", directory)
+    assert third.code == 0
+    assert "nothing was run" in third.stdout
+    shown = place.run("show", directory).stdout
+    assert "5 of 5 trials done" in shown
+    assert "no backdoor in 1 of 2 victims" in shown
+    stopped = place.run("run", spec, "--set", "victim.require_implanted=stop", "--out", place.folder / "runs" / "stop")
+    assert stopped.code == 3
+    assert stopped.stderr.splitlines()[-1].startswith("superft: no backdoor in 1 of 2 victims, so no trial is run")
+    assert rows_of(place.folder / "runs" / "stop") == []

@@ -89,6 +89,7 @@ BAD = [
     ("seeds=[yes]", "seeds", "[True]", "must not be true or false"),
     ("width=0", "width", "0", "greater than or equal to 1"),
     ("image_size=4", "image_size", "4", "greater than or equal to 8"),
+    ("flip=false", "flip", "digits", "flip is of folder:PATH alone"),
     ("name=a b", "name", "'a b'", "letters, digits"),
     ("name=../up", "name", "'../up'", "letters, digits"),
     ("precision=half", "precision", "'half'", "'bfloat16'"),

@@ -61,7 +61,7 @@ def made_study(directory: Path, *assignments: str, finishes: int | None = None) 
 
 
 def tracked(driver: Driver, directory: Path, say: Callable[[str], None]) -> AbstractContextManager[None]:
-    return tracking(driver.plan, driver.ledger.rows, lambda: driver.finished, Folder(directory), say)
+    return tracking(lambda: driver.plan, driver.ledger.rows, lambda: driver.finished, Folder(directory), say)
 
 
 def follow(driver: Driver, directory: Path) -> list[str]:
@@ -76,7 +76,7 @@ def follow(driver: Driver, directory: Path) -> list[str]:
 
 
 def points_of(driver: Driver) -> list[Point]:
-    points = Points(driver.plan)
+    points = Points(lambda: driver.plan)
     return [point for row in driver.ledger.rows() for point in points.add(row)]
 
 
@@ -162,7 +162,7 @@ class Tool:
 
 def following(tool: Tool, driver: Driver, directory: Path) -> tuple[Follower, list[str]]:
     said: list[str] = []
-    return Follower("tool", tool, driver.plan, driver.ledger.rows, Marks(Folder(directory)), said.append), said
+    return Follower("tool", tool, lambda: driver.plan, driver.ledger.rows, Marks(Folder(directory)), said.append), said
 
 
 def test_rows_are_sent_while_the_study_runs(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from superft.testing.claims import assert_changes_at_most, assert_gate
+from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.badnets import BadNets
 from trainables.attacks.base import stamp
 from trainables.registry import SettingError
@@ -29,6 +30,19 @@ def test_badnets_changes_only_nine_pixels_in_the_bottom_right_corner_and_makes_t
     assert torch.equal(changed(BadNets()), block(29, 29))
     assert int(changed(BadNets()).sum()) == 9
     assert stamped[:, :, 29:, 29:].unique().tolist() == [255]
+
+
+@pytest.mark.parametrize(("image_size", "side"), [(16, 3), (32, 3), (48, 4), (64, 6), (224, 21)])
+def test_patch_grows_with_larger_images_as_the_public_picture_does(image_size: int, side: int) -> None:
+    grey = torch.full((1, 3, image_size, image_size), 128, dtype=torch.uint8)
+    place = image_size - side
+    assert torch.equal(changed(BadNets(), grey), block(place, place, side, image_size))
+    assert torch.equal(changed(BadNets(size=3), grey), block(image_size - 3, image_size - 3, 3, image_size))
+
+
+def test_the_victims_key_holds_the_side_that_the_patch_has() -> None:
+    data, spec = toy_dataset(train=20, image_size=64), toy_spec("badnets")
+    assert spec.name(data) == toy_spec("badnets", size=6).name(data) != toy_spec("badnets", size=3).name(data)
 
 
 @pytest.mark.parametrize(

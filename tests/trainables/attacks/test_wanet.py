@@ -12,6 +12,7 @@ from trainables.data.images import to_float
 from trainables.models.build import build_model
 from trainables.registry import SettingError
 from trainables.storage.store import Store
+from trainables.training.geometry import Moves
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
 from trainables.victims import obtain_victim
@@ -116,42 +117,6 @@ def test_all_to_all_shifts_the_labels_of_the_batch() -> None:
     assert torch.equal(given[:3], (labels[:3] + 1) % 10)
 
 
-def test_augmentation_draws_for_every_sample_or_once_for_the_batch() -> None:
-    images = batch(1)[0].expand(24, -1, -1, -1)
-    each = WaNet().augment(images, True, stream())
-    assert len({tuple(image.flatten().tolist()) for image in each}) > 12
-    together = WaNet(augmentation="batch").augment(images, True, stream(1))
-    assert torch.equal(together, together[:1].expand_as(together))
-    assert not torch.equal(together, images)
-    assert torch.equal(WaNet(augmentation="none").augment(images, True, stream()), images)
-
-
-def test_crop_moves_by_whole_pixels_and_flip_mirrors() -> None:
-    image = batch(1)[0]
-    found = set()
-    for seed in range(300):
-        made = WaNet().augment(image, True, stream(seed))
-        for mirrored in (False, True):
-            for down in range(-2, 3):
-                for right in range(-2, 3):
-                    reference = torch.zeros(1, 3, 20, 20)
-                    reference[..., 2:18, 2:18] = image
-                    reference = reference[..., 2 + down : 18 + down, 2 + right : 18 + right]
-                    reference = reference.flip(-1) if mirrored else reference
-                    if torch.allclose(made, reference, atol=1e-4):
-                        found.add((mirrored, down, right))
-    # Half of the draws are rotated; the others are one of 25 crops, each with and without a flip.
-    assert len({flipped for flipped, _, _ in found}) == 2
-    assert len(found) > 40
-
-
-def test_data_sets_whose_labels_a_flip_changes_are_not_flipped() -> None:
-    image = torch.zeros(200, 3, 16, 16)
-    image[..., :8] = 1.0
-    made = WaNet().augment(image, False, stream())
-    assert float((made[..., :4].mean((1, 2, 3)) - made[..., -4:].mean((1, 2, 3))).min()) > 0
-
-
 def test_released_set_holds_poison_and_noise_at_the_rates_of_training() -> None:
     data = toy_dataset(train=100)
     attack = WaNet()
@@ -211,7 +176,8 @@ def test_training_sees_assembled_batches_and_leaves_the_training_set_alone(monke
         ({"grid_size": 1}, "grid_size must be >= 2, got 1"),
         ({"grid_size": 17}, "attack.wanet.grid_size must be at most the image size (16), got 17"),
         ({"strength": -0.5}, "strength must be >= 0, got -0.5"),
-        ({"augmentation": "batchwise"}, "augmentation must be one of sample, batch, none, got 'batchwise'"),
+        ({"augmentation": "batchwise"}, "augmentation must be one of sample, batch, crop, none, got 'batchwise'"),
+        ({"resampling": "cubic"}, "resampling must be one of nearest, bilinear, got 'cubic'"),
         ({"grid_rescale": 1.5}, "grid_rescale must be in (0, 1], got 1.5"),
         ({"target_label": 10}, "target_label must be below the number of classes (10), got 10"),
     ],
@@ -228,6 +194,31 @@ def test_an_empty_batch_part_is_no_error() -> None:
     attack = WaNet(cross_ratio=0.0, poison_rate=0.5)
     made, _ = attack.assemble(attack.make_trigger(16, 0), images, labels, 10, stream(), stream())
     assert made.shape == images.shape
+
+
+def test_the_control_is_trained_under_the_same_augmentation_and_shared_with_no_other_attack(toy_store: Store) -> None:
+    data, settings = toy_dataset(train=100), {"augmentation": "crop", "resampling": "bilinear"}
+    victim = obtain_victim(toy_spec("wanet", **settings), data, toy_store, torch.device("cpu"))
+    control = victim.spec.control()
+    assert (control.attack, control.attack_settings) == ("clean_wanet", settings)
+    again = obtain_victim(control, data, toy_store, torch.device("cpu"))
+    assert victim.clean_model_accuracy == again.evaluation.full.clean_accuracy
+    assert control.name(data) != toy_spec("wanet").control().name(data) != toy_spec("badnets").control().name(data)
+
+
+@pytest.mark.parametrize("attack", ["wanet", "clean_wanet"])
+def test_victim_and_control_see_batches_moved_as_their_setting_says(
+    attack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, bool]] = []
+
+    def moved(self: Moves, images: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
+        asked.append((self.draws, self.resampling, flip))
+        return images
+
+    monkeypatch.setattr(Moves, "__call__", moved)
+    carry_out(toy_spec(attack, augmentation="sample", resampling="bilinear"), toy_dataset(train=100))
+    assert asked == [("sample", "bilinear", False)] * 4
 
 
 @pytest.mark.slow

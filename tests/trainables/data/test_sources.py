@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 
 from tests import foreign
+from tests.toy import toy_spec
 from tests.trainables.data.pictures import noise, refused, remove, write, zipped
 from trainables.data.images import DataError, Dataset
-from trainables.data.load import default_root, load_dataset
+from trainables.data.load import DataSource, default_root, load_dataset
 from trainables.data.sources import decoding
 from trainables.data.sources.base import SOURCES, channel_statistics
 from trainables.plugins.load import load as load_plugins
@@ -115,7 +116,20 @@ def test_folder_gives_the_pixels_of_its_files_in_sorted_order(root: Path, folder
     expected = np.stack([noise(seed) for seed in (0, 1, 2, 10, 11)]).transpose(0, 3, 1, 2)
     assert np.array_equal(data.train.images.numpy(), expected)
     assert (data.mean, data.std) == channel_statistics(data.train.images)
-    assert not data.flip
+
+
+def test_a_folder_is_mirrored_as_cifar10_is_unless_its_owner_says_no(root: Path, folder: Path) -> None:
+    assert load_dataset(f"folder:{folder}", root=root).flip is SOURCES.get("cifar10").flip is True
+    refused = DataSource(f"folder:{folder}", root=root, flip=False).load()
+    assert not refused.flip
+    assert refused.fingerprint == load_dataset(f"folder:{folder}", root=root).fingerprint
+    spec = toy_spec("badnets")
+    assert spec.name(refused) != spec.name(load_dataset(f"folder:{folder}", root=root))
+
+
+def test_known_sets_say_themselves_whether_they_are_mirrored(root: Path) -> None:
+    with pytest.raises(DataError, match="flip is of folder:PATH alone, digits knows by itself"):
+        load_dataset("digits", root=root, flip=True)
 
 
 def test_jpeg_endings_count_in_any_case(root: Path, folder: Path) -> None:

@@ -313,6 +313,14 @@ PAIRS = {
     ],
     "densenet121": densenet_pairs(),
     "convnext_tiny": [],
+    "airbench_cnn": [
+        ConvNorm("stages.0.0", "stages.0.1", direct=True),
+        *(
+            ConvNorm(f"stages.{group}.{block}.0", f"stages.{group}.{block}.1", direct=True)
+            for group in (1, 2, 3)
+            for block in (0, 1)
+        ),
+    ],
 }
 
 

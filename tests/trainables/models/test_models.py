@@ -14,7 +14,8 @@ from trainables.models.preact_resnet import PreActBlock
 # Trainable parameters at 10 classes. PreAct-ResNet18 is 2,724 w^2 + 133 w + (8 w + 1) K at width w with K classes. The
 # others are torchvision's published counts less what the 3x3 stem and the smaller head save; e.g. ConvNeXt-Tiny
 # 28,589,128 - (4,704 - 2,688) - (769,000 - 7,690), DenseNet-121 7,978,856 - (9,408 - 1,728) - (1,025,000 - 10,250). The
-# encoder is ResNet-18 with three linear layers (512 -> 512 -> 256 -> 10) in place of its own: + 396,554 - 5,130.
+# encoder is ResNet-18 with three linear layers (512 -> 512 -> 256 -> 10) in place of its own: + 396,554 - 5,130. The
+# small fast net is 477 w^2 + 252 w + 336 + (4 w + 1) K at width w with K classes.
 PARAMETERS = {
     "preact_resnet18": 11_171_146,
     "encoder_resnet18": 11_173_962 + 396_554 - 5_130,
@@ -24,6 +25,7 @@ PARAMETERS = {
     "mobilenet_v2": 2_236_682,
     "densenet121": 6_956_426,
     "convnext_tiny": 27_825_802,
+    "airbench_cnn": 1_972_826,
 }
 
 
@@ -49,8 +51,9 @@ def test_parameter_counts_are_pinned(model: Classifier, request: pytest.FixtureR
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[request.node.callspec.params["model"]]
 
 
-def test_every_model_has_five_stages_and_one_linear_head(model: Classifier) -> None:
-    assert len(model.stages) == 5
+def test_every_model_has_five_stages_and_one_linear_head(model: Classifier, request: pytest.FixtureRequest) -> None:
+    small = request.node.callspec.params["model"] == "airbench_cnn"  # a stem and three groups
+    assert len(model.stages) == (4 if small else 5)
     assert isinstance(model.classifier, nn.Linear)
     assert model.num_classes == 10
     assert not any(isinstance(m, nn.Linear) for m in model.neck.modules())
@@ -58,7 +61,7 @@ def test_every_model_has_five_stages_and_one_linear_head(model: Classifier) -> N
 
 def test_stages_keep_room_for_attention_maps(model: Classifier, request: pytest.FixtureRequest) -> None:
     """At 32 pixels: 32, 32, 16, 8, 4 positions a side, so that NAD's maps of stages 2-4 are not single positions."""
-    vgg = request.node.callspec.params["model"] == "vgg19_bn"
+    others = {"vgg19_bn": [32, 16, 8, 4, 2], "airbench_cnn": [31, 15, 7, 4]}
     model.eval()
     sides = []
     with torch.no_grad():
@@ -66,7 +69,7 @@ def test_stages_keep_room_for_attention_maps(model: Classifier, request: pytest.
         for stage in model.stages:
             maps = stage(maps)
             sides.append(maps.shape[-2:])
-    expected = [32, 16, 8, 4, 2] if vgg else [32, 32, 16, 8, 4]
+    expected = others.get(request.node.callspec.params["model"], [32, 32, 16, 8, 4])
     assert sides == [(side, side) for side in expected]
 
 
@@ -102,6 +105,33 @@ def test_preact_has_no_norm_or_relu_between_the_last_block_and_the_pool(small: C
     assert isinstance(small.last_block, PreActBlock)
     with torch.no_grad():
         assert (small.eval().features(images(4)) < 0).any()
+
+
+def test_airbench_pools_before_its_activation_and_is_the_same_as_after_it() -> None:
+    """The order costs a quarter of the activations; convolution and BatchNorm stay a pair."""
+    model = seeded("airbench_cnn", 0, width=4).eval()
+    kinds = [type(layer) for layer in model.stages[1][0]]
+    assert kinds[1:] == [nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU]
+    conv, norm, pool, _ = model.stages[1][0]
+    with torch.no_grad():
+        maps = model.stages[0](model.normalize(images(2)))
+        assert torch.equal(model.stages[1][0](maps), pool(torch.relu(norm(conv(maps)))))
+
+
+def test_airbench_starts_near_the_identity_and_differs_by_seed() -> None:
+    one, other = seeded("airbench_cnn", 0, width=4), seeded("airbench_cnn", 1, width=4)
+    first, second = (model.stages[3][1][0].weight.detach() for model in (one, other))
+    centres = first[:, :, 1, 1].diagonal()
+    assert (centres[:8] > 0.9).all()
+    assert (centres[8:] < 0.1).all()
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("size", [9, 16, 33, 96])
+def test_airbench_works_on_small_and_large_images(size: int) -> None:
+    model = build_model("airbench_cnn", num_classes=3, width=4, image_size=size).eval()
+    with torch.no_grad():
+        assert model(images(2, size)).shape == (2, 3)
 
 
 def test_width_scales_every_stage(small: Classifier) -> None:
@@ -155,6 +185,7 @@ def test_unknown_model_suggests_the_nearest() -> None:
         ({"name": "preact_resnet18", "width": 0}, r"width: must be 1 or more, got 0"),
         ({"name": "preact_resnet18", "num_classes": 1}, r"num_classes: must be 2 or more, got 1"),
         ({"name": "vgg19_bn", "image_size": 8}, r"image_size: vgg19_bn needs 16 pixels or more, got 8"),
+        ({"name": "airbench_cnn", "image_size": 8}, r"image_size: airbench_cnn needs 9 pixels or more, got 8"),
         ({"name": "resnet18", "image_size": 4}, r"image_size: resnet18 needs 8 pixels or more, got 4"),
         ({"name": "resnet18", "std": (1.0, 0.0, 1.0)}, r"std > 0"),
     ],
