@@ -15,6 +15,7 @@ import yaml
 from study.record.victims import Judged, Key, absent, absent_in_words
 from study.record.words import percent
 from study.report import captions, matrix, template
+from study.report.gone import gone_html
 from study.report.html import escape, folded, plural, slug, table_html
 from study.report.lead import study_lead
 from study.report.targets import target_text
@@ -97,8 +98,10 @@ def _what_was_found(spec: Mapping[str, Any], frame: pd.DataFrame, table: pd.Data
         links = {attack: slug(title_of(attack, dataset, model, len(places))) for attack in attacks}
         if len(places) > 1:
             out.append(f"<h3>{escape(dataset)}, {escape(model)}</h3>")
+        pairs = _pairs(own, fronts)
+        out.append(gone_html(own, counts, pairs))
         out.append(matrix.matrix_html(matrix.matrix_of(own, fronts, counts, targets), links))
-        out.append(study_lead(_pairs(own, fronts), rows))
+        out.append(study_lead(pairs, rows))
     return "\n".join([*out, "</section>"])
 
 

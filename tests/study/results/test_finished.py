@@ -58,7 +58,7 @@ def folder_of(folder: Path, spec: StudySpec, finishes: int | None) -> Path:
     """A study with so many rows of 4 E."""
     folder.mkdir()
     write_atomically(folder / "study.yaml", spec.to_yaml().encode())
-    driver = make_driver(spec, folder / "trials.jsonl", InMemoryStorage())
+    driver = make_driver(spec, folder / "trials.jsonl", InMemoryStorage(), cost=lambda cell, settings: 4.0)
     run(driver, slots=1, finishes=finishes, measure=costly)
     driver.ledger.close()
     return folder

@@ -245,12 +245,12 @@ def test_cells_with_a_broken_victim_fail_without_being_run_and_the_rest_goes_on(
 
 def test_a_broken_victim_that_can_be_made_later_gets_its_search(tmp_path: Path) -> None:
     storage = InMemoryStorage()
-    first = make_driver(tiny_spec("baselines=[]"), tmp_path / "trials.jsonl", storage)
+    first = make_driver(tiny_spec("baselines=[]", *AS_PUBLISHED), tmp_path / "trials.jsonl", storage)
     first.break_victims({first.plan.cells[0].victim: "victim: no space left on device"})
     run(first)
     assert first.ledger.set_aside_failed() == 1  # --retry-failed
     first.ledger.close()
-    again = make_driver(tiny_spec("baselines=[]"), tmp_path / "trials.jsonl", storage)
+    again = make_driver(tiny_spec("baselines=[]", *AS_PUBLISHED), tmp_path / "trials.jsonl", storage)
     assert run(again) == 4
     assert [row["status"] for row in again.ledger.rows()] == ["ok"] * 4
     assert sum(row["published"] for row in again.ledger.rows()) == 1
