@@ -25,13 +25,23 @@ SPEC_KEYS: dict[str, str] = {
     ),
     "attacks": "Attacks of the study, each once: see [methods](methods.md).",
     "defenses": "Defenses whose settings are searched, the published point first.",
-    "baselines": "Defenses that run once per attack and seed, at their published settings.",
+    "baselines": "Defenses that run once per attack and pair of seeds, at their published settings.",
     "attack": "Settings of attacks: `attack.NAME.key`.",
-    "defense": "Settings of defenses: `defense.NAME.key`. A setting that is searched cannot be fixed here.",
-    "seeds": (
-        "One victim and one set of trials per seed. It decides poisoning, initial weights and order of the images."
+    "defense": (
+        "Settings of defenses: `defense.NAME.key`. A setting that is searched cannot be fixed here. "
+        "`defense.LABEL.method: NAME` names a defense under a label of your own."
     ),
-    "search.trials": "Settings per search. May be raised later; the study is then continued.",
+    "seeds": (
+        "The attackers'. One victim and one set of trials per seed. It decides poisoning, initial weights and order of "
+        "the images."
+    ),
+    "defense_seeds": (
+        "The defenders': which clean images they hold, and the draws of the repair. Each meets every victim."
+    ),
+    "search.trials": (
+        "Settings per search. May be raised later; the study is then continued. With `search.budget_epochs` a guard "
+        "against searches without end: 1,000 unless given."
+    ),
     "search.sampler": "How Optuna chooses settings: see the table below.",
     "search.per": (
         "`attack`: one search per attack. `all`: one search, each setting scored over all attacks: means over the "
@@ -44,8 +54,8 @@ SPEC_KEYS: dict[str, str] = {
         "`postgresql+psycopg://...` (extra `postgres`)."
     ),
     "search.budget_epochs": (
-        "Equal compute between searches: each ends when its trials have cost this many E per cell, after at least one"
-        " and at most `search.trials` settings."
+        "Equal compute between searches: each may spend this many E per cell, and starts no setting that would "
+        "overspend. The published point is shown whatever it costs."
     ),
     "search.history": (
         "For searches of thousands of trials: TPE learns from the newest so many and those on the front. Left out: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import pairwise
 
@@ -49,19 +50,44 @@ def test_the_matrix_refuses_what_the_code_refuses() -> None:
 
 
 def test_its_result_is_told_with_its_conditions() -> None:
-    """One seed is no result: the table never stands without what other seeds gave."""
+    """One seed is no result: the table stands with its seeds, steps, images, and rivals."""
     section = README.split("\n## One result\n", 1)[1].split("\n## ", 1)[0]
-    for words in ("one seed", "seeds 1 and 2", "117 clean images", "226 triggered", "AMD EPYC", "docs/findings.md"):
-        assert words.lower() in section.lower(), words
+    for words in (
+        "three attackers times two defenders",
+        "117 clean images",
+        "1,000",
+        "450 triggered",
+        "docs/findings.md",
+    ):
+        assert words in section, words
+    for repair in ("`super_ft`", "`ft_peak`", "`ft_peak_constant`", "`scratch`", "no repair"):
+        assert f"| {repair}" in section, repair
 
 
-def test_the_tables_of_the_quickstart_agree() -> None:
-    def rows(page: str) -> list[str]:
-        found = re.findall(r"^\| (?:no repair|`ft`|`super_ft`|`scratch`),? .*$", text_of(page), re.M)
-        return [row for row in found if len(row.split("|")) == 7][:6]
+def results(page: str) -> list[str]:
+    """The rows of a table of repairs on digits, three attackers times two defenders."""
+    found = re.findall(r"^\| (?:no repair|`ft|`super_ft`|`scratch`).* \|$", text_of(page), re.M)
+    return [row for row in found if len(row.split("|")) == 9]
 
-    assert len(rows("README.md")) == 6
-    assert rows("README.md") == rows("docs/findings.md")
+
+def test_the_table_of_the_readme_is_that_of_its_evidence() -> None:
+    assert len(results("README.md")) == 6
+    assert set(results("README.md")) <= set(results("docs/findings.md"))
+
+
+def test_the_table_of_the_readme_is_that_of_its_ledger() -> None:
+    ledger = (ROOT / "benchmarks" / "results" / "schedule-digits" / "trials.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in ledger]
+    for label in ("ft", "super_ft", "ft_peak", "ft_peak_constant", "scratch"):
+        (line,) = (row for row in results("README.md") if row.startswith(f"| `{label}`"))
+        cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
+        for attack, told in (("badnets", cells[:3]), ("blended", cells[3:])):
+            own = [row for row in rows if (row["defense_label"], row["attack"]) == (label, attack)]
+            asrs, accuracies = (sorted(row[key] for row in own) for key in ("asr", "clean_accuracy"))
+            assert told[0] == f"{sum(asr <= 0.1 for asr in asrs)} of {len(own)}"
+            assert told[1] == f"{asrs[0]:.3f} to {asrs[-1]:.3f}"
+            mean = sum(accuracies) / len(accuracies)
+            assert told[2] == f"{mean:.3f} ({accuracies[0]:.3f} to {accuracies[-1]:.3f})"
 
 
 def test_contributing_is_one_screen() -> None:

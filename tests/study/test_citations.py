@@ -18,7 +18,8 @@ from trainables.defenses.base import DEFENSES
 from trainables.registry import Registry
 
 ROOT = Path(__file__).parents[2]
-STUDY = ROOT / "benchmarks" / "results" / "attacks"
+LEDGERS = ROOT / "tests" / "ledgers"
+STUDY = LEDGERS / "attacks"
 # Methods that no paper describes.
 NOBODYS = {"attack clean", "defense none", "defense ft", "defense scratch"}
 REGISTRIES = {"attack": ATTACKS, "defense": DEFENSES}
@@ -57,7 +58,7 @@ def test_entries_are_whole() -> None:
 def test_a_study_gets_the_references_of_what_it_ran_each_once() -> None:
     ran = ["barni2019sig", "nguyen2020inputaware", "nguyen2021wanet", "sha2022finetuning", "zeng2021frequency"]
     assert sorted(keys(invoke("cite", STUDY).stdout)) == sorted([*ran, "superft", "liaw2018tune", "paszke2019pytorch"])
-    assert "akiba2019optuna" in keys(invoke("cite", ROOT / "benchmarks" / "results" / "compare").stdout)
+    assert "akiba2019optuna" in keys(invoke("cite", LEDGERS / "compare").stdout)
 
 
 def test_without_a_study_the_project_and_its_paper() -> None:

@@ -43,7 +43,7 @@ from study.report.figures.style import (
 from study.results.pareto import BOX_ASR, BOX_DROP, non_dominated_indices
 from study.results.settings import models_of, settings_of
 
-FEW_BASELINES = 4  # up to so many, a legend is enough; more have their names beside their marks
+FEW_BASELINES = 5  # up to so many, a legend is enough; more have their names beside their marks
 BASELINE_STYLE = {  # name -> colour, Plotly shape, Matplotlib shape
     "before": ("#000000", "x", "X"),
     "none": ("#000000", "x", "X"),
