@@ -182,8 +182,10 @@ def _victims_on_ray(
         NoBackdoorError: a victim holds none, and the study wants to stop then.
     """
     plan = driver.plan
-    ahead = look_ahead(plan, data[0], home.path, usable_nodes(), driver.remaining())
-    for line in [*plan_lines(plan, *data), *ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:
+    left = {item.label: item.trials for item in work_left(plan, data[0], driver.remaining())}
+    ahead = look_ahead(plan, data[0], home.path, usable_nodes(), left)
+    said = plan_lines(plan, *data, left, done=driver.done)
+    for line in [*said, *ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:
         progress.say(line)
     made = make_victims(plan, progress, ahead.victim_gpus, store)
     settled = settle(judged, made.judged, home, progress)
