@@ -4,12 +4,53 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from search_spaces import space as search_spaces
 from trainables.defenses.base import DEFENSES
-from trainables.registry import Registry, SettingError
+from trainables.registry import Registry, SettingError, nearest
+
+# The key beside a defense's settings that says which defense a label stands for, and what a label may look like (it is
+# a part of trial ids, file names and columns).
+METHOD = "method"
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+
+
+def method_of(label: str, given: Any) -> str:
+    """The registered defense that a label stands for: itself where nothing else is given.
+
+    Args:
+        label: as it stands in ``defenses`` or ``baselines``.
+        given: what the spec has under ``defense.LABEL``.
+
+    Raises:
+        SettingError: neither the label nor what is given names a defense, or the label may not be one.
+    """
+    if not isinstance(given, Mapping) or METHOD not in given:
+        if label not in DEFENSES:
+            raise SettingError(
+                f"unknown defense {label!r}: {nearest(label, DEFENSES.names())}; a label of your own needs "
+                f"defense.{label}.{METHOD}: DEFENSE"
+            )
+        return label
+    method, key = given[METHOD], f"defense.{label}.{METHOD}"
+    if not isinstance(method, str) or method not in DEFENSES:
+        raise SettingError(f"{key}: unknown defense {method!r}: {nearest(str(method), DEFENSES.names())}")
+    if label in DEFENSES and label != method:
+        raise SettingError(f"{key}: {label} is the name of a defense itself; choose another label for {method}")
+    if not LABEL.fullmatch(label):
+        raise SettingError(
+            f"defense.{label}: a label is made of letters, digits, _, - and ., begins with a letter or digit and has "
+            "at most 40 of them"
+        )
+    return method
+
+
+def without_method(given: Any) -> Any:
+    """What the spec has under ``defense.LABEL``, but for the name of the defense."""
+    return {key: value for key, value in given.items() if key != METHOD} if isinstance(given, Mapping) else given
 
 
 def typed_settings(

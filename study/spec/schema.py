@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from search_spaces import space as search_spaces
-from study.spec.methods import is_published, published_settings, typed_settings
+from study.spec.methods import is_published, method_of, published_settings, typed_settings, without_method
 from study.spec.plugins import load_plugins
 from study.spec.resolved import Resolved, ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.samplers import SAMPLERS, check_sampler
@@ -32,7 +32,7 @@ from trainables.data.sources.base import SOURCES
 from trainables.data.sources.folders import FOLDER
 from trainables.defenses.base import DEFENSES
 from trainables.models.build import MODELS
-from trainables.registry import SettingError, nearest
+from trainables.registry import nearest
 from trainables.scenarios import ScenarioName
 from trainables.storage.remote import Place, as_place
 from trainables.training.loop import Precision
@@ -54,10 +54,6 @@ VICTIM_SCENARIOS: dict[str, ScenarioName] = {
 }
 # Settings of a search where a spec says nothing: with equal trials, and, as a guard against runaways, with a budget.
 TRIALS, MOST_TRIALS = 32, 1000
-# The key beside a defense's settings that says which defense a label stands for, and what a label may look like (it is
-# a part of trial ids, file names and columns).
-METHOD = "method"
-LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 # A study folder may be continued under other values of these.
 MAY_CHANGE = (
     *("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking"),
@@ -408,32 +404,7 @@ class StudySpec(_Part):
 
     def method(self, label: str) -> str:
         """The registered defense that a label stands for (SettingError): itself where the spec names no other."""
-        given = self.defense.get(label, {})
-        if isinstance(given, Mapping) and METHOD in given:
-            return self._labelled(label, given[METHOD])
-        if label not in DEFENSES:
-            hint = nearest(label, DEFENSES.names())
-            raise SettingError(
-                f"unknown defense {label!r}: {hint}; a label of your own needs defense.{label}.{METHOD}: DEFENSE"
-            )
-        return label
-
-    def _labelled(self, label: str, method: Any) -> str:
-        """The defense behind a label of the user's own."""
-        if not isinstance(method, str) or method not in DEFENSES:
-            raise SettingError(
-                f"defense.{label}.{METHOD}: unknown defense {method!r}: {nearest(str(method), DEFENSES.names())}"
-            )
-        if label in DEFENSES and label != method:
-            raise SettingError(
-                f"defense.{label}.{METHOD}: {label} is the name of a defense itself; choose another label for {method}"
-            )
-        if not LABEL.fullmatch(label):
-            raise SettingError(
-                f"defense.{label}: a label is made of letters, digits, _, - and ., begins with a letter or digit and "
-                "has at most 40 of them"
-            )
-        return method
+        return method_of(label, self.defense.get(label, {}))
 
     def _baseline(self, label: str) -> ResolvedBaseline:
         method = self.method(label)
@@ -453,10 +424,7 @@ class StudySpec(_Part):
 
     def _fixed(self, label: str) -> dict[str, Any]:
         """Settings that the spec fixes for a defense, coerced to their types (SettingError)."""
-        method, given = self.method(label), self.defense.get(label, {})
-        if isinstance(given, Mapping):
-            given = {key: value for key, value in given.items() if key != METHOD}
-        return typed_settings(DEFENSES, method, given, label)
+        return typed_settings(DEFENSES, self.method(label), without_method(self.defense.get(label, {})), label)
 
     def _space(self, label: str) -> search_spaces.Space:
         """The search space of a defense in this study (SettingError)."""
