@@ -1,12 +1,12 @@
 """Victims by several training recipes on the same photographs: what each reaches, and the time to a victim.
 
     python -m benchmarks.recipes folder:cifar10.zip --store DIR [--recipes fast bb] [--attacks clean badnets blended]
-    python -m benchmarks.recipes folder:cifar10.zip --mirror --store DIR --model airbench_cnn --recipes sprint
+    python -m benchmarks.recipes folder:cifar10.zip --store DIR --model airbench_cnn --recipes sprint
 
 The images are a data set's name or ``folder:PATH`` of image folders, also within a zip file; training mirrors those of
-a folder only with ``--mirror``, as it does CIFAR-10's. A recipe may be changed: ``fast:batch_size=512,lr=0.4``. One row
-per victim goes to ``results/recipes.jsonl``; victims that the store holds already are not trained or recorded again.
-Rates are on the whole test set. Processor seconds mean something where other programs share the machine, too.
+a folder as it does CIFAR-10's, unless ``--no-flip`` says no. A recipe may be changed: ``fast:batch_size=512,lr=0.4``.
+One row per victim goes to ``results/recipes.jsonl``; victims that the store holds already are not trained or recorded
+again. Rates are on the whole test set. Processor seconds mean something where other programs share the machine, too.
 
 ``times_faster_than_backdoorbench`` divides the time of BackdoorBench's 100 epochs on as many images, at the 59 images a
 second that a loop like its own (DataLoader, PIL, float32, PreAct-ResNet18 of width 64) makes on 2 cores, by the time to
@@ -25,7 +25,6 @@ from typing import Any
 import torch
 
 from benchmarks.common import machine, record
-from trainables.data.images import Dataset
 from trainables.data.load import DataSource
 from trainables.job import Cell
 from trainables.storage.store import Store
@@ -37,13 +36,6 @@ from trainables.victims import VictimSpec
 RIVAL_EPOCHS, RIVAL_RATE = RECIPES["bb"].epochs, 59.0
 
 
-class Mirrored(Workbench):
-    """A bench whose images may all be mirrored in training: image folders do not say of themselves that they may."""
-
-    def dataset(self, data: DataSource) -> Dataset:
-        return dataclasses.replace(super().dataset(data), flip=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="data set, or folder:PATH (also of a zip file)")
@@ -53,7 +45,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--model", default="preact_resnet18")
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--mirror", action="store_true", help="mirror half of the images at random in training")
+    parser.add_argument("--no-flip", action="store_true", help="of a folder: mirror no image in training")
     parser.add_argument(
         "--rival-rate", type=float, default=RIVAL_RATE, help="images per second of BackdoorBench's loop"
     )
@@ -62,8 +54,8 @@ def main() -> None:
     arguments = parser.parse_args()
     # All threads: what is timed is a machine, and the row says how many they were.
     threads, device = torch.get_num_threads(), torch.device(arguments.device)
-    make_bench = Mirrored if arguments.mirror else Workbench
-    bench, data = make_bench(Store(arguments.store), device, threads=threads), DataSource(arguments.data)
+    bench = Workbench(Store(arguments.store), device, threads=threads)
+    data = DataSource(arguments.data, flip=False if arguments.no_flip else None)
     for seed in arguments.seeds:
         for name, recipe in arguments.recipes:
             for attack in arguments.attacks:

@@ -133,7 +133,7 @@ def test_time_to_a_victim_is_told_beside_backdoorbenchs(
     arguments = ["recipes", f"folder:{photographs}", "--store", str(tmp_path / "store"), "--attacks", "clean"]
     arguments += ["--recipes", "sprint:epochs=1.0,batch_size=64", "--model", "airbench_cnn", "--width", "2"]
     arguments += ["--device", "cpu", "--rival-rate", "10"]
-    for more in ([], ["--mirror"], ["--mirror"]):
+    for more in (["--no-flip"], [], []):
         monkeypatch.setattr(sys, "argv", [*arguments, *more])
         recipes.main()
     assert capsys.readouterr().out.endswith("seed 0: known\n")

@@ -330,10 +330,10 @@ def test_plan_prints_the_work_and_its_cost_without_starting_it(superft: Callable
     result = superft("plan", "quickstart", "--set", "search.trials=7")
     assert result.exit_code == 0
     for text in (
-        "2 of 7 settings each (tpe), 14 trials",
-        "victims:   3",
-        "baselines: 6 trials",
-        "total:     20 trials",
+        "2 of 7 settings each (tpe), 42 trials",
+        "victims:   9",
+        "baselines: 30 trials",
+        "total:     72 trials",
     ):
         assert text in result.stdout
     assert list(here.iterdir()) == []

@@ -58,7 +58,7 @@ SPEC = {
     "attack": {"outside_attack": {"side": 2}},
     "defenses": ["outside_defense"],
     "baselines": ["none"],
-    "victim": {"epochs": 4, "batch_size": 32, "lr": 0.05},
+    "victim": {"epochs": 20, "batch_size": 32, "lr": 0.05},
     "search": {"trials": 3, "sampler": "outside_sampler", "startup_trials": 1},
 }
 

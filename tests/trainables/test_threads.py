@@ -37,6 +37,7 @@ if sys.argv[3] == "one core" and hasattr(os, "sched_setaffinity"):
 import torch
 from tests.toy import toy_dataset, toy_spec
 from trainables import trial
+from trainables.data import load
 from trainables.data.load import DataSource
 from trainables.job import Cell
 from trainables.storage.store import Store
@@ -46,7 +47,7 @@ def digest(model):
     state = model.state_dict()
     return hashlib.sha256(b"".join(state[name].contiguous().numpy().tobytes() for name in sorted(state))).hexdigest()
 
-trial.load_dataset = lambda name, **settings: toy_dataset()
+load.load_dataset = lambda name, **settings: toy_dataset()
 evaluate, repaired = trial.evaluate, []
 def noted(model, *arguments, **settings):
     repaired.append(digest(model))
@@ -91,7 +92,7 @@ def test_equal_threads_give_equal_bits_in_every_process(tmp_path: Path, threads:
 
 @pytest.fixture
 def toy_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(trial, "load_dataset", lambda _name, **_settings: toy_dataset())
+    monkeypatch.setattr("trainables.data.load.load_dataset", lambda _name, **_settings: toy_dataset())
     trial._load.cache_clear()
     yield
     trial._load.cache_clear()

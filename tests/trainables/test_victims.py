@@ -66,6 +66,7 @@ STORED_KEYS = {
     "wanet": "d0b12e9c64bd0c65dc62cdc3",
 }
 STORED_MODELS = {
+    "airbench_cnn": "ffe69b32f592e5ad3b8de2e5",
     "preact_resnet18": "d7083e51e71af43b86680a63",
     "encoder_resnet18": "7f21d42b48a3645b8ecfeb4f",
     "resnet18": "2525d92f1a155b284d226b78",

@@ -22,7 +22,7 @@ RELEASED: dict[str, frozenset[str]] = {
     ),
     "model": frozenset(
         (
-            *("convnext_tiny", "densenet121", "encoder_resnet18", "mobilenet_v2", "preact_resnet18"),
+            *("airbench_cnn", "convnext_tiny", "densenet121", "encoder_resnet18", "mobilenet_v2", "preact_resnet18"),
             *("resnet18", "resnet34", "vgg19_bn"),
         )
     ),

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from study.record.columns import to_frame
+from study.record.ended import write_ended
 from study.record.ledger import Ledger
 from study.report.cells import cost_table, detection_table
 from study.report.figures.front import FrontPicture, Marks, front_picture, front_plotly, front_png
@@ -181,10 +182,13 @@ def test_a_study_that_still_runs_says_how_far_it_is(tmp_path: Path) -> None:
 
 def test_a_search_that_spent_its_budget_is_finished(tmp_path: Path) -> None:
     rows = [point(i, 0.1, 0.9) for i in range(3)]  # 50.91 E each
-    for budget, open_ in ((150, False), (160, True)):
-        spec = SPEC | {"attacks": ["badnets"], "baselines": [], "search": {"trials": 12, "budget_epochs": budget}}
-        page = _page(write_report(_study(tmp_path / str(budget), rows, spec)))
-        assert ("not finished" in page) == open_
+    spec = SPEC | {"attacks": ["badnets"], "baselines": [], "search": {"trials": 12, "budget_epochs": 160}}
+    folder = _study(tmp_path, rows, spec)
+    assert "not finished" not in _page(write_report(folder)), "a fourth setting of their mean cost would overspend"
+    dear = _study(tmp_path / "more", rows, spec | {"search": {"trials": 12, "budget_epochs": 260}})
+    assert "badnets / super_ft: 3 of 5 settings" in _page(write_report(dear))
+    write_ended(dear, {"badnets/super_ft": 3})
+    assert "not finished" not in _page(write_report(dear)), "no proposal fitted into what was left"
 
 
 def test_a_trigger_picture_that_is_there_is_shown(tmp_path: Path) -> None:

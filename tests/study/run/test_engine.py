@@ -104,7 +104,8 @@ def test_no_setting_is_measured_twice(killed: SimpleNamespace) -> None:
     searched = [row for row in rows_of(killed.directory) if row["role"] == "search"]
     settings = [tuple(sorted(i for i in row.items() if i[0].startswith("param."))) for row in searched]
     assert len(set(settings)) == len(settings) == 8
-    assert [row["trial"] for row in searched if row["published"]] == ["badnets/super_ft/0000"]
+    rates = [(row["trial"], row["param.lr_max1"], row["param.iterations"]) for row in searched]
+    assert [trial for trial, peak, length in rates if (peak, length) == (0.1, 500)] == ["badnets/super_ft/0000"]
 
 
 def test_a_truncated_line_is_kept_aside_and_named_and_the_study_goes_on(killed: SimpleNamespace) -> None:

@@ -195,7 +195,7 @@ def test_length_in_epochs_follows_the_clean_set() -> None:
     settings = SuperFineTuning(length_unit="epoch", iterations=3, batch_size=64)
     assert settings.schedule(640).total_steps == 2 * 3 * 10
     assert settings.schedule(641).total_steps == 2 * 3 * 11
-    assert settings.schedule(10).total_steps == 2 * 3  # the batch is cut to the set: one step per epoch
+    assert settings.schedule(10).total_steps == 2 * 3 * 5  # a batch is a quarter of the set at most: two images
 
 
 def test_triangles_end_where_the_rate_is_back_at_the_base() -> None:
