@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import warnings
 from pathlib import Path
+from typing import Any
 
 from study.doctor.finding import Finding, Options, gigabytes
 from trainables.storage.messages import one_line
@@ -35,7 +36,7 @@ def look_at_cuda(_: Options) -> Finding:
     import torch
 
     driver, built = driver_version(), torch.version.cuda or torch.version.hip
-    facts = {"driver": driver, "built_for": built, "cards": []}
+    facts: dict[str, Any] = {"driver": driver, "built_for": built, "cards": []}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         usable = torch.cuda.is_available()
@@ -55,7 +56,7 @@ def look_at_cuda(_: Options) -> Finding:
             f"nvidia-smi must list the GPUs; update the driver for CUDA {built}, or install a torch for an older CUDA"
         )
         return Finding("fail", f"{here}, but torch {torch.__version__} finds no GPU{why}", todo, facts)
-    cards = []
+    cards: list[dict[str, Any]] = []
     for number in range(torch.cuda.device_count()):
         name = torch.cuda.get_device_name(number)
         try:

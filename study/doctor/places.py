@@ -85,7 +85,8 @@ def look_at_disk(options: Options) -> Finding:
     places = {"working folder": Path.cwd(), "data": default_root(), "temporary files": Path(tempfile.gettempdir())}
     if not is_uri(store):
         places["store"] = Path(store).expanduser()
-    free, by_disk = {}, {}
+    free: dict[str, int] = {}
+    by_disk: dict[int, tuple[Path, list[str]]] = {}
     for name, place in places.items():
         there = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
         by_disk.setdefault(there.stat().st_dev, (there, []))[1].append(name)
@@ -104,7 +105,7 @@ def look_at_disk(options: Options) -> Finding:
     return Finding("warn" if size < LITTLE_FREE else "ok", says, todo if size < LITTLE_FREE else "", facts)
 
 
-def look_at_tmpdir(_: Options) -> Finding:
+def look_at_tmpdir(options: Options) -> Finding:
     """Whether temporary files have a place, and Ray's sockets one with a short path."""
     from study.cluster.sockets import LONGEST_PLACE, place_for_sockets
 

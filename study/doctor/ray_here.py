@@ -97,7 +97,7 @@ def _others_can_read(file: Path) -> bool:
     return bool(file.stat().st_mode & 0o044) and all(folder.stat().st_mode & 0o011 for folder in folders)
 
 
-def look_at_address(_: Options) -> Finding:
+def look_at_address(options: Options) -> Finding:
     """Whether RAY_ADDRESS leads to a cluster: one that is stale stops every study."""
     from study.cluster.address import VARIABLE, check_answers, wanted_cluster
 

@@ -20,7 +20,7 @@ FOR_THE_PEAK = 0.2  # of the time
 
 
 def look_at_throughput(options: Options) -> Finding:
-    """How fast `airbench_cnn` trains, on all usable cores or one card, and of what the device can do."""
+    """How fast a small model trains on one core, as a trial does, or one card, and its share of what that can do."""
     from trainables.machine.out_of_memory import is_out_of_memory
 
     try:
@@ -31,11 +31,11 @@ def look_at_throughput(options: Options) -> Finding:
         todo = "other programs hold it: nvidia-smi names them; end them"
         return Finding("fail", "a GPU has no memory left for a small model", todo)
     kind = "cpu" if facts["threads"] else "cuda"
-    threads = f", {facts['threads']} threads" if facts["threads"] else ""
+    where = "one core" if facts["threads"] else "one GPU"
     says = (
-        f"{facts['images_per_second']:.0f} images/s of training ({facts['model']} of width {facts['width']}, "
-        f"{IMAGE_SIZE} pixels, batch {facts['batch']}, {facts['precision']}{threads}), {facts['share_of_peak']:.2f} of the matrix peak measured, "
-        f"{facts['matrix_peak'] / 1e12:.3g} TFLOP/s"
+        f"{facts['images_per_second']:.0f} images/s of training on {where} ({facts['model']} of width "
+        f"{facts['width']}, {IMAGE_SIZE} pixels, batch {facts['batch']}, {facts['precision']}), "
+        f"{facts['share_of_peak']:.2f} of the matrix peak measured, {facts['matrix_peak'] / 1e12:.3g} TFLOP/s"
     )
     if facts["share_of_peak"] < LEAST_SHARE[kind]:
         busy = f" (load {facts['load']:.1f} on {usable_cores()} cores)" if facts["load"] is not None else ""
@@ -64,7 +64,7 @@ def measure(seconds: float) -> dict[str, Any]:
     images = ImageSet(pixels, torch.randint(0, CLASSES, (IMAGES,), generator=generator)).to(device)
     with ExitStack() as stack:
         if not on_card:
-            stack.enter_context(on_threads(usable_cores()))
+            stack.enter_context(on_threads(1))  # as a trial has; several wait for each other on a busy machine
         peak = matrix_peak_within(device, getattr(torch, precision), FOR_THE_PEAK * seconds)
         model = build_model(MODEL, num_classes=CLASSES, image_size=IMAGE_SIZE, generator=generator).to(device)
 

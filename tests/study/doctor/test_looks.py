@@ -448,7 +448,7 @@ def made_up(share: float, threads: int | None) -> dict[str, Any]:
 
 def test_throughput_far_below_the_peak_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "measure", lambda seconds: made_up(0.41, 2))
-    well(speed.look_at_throughput(ASKED), "512 images/s", "0.41 of the matrix peak", "0.45 TFLOP/s", "2 threads")
+    well(speed.look_at_throughput(ASKED), "512 images/s", "0.41 of the matrix peak", "0.45 TFLOP/s", "on one core")
     monkeypatch.setattr(speed, "measure", lambda seconds: made_up(0.05, 2))
     faulty(speed.look_at_throughput(ASKED), "warn", "load 12.0")
     monkeypatch.setattr(speed, "measure", lambda seconds: made_up(0.05, None))
