@@ -18,8 +18,7 @@ from typing import IO
 from study.doctor.finding import Finding, Options
 from study.doctor.looks import LOOKS, Look
 
-# The worker imports from where this process does, whatever started it.
-START = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from study.doctor.worker import main; main()"
+WORKER = ("-P", "-m", "study.doctor.worker")
 END_SECONDS = 5.0
 LONGEST_CAUSE = 300  # characters
 MOST_PROBLEMS = 125  # of an exit code; from 126 on it means something else to a shell
@@ -60,7 +59,9 @@ class _Worker:
     def __init__(self, options: Options) -> None:
         self.is_over = False
         self._process = subprocess.Popen(
-            [sys.executable, "-c", START, json.dumps(sys.path), json.dumps(dataclasses.asdict(options))],
+            [sys.executable, *WORKER, json.dumps(dataclasses.asdict(options))],
+            # It imports from where this process does, whatever started it.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

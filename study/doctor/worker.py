@@ -20,3 +20,7 @@ def main() -> None:
         finding = LOOKS[line.strip()].take(options)
         answers.write(json.dumps(dataclasses.asdict(finding)) + "\n")
         answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,7 @@ from study.doctor.looks import LOOKS, Look
 from tests.network import free_ports
 from tests.study.commands import invoke
 
+SERVE = "from study.doctor.worker import main; main()"
 FAULTS = """
 import os, signal, subprocess, time
 from study.doctor.finding import Finding
@@ -48,8 +49,8 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Look
     """Looks that hang, crash and fail, in place of ours."""
     (tmp_path / "faulty_looks.py").write_text(FAULTS)
     monkeypatch.syspath_prepend(str(tmp_path))
-    start = "import study.doctor.looks, faulty_looks; study.doctor.looks.LOOKS = faulty_looks.LOOKS; from study"
-    monkeypatch.setattr(module, "START", module.START.replace("from study", start, 1))
+    start = "import study.doctor.looks, faulty_looks; study.doctor.looks.LOOKS = faulty_looks.LOOKS\n"
+    monkeypatch.setattr(module, "WORKER", ("-P", "-c", f"{start}{SERVE}"))
     import faulty_looks  # type: ignore[import-not-found]
 
     looks: Mapping[str, Look] = faulty_looks.LOOKS
@@ -172,7 +173,7 @@ def test_without_ray_it_is_one_problem_and_everything_else_is_looked_at(tmp_path
     )
     program = (
         f"{hide}import study.doctor.examine as e, study.doctor.looks as l\n"
-        f"e.START = {hide!r} + e.START\n"
+        f"e.WORKER = ('-P', '-c', {hide + SERVE!r})\n"
         "from study.doctor.finding import Options\n"
         "names = ('python', 'ray', 'token', 'address', 'tmpdir', 'memory')\n"
         "print([(n, f.verdict) for n, f in e.examine(Options(), {n: l.LOOKS[n] for n in names})])\n"
