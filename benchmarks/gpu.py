@@ -35,9 +35,10 @@ from typing import Any
 import torch
 
 from benchmarks import packing
-from benchmarks.common import in_turns, machine, matrix_peak, record, summary, training_operations
+from benchmarks.common import in_turns, machine, record, summary
 from benchmarks.task import Task, make_victim, photographs, run_super_ft, synchronise, task_of
 from trainables.data.images import ImageSet
+from trainables.machine.matrix_peak import matrix_peak, training_operations
 from trainables.models.build import build_model
 from trainables.training.loop import Augmentation, LossFunction, Optimizer, cross_entropy, fit
 from trainables.training.recipes import RECIPES

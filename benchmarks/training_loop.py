@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from benchmarks.common import in_turns, machine, matrix_peak, ratio, record, summary, training_operations
+from benchmarks.common import in_turns, machine, ratio, record, summary
 from trainables.data.images import ImageSet
+from trainables.machine.matrix_peak import matrix_peak, training_operations
 from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.training.loop import Augmentation, Optimizer, autocast, fit

@@ -20,7 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # Exit codes. 0: all went well. 1: a victim of `trial` diverged. 75 (`stopped.TRY_LATER`): folder, store, database or
-# cluster failed, and the same command goes on once that is repaired.
+# cluster failed, and the same command goes on once that is repaired. `doctor` ends with its number of problems.
 BAD_INPUT = 2
 # A victim, or a whole search or baseline, has no result; no victim holds a backdoor, or one that must does not; or the
 # code of a plug-in raised.
@@ -100,6 +100,7 @@ def main(verbose: bool) -> None:
     """Study which fine-tuning schedule (and which defense) removes a backdoor, and at what price.
 
     \b
+    superft doctor                     is all well on this machine?
     superft run                        the quickstart study, on this machine, in minutes
     superft run my.yaml --out DIR      your own; the same command again continues it
     superft trial --attack badnets --defense super_ft --dataset digits
@@ -456,6 +457,39 @@ def check_cluster(file: Path) -> None:
     if found.mistakes:
         sys.exit(BAD_INPUT)
     click.echo(f"{file}: ok")
+
+
+@main.command()
+@STORE
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1, max=600),
+    default=10.0,
+    show_default=True,
+    help="How long the throughput is measured.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one object of JSON, and nothing else.")
+def doctor(store: Place | None, seconds: float, as_json: bool) -> None:
+    """Look at this machine: is all there that a study needs, how fast is it, and what should be done.
+
+    A line for each look: ok, warn (studies run, but mind it) or FAIL. Nothing is downloaded, and no look may hang. The
+    exit code is the number of problems (FAIL), at most 125.
+    """
+    from study.doctor.examine import examine, exit_code
+    from study.doctor.finding import Options
+
+    found = {}
+    for look, finding in examine(Options(None if store is None else str(store), seconds)):
+        found[look] = finding
+        if not as_json:
+            click.echo(finding.line(look))
+    problems, warnings = (sum(finding.verdict == verdict for finding in found.values()) for verdict in ("fail", "warn"))
+    if as_json:
+        looks = {look: vars(finding) for look, finding in found.items()}
+        click.echo(json.dumps({"problems": problems, "warnings": warnings, "looks": looks}, allow_nan=False))
+    else:
+        click.echo(f"problems: {problems}, warnings: {warnings}")
+    sys.exit(exit_code(problems))
 
 
 @main.command("list")

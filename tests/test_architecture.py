@@ -19,7 +19,7 @@ FLOORS = {
     "study": (
         *(
             {"cli"},
-            {"overview", "listings", "new", "citations"},
+            {"overview", "listings", "new", "citations", "doctor"},
             {"run"},
             {"report", "tracking", "cluster"},
             {"search"},

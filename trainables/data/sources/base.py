@@ -52,6 +52,8 @@ class Source:
         recipe: how victims are trained where the spec says nothing; None: ``bb``.
         sizes: training and test images, where they are known beforehand: a study can then be planned where the data
             set is not.
+        files: what lies below the root where the set is there, as patterns (``*``): each must be found. () where it
+            needs no files; None: not known without reading it.
     """
 
     description: str
@@ -64,6 +66,7 @@ class Source:
     width: int | None = None
     recipe: str | None = None
     sizes: tuple[int, int] | None = None
+    files: tuple[str, ...] | None = None
 
 
 SOURCES: Registry[Source] = Registry("dataset", "trainables.data.sources")

@@ -65,5 +65,6 @@ DIGITS = register(
         read=_read,
         width=8,
         recipe="quick",
+        files=(),
     ),
 )

@@ -79,5 +79,6 @@ GTSRB = register(
         std=(1.0, 1.0, 1.0),
         read=_read,
         sizes=(39_209, 12_630),
+        files=("gtsrb/GTSRB/*Training", "gtsrb/GTSRB/Final_Test/Images", "gtsrb/GT-final_test.csv"),
     ),
 )

@@ -84,5 +84,6 @@ TINY_IMAGENET = register(
         std=None,
         read=_read,
         sizes=(100_000, 10_000),
+        files=(f"{FILES}*",),  # the folder or the zip
     ),
 )

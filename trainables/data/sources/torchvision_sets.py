@@ -99,6 +99,7 @@ CIFAR10 = register(
         std=(0.247, 0.243, 0.261),
         read=partial(_read_cifar, "cifar10"),
         sizes=(50_000, 10_000),
+        files=("cifar-10-batches-py/data_batch_5", "cifar-10-batches-py/test_batch"),
     ),
 )
 
@@ -113,6 +114,7 @@ CIFAR100 = register(
         std=(0.2673, 0.2564, 0.2762),
         read=partial(_read_cifar, "cifar100"),
         sizes=(50_000, 10_000),
+        files=("cifar-100-python/train", "cifar-100-python/test"),
     ),
 )
 
@@ -127,6 +129,7 @@ SVHN = register(
         std=None,
         read=_read_svhn,
         sizes=(73_257, 26_032),
+        files=("train_32x32.mat", "test_32x32.mat"),
     ),
 )
 
@@ -141,5 +144,6 @@ STL10 = register(
         std=None,
         read=_read_stl10,
         sizes=(5_000, 8_000),
+        files=("stl10_binary/train_X.bin", "stl10_binary/test_X.bin", "stl10_binary/unlabeled_X.bin"),
     ),
 )
