@@ -114,22 +114,16 @@ def tune_detectors(
         absent, broken: attacks and seeds of victims without a backdoor, and victims that could not be made.
         nodes: it runs on; with GPUs every task gets a whole one.
     """
-    if not searches:
+    running = []
+    for search in searches:
+        cells = [cell for cell in search.cells if (cell.attack, cell.seed) not in absent and cell.victim not in broken]
+        if cells:  # else nothing is chosen: the victims may be made another time
+            running.append(DetectorSearch(search, cells, spec.seeds[0], spec.search.published))
+    if not running:
         return {}
-    running = [
-        DetectorSearch(
-            search,
-            [cell for cell in search.cells if (cell.attack, cell.seed) not in absent and cell.victim not in broken],
-            spec.seeds[0],
-            spec.search.published,
-        )
-        for search in searches
-    ]
     errors: dict[str, str] = {}
     for _ in range(-(-DETECTOR_SETTINGS // ROUND)):
-        _judge_round(
-            [one for one in running if one.cells and one.search.label not in errors], spec, store, nodes, errors
-        )
+        _judge_round([one for one in running if one.search.label not in errors], spec, store, nodes, errors)
     tuned = {one.search.label: one.result(errors.get(one.search.label)) for one in running}
     for found in tuned.values():
         progress.say(in_words(found))
