@@ -323,7 +323,8 @@ def test_ends_and_published_point_that_the_defense_refuses_are_named() -> None:
 @pytest.mark.parametrize("defense", ["ac", "spectral"])
 def test_a_space_splits_into_its_detector_and_the_rest(defense: str) -> None:
     space = get_space(defense)
-    assert (parts := space.split()) is not None
+    parts = space.split()
+    assert parts is not None
     detector, rest = parts
     assert {**detector.distributions, **rest.distributions} == space.distributions
     assert set(detector.distributions) == set(space.detector)
