@@ -13,6 +13,8 @@ DETECTOR_SPACE: dict[str, BaseDistribution] = {
     "size_threshold": FloatDistribution(0.05, 0.5),
     "silhouette_threshold": FloatDistribution(0.0, 0.4),
 }
+# What decides which images are left out: tuned first, without any training (see `Space.split`).
+DETECTOR = tuple(DETECTOR_SPACE)
 SPACE = {**DETECTOR_SPACE, "lr": FloatDistribution(1e-3, 0.2, log=True)}
 PAPER = {
     "nb_dims": 10,
@@ -29,5 +31,5 @@ PAPER = {
 # On Tiny ImageNet BackdoorBench's rate falls where the loss stands still; here it falls along a cosine.
 PAPER_FOR: dict[str, dict[str, object]] = {"cifar100": {}, "gtsrb": {}, "tiny_imagenet": {"epochs": 200}}
 
-# The detector alone, at one rate of the retraining: settings that keep the same samples share one training.
+# The detector alone, each setting of it with its training, at one rate: those that keep the same samples share one.
 VARIANTS = {"detector": Space(DETECTOR_SPACE, PAPER)}

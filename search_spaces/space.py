@@ -1,8 +1,8 @@
 """A search space, and the spaces that there are by the name of their defense.
 
-A space is an object with SPACE and PAPER, with VARIANTS where there are several, and with PAPER_FOR where the source
-states points for several data sets: a module of this package, named after its defense, or a class of a plug-in with
-``@register("DEFENSE")`` above it.
+A space is an object with SPACE and PAPER, with VARIANTS where there are several, with PAPER_FOR where the source states
+points for several data sets, and with DETECTOR where some of its parameters can be tuned first: a module of this
+package, named after its defense, or a class of a plug-in with ``@register("DEFENSE")`` above it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Space:
         to_settings: parameters -> settings of the defense.
         to_params: settings -> parameters, its inverse on the space.
         published_for: the data set that the published point was stated for; empty where the space does not say.
+        detector: the parameters that decide what a defense that `detects` leaves out, and nothing else. They are
+            settings by themselves: such a space has no ``to_settings`` of its own.
     """
 
     distributions: Mapping[str, BaseDistribution]
@@ -52,6 +54,17 @@ class Space:
     to_settings: Callable[[Mapping[str, Any]], Settings] = _same
     to_params: Callable[[Mapping[str, Any]], Settings] = _same
     published_for: str = ""
+    detector: tuple[str, ...] = ()
+
+    def split(self) -> tuple[Space, Space] | None:
+        """The space of the detector and that of all other parameters; None where not both hold more than one point.
+
+        The settings of a point of the whole are those of both points together.
+        """
+        inside = {name: item for name, item in self.distributions.items() if name in self.detector}
+        outside = {name: item for name, item in self.distributions.items() if name not in self.detector}
+        first, second = (dataclasses.replace(self, distributions=part, detector=()) for part in (inside, outside))
+        return (first, second) if first.size > 1 and second.size > 1 else None
 
     def paper_params(self) -> Settings:
         """The published point as searched parameters; what it states beside them is in `beside`."""
@@ -170,6 +183,9 @@ def _check(defense: str, holder: Any) -> None:
             raise SettingError(
                 f"search space of {defense}: SPACE[{name!r}] must be an Optuna distribution, got {item!r}"
             )
+    for name in getattr(holder, "DETECTOR", ()):
+        if name not in holder.SPACE:
+            raise SettingError(f"search space of {defense}: DETECTOR names {name!r}, which SPACE does not search")
     for variant, dataset in itertools.product(_variants(holder), (None, *getattr(holder, "PAPER_FOR", {}))):
         space = _space_of(holder, variant, dataset)
         try:
@@ -187,7 +203,8 @@ def _check(defense: str, holder: Any) -> None:
 
 
 def _variants(holder: Any) -> dict[str, Space]:
-    return {"default": Space(holder.SPACE, holder.PAPER), **getattr(holder, "VARIANTS", {})}
+    default = Space(holder.SPACE, holder.PAPER, detector=tuple(getattr(holder, "DETECTOR", ())))
+    return {"default": default, **getattr(holder, "VARIANTS", {})}
 
 
 def _space_of(holder: Any, variant: str, dataset: str | None) -> Space:

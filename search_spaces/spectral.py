@@ -14,6 +14,8 @@ SPACE = {
     "feature_layer": CategoricalDistribution(["stage4_pooled", "stage3_pooled"]),
     "lr": FloatDistribution(1e-3, 0.2, log=True),
 }
+# What decides which images are left out: tuned first, without any training (see `Space.split`).
+DETECTOR = ("remove_fraction", "feature_layer")
 PAPER = {
     "remove_fraction": 0.15,
     "reference": "class",

@@ -23,7 +23,7 @@ from study.record.ledger import Ledger
 from study.record.victims import absent, absent_in_words, decided
 from study.record.words import ago, describe, duration, finished_at, in_columns
 from study.report.terminal import front_summary
-from study.results.left import plan_in, trials_left
+from study.results.left import plan_in, trials_left, with_chosen_detectors
 from study.results.settings import aggregate_all, fronts, hypervolume_over_trials, models_of
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
@@ -56,7 +56,7 @@ def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -
     check_plan(plan, dataset, upstream)
     rows = Ledger.read(directory / LEDGER_FILE).rows()
     judged = decided(directory, rows)
-    plan = plan.without(absent(judged))
+    plan = with_chosen_detectors(plan.without(absent(judged)), directory)
     work = work_left(plan, dataset, trials_left(plan, rows, read_ended(directory)))
     left = {item.label: item.trials for item in work}
     missing = _missing_victims(plan, dataset, upstream) if whole else None

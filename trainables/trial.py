@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -182,6 +182,21 @@ class Workbench:
         result.wall_seconds += waited
         return result
 
+    def judge_detectors(
+        self, cell: Cell, proposed: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[dict[str, Any]], Counters]:
+        """`judge_detectors` with this bench's data set, victim and device."""
+        victim = self.victim(cell)
+        with on_threads(self.threads):
+            return judge_detectors(
+                cell,
+                proposed,
+                dataset=self.dataset(cell.data),
+                victim=victim,
+                device=self.device,
+                memo=self.memo,
+            )
+
 
 def plugins_of(cell: Cell) -> str:
     """Names and versions of the plug-ins that a cell's attack, defense, model and data come from; mostly none."""
@@ -289,13 +304,7 @@ def run_trial(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         result.status, result.notes = repair.status, repair.notes
-        targets = victim.triggered.targets
-        result.detection = detection_columns(
-            repair,
-            victim.poisoned.kinds_of(len(victim.attacker_indices)),
-            targets if ATTACKS.get(cell.victim.attack).implants_backdoor else targets[:0],
-            victim.poisoned.labels_of(dataset.train.labels[victim.attacker_indices]),
-        )
+        result.detection = _detection(repair, victim, dataset)
         result.seconds_repair = clock() - ready
         evaluation_counters = type(trainer.counters)()
         evaluation = evaluate(
@@ -340,6 +349,49 @@ def run_trial(
     result.peak_memory_bytes = peak_memory_bytes(device)
     result.wall_seconds = clock() - begin
     return result
+
+
+@exact_float32()
+def judge_detectors(
+    cell: Cell,
+    proposed: Sequence[Mapping[str, Any]],
+    *,
+    dataset: Dataset,
+    victim: Victim,
+    device: torch.device,
+    memo: Memo,
+) -> tuple[list[dict[str, Any]], Counters]:
+    """What the cell's defense, one that `detects`, would leave out under each of some settings; nothing is trained.
+
+    The victim's features are computed once for all of them, and kept in ``memo`` for the trials. The numbers rest on
+    the poison mask, which no defender has.
+
+    Returns:
+        The columns of `detection.detection_columns` for each of the settings, and the work that was done now.
+
+    Raises:
+        SettingError, DataError: as in `run_trial`.
+    """
+    found = []
+    trainer = make_trainer(cell.victim, dataset, device, seed=defender_seed(cell))
+    trainer.memo = memo
+    model = copy.deepcopy(victim.model).to(device)
+    for settings in proposed:
+        defense = DEFENSES.create(cell.defense, settings)
+        trainer.task = _task(cell, defense, victim, arithmetic(device, cell.victim.precision))
+        assets = assets_for(defense, cell, dataset, victim, device)
+        found.append(_detection(defense.detect(model, assets, trainer), victim, dataset))
+    return found, trainer.counters
+
+
+def _detection(repair: Repair, victim: Victim, dataset: Dataset) -> dict[str, Any]:
+    targets = victim.triggered.targets
+    return detection_columns(
+        repair,
+        victim.poisoned.kinds_of(len(victim.attacker_indices)),
+        targets if ATTACKS.get(victim.spec.attack).implants_backdoor else targets[:0],
+        victim.poisoned.labels_of(dataset.train.labels[victim.attacker_indices]),
+    )
 
 
 def check_repair(defense: Defense, repair: Any, dataset: Dataset) -> None:

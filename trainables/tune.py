@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -246,6 +246,37 @@ def measure_trial(
         "error": error,
         "node": ray.get_runtime_context().get_node_id(),
     }
+
+
+def judge_detectors(
+    cell: Cell,
+    proposed: Sequence[Mapping[str, Any]],
+    store: str,
+    cpus: int,
+    seconds: float | None,
+    plugins: tuple[Parcel, ...] = (),
+) -> dict[str, Any]:
+    """Ray task: what the cell's defense would leave out under each of the proposed settings, without any training.
+
+    Args:
+        seconds: after which it is cut (`TimeLimitError`), as a trial would be; None: never.
+
+    Returns:
+        ``found``: columns of `detection.detection_columns` for each of the settings; the work that was done now as
+        `Counters`, and ``train_size``.
+    """
+    place = bench(store, cpus, trains=False, plugins=plugins)
+    try:
+        with time_limit(seconds):
+            found, work = place.judge_detectors(cell, proposed)
+    except (DataError, SettingError, StoreUnavailableError, TimeLimitError):
+        raise
+    except Exception as error:
+        if may_pass(error):
+            raise
+        raise MethodError(told(error)) from error
+    train_size = len(place.victim(cell).attacker_indices)
+    return {"found": found, **dataclasses.asdict(work), "train_size": train_size}
 
 
 class _Notes(logging.Handler):

@@ -78,7 +78,7 @@ def work_left(plan: Plan, dataset: Dataset, left: Mapping[str, int] | None = Non
     for search in plan.searches:
         if not (trials := left.get(search.label, 0)):
             continue
-        paper, cells = search.settings(search.paper_params()), len(search.cells)
+        paper, cells = search.published_settings(), len(search.cells)
         one = math.fsum(trial_cost(cell, paper, dataset) for cell in search.cells)
         whole = one * trials / cells
         if budget is not None and whole > budget * cells:

@@ -14,6 +14,7 @@ from study.plan.gpu_shares import Kind, Measurement, choose_shares, kinds, read_
 from study.plan.jobs import Plan
 from study.plan.slots import Node, count_slots, counted, describe_nodes, describe_share, slots_on, wanted_gpus
 from study.plan.targets import targets_in_words
+from study.record.detectors import DETECTOR_SETTINGS
 from study.record.words import duration, finishing_time
 from trainables.data.images import Dataset
 from trainables.data.sources.folders import FOLDER
@@ -60,6 +61,13 @@ def plan_lines(
     lines.append(f"victims:   {said}")
     one, budget = "if a setting costs what the published one does", spec.search.budget_epochs
     each = f"{spec.search.trials} settings" if budget is None else f"{budget:g} E"
+    if detectors := [one for one in plan.untuned() if left is None or left.get(one.label)]:
+        passes = sum(len(one.cells) for one in detectors)
+        lines.append(
+            f"detectors: of {len(detectors)} of the searches are tuned before the trials: {DETECTOR_SETTINGS} settings "
+            f"of each by what they leave out, without retraining; the features cost {passes / 3:.1f} E, which the "
+            "trials then find ready; oracle: by the poison mask"
+        )
     return [
         *lines,
         f"baselines: {sum(item.trials for item in baselines)} trials, {_epochs(baselines):.1f} E",

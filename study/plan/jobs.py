@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search_spaces.space import Space
+from search_spaces.space import Space, fingerprint
 from study.plan.targets import with_label_numbers
 from study.spec.resolved import ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.schema import StudySpec
@@ -23,24 +23,51 @@ from trainables.victims import VictimSpec, attacker_indices, check_victim
 
 @dataclass(frozen=True)
 class Search:
-    """One Optuna study: settings of one defense, each scored on every one of ``cells``."""
+    """One Optuna study: settings of one defense, each scored on every one of ``cells``.
+
+    Args:
+        label: attack (or ``all``) and the defense's label.
+        defense: registered name.
+        cells: that a setting is run on.
+        space: what Optuna searches.
+        fixed: settings beside it that never change.
+        detector: the space of the detector, which is tuned first, on what it finds alone; None: there is none, or it is
+            searched like everything else.
+        tuned: the detector's settings that were chosen so; None: not yet, the published ones stand for them.
+    """
 
     label: str
     defense: str
     cells: tuple[Cell, ...]
     space: Space
     fixed: Mapping[str, Any]
+    detector: Space | None = None
+    tuned: Mapping[str, Any] | None = None
 
     def trial_id(self, number: int) -> str:
         """Id of the setting that Optuna counts as ``number``."""
         return f"{self.label}/{number:04d}"
 
     def settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The defense's settings for searched parameters."""
-        return {**self.fixed, **self.space.to_settings(params)}
+        """The defense's settings for searched parameters, with the detector that was tuned."""
+        detector = self.published_detector() if self.tuned is None else self.tuned
+        return {**self.fixed, **detector, **self.space.to_settings(params)}
+
+    def published_detector(self) -> dict[str, Any]:
+        """The detector's settings as published; none where it is not tuned first."""
+        return {} if self.detector is None else self.detector.to_settings(self.detector.paper_params())
+
+    def published_settings(self) -> dict[str, Any]:
+        """The published point (trial 0), the detector's settings included, whatever was chosen for it."""
+        return {**self.fixed, **self.published_detector(), **self.space.to_settings(self.paper_params())}
+
+    @property
+    def begins_beside(self) -> bool:
+        """Whether the published point lies outside what is searched, since another detector was chosen."""
+        return fingerprint(self.published_settings()) != fingerprint(self.settings(self.paper_params()))
 
     def paper_params(self) -> dict[str, Any]:
-        """The published point as searched parameters (trial 0)."""
+        """The published point as searched parameters; of trial 0, unless `begins_beside`."""
         return self.space.paper_params()
 
 
@@ -70,7 +97,22 @@ class Plan:
 
     def most_settings(self, search: Search) -> int:
         """Settings of a search, unless its budget ends it earlier: as many as asked for, or as its space holds."""
-        return int(min(self.spec.search.trials, search.space.size))
+        beside = self.spec.search.published and search.begins_beside
+        return int(min(self.spec.search.trials, search.space.size + beside))
+
+    def with_detectors(self, tuned: Mapping[str, Mapping[str, Any]]) -> Plan:
+        """The same with the detectors' settings that were chosen, by the label of their search."""
+        return dataclasses.replace(
+            self,
+            searches=tuple(
+                one if one.detector is None else dataclasses.replace(one, tuned=tuned.get(one.label, one.tuned))
+                for one in self.searches
+            ),
+        )
+
+    def untuned(self) -> list[Search]:
+        """The searches whose detector is to be tuned before their first trial."""
+        return [search for search in self.searches if search.detector is not None and search.tuned is None]
 
     def models(self, role: Role) -> int:
         """Victims that a setting of that role is meant for, those without a backdoor included."""
@@ -149,7 +191,8 @@ def make_plan(spec: StudySpec) -> Plan:
         for search in study.searches:
             pairs = itertools.product(attacks, study.seeds, study.defense_seeds)
             cells = tuple(cell_of(attack, search, seed, own) for attack, seed, own in pairs)
-            searches.append(Search(f"{group}/{search.label}", search.defense, cells, search.space, search.fixed))
+            label = f"{group}/{search.label}"
+            searches.append(Search(label, search.defense, cells, search.space, search.fixed, search.detector))
     return Plan(spec, tuple(baselines), tuple(searches))
 
 
@@ -181,7 +224,7 @@ def check_plan(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) ->
     for cell in reversed(plan.victims()):  # controls last: nobody asked for them by name
         check_victim(cell.victim, dataset, upstream)
     trials = [(job.cell, job.settings) for job in plan.baselines]
-    trials += [(cell, search.settings(search.paper_params())) for search in plan.searches for cell in search.cells]
+    trials += [(cell, search.published_settings()) for search in plan.searches for cell in search.cells]
     for cell, settings in trials:
         defense = DEFENSES.create(cell.defense, settings)
         defense.check(model, *held(defense, cell, dataset), image_size=dataset.image_size)

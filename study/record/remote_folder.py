@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from study.record.detectors import DETECTORS_FILE
 from study.record.folder import LEDGER_FILE, SPEC_FILE, Folder, check_folder, driving
 from study.record.object_log import SegmentLog
 from study.record.optuna_storage import JOURNAL_FILE
@@ -75,7 +76,7 @@ class RemoteFolder:
         if SPEC_FILE not in (names := self._names()):
             raise SpecError(f"{self.called} is no study folder: it has no {SPEC_FILE}")
         if rows_only:
-            for name in {SPEC_FILE, VICTIMS_FILE}.intersection(names):
+            for name in {SPEC_FILE, VICTIMS_FILE, DETECTORS_FILE}.intersection(names):
                 self.remote.download(name, self.path / name)
             (self.path / LEDGER_FILE).write_bytes(SegmentLog(self.remote, LEDGER_FILE, salvage=True).read())
         else:

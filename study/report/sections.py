@@ -13,6 +13,7 @@ import pandas as pd
 from study.record.words import percent
 from study.report import captions
 from study.report.cells import cost_table, detection_table, honours, hypervolume_table, status_text, told
+from study.report.detectors import CAPTION_TUNED
 from study.report.figures.registry import AttackTables, draw_all
 from study.report.figures.style import PLOTLY_CONFIG
 from study.report.html import Table, escape, folded, number, plain, plural, rate, slug, table_html
@@ -37,7 +38,7 @@ class Drawn:
 
 
 def attack_section(
-    title: str, trigger: Path, tables: AttackTables, target: str = ""
+    title: str, trigger: Path, tables: AttackTables, target: str = "", tuned: Table | None = None
 ) -> tuple[str, dict[str, bytes], list[str]]:
     """HTML of one attack, its figures for print by name, and a line for each figure that could not be drawn.
 
@@ -45,6 +46,7 @@ def attack_section(
         title: the attack, with data set and model where there are several.
         trigger: the trigger's picture, if there is such a file.
         target: the attacker's class in words.
+        tuned: the detectors that were tuned before the trials.
     """
     name = slug(title)
     heading = "all attacks (means)" if title == ALL_ATTACKS else title
@@ -59,7 +61,7 @@ def attack_section(
             out.append("<h3>Before and after repair</h3>" + table_html(table, last="setting") + captions.CAPTION_TABLE)
     else:
         out.append(_why_empty(rows))
-    parts = _folded_parts(name, heading, trigger, tables, figures)
+    parts = _folded_parts(name, heading, trigger, tables, figures, tuned or [])
     if len(parts) > 1:
         links = " · ".join(f'<a href="#{escape(key)}">{escape(title)}</a>' for key, (title, _) in parts.items())
         out.append(f'<p class="note">More on {escape(heading)}: {links}</p>')
@@ -86,6 +88,7 @@ def _folded_parts(
     trigger: Path,
     tables: AttackTables,
     figures: Mapping[str, Drawn],
+    tuned: Table,
 ) -> dict[str, tuple[str, str]]:
     """What is opened on demand: id -> (title, content), in the order of the page; parts without content are left out.
 
@@ -113,8 +116,13 @@ def _folded_parts(
         add("parameters", "Which parameters mattered?", drawn + "".join(_importance_notes(tables.importances)))
     for key in sorted(set(figures) - set(PLACED)):
         add(key, figures[key].title, figures[key].html)
+    detectors = ""
     if "front" in figures and (found := detection_table(tables.rows, settings, members)):
-        add("detectors", "What the detectors found", table_html(found) + captions.CAPTION_DETECTION)
+        detectors = table_html(found) + captions.CAPTION_DETECTION
+    if tuned:
+        detectors += table_html(tuned, last="setting") + CAPTION_TUNED
+    if detectors:
+        add("detectors", "What the detectors found", detectors)
     return parts
 
 

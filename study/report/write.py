@@ -10,11 +10,13 @@ import pandas as pd
 import yaml
 
 from study.plan.jobs import Plan
+from study.record.detectors import read_detectors
 from study.record.ended import read_ended
 from study.record.files import write_atomically
 from study.record.folder import stored_spec
 from study.record.ledger import Ledger
 from study.record.victims import decided
+from study.report.detectors import tuned_table
 from study.report.figures.registry import FIGURES, AttackTables
 from study.report.figures.trigger import TRIGGER_PREFIX
 from study.report.html import plural
@@ -68,6 +70,7 @@ def write_report(directory: Path | str) -> Path:
     sections = []
     places = sorted(set(table[["dataset", "model", "attack"]].itertuples(index=False, name=None)), key=_place_order)
     several = len({place[:2] for place in places})
+    detectors = read_detectors(directory).values()
     for dataset, model, attack in places:
         wholes = {"settings": table, "members": members, "searched": searched, "history": history}
         wholes |= {"beside": beside, "costs": costs, "rows": frame}
@@ -75,7 +78,9 @@ def write_report(directory: Path | str) -> Path:
         tables = AttackTables(**parts, shared=shared_members(_at(members, dataset, model, ALL_ATTACKS)))
         title = title_of(str(attack), str(dataset), str(model), several)
         trigger = directory / "figures" / f"{TRIGGER_PREFIX}{attack}.png"
-        section, images, wrong = attack_section(title, trigger, tables, target_text(tables.rows, spec))
+        section, images, wrong = attack_section(
+            title, trigger, tables, target_text(tables.rows, spec), tuned_table(detectors, str(attack))
+        )
         drawn |= images
         troubles += wrong
         sections.append(section)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from study.plan.jobs import Plan, make_plan
+from study.record.detectors import read_detectors
 from study.record.ledger import row_key
 from study.record.victims import absent, decided
 from study.results.finished import Standing
@@ -20,7 +21,12 @@ from study.spec.schema import StudySpec
 
 def plan_in(directory: Path, spec: StudySpec, rows: Iterable[Mapping[str, Any]]) -> Plan:
     """The plan of the study in ``directory``, without the victims that it found to hold no backdoor."""
-    return make_plan(spec).without(absent(decided(directory, rows)))
+    return with_chosen_detectors(make_plan(spec).without(absent(decided(directory, rows))), directory)
+
+
+def with_chosen_detectors(plan: Plan, directory: Path) -> Plan:
+    """The plan with the detectors that the study in ``directory`` has chosen (SpecError: their file is damaged)."""
+    return plan.with_detectors({label: one.settings for label, one in read_detectors(directory).items()})
 
 
 def standings(

@@ -92,7 +92,7 @@ def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> Mad
                 )
         except ray.exceptions.RayError as error:
             larger = next_larger(had)
-            _stop_for(error)
+            stop_for(error)
             if is_out_of_memory(root(error)) and larger is not None and had == gpus:
                 progress.say(
                     f"{name}: out of memory on {describe_share(had)} GPU; once more on {describe_share(larger)}"
@@ -134,7 +134,7 @@ def measure_kinds(
         try:
             found[kind.name] = _measurement(ray.get(ready[0]), cards)
         except ray.exceptions.RayError as error:
-            _stop_for(error)
+            stop_for(error)
             progress.say(f"WARNING: {kind.name} could not be measured, its trials get a whole GPU: {cause(error)}")
             continue
         write_measurements(home.path, {**ahead.measured, **found})
@@ -142,7 +142,7 @@ def measure_kinds(
     return found
 
 
-def _stop_for(error: Exception) -> None:
+def stop_for(error: Exception) -> None:
     """Raise StudyStoppedError for what would stop every trial: a store that does not answer, a GPU that torch does not
     find."""
     from trainables.machine.device import NoGpuError

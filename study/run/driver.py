@@ -141,7 +141,7 @@ class Driver:
         self.searches = [search for search in self.searches if search.search.label in planned]
         for search in self.searches:
             label, before = search.search.label, len(search.search.cells)
-            search.search = planned[label]
+            search.replan(planned[label], search.target)
             fewer = len(search.search.cells) / before
             self._held[label] = {trial: fewer * epochs for trial, epochs in self._held[label].items()}
         cells = {(one.label, *cell.place) for one in self.plan.searches for cell in one.cells}
@@ -151,6 +151,15 @@ class Driver:
         for search in self.searches:
             for trial in self._rows_of(search):
                 self._tell_if_complete(search, trial)
+
+    def set_detectors(self, tuned: Mapping[str, Mapping[str, Any]]) -> None:
+        """Search on with the detectors' settings that were chosen, by the label of their search; nothing runs yet."""
+        self.plan = self.plan.with_detectors(tuned)
+        planned = {search.label: search for search in self.plan.searches}
+        for search in self.searches:
+            own = planned[search.search.label]
+            search.replan(own, self.plan.most_settings(own))
+        self._look_at_rows()
 
     def has_work(self) -> bool:
         """Whether `next_job` has a job to hand out now (asks the searches for one if need be)."""

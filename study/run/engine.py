@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,12 +25,14 @@ from study.record.stopped import Trouble, stopping
 from study.record.victims import Judged, Key, absent, absent_in_words, decided
 from study.report.write import write_report
 from study.results.failures import whole_failures
+from study.results.left import with_chosen_detectors
 from study.run.before_trials import check_implanted, make_victims, measure_kinds, settle
 from study.run.dispatcher import Dispatcher
 from study.run.driver import Driver
 from study.run.on_tune import run_trials
 from study.run.progress import Progress
 from study.run.trigger_picture import write_trigger_figures
+from study.run.tune_detectors import tune_detectors
 from study.search.optuna_search import OptunaSearch, open_searches
 from study.spec.plugins import as_plugins
 from study.spec.schema import StudySpec
@@ -98,7 +100,7 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
         retried = ledger.set_aside_failed() if retry_failed else 0
         judged = decided(folder, ledger.rows())
         check_implanted(judged, spec)
-        plan = plan.without(absent(judged))
+        plan = with_chosen_detectors(plan.without(absent(judged)), folder)
         searches = open_searches(plan, database or open_storage("journal", folder))
         if database is not None and not len(ledger):
             _check_unused(searches)
@@ -131,6 +133,7 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
                     if dashboard:
                         progress.say(f"Ray dashboard: {dashboard}")
                     judged = _victims_on_ray((dataset, upstream), driver, progress, str(store.where), home, judged)
+                    _detectors_on_ray(driver, progress, str(store.where), home, absent(judged))
                     _trials_on_ray(dataset, driver, progress, str(store.where), home, trouble)
             except KeyboardInterrupt:
                 log.debug("interrupted")
@@ -195,6 +198,17 @@ def _victims_on_ray(
     for line in absent_in_words(settled, plan.spec.victim.require_implanted):
         progress.say(line)
     return settled
+
+
+def _detectors_on_ray(
+    driver: Driver, progress: Progress, store: str, home: Folder | RemoteFolder, missing: Collection[Key]
+) -> None:
+    """Choose the detectors of the searches that tune theirs first."""
+    left = driver.remaining()
+    searches = [search for search in driver.plan.untuned() if left[search.label]]
+    spec, broken = driver.plan.spec, driver.broken
+    tuned = tune_detectors(searches, spec, progress, store, home, missing, broken, usable_nodes())
+    driver.set_detectors({label: one.settings for label, one in tuned.items()})
 
 
 def _trials_on_ray(

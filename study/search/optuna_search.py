@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, distributi
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search_spaces.space import LARGEST_SPACE, fingerprint, points
 from study.plan.jobs import Plan, Search
@@ -29,6 +29,8 @@ DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
 # Consecutive suggestions of known settings after which a new one is looked for without the sampler: it may repeat
 # itself long before a small space is searched through.
 MOST_REPEATS = 10
+# User attribute of the published point where a detector was tuned: its parameters are the searched ones alone.
+PUBLISHED = "published"
 # Suggestions in a row that do not fit into what is left of a budget, after which a search has ended: its sampler goes
 # on to propose settings of all lengths.
 MOST_REFUSALS = 20
@@ -149,7 +151,7 @@ class OptunaSearch:
             if trial.state.is_finished() and trial_id is not None and trial_id not in finished:
                 # Its row was lost with a damaged line, or failed and was taken out: measured again. Optuna keeps what
                 # it was told; a failure told it nothing, so the values follow as a trial of their own.
-                unfinished[trial_id] = self.search.settings(trial.params)
+                unfinished[trial_id] = self._settings_of(trial)
                 if trial.state == TrialState.FAIL:
                     self._told_failed[trial_id] = unfinished[trial_id]
             if trial.state != TrialState.RUNNING:
@@ -161,7 +163,7 @@ class OptunaSearch:
             if trial_id in finished:
                 self.tell(trial_id, finished[trial_id], remarks.get(trial_id, {}))
             else:
-                unfinished[trial_id] = self.search.settings(trial.params)
+                unfinished[trial_id] = self._settings_of(trial)
         for trial_id in sorted(started):
             if trial_id in present:
                 continue
@@ -169,7 +171,7 @@ class OptunaSearch:
             if trial_id in finished:
                 self._restore(trial_id, finished[trial_id], started[trial_id], remarks.get(trial_id, {}))
             else:
-                self.study.enqueue_trial(self._params(started[trial_id]))
+                self.study.enqueue_trial(self._params(started[trial_id]), user_attrs=self._mark(started[trial_id]))
                 trial_again = self.study.ask(dict(self.search.space.distributions))
                 trial_again.set_user_attr("id", trial_id)
                 self._open[trial_id] = trial_again.number
@@ -183,10 +185,26 @@ class OptunaSearch:
         if len(trials) < len(self._used):  # a storage made anew: its number of trials tells nothing
             self.study.sampler = self._make_sampler(self.sampler, len(self._used))
         waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        published = self.begins_published and fingerprint(self._paper_settings()) not in self._by_settings
-        if published and not waiting:
-            self.study.enqueue_trial(self.search.paper_params())
+        published = self.search.published_settings()
+        if self.begins_published and not waiting and fingerprint(published) not in self._by_settings:
+            self.study.enqueue_trial(self.search.paper_params(), user_attrs=self._mark(published))
+        self._enqueue_tuned()
         return sorted(unfinished.items())
+
+    def replan(self, search: Search, target: int) -> None:
+        """Go on with what became of `search`: other cells, or the detector that was chosen; same label and space."""
+        self.search, self.target = search, target
+        self._enqueue_tuned()
+
+    def _enqueue_tuned(self) -> None:
+        """Ask soon for the published rate beside the detector that was chosen: else nothing shows what that changed."""
+        if self.search.tuned is None or not self.begins_published or not self.search.begins_beside:
+            return
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if all(PUBLISHED in trial.user_attrs for trial in waiting):
+            first = self.search.settings(self.search.paper_params())
+            if fingerprint(first) not in self._by_settings:
+                self.study.enqueue_trial(self.search.paper_params())
 
     @property
     def asked(self) -> int:
@@ -215,7 +233,7 @@ class OptunaSearch:
         repeats, refusals, own = 0, 0, self.study.sampler
         while self.asked < self.target and not self.exhausted and refusals < MOST_REFUSALS:
             trial = self.study.ask(dict(self.search.space.distributions))
-            settings = self.search.settings(trial.params)
+            settings = self._settings_of(trial)
             known = self._by_settings.get(fingerprint(settings))
             if known is None and not fits(settings):
                 refusals += 1
@@ -288,7 +306,7 @@ class OptunaSearch:
                 params=self._params(settings),
                 distributions=distributions,
                 values=None if values is None else list(values),
-                user_attrs={"id": trial_id, **remarks},
+                user_attrs={"id": trial_id, **self._mark(settings), **remarks},
             )
         )
 
@@ -325,12 +343,21 @@ class OptunaSearch:
                 return params
         return None
 
-    def _paper_settings(self) -> dict[str, Any]:
-        return self.search.settings(self.search.paper_params())
+    def _settings_of(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
+        if PUBLISHED in trial.user_attrs:
+            return self.search.published_settings()
+        return self.search.settings(trial.params)
+
+    def _mark(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """User attributes of the trial with these settings: of the published point, where a detector is tuned."""
+        if self.search.detector is None:
+            return {}
+        published = fingerprint(self._own(settings)) == fingerprint(self.search.published_settings())
+        return {PUBLISHED: True} if published else {}
 
     def _own(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """A ledger row's settings, cut to those that this search decides or fixes."""
-        return {key: settings[key] for key in self._paper_settings() if key in settings}
+        return {key: settings[key] for key in self.search.published_settings() if key in settings}
 
 
 def _within(value: Any, distribution: BaseDistribution) -> Any:

@@ -37,12 +37,16 @@ class ResolvedBaseline:
 
 @dataclass(frozen=True)
 class ResolvedSearch:
-    """A defense that is searched, under its label: its space, and the settings that the spec fixes beside it."""
+    """A defense that is searched, under its label: its space, and the settings that the spec fixes beside it.
+
+    ``detector``: the space of its detector, which is tuned before; None: there is none, or ``space`` holds it.
+    """
 
     label: str
     defense: str
     space: Space
     fixed: Mapping[str, Any]
+    detector: Space | None = None
 
 
 @dataclass(frozen=True)

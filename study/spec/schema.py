@@ -420,7 +420,9 @@ class StudySpec(_Part):
                 f"drop it, or list {name} under baselines instead"
             )
         method = self.method(label)
-        return ResolvedSearch(label, method, space, {**space.beside(method), **fixed})
+        fixed = {**space.beside(method), **fixed}
+        detector, rest = (DEFENSES.get(method).detects and space.split()) or (None, space)
+        return ResolvedSearch(label, method, rest, fixed, detector)
 
     def _fixed(self, label: str) -> dict[str, Any]:
         """Settings that the spec fixes for a defense, coerced to their types (SettingError)."""

@@ -318,3 +318,41 @@ def test_ends_and_published_point_that_the_defense_refuses_are_named() -> None:
         check_space("clp", low, {}, {"u": [-1, 9]}, "search.ranges.clp")
     with pytest.raises(SettingError, match=r"^search space of clp: the published point does not work"):
         check_space("clp", dataclasses.replace(good, paper={"u": -3.0}), {}, {}, "k")
+
+
+@pytest.mark.parametrize("defense", ["ac", "spectral"])
+def test_a_space_splits_into_its_detector_and_the_rest(defense: str) -> None:
+    space = get_space(defense)
+    parts = space.split()
+    assert parts is not None
+    detector, rest = parts
+    assert {**detector.distributions, **rest.distributions} == space.distributions
+    assert set(detector.distributions) == set(space.detector)
+    assert set(rest.distributions) == {"lr"}
+    both = {**detector.to_settings(detector.paper_params()), **rest.to_settings(rest.paper_params())}
+    assert both == space.to_settings(space.paper_params())
+    assert rest.split() is None
+
+
+def test_a_space_without_two_parts_does_not_split() -> None:
+    assert get_space("super_ft").split() is None
+    assert get_space("ac", "detector").split() is None
+    assert get_space("ac").with_ranges({"lr": [0.01, 0.01]}, "key").split() is None, "one rate is nothing to search"
+
+
+def test_only_a_defense_that_detects_has_a_detector_in_its_space() -> None:
+    for defense in names():
+        if get_space(defense).detector:
+            assert DEFENSES.get(defense).detects, defense
+
+
+def test_a_detector_parameter_that_is_not_searched_is_named() -> None:
+    space = get_space("ac")
+
+    class Holder:
+        SPACE = space.distributions
+        PAPER = space.paper
+        DETECTOR = ("nb_dimms",)
+
+    with pytest.raises(SettingError, match="DETECTOR names 'nb_dimms'"):
+        spaces._check("ac", Holder)

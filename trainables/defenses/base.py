@@ -83,6 +83,8 @@ class Defense(ABC):
     owns: ClassVar[type[NoData] | type[CleanData] | type[PoisonedData]]
     # False where the method may stop early: `plan` then tells the most it can cost.
     plan_is_exact: ClassVar[bool] = True
+    # True where `detect` says what is left out before anything is trained, so that it can be tuned on that alone.
+    detects: ClassVar[bool] = False
     # Settings that are gone -> what takes their place, for the message to a spec that still has them.
     replaced: ClassVar[Mapping[str, str]] = MappingProxyType({})
     # Fields that do nothing at the defaults -> settings beside which they matter (a third peak needs a third phase).
@@ -118,6 +120,13 @@ class Defense(ABC):
         Raises:
             DivergedError: training left the finite numbers.
         """
+
+    def detect(self, model: Classifier, assets: Any, trainer: Trainer) -> Repair:
+        """What `repair` would leave out of its training, before it trains: ``model`` itself, scores and ``removed``.
+
+        For a defense that `detects`; arguments as for `repair`, and ``model`` is not changed.
+        """
+        raise TypeError(f"defense {self.name} does not detect: it has nothing to say before it repairs")
 
     @abstractmethod
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:

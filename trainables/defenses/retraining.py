@@ -58,6 +58,7 @@ class RetrainingDefense(Defense):
 
     owns: ClassVar[type[PoisonedData]] = PoisonedData
     plan_is_exact: ClassVar[bool] = False  # the less is kept, the shorter are the epochs
+    detects: ClassVar[bool] = True
 
     epochs: Positive = 100
     lr: Positive = 0.01
@@ -86,14 +87,13 @@ class RetrainingDefense(Defense):
                 f"({2 * model.num_classes} training images), got {n_owned}"
             )
 
-    def repair(self, model: Classifier, assets: PoisonedData, trainer: Trainer) -> Repair:
+    def detect(self, model: Classifier, assets: PoisonedData, trainer: Trainer) -> Repair:
         train = assets.train
         self.check(model, len(train))
         features = trainer.remember("features", {}, lambda: victim_features(model, train.images, trainer))
         finding = self.find(features, train.labels)
         removed = finding.removed.nonzero()[:, 0]
-        kept = (~finding.removed).nonzero()[:, 0]
-        found = Repair(
+        return Repair(
             model,
             status="ok" if len(removed) else "abstained",
             scores=finding.scores,
@@ -101,7 +101,15 @@ class RetrainingDefense(Defense):
             flagged_classes=finding.flagged_classes,
             notes=finding.notes,
         )
+
+    def repair(self, model: Classifier, assets: PoisonedData, trainer: Trainer) -> Repair:
+        train, found = assets.train, self.detect(model, assets, trainer)
+        removed = found.removed
+        assert removed is not None, "a detector says what it removes"
         if len(removed):
+            left = torch.ones(len(train), dtype=torch.bool, device=removed.device)
+            left[removed] = False
+            kept = left.nonzero()[:, 0]
             recipe = self.recipe(len(train))
             found.model = trainer.remember_model(
                 "retraining",

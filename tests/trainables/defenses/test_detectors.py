@@ -22,7 +22,7 @@ from trainables.models.classifier import Classifier
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store
 from trainables.training.recipes import RECIPES
-from trainables.trial import TrialResult, Workbench, assets_for, run_trial
+from trainables.trial import TrialResult, Workbench, assets_for, judge_detectors, run_trial
 from trainables.victims import Victim, VictimSpec, make_trainer
 
 CPU = torch.device("cpu")
@@ -264,3 +264,28 @@ def test_poison_that_is_a_third_of_its_class_is_suspected_on_digits(seed: int, t
         assert row["asr_before"] > 0.9
         assert row["detection_auroc"] > 0.7, name
         assert row["detection_tpr"] > 2 * row["detection_fpr"], name
+
+
+@pytest.mark.parametrize("name", ["ac", "spectral"])
+def test_a_detector_says_before_any_training_what_its_repair_leaves_out(
+    name: str, toy: Dataset, toy_victim: Victim, tmp_path: Any
+) -> None:
+    memo, cell = Memo(Store(tmp_path)), cell_of(toy_victim, name)
+    settings = SHORT[name]
+    given: dict[str, Any] = {"dataset": toy, "victim": toy_victim, "device": CPU, "memo": memo}
+    (found, again), work = judge_detectors(cell, [settings, settings], **given)
+    n = len(toy_victim.attacker_indices)
+    assert (work.steps, work.forward_samples, work.backward_samples) == (0, n, 0), "one pass for all settings"
+    assert found == again
+    trial = run_trial(cell, settings, **given)
+    assert trial.detection == found
+    assert found["detection_removed"] > 0
+    assert reused(trial) == ["features_reused"], "and the trials find the features ready"
+    assert judge_detectors(cell, [settings], **given)[1].forward_samples == 0
+
+
+def test_a_defense_that_does_not_detect_says_so(toy_victim: Victim) -> None:
+    defense = DEFENSES.create("ft", {})
+    assert not defense.detects
+    with pytest.raises(TypeError, match="defense ft does not detect"):
+        defense.detect(toy_victim.model, None, None)  # type: ignore[arg-type]
