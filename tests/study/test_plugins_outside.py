@@ -58,7 +58,7 @@ SPEC = {
     "attack": {"outside_attack": {"side": 2}},
     "defenses": ["outside_defense"],
     "baselines": ["none"],
-    "victim": {"epochs": 20, "batch_size": 32, "lr": 0.05},
+    "victim": {"epochs": 40, "batch_size": 32, "lr": 0.05, "poison_rate": 0.3},
     "search": {"trials": 3, "sampler": "outside_sampler", "startup_trials": 1},
 }
 
