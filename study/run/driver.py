@@ -304,7 +304,7 @@ class Driver:
 
     def _rows_of(self, search: OptunaSearch) -> dict[str, dict[Place, Mapping[str, Any]]]:
         """The rows of each setting of ``search`` on its cells, by trial id and then by place."""
-        label, cells = search.search.label, {cell.place for cell in search.search.cells}
+        label, cells = search.search.label, self._standing[search.search.label].cells
         found = {}
         for trial, rows in self._rows.items():
             own = {key: row for key, row in rows.items() if row["search"] == label and key in cells}
@@ -333,7 +333,7 @@ class Driver:
 
     def _on_cells(self, search: OptunaSearch, trial_id: str) -> list[Mapping[str, Any]]:
         """The rows of a setting on the cells of its search."""
-        cells = {cell.place for cell in search.search.cells}
+        cells = self._standing[search.search.label].cells
         return [row for place, row in self._rows.get(trial_id, {}).items() if place in cells]
 
     def _offer(self, search: OptunaSearch, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from search_spaces.space import SPACES
+from study.spec.methods import METHOD
 from study.spec.samplers import SAMPLERS
 from study.spec.trackers import TRACKERS
 from trainables.attacks.base import ATTACKS
@@ -71,16 +72,16 @@ def _things(settings: Mapping[str, Any]) -> Iterator[tuple[Registry[Any], str]]:
     def names(value: Any) -> list[str]:
         return [item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, str)]
 
-    def method_of(given: Any, label: str) -> Any:
+    def named_by(given: Any, label: str) -> Any:
         """The defense that a label of the user's own stands for; None where it is a name itself."""
         own = given.get(label) if isinstance(given, Mapping) else None
-        return own.get("method") if isinstance(own, Mapping) else None
+        return own.get(METHOD) if isinstance(own, Mapping) else None
 
     def inner(part: str, key: str) -> Any:
         return settings[part].get(key) if isinstance(settings.get(part), Mapping) else None
 
     labels = [label for key in ("defenses", "baselines") for label in names(settings.get(key) or [])]
-    methods = [method_of(settings.get("defense"), label) or label for label in labels]
+    methods = [named_by(settings.get("defense"), label) or label for label in labels]
     for registry, value in (
         (ATTACKS, settings.get("attacks")),
         (DEFENSES, methods),
