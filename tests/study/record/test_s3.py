@@ -20,6 +20,7 @@ from study.record.object_log import SegmentLog
 from tests.s3 import s3_server
 from tests.study.processes import Place, new_place, wait_for
 from tests.study.run.test_nodes import SLOW_ENOUGH, Nodes
+from tests.study.tiny import RUN_ANYHOW
 from trainables.storage.lease import Lease, LeaseTakenError
 from trainables.storage.remote import Remote, RemoteError
 from trainables.storage.remote_store import RemoteStore
@@ -183,7 +184,9 @@ def test_commands_work_on_the_uri(killed: SimpleNamespace) -> None:
 def test_in_the_end_there_is_what_a_local_folder_holds(killed: SimpleNamespace) -> None:
     names = Remote(killed.uri).sizes()
     top = {name for name in names if "/" not in name}
-    assert top == {"study.yaml", "trials.jsonl", "trials.csv", "front.csv", "optuna.journal", "report.html"}
+    assert top == {
+        "study.yaml", "victims.json", "trials.jsonl", "trials.csv", "front.csv", "optuna.journal", "report.html",
+    }  # fmt: skip
     assert {name.partition("/")[0] for name in names if "/" in name} == {"figures"}
     assert killed.left == []
 
@@ -202,7 +205,7 @@ def test_no_victim_is_trained_twice_by_two_nodes(bucket: str, place: Place) -> N
             nodes.add()
         spec = nodes_place.spec(
             "two", attacks=["badnets", "blended"], search={"trials": 4, "startup_trials": 2},
-            defense=SLOW_ENOUGH,
+            defense=SLOW_ENOUGH, victim=RUN_ANYHOW,
         )  # fmt: skip
         done = nodes_place.run("run", spec, "--out", uri, "--store", store, "--address", nodes.address, timeout=500)
         assert done.code == 0, done.stderr

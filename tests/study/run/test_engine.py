@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import optuna
 import pandas as pd
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from study.record.columns import COLUMNS
 from study.record.optuna_storage import open_storage
@@ -40,13 +40,17 @@ def other_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield made
 
 
-def optuna_states(directory: Path) -> list[TrialState]:
+def optuna_trials(directory: Path) -> list[FrozenTrial]:
     storage = open_storage("journal", directory)
     return [
-        trial.state
+        trial
         for name in optuna.study.get_all_study_names(storage)
         for trial in optuna.load_study(study_name=name, storage=storage).get_trials()
     ]
+
+
+def optuna_states(directory: Path) -> list[TrialState]:
+    return [trial.state for trial in optuna_trials(directory)]
 
 
 def modification_times(directory: Path) -> dict[str, int]:

@@ -22,7 +22,7 @@ from study.record.ledger import Ledger
 from study.record.stopped import TRY_LATER, StudyStoppedError, Trouble, stopping
 from tests.mounts import own_mounts
 from tests.study.processes import AGENTS, Finished, Place, new_place, rows_of, wait_for
-from tests.study.run.test_engine import optuna_states
+from tests.study.run.test_engine import optuna_trials
 from trainables.storage.store import Store
 
 pytestmark = pytest.mark.timeout(1800)  # whole studies, several times
@@ -160,7 +160,11 @@ def assert_whole(directory: Path, before: list[dict[str, object]], store: Path) 
     assert rows[: len(before)] == before
     with tempfile.TemporaryDirectory() as copy:  # out of a namespace, whose paths mean something else here
         shutil.copy(directory / "optuna.journal", copy)
-        assert set(optuna_states(Path(copy))) == {TrialState.COMPLETE}
+        trials = optuna_trials(Path(copy))
+        asked = [trial.state for trial in trials if "id" in trial.user_attrs]
+        assert asked == [TrialState.COMPLETE] * 8
+        # A driver that stops in the middle of asking leaves a trial that nothing was run for.
+        assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
     victims = [path.name for path in store.iterdir() if path.is_dir() and path.name != "derived"]
     assert len(victims) == 2
     assert all(Store(store).load(name) is not None for name in victims)
