@@ -35,8 +35,6 @@ TINY: dict[str, Any] = {
     "defense": {"super_ft": {"batch_size": 16, "cycles1": 0.1, "cycles2": 0.1}},
     "search": {"trials": 4, "startup_trials": 2, "ranges": {"super_ft": {"iterations": [20, 500]}}},
 }
-# Whether so small a model takes a backdoor depends on the machine's arithmetic: for tests of what is run, and where.
-RUN_ANYHOW = {**TINY["victim"], "require_implanted": "run"}
 # For rows that are made up: TINY fixes smaller batches and shorter phases to run in no time, and that is not the
 # published point.
 AS_PUBLISHED = ("defense.super_ft.batch_size=256", "defense.super_ft.cycles1=1", "defense.super_ft.cycles2=1")

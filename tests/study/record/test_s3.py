@@ -19,8 +19,7 @@ import pytest
 from study.record.object_log import SegmentLog
 from tests.s3 import s3_server
 from tests.study.processes import Place, new_place, wait_for
-from tests.study.run.test_nodes import SLOW_ENOUGH, Nodes
-from tests.study.tiny import RUN_ANYHOW
+from tests.study.run.test_nodes import SLOW_ENOUGH, WIDE_ENOUGH, Nodes
 from trainables.storage.lease import Lease, LeaseTakenError
 from trainables.storage.remote import Remote, RemoteError
 from trainables.storage.remote_store import RemoteStore
@@ -205,7 +204,7 @@ def test_no_victim_is_trained_twice_by_two_nodes(bucket: str, place: Place) -> N
             nodes.add()
         spec = nodes_place.spec(
             "two", attacks=["badnets", "blended"], search={"trials": 4, "startup_trials": 2},
-            defense=SLOW_ENOUGH, victim=RUN_ANYHOW,
+            defense=SLOW_ENOUGH, width=WIDE_ENOUGH,
         )  # fmt: skip
         done = nodes_place.run("run", spec, "--out", uri, "--store", store, "--address", nodes.address, timeout=500)
         assert done.code == 0, done.stderr

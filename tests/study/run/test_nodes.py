@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from tests.study.processes import Place, new_place, rows_of, wait_for
-from tests.study.tiny import RUN_ANYHOW
 
 # Patience, not time that it takes: workers have a low priority and wait for whatever else the machine does.
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 PATIENCE = 600.0  # seconds
 
+WIDE_ENOUGH = 4  # at which the victims of every attack and seed here hold a backdoor, on any machine's arithmetic
 SLOW_ENOUGH = {"super_ft": {"batch_size": 16, "cycles1": 0.1, "cycles2": 0.1}}
 
 
@@ -117,7 +117,7 @@ def test_a_node_that_joins_late_is_used(place: Place) -> None:
         nodes.add()
         spec = place.spec(
             "late", defenses=[], baselines=["none", "meets"], seeds=[0, 1], search={"trials": 1}, defense={},
-            victim=RUN_ANYHOW,
+            width=WIDE_ENOUGH,
         )  # fmt: skip
         directory = place.folder / "runs" / "late"
         running = place.start("run", spec, "--out", directory, "--address", nodes.address, plug_in=True)
@@ -128,8 +128,7 @@ def test_a_node_that_joins_late_is_used(place: Place) -> None:
         ended = running.end(PATIENCE)
         assert ended.code == 0, ended.stderr
         rows = rows_of(directory)
-        assert {row["status"] for row in rows} <= {"ok", "backdoor_not_implanted"}
-        assert [row["error"] for row in rows] == [None] * 4
+        assert [(row["status"], row["error"]) for row in rows] == [("ok", None)] * 4
         assert len({(row["trial"], row["seed"]) for row in rows}) == 4
         assert len({row["node"] for row in rows if row["defense"] == "meets"}) == 2
     finally:
