@@ -335,6 +335,24 @@ def front(directories: tuple[Place, ...]) -> None:
 
 
 @main.command()
+@click.argument("directories", nargs=-1, required=True, type=as_place)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the whole, a new one.")
+@click.option("--name", help="Of the whole study.  [default: that of the first part]")
+@_bad_input_is_one_line
+def merge(directories: tuple[Place, ...], out: Path, name: str | None) -> None:
+    """Make one study of the parts of one: of one spec, run apart over attacks or seeds, here or elsewhere."""
+    from study.record.remote_folder import open_folder
+    from study.run.merge import merge_studies
+
+    with ExitStack() as stack:
+        folders = [stack.enter_context(open_folder(directory)) for directory in directories]
+        for folder in folders:
+            folder.fetch()
+        found = merge_studies({folder.called: folder.path for folder in folders}, out, name=name)
+        click.echo(found.text(len(folders)))
+
+
+@main.command()
 @click.argument("directory", type=as_place)
 @_bad_input_is_one_line
 def show(directory: Place) -> None:
