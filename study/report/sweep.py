@@ -18,7 +18,8 @@ from study.spec.combinations import in_words, names_of
 SWEEP = "sweep"  # figures are called so
 CAPTION = (
     '<p class="caption">One line for each attack and defense (a baseline, or the published setting of a search); the '
-    "band reaches from the least to the most over its runs. Dotted: the models before repair. Report half. The "
+    "band reaches from the least to the most over its runs. With marks: the defense that the study lists first; thin: "
+    "the others. Faint and dotted: the models before repair. Report half. The "
     "sections below show every combination by itself.</p>"
 )
 
@@ -41,7 +42,8 @@ def sweep_section(table: pd.DataFrame, frame: pd.DataFrame, spec: Mapping[str, A
     keys = " and ".join(sweep)
     out = [f'<section id="page-sweep"><h2>What the sweep shows: {escape(keys)}</h2>']
     drawn: dict[str, bytes] = {}
-    for number, panels in enumerate(sweep_panels(table, sweep, values)):
+    listed = [*(spec.get("baselines") or ()), *(spec.get("defenses") or ())]
+    for number, panels in enumerate(sweep_panels(table, sweep, values, listed)):
         png = Drawing(sweep_png(f"Over {axis_of(sweep)}", panels)).png_bytes()
         assert png is not None
         name = f"{SWEEP}_{slug(axis_of(sweep))}" + (f"-{number + 1}" if number else "")

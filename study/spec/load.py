@@ -34,7 +34,7 @@ def load_spec(source: str | None, assignments: Iterable[str] = (), plugins: Sequ
         settings = read_yaml_mapping(recipe_path(name))
     elif Path(name).is_file():
         settings = read_yaml_mapping(Path(name))
-    elif Path(name).suffix in (".yaml", ".yml") or "/" in name:
+    elif Path(name).suffix in (".yaml", ".yml") or ("/" in name and not _is_beside_recipes(name)):
         raise SpecError(f"no such file: {name}")
     else:
         raise SpecError(f"unknown recipe {name!r}: {nearest(name, recipe_names())}; a file must end in .yaml")
@@ -85,10 +85,15 @@ def recipe_text(name: str) -> str:
 
 
 def recipe_names() -> list[str]:
-    """Recipes that ship, sorted."""
-    return sorted(
-        Path(str(item)).stem for item in (resources.files("study") / "recipes").iterdir() if item.name.endswith(".yaml")
-    )
+    """Recipes that ship, sorted; those in a folder by its name too: ``paper/fig13``."""
+    root = Path(str(resources.files("study") / "recipes"))
+    found = (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    return sorted(found, key=lambda name: ("/" in name, name))
+
+
+def _is_beside_recipes(name: str) -> bool:
+    """Whether a name begins with a folder of recipes."""
+    return name.partition("/")[0] in {one.partition("/")[0] for one in recipe_names() if "/" in one}
 
 
 def _read_standard_input() -> dict[str, Any]:

@@ -65,12 +65,20 @@ class Panels:
         key, values: the axis.
         columns: title of each column and its lines.
         where: the values of all other keys, in words; empty where there are none.
+        order: labels of defenses, as the study lists them.
     """
 
     key: str
     values: Sequence[Any]
     columns: Sequence[tuple[str, Sequence[Series]]]
     where: str = ""
+    order: Sequence[str] = ()
+
+    @property
+    def defenses(self) -> list[str]:
+        """Labels of the defenses, the study's first one first: it is drawn in full, the others thin and broken."""
+        found = {one.defense for _, lines in self.columns for one in lines} - {BEFORE}
+        return sorted(found, key=lambda name: (name not in self.order, [*self.order, name].index(name), name))
 
 
 def axis_of(sweep: Mapping[str, Sequence[Any]]) -> str:
@@ -80,7 +88,10 @@ def axis_of(sweep: Mapping[str, Sequence[Any]]) -> str:
 
 
 def sweep_panels(
-    table: pd.DataFrame, sweep: Mapping[str, Sequence[Any]], values_of: Mapping[str, Mapping[str, Any]]
+    table: pd.DataFrame,
+    sweep: Mapping[str, Sequence[Any]],
+    values_of: Mapping[str, Mapping[str, Any]],
+    order: Sequence[str] = (),
 ) -> list[Panels]:
     """The figures of a sweep: one, unless there are more than two keys or more columns than fit.
 
@@ -88,6 +99,7 @@ def sweep_panels(
         table: rows of ``settings.aggregate``.
         sweep: of the study.
         values_of: of each combination, its values by key.
+        order: labels of defenses, as the study lists them.
     """
     axis = axis_of(sweep)
     rest = [key for key in sweep if key != axis]
@@ -107,7 +119,7 @@ def sweep_panels(
             title = "" if second is None else f"{second} {_text(value)}" if _is_number(value) else str(value)
             drawn.append((title, sweep_series(table, places)))
         for start in range(0, len(drawn), MOST_PANELS):
-            found.append(Panels(axis, values, drawn[start : start + MOST_PANELS], where))
+            found.append(Panels(axis, values, drawn[start : start + MOST_PANELS], where, order))
     return found
 
 
@@ -144,7 +156,7 @@ def sweep_png(title: str, panels: Panels) -> Figure:
     """The figure for print: ASR above, clean accuracy below."""
     names = list(dict.fromkeys(one.name for _, lines in panels.columns for one in lines))
     attacks = list(dict.fromkeys(one.attack for _, lines in panels.columns for one in lines))
-    defenses = sorted({one.defense for _, lines in panels.columns for one in lines} - {BEFORE})
+    defenses = panels.defenses
     count = len(panels.columns)
     width = COLUMN_WIDTH if count == 1 else min(TEXT_WIDTH, 0.6 + 1.9 * count)
     legend = legend_columns(names, width)
@@ -156,8 +168,9 @@ def sweep_png(title: str, panels: Panels) -> Figure:
             axis = axes[row][column]
             for one in lines:
                 colour, (_, marker) = searched_style(attacks.index(one.attack))
-                dashes = DASHES[defenses.index(one.defense) % len(DASHES)] if one.defense in defenses else "-"
-                line = _draw(axis, panels.values, one, rate, colour, marker, dashes)
+                place = defenses.index(one.defense) if one.defense in defenses else 0
+                dashes = DASHES[place % len(DASHES)]
+                line = _draw(axis, panels.values, one, rate, colour, "" if place else marker, dashes)
                 handles.setdefault(one.name, line)
             _dress(axis, panels)
             if column == 0:
@@ -181,7 +194,9 @@ def _draw(axis: Axes, values: Sequence[Any], one: Series, rate: str, colour: str
     if one.defense == BEFORE:  # what was to be repaired: faint, without marks
         return axis.plot(x, mean, color=colour, linewidth=0.8, alpha=0.45, linestyle=(0, (1, 1.5)))[0]
     axis.fill_between(x, least, most, color=colour, alpha=0.12, linewidth=0)
-    return axis.plot(x, mean, color=colour, marker=marker, markersize=3, linewidth=1.1, linestyle=dashes)[0]
+    return axis.plot(
+        x, mean, color=colour, marker=marker, markersize=3, linewidth=1.2 if marker else 0.8, linestyle=dashes
+    )[0]
 
 
 def _dress(axis: Axes, panels: Panels) -> None:

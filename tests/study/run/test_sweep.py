@@ -158,7 +158,8 @@ def test_a_curve_is_on_the_disk_before_its_row_and_is_read_back(tmp_path: Path) 
         on_curve=lambda row, points: written.append((len(driver.ledger), write_curve(tmp_path, row, points))),
     )
     job: Job | None = driver.next_job()
-    assert job is not None and job.curve == 5
+    assert job is not None
+    assert job.curve == 5
     row = driver.finish(job, made_up_row(job, plan), POINTS)
     assert written == [(0, curve_file(row))]
     second = driver.next_job()

@@ -89,7 +89,7 @@ def test_what_is_no_sweep_is_refused_in_one_line(sweep: str, says: str) -> None:
 def test_a_curve_is_measured_every_epoch_or_so_many_steps(every: str) -> None:
     assert tiny_spec("curve.every=epoch").curve.every == "epoch"
     assert tiny_spec("curve.every=20").curve.every == 20
-    with pytest.raises(SpecError, match="curve.every: must be epoch or a number of steps >= 1, got"):
+    with pytest.raises(SpecError, match=r"curve\.every: must be epoch or a number of steps >= 1, got"):
         tiny_spec(f"curve.every={every}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -77,8 +78,8 @@ def test_points_stand_at_step_0_then_every_so_often_and_at_the_end(toy_victim: V
 
 
 def test_a_point_is_what_a_repair_that_ends_there_comes_to(toy_victim: Victim, toy: Dataset) -> None:
-    long = run(toy_victim, toy, "ft", 4, steps=12, batch_size=10, lr=0.05)
-    short = run(toy_victim, toy, "ft", steps=8, batch_size=10, lr=0.05)
+    long = run(toy_victim, toy, "ft", 4, steps=12, batch_size=10, lr=0.05, schedule="constant")
+    short = run(toy_victim, toy, "ft", steps=8, batch_size=10, lr=0.05, schedule="constant")
     at_8 = next(point for point in long.curve if point["step"] == 8)
     assert (at_8["asr"], at_8["clean_accuracy"]) == (short.row()["asr"], short.row()["clean_accuracy"])
 
@@ -106,7 +107,7 @@ def test_a_teacher_is_no_part_of_the_repair(toy_victim: Victim, toy: Dataset) ->
 
 @pytest.fixture
 def probe() -> Iterator[Any]:
-    yield lambda cls: DEFENSES.register("probe")(cls)
+    yield lambda cls: DEFENSES.register("probe")(dataclasses.dataclass(frozen=True)(cls))
     DEFENSES.remove("probe")
 
 
@@ -133,7 +134,7 @@ def test_the_defense_reaches_no_test_image_while_it_is_measured(probe: Any, toy_
     assert len(received) == 2
     for thing, path in reachable(tuple(received)):
         assert not isinstance(thing, (Victim, Dataset, Cell, Trigger, PoisonedSamples, TriggeredSet, Curve)), path
-        assert thing is not toy.test and thing is not toy.test.images, path
+        assert not any(thing is secret for secret in (toy.test, toy.test.images)), path
 
 
 def test_what_other_trials_may_find_ready_made_is_not_watched(
@@ -165,7 +166,7 @@ def test_a_model_that_is_lost_on_the_way_is_the_worst_point(toy_victim: Victim, 
     found = run(toy_victim, toy, "ft", 1, steps=6, batch_size=10, lr=1e30)
     assert found.status == "diverged"
     lost = [point for point in found.curve if point.get("diverged")]
-    assert lost and found.curve[-1] in lost
+    assert found.curve[-1] in lost
     assert {(point["asr"], point["clean_accuracy"]) for point in lost} == {(1.0, 0.0)}
 
 
@@ -192,7 +193,8 @@ def test_time_to_measure_is_counted_and_every_is_checked(toy_victim: Victim, toy
     curve.begin(toy_victim.model)
     curve.look(Moment(toy_victim.model, "fit", 0, 1, 10, 40))
     curve.look(Moment(toy_victim.model, "fit", 1, 2, 10, 40))
-    assert len(waited) == 2 and curve.seconds > 0
+    assert len(waited) == 2
+    assert curve.seconds > 0
     assert [point.get("diverged", False) for point in curve.end(None, 3, None)] == [False, True, True]
     with pytest.raises(ValueError, match="steps >= 1"):
         Curve(0, measure)
