@@ -97,6 +97,14 @@ SPEC_KEYS: dict[str, str] = {
         "had."
     ),
     "precision": "Arithmetic of training and evaluation. `auto`: bfloat16 where the hardware has it.",
+    "sweep": (
+        "Repeats the study over all combinations of values of other keys: `sweep: {clean_fraction: [0.1, 0.2, 1]}`; "
+        "see [sweeps](#sweeps)."
+    ),
+    "curve.every": (
+        "Measures ASR and accuracies along every repair: `epoch` or a number of optimiser steps; see "
+        "[curves](#curves). Left out: after the repair alone."
+    ),
     "store": (
         "Where victims are kept and shared: a folder or a URI. Left out: the variable `SUPERFT_STORE`, else the "
         "user's cache folder."

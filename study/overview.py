@@ -12,11 +12,12 @@ import pandas as pd
 import torch
 
 from study.plan.costs import Work, work_left
+from study.plan.data import Data, data_of
 from study.plan.forecast import look_ahead, plan_lines
 from study.plan.gpu_shares import read_measurements
-from study.plan.jobs import Plan, check_plan, load_data, make_plan
+from study.plan.jobs import Plan, Search, check_plan, load_data, make_plan, plan_on, read_data
 from study.plan.slots import Node
-from study.plan.targets import with_any_label, with_label_numbers
+from study.plan.targets import with_any_label
 from study.record.ended import read_ended
 from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
@@ -29,7 +30,7 @@ from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
 from trainables.attacks.base import ATTACKS
 from trainables.data.images import DataError, Dataset
-from trainables.data.load import outline
+from trainables.data.load import DataSource, outline
 from trainables.job import Cell
 from trainables.machine.cores import usable_cores
 from trainables.storage.remote_store import open_store
@@ -51,8 +52,7 @@ def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -
         SpecError, SettingError, DataError: bad input.
     """
     dataset, upstream, whole = _data_or_outline(spec)
-    spec = with_label_numbers(spec, dataset, upstream) if whole else with_any_label(spec)
-    plan = make_plan(spec)
+    plan = plan_on(spec, dataset, upstream) if whole else make_plan(with_any_label(spec))
     check_plan(plan, dataset, upstream)
     rows = Ledger.read(directory / LEDGER_FILE).rows()
     judged = decided(directory, rows)
@@ -65,6 +65,7 @@ def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -
         lines.insert(1, "data:      not on this machine; planned from its published sizes, classes of equal size")
     lines += absent_in_words(judged, spec.victim.require_implanted)
     lines += ["", *_by_defense(work), "", *_by_attack(work), ""] if len(work) > 1 else []
+    lines += [*_by_combination(work), ""] if spec.sweep and len(work) > 1 else []
     here = [Node("here", usable_cores(), torch.cuda.device_count())]
     try:
         ahead = look_ahead(plan, dataset, directory, nodes or here, left)
@@ -78,25 +79,33 @@ def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -
     return "\n".join(lines)
 
 
-def _data_or_outline(spec: StudySpec) -> tuple[Dataset, Dataset | None, bool]:
+def _data_or_outline(spec: StudySpec) -> tuple[Data, Data | None, bool]:
     """The data sets, or what is known of their sizes; and whether they are here (DataError)."""
     try:
         return *load_data(spec), True
-    except DataError:
-        dataset = outline(spec.dataset, spec.image_size)
-        upstream = None if spec.scenario.upstream is None else outline(spec.scenario.upstream, spec.image_size)
-        if dataset is None or (upstream is None) != (spec.scenario.upstream is None):
-            raise
-        return dataset, upstream, False
+    except DataError as error:
+        missing = error
+
+        def known(source: DataSource) -> Dataset:
+            if (dataset := outline(source.name, source.image_size)) is None:
+                raise missing
+            return dataset
+
+        return *read_data(spec, known), False
 
 
-def _missing_victims(plan: Plan, dataset: Dataset, upstream: Dataset | None) -> list[Cell] | None:
+def _missing_victims(plan: Plan, data: Data, upstream: Data | None) -> list[Cell] | None:
     """Victims that the store does not hold; None where the store cannot be asked."""
     try:
         store = open_store(plan.spec.store)
-        return [cell for cell in plan.victims() if not store.holds(cell.victim.name(dataset, upstream))]
+        return [cell for cell in plan.victims() if not store.holds(_victim_name(cell, data, upstream))]
     except OSError:
         return None
+
+
+def _victim_name(cell: Cell, data: Data, upstream: Data | None) -> str:
+    attackers = None if cell.upstream is None or upstream is None else data_of(upstream, cell.upstream)
+    return cell.victim.name(data_of(data, cell.data), attackers)
 
 
 def _by_defense(work: Sequence[Work]) -> list[str]:
@@ -121,6 +130,17 @@ def _by_attack(work: Sequence[Work]) -> list[str]:
     table = [["attack", "trials", "E"]]
     for attack, items in groups.items():
         table.append([attack, str(sum(i.trials for i in items)), f"{sum(i.epochs for i in items):.1f}"])
+    return in_columns(table)
+
+
+def _by_combination(work: Sequence[Work]) -> list[str]:
+    """The work left, one line per combination of the sweep."""
+    groups: dict[str, list[Work]] = {}
+    for item in work:
+        groups.setdefault(item.combination, []).append(item)
+    table = [["combination", "trials", "E"]]
+    for name, items in groups.items():
+        table.append([name, str(sum(i.trials for i in items)), f"{sum(i.epochs for i in items):.1f}"])
     return in_columns(table)
 
 
@@ -171,18 +191,21 @@ def _activity(rows: Sequence[Mapping[str, Any]], left: int, now: float) -> list[
 
 def _victims(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The models that trials were run on, as they were before repair (full test set)."""
-    table = [["victim", "seed", "ASR", "clean accuracy", "backdoor"]]
-    seen: dict[tuple[str, int], Mapping[str, Any]] = {}
+    seen: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for row in rows:
         if row.get("asr_before") is None or row["role"] == "control":
             continue
-        key = (row["attack"], row["seed"])
+        of = row.get("combination") or ""
+        key = (row["attack"], row["seed"], of and (row.get("victim") or of))  # combinations may share a victim
         if key not in seen or row["status"] == "backdoor_not_implanted":
             seen[key] = row
-    for (attack, seed), row in seen.items():
+    swept = any(row.get("combination") for row in seen.values())
+    table = [["victim", "seed", "ASR", "clean accuracy", "backdoor", *(["first met in"] if swept else [])]]
+    for (attack, seed, _), row in seen.items():
         said = "implanted" if ATTACKS.get(attack).implants_backdoor else "none meant"
         said = "NOT IMPLANTED" if row["status"] == "backdoor_not_implanted" else said
-        table.append([attack, str(seed), f"{row['asr_before']:.3f}", f"{row['clean_accuracy_before']:.3f}", said])
+        rates = [f"{row['asr_before']:.3f}", f"{row['clean_accuracy_before']:.3f}"]
+        table.append([attack, str(seed), *rates, said, *([row["combination"]] if swept else [])])
     return in_columns(table)
 
 
@@ -194,14 +217,17 @@ def _searches(plan: Plan, frame: pd.DataFrame, left: Mapping[str, int]) -> list[
     settings = aggregate_all(frame)
     history, members = hypervolume_over_trials(frame), fronts(frame)
     for search in plan.searches:
-        attack, _, defense = search.label.partition("/")
-        own = history[(history["attack"] == attack) & (history["defense_label"] == defense)]
-        front = members[(members["attack"] == attack) & (members["defense_label"] == defense)]
+        own, front, mine = (_of_search(part, search) for part in (history, members, settings))
         volumes = [f"{own[half].iloc[-1]:.4f}" if len(own) else "-" for half in ("search", "report")]
-        mine = settings[
-            (settings["attack"] == attack) & (settings["defense_label"] == defense) & (settings["role"] == "search")
-        ]
+        mine = mine[mine["role"] == "search"]
         models = models_of(mine.iloc[0]) if len(mine) else ""
         rest = -(-left.get(search.label, 0) // len(search.cells))
         table.append([search.label, str(len(own)), str(rest), str(len(front)), *volumes, models])
     return in_columns(table)
+
+
+def _of_search(table: pd.DataFrame, search: Search) -> pd.DataFrame:
+    """The rows of a table of settings that are of one search's attack, defense and combination."""
+    first = search.cells[0]
+    same = (table["attack"] == search.group) & (table["defense_label"] == first.label)
+    return table[same & (table["combination"] == first.combination)]

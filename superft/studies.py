@@ -81,25 +81,31 @@ class Study:
             for name in [*names, *(["knee"] if member["is_knee"] else [])]:
                 records.append({"pick": name, **member.to_dict()})
         return pd.DataFrame(records, columns=["pick", *front.columns]).sort_values(
-            ["dataset", "model", "attack", "defense_label", "pick"], ignore_index=True
+            ["combination", "dataset", "model", "attack", "defense_label", "pick"], ignore_index=True
         )
 
-    def plot(self, attack: str | None = None) -> go.Figure:
+    def plot(self, attack: str | None = None, combination: str | None = None) -> go.Figure:
         """The picture of the report: every setting, the fronts and the baselines, interactive.
 
         Args:
             attack: which one; may be left out where there is only one.
+            combination: which one of a sweep, by its name in the column ``combination``.
 
         Raises:
-            SpecError: no trial of that attack, or several to choose from.
+            SpecError: no trial of that attack or combination, or several to choose from.
         """
         if attack is None:
             if len(self.attacks) != 1:
                 raise SpecError(f"plot: name one of the attacks: {', '.join(self.attacks) or 'there is no trial yet'}")
             (attack,) = self.attacks
-        return front_plotly(
-            front_picture(attack, self._of(aggregate_all(self.trials), attack), self._of(fronts(self.trials), attack))
-        )
+        known = sorted(self.trials["combination"].unique())
+        if combination is None and len(known) == 1:
+            (combination,) = known
+        if combination not in known:
+            wanted = "" if combination is None else f"no trial of combination {combination!r}; "
+            raise SpecError(f"plot: {wanted}name one of the combinations: {', '.join(known)}")
+        own = self.trials[self.trials["combination"] == combination]
+        return front_plotly(front_picture(attack, self._of(aggregate_all(own), attack), self._of(fronts(own), attack)))
 
     def table(self, attack: str | None = None) -> pd.DataFrame:
         """Baselines, published points and picks of each attack in a few columns, on the report half, as fractions."""
@@ -110,6 +116,7 @@ class Study:
         keep |= settings["trial"].isin(drop_1["trial"]) & (settings["role"] == "search")
         records = [
             {
+                "combination": row["combination"],
                 "attack": row["attack"],
                 "defense": row["defense_label"],
                 "point": _point(row, set(drop_1["trial"])),
@@ -135,6 +142,8 @@ class Study:
             "models",
             "settings",
         ]
+        if settings["combination"].any():
+            names.insert(0, "combination")
         return pd.DataFrame(records, columns=names)
 
     def to_latex(self, attack: str | None = None) -> str:
@@ -143,7 +152,9 @@ class Study:
         for name in ("asr", "clean_accuracy", "robust_accuracy"):
             table[name] = ["--" if pd.isna(value) else f"{100 * value:.1f}" for value in table[name]]
         headings = {"asr": "ASR", "clean_accuracy": "clean acc.", "robust_accuracy": "robust acc."}
-        return table.rename(columns=headings).to_latex(index=False, escape=True, column_format="lllrrrl")
+        return table.rename(columns=headings).to_latex(
+            index=False, escape=True, column_format="l" * (table.shape[1] - 4) + "rrrl"
+        )
 
     def __repr__(self) -> str:
         return f"<study {self.spec.name} in {self.place}: {len(self.trials)} trials>"

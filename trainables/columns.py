@@ -53,6 +53,7 @@ CELL_COLUMNS = (
     Column("model", "text", "registered name of the architecture"),
     Column("seed", "count", "of the attacker: the victim's poison, first weights and training"),
     Column("defense_seed", "count", "of the defender: which clean images he holds, and the draws of the repair"),
+    Column("combination", "text", "of a study that sweeps keys: which of its combinations; else empty"),
 )
 CONDITION_COLUMNS = (
     Column("scenario", "text", "what the data set is to the attacker: standalone, same-label, new-head, encoder"),
@@ -60,6 +61,7 @@ CONDITION_COLUMNS = (
     Column("clean_source", "text", "where a defender's images come from: overlap, unpoisoned, heldout"),
     Column("poison_rate", "number", "of the attacker's training set; missing where the attack has none", SHARE),
     Column("width", "count", "channels of the model's first stage; missing where the architecture fixes it"),
+    Column("swept", "json", "the keys of that combination and their values; missing where nothing is swept"),
 )
 STATUS = Column(
     "status", "text", "ok, abstained (nothing to repair was found), diverged, failed or backdoor_not_implanted"
@@ -114,7 +116,12 @@ RESULT_COLUMNS = (
     Column("reused_backward_samples", "count", "backward work, likewise", IMAGES),
     Column("reused_input_backward_samples", "count", "work on gradients of pixels, likewise", IMAGES),
     Column("shared_work", "json", "names of the work that was made for others, and of that which was reused"),
-    Column("eval_forward_samples", "count", "images that the evaluator sent through the repaired model", IMAGES),
+    Column(
+        "eval_forward_samples",
+        "count",
+        "images that the evaluator sent through the model, those of a curve included",
+        IMAGES,
+    ),
     Column("seconds_setup", "number", "of wall_seconds: loading the victim and the defender's data", SECONDS),
     Column("seconds_repair", "number", "of wall_seconds: the defense", SECONDS),
     Column("seconds_evaluate", "number", "of wall_seconds: the measurement", SECONDS),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trainables.data.load import DataSource
+from trainables.evaluation.curve import Every
 from trainables.victims import VictimSpec
 
 Role = Literal["search", "baseline", "control"]
@@ -30,6 +31,8 @@ class Cell:
             ``new-head`` or ``encoder``.
         defense_label: the defense's name in the study, where that is another than its registered one.
         defense_seed: of the defender: which clean images he holds, and the draws of the repair.
+        combination: name of the combination of a sweep that it belongs to; empty: the study sweeps nothing.
+        swept: the keys and values of that combination, as JSON.
     """
 
     data: DataSource
@@ -43,6 +46,8 @@ class Cell:
     scenario: str = "standalone"
     defense_label: str = ""
     defense_seed: int = 0
+    combination: str = ""
+    swept: str = ""
 
     @property
     def label(self) -> str:
@@ -53,6 +58,16 @@ class Cell:
     def place(self) -> tuple[str, int, int]:
         """Attack, seed and defense seed: what tells it from the other cells of a search or a baseline."""
         return self.attack, self.seed, self.defense_seed
+
+    @property
+    def whose(self) -> tuple[str, int, str]:
+        """Attack, seed and combination: within a study they name its victim."""
+        return self.attack, self.seed, self.combination
+
+    @property
+    def made_from(self) -> tuple[VictimSpec, DataSource, DataSource | None]:
+        """What its victim is made from; cells that share this share the victim."""
+        return self.victim, self.data, self.upstream
 
     @property
     def attack(self) -> str:
@@ -74,6 +89,8 @@ class Cell:
             "model": self.victim.model,
             "seed": self.seed,
             "defense_seed": self.defense_seed,
+            "combination": self.combination,
+            "swept": self.swept or None,
             "scenario": self.scenario,
             "clean_fraction": self.clean_fraction,
             "clean_source": self.clean_source,
@@ -94,6 +111,7 @@ class Job:
         cell: what the setting is scored on.
         settings: of the defense, complete enough to rebuild it.
         published: whether they are exactly the published point.
+        curve: how often the model is measured along the repair, see `evaluation.curve`; None: only in the end.
     """
 
     label: str
@@ -102,6 +120,7 @@ class Job:
     cell: Cell
     settings: Mapping[str, Any]
     published: bool
+    curve: Every | None = None
 
     @property
     def key(self) -> tuple[str, str, int, int]:
@@ -111,9 +130,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """The trial was measured. ``columns``: of its row, as one JSON text (Tune would flatten and copy each of them)."""
+    """The trial was measured. ``columns``: of its row, as one JSON text (Tune would flatten and copy each of them).
+
+    ``curve``: points of `evaluation.curve.Curve`, likewise; empty: none was asked for.
+    """
 
     columns: str
+    curve: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from trainables.data.load import DataSource
 from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData, Repair
 from trainables.defenses.none import NoDefense
+from trainables.evaluation.curve import Curve, Every, Point
 from trainables.evaluation.detection import detection_columns
 from trainables.evaluation.metrics import Evaluation, der, evaluate
 from trainables.job import Cell
@@ -36,6 +37,7 @@ from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
 from trainables.training.arithmetic import arithmetic, arithmetic_text
 from trainables.training.loop import Counters, DivergedError
+from trainables.training.watch import watching
 from trainables.victims import Victim, check_measured_again, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
@@ -49,6 +51,7 @@ class TrialResult:
     defaults included, as JSON. ``plugins``: names and versions of the plug-ins that attack, defense, model and data
     come from; empty: all are ours. ``metrics`` are None only for a failed trial. ``detection`` holds the columns of
     `detection.detection_columns`, for defenses that detect. ``by_class``: rates per true class, as JSON lists.
+    ``curve``: points along the repair where they were asked for, no part of the row.
 
     What the trial found ready made by an earlier trial (flag ``WHAT_reused``) costs nothing again; the work it once
     took is in ``reused_*_samples``, so that the cost of a setting alone is their sum. ``shared_work`` says what that
@@ -94,13 +97,14 @@ class TrialResult:
     notes: dict[str, Any] = field(default_factory=dict)
     detection: dict[str, Any] = field(default_factory=dict)
     by_class: dict[str, str] = field(default_factory=dict)
+    curve: list[Point] = field(default_factory=list)
     error: str | None = None
 
     def row(self, **extra: Any) -> dict[str, Any]:
         """Flat and JSON-able; ``extra`` are columns that the caller knows (study, trial, role)."""
         row: dict[str, Any] = {**extra, **self.cell.columns()}
         for item in dataclasses.fields(self):
-            if item.name not in ("cell", "settings", "metrics", "notes", "detection", "by_class"):
+            if item.name not in ("cell", "settings", "metrics", "notes", "detection", "by_class", "curve"):
                 row[item.name] = getattr(self, item.name)
         row.update(self.metrics)
         row.update(self.detection)
@@ -169,14 +173,20 @@ class Workbench:
         test, triggered = dataset.test.to(self.device), victim.triggered.to(self.device)
         return victim.as_control(clean, evaluate(model, test, triggered, precision=cell.victim.precision))
 
-    def run(self, cell: Cell, settings: Mapping[str, Any]) -> TrialResult:
+    def run(self, cell: Cell, settings: Mapping[str, Any], curve: Every | None = None) -> TrialResult:
         """`run_trial` with this bench's data set, victim and device."""
         started = time.perf_counter()
         victim = self.victim(cell)
         waited = time.perf_counter() - started
         with on_threads(self.threads):
             result = run_trial(
-                cell, settings, dataset=self.dataset(cell.data), victim=victim, device=self.device, memo=self.memo
+                cell,
+                settings,
+                dataset=self.dataset(cell.data),
+                victim=victim,
+                device=self.device,
+                memo=self.memo,
+                curve=curve,
             )
         result.seconds_setup += waited
         result.wall_seconds += waited
@@ -246,6 +256,7 @@ def run_trial(
     device: torch.device,
     memo: Memo | None = None,
     counters: Counters | None = None,
+    curve: Every | None = None,
 ) -> TrialResult:
     """Repair a copy of the victim with the cell's defense under ``settings``, and measure it.
 
@@ -254,6 +265,7 @@ def run_trial(
     Args:
         memo: of what trials of one victim share; None: nothing is taken from other trials or kept for them.
         counters: to count the defense's work in, for a caller that may cut the trial short.
+        curve: how often the model is measured along the repair; None: only in the end.
 
     Raises:
         SettingError: the settings are not the defense's.
@@ -298,27 +310,38 @@ def run_trial(
     result.seconds_setup = ready - begin
 
     evaluation: Evaluation | None = None
-    try:
-        repair = defense.repair(model, assets, trainer)
-        check_repair(defense, repair, dataset)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        result.status, result.notes = repair.status, repair.notes
-        result.detection = _detection(repair, victim, dataset)
-        result.seconds_repair = clock() - ready
-        evaluation_counters = type(trainer.counters)()
-        evaluation = evaluate(
-            repair.model,
+    evaluation_counters, repaired = type(trainer.counters)(), None
+
+    def measure(measured: Classifier) -> Evaluation:
+        return evaluate(
+            measured,
             dataset.test.to(device),
             victim.triggered.to(device),
             precision=cell.victim.precision,
             counters=evaluation_counters,
         )
-        result.eval_forward_samples = evaluation_counters.forward_samples
+
+    points = None if curve is None else Curve(curve, measure, lambda: _wait_for(device))
+    try:
+        if points is not None:
+            points.begin(model)
+        with watching(None if points is None else points.look):
+            repair = defense.repair(model, assets, trainer)
+        check_repair(defense, repair, dataset)
+        _wait_for(device)
+        result.status, result.notes, repaired = repair.status, repair.notes, repair.model
+        result.detection = _detection(repair, victim, dataset)
+        result.seconds_repair = clock() - ready - (points.seconds if points is not None else 0.0)
+        evaluation = measure(repair.model)
         if isinstance(defense, NoDefense):  # it changed nothing, so this measures the victim once more, for nothing
             check_measured_again(victim, evaluation, dataset, device)
     except DivergedError as error:
-        result.status, result.error, result.seconds_repair = "diverged", str(error), clock() - ready
+        result.status, result.error = "diverged", str(error)
+        if repaired is None:
+            result.seconds_repair = clock() - ready - (points.seconds if points is not None else 0.0)
+    result.eval_forward_samples = evaluation_counters.forward_samples
+    if points is not None:
+        result.curve = points.end(repaired, trainer.counters.steps, evaluation)
     result.seconds_evaluate = clock() - ready - result.seconds_repair
     if (why := victim.why_not_implanted) is not None:  # whatever became of the model: there was nothing to remove
         result.status, result.error = "backdoor_not_implanted", "; ".join(filter(None, (why, result.error)))
@@ -382,6 +405,12 @@ def judge_detectors(
         assets = assets_for(defense, cell, dataset, victim, device)
         found.append(_detection(defense.detect(model, assets, trainer), victim, dataset))
     return found, trainer.counters
+
+
+def _wait_for(device: torch.device) -> None:
+    """Until the device has done what it was given: a clock that is read now tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _detection(repair: Repair, victim: Victim, dataset: Dataset) -> dict[str, Any]:

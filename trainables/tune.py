@@ -145,7 +145,7 @@ class TrialTrainable(tune.Trainable):
             return NoGpu(self.no_gpu)
         try:
             with time_limit(self.trial_seconds):
-                result = self.bench.run(self.job.cell, self.job.settings)
+                result = self.bench.run(self.job.cell, self.job.settings, self.job.curve)
         except TimeLimitError as error:
             return Cut(str(error))
         except StoreUnavailableError as error:  # the actor lives on, for when the store is back
@@ -156,7 +156,8 @@ class TrialTrainable(tune.Trainable):
             if may_pass(error):
                 raise
             return Failed(told(error))
-        return Row(json.dumps(result.row(node=self.node, gpus=self.gpus), allow_nan=False))
+        curve = json.dumps(result.curve, allow_nan=False) if result.curve else ""
+        return Row(json.dumps(result.row(node=self.node, gpus=self.gpus), allow_nan=False), curve)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.job: Job = new_config["job"]

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from study.plan.data import Data, data_of
 from study.plan.jobs import Plan, held
 from study.record.cost import epochs
-from trainables.data.images import Dataset
 from trainables.defenses.base import DEFENSES
 from trainables.job import Cell
-from trainables.victims import VictimSpec, attacker_indices
+from trainables.victims import attacker_indices
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Work:
         trials: to be run; of a search with a budget, as many as fit if a setting costs what the published one does.
         each: E of one of them; of a search, of the published point, the mean over its cells.
         epochs: E of all; of a search with a budget no more than that.
+        combination: of a sweep; empty without one.
     """
 
     label: str
@@ -36,35 +37,64 @@ class Work:
     trials: int
     each: float
     epochs: float
+    combination: str = ""
 
 
-def trial_cost(cell: Cell, settings: Mapping[str, Any], dataset: Dataset) -> float:
+def trial_cost(cell: Cell, settings: Mapping[str, Any], data: Data) -> float:
     """Planned work of one trial, in E."""
-    defense = DEFENSES.create(cell.defense, settings)
+    defense, dataset = DEFENSES.create(cell.defense, settings), data_of(data, cell.data)
     n_train = len(attacker_indices(cell.victim, dataset))
     work = defense.plan_for(dataset.num_classes, *held(defense, cell, dataset))
     return float(epochs(work.forward_samples, work.backward_samples, work.input_backward_samples, n_train))
 
 
-def victims_cost(victims: Sequence[Cell], dataset: Dataset, upstream: Dataset | None = None) -> float:
+def victims_cost(victims: Sequence[Cell], data: Data, upstream: Data | None = None) -> float:
     """E of training these victims; stages of attacks that train more than the recipe says are not known."""
 
-    def one(victim: VictimSpec) -> float:
-        unit = len(attacker_indices(victim, dataset))
-        n_train = unit if upstream is None else len(upstream.train)
+    def one(cell: Cell) -> float:
+        victim, unit = cell.victim, len(attacker_indices(cell.victim, data_of(data, cell.data)))
+        n_train = unit
+        if upstream is not None and cell.upstream is not None:
+            n_train = len(data_of(upstream, cell.upstream).train)
         return victim.recipe.steps(n_train) * min(victim.recipe.batch_size, n_train) / unit
 
-    return math.fsum(one(cell.victim) for cell in victims)
+    return math.fsum(one(cell) for cell in victims)
 
 
-def work_left(plan: Plan, dataset: Dataset, left: Mapping[str, int] | None = None) -> list[Work]:
+def curves_cost(plan: Plan, data: Data, left: Mapping[str, int] | None = None) -> tuple[int, float]:
+    """Measurements along the repairs that are left, beside the one after each, and what they cost in E.
+
+    They are no part of what a defense costs. A searched setting is taken to be as long as the published one.
+
+    Args:
+        plan, data, left: as for `work_left`.
+    """
+    every, points, cost = plan.spec.curve.every, 0, 0.0
+    if every is None:
+        return 0, 0.0
+    left = plan.jobs_by_label() if left is None else left
+    first = {job.label: (job.cell, job.settings) for job in reversed(plan.baselines)}
+    first |= {search.label: (search.cells[0], search.published_settings()) for search in plan.searches}
+    for label, (cell, settings) in first.items():
+        defense, dataset = DEFENSES.create(cell.defense, settings), data_of(data, cell.data)
+        owned, validation = held(defense, cell, dataset)
+        work = defense.plan_for(dataset.num_classes, owned, validation)
+        along = work.backward_samples // max(1, owned) if every == "epoch" else work.steps // every
+        count = left.get(label, 0) * (1 + along)
+        points += count
+        # Clean and triggered test images, forward alone.
+        cost += count * epochs(2 * len(dataset.test), 0, 0, len(attacker_indices(cell.victim, dataset)))
+    return points, float(cost)
+
+
+def work_left(plan: Plan, data: Data, left: Mapping[str, int] | None = None) -> list[Work]:
     """The searches and baselines that have trials left, in the order of the plan.
 
     A searched setting is taken to cost what the published one does.
 
     Args:
         plan: of the study.
-        dataset: the user's; an outline of it is enough.
+        data: the user's; an outline is enough.
         left: trials left by label; None: all of them.
     """
     left = plan.jobs_by_label() if left is None else left
@@ -72,19 +102,21 @@ def work_left(plan: Plan, dataset: Dataset, left: Mapping[str, int] | None = Non
     for job in plan.baselines:
         if not left.get(job.label) or job.label in found:
             continue
-        each, trials = trial_cost(job.cell, job.settings, dataset), left[job.label]
-        found[job.label] = Work(job.label, job.cell.attack, job.cell.label, job.role, trials, each, each * trials)
+        each, trials = trial_cost(job.cell, job.settings, data), left[job.label]
+        named = {"attack": job.cell.attack, "defense": job.cell.label, "combination": job.cell.combination}
+        found[job.label] = Work(job.label, role=job.role, trials=trials, each=each, epochs=each * trials, **named)
     budget = plan.spec.search.budget_epochs
     for search in plan.searches:
         if not (trials := left.get(search.label, 0)):
             continue
         paper, cells = search.published_settings(), len(search.cells)
-        one = math.fsum(trial_cost(cell, paper, dataset) for cell in search.cells)
+        one = math.fsum(trial_cost(cell, paper, data) for cell in search.cells)
         whole = one * trials / cells
         if budget is not None and whole > budget * cells:
             # The published point whatever it costs, and what else fits.
             settings = max(1, math.floor(budget * cells / one))
             trials, whole = min(trials, settings * cells), max(one, settings * one)
-        group, _, name = search.label.partition("/")
-        found[search.label] = Work(search.label, group, name, "search", trials, one / cells, whole)
+        first = search.cells[0]
+        named = {"attack": search.group, "defense": first.label, "combination": first.combination}
+        found[search.label] = Work(search.label, role="search", trials=trials, each=one / cells, epochs=whole, **named)
     return list(found.values())

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study.plan.costs import Work, trial_cost, victims_cost, work_left
+from study.plan.costs import Work, curves_cost, trial_cost, victims_cost, work_left
+from study.plan.data import Data, all_of, data_of, one_of
 from study.plan.gpu_shares import Kind, Measurement, choose_shares, kinds, read_measurements, still_valid
 from study.plan.jobs import Plan
 from study.plan.slots import Node, count_slots, counted, describe_nodes, describe_share, slots_on, wanted_gpus
 from study.plan.targets import targets_in_words
 from study.record.detectors import DETECTOR_SETTINGS
 from study.record.words import duration, finishing_time
+from study.spec.schema import StudySpec
+from study.spec.sweep import combinations
 from trainables.data.images import Dataset
 from trainables.data.sources.folders import FOLDER
 from trainables.job import Cell
@@ -24,8 +27,8 @@ from trainables.machine.device_meter import CONTEXT_BYTES
 
 def plan_lines(
     plan: Plan,
-    dataset: Dataset,
-    upstream: Dataset | None = None,
+    data: Data,
+    upstream: Data | None = None,
     left: Mapping[str, int] | None = None,
     missing: Sequence[Cell] | None = None,
     done: int = 0,
@@ -34,23 +37,25 @@ def plan_lines(
 
     Args:
         plan: of the study.
-        dataset, upstream: the user's and, where the scenario has one, the attacker's.
+        data, upstream: the user's and, where the scenario has one, the attacker's.
         left: trials left by label; None: all of them.
         missing: victims that the store does not hold; None: not known.
         done: trials that have a row.
     """
-    spec, work = plan.spec, work_left(plan, dataset, left)
+    spec, work = plan.spec, work_left(plan, data, left)
     baselines = [item for item in work if item.role != "search"]
     searches = [item for item in work if item.role == "search"]
     trials, victims = sum(item.trials for item in work), plan.victims() if missing is None else missing
-    training = victims_cost(victims, dataset, upstream)
-    lines = [
-        f"study {spec.name}: {spec.dataset} ({len(dataset.train)} training and {len(dataset.test)} test images of "
-        f"{dataset.image_size} pixels, {dataset.num_classes} classes), "
-        f"{spec.model}{f' of width {spec.width}' if spec.width else ''}"
-    ]
-    lines += [_flip_line(data) for data in (dataset, upstream) if data is not None and data.name.startswith(FOLDER)]
-    if targets := targets_in_words(spec, dataset, upstream):
+    training = victims_cost(victims, data, upstream)
+    lines = [f"study {spec.name}: {_images_in_words(spec.dataset, one_of(data))}, {_model_in_words(spec)}"]
+    if spec.sweep:
+        lines = [f"study {spec.name}: {_sweep_in_words(spec)}"]
+        lines += [f"data:      {_images_in_words(one.name, one)}" for one in all_of(data)]
+        if "model" not in spec.sweep and "width" not in spec.sweep:
+            lines.append(f"model:     {_model_in_words(combinations(spec)[0].spec)}")
+    mirrored = [*all_of(data), *(() if upstream is None or upstream is data else all_of(upstream))]
+    lines += [_flip_line(one) for one in mirrored if one.name.startswith(FOLDER)]
+    if targets := _targets(spec, data, upstream):
         lines.append(f"attacks:   {'; '.join(targets)}")
     if done:
         lines.append(f"done:      {done} trials; what follows is what is left")
@@ -68,14 +73,47 @@ def plan_lines(
             f"of each by what they leave out, without retraining; the features cost {passes / 3:.1f} E, which the "
             "trials then find ready; oracle: by the poison mask"
         )
+    points, measuring = curves_cost(plan, data, left)
+    if points:
+        lines.append(
+            f"curves:    {points} measurements along the repairs, {measuring:.1f} E beside those of the trials"
+        )
+    unit = "1 E is one epoch on all "
+    unit += f"{len(one_of(data).train)} images" if len(all_of(data)) == 1 else "training images of the data set"
     return [
         *lines,
         f"baselines: {sum(item.trials for item in baselines)} trials, {_epochs(baselines):.1f} E",
         f"searches:  {len(searches)} of {each} each ({spec.search.sampler}), "
         f"{sum(item.trials for item in searches)} trials, {_epochs(searches):.1f} E {one}",
-        f"total:     {trials} trials, {training + _epochs(work):.1f} E; "
-        f"1 E is one epoch on all {len(dataset.train)} images",
+        f"total:     {trials} trials, {training + _epochs(work) + measuring:.1f} E; {unit}",
     ]
+
+
+def _images_in_words(name: str, dataset: Dataset) -> str:
+    return (
+        f"{name} ({len(dataset.train)} training and {len(dataset.test)} test images of {dataset.image_size} pixels, "
+        f"{dataset.num_classes} classes)"
+    )
+
+
+def _model_in_words(spec: StudySpec) -> str:
+    return f"{spec.model}{f' of width {spec.width}' if spec.width else ''}"
+
+
+def _sweep_in_words(spec: StudySpec) -> str:
+    """What is swept: ``6 combinations of dataset (digits, cifar10) and clean_fraction (0.1, 0.2, 1)``."""
+    keys = [f"{key} ({', '.join(map(str, values))})" for key, values in spec.sweep.items()]
+    return f"{len(combinations(spec))} combinations of {' and '.join(keys)}"
+
+
+def _targets(spec: StudySpec, data: Data, upstream: Data | None) -> list[str]:
+    """What each attack wants; each answer once, where the combinations of a sweep differ in it."""
+    said: dict[str, None] = {}
+    for part in combinations(spec):
+        own, theirs = part.spec.source(part.spec.dataset), part.spec.scenario.upstream
+        attackers = None if theirs is None or upstream is None else data_of(upstream, part.spec.source(theirs))
+        said |= dict.fromkeys(targets_in_words(part.spec, data_of(data, own), attackers))
+    return list(said)
 
 
 def _flip_line(data: Dataset) -> str:
@@ -94,7 +132,7 @@ class Forecast:
     """How the remaining trials will run on some nodes.
 
     Args:
-        plan, dataset: of the study.
+        plan, data: of the study.
         nodes: they run on.
         remaining: trials left of each search and baseline, by its label.
         kinds: of trials.
@@ -103,7 +141,7 @@ class Forecast:
     """
 
     plan: Plan
-    dataset: Dataset
+    data: Data
     nodes: Sequence[Node]
     remaining: Mapping[str, int]
     kinds: Sequence[Kind]
@@ -192,7 +230,7 @@ class Forecast:
             if known:
                 each = math.fsum(known) / len(known)
             else:
-                work = trial_cost(cell, kind.settings, self.dataset)
+                work = trial_cost(cell, kind.settings, self.data)
                 each = self.measured[kind.name].seconds_beside(round(1 / gpus) - 1 if 0 < gpus < 1 else 0, work)
             total += self.left(kind) * each / max(1, count_slots(self.nodes, self.cpus, gpus))
             longest = max(longest, each)
@@ -203,7 +241,7 @@ class Forecast:
 
 
 def look_ahead(
-    plan: Plan, dataset: Dataset, directory: Path, nodes: Sequence[Node], remaining: Mapping[str, int]
+    plan: Plan, data: Data, directory: Path, nodes: Sequence[Node], remaining: Mapping[str, int]
 ) -> Forecast:
     """What can be said before anything is measured now.
 
@@ -216,8 +254,9 @@ def look_ahead(
         SpecError: the nodes do not have what the spec asks for.
     """
     gpus, cpus = wanted_gpus(plan.spec.resources, nodes), plan.spec.resources.cpus_per_trial
-    found = kinds(plan, dataset.image_size)
-    ahead = Forecast(plan, dataset, nodes, remaining, found, still_valid(read_measurements(directory), nodes), None)
+    pixels = data.image_size if isinstance(data, Dataset) else {key: one.image_size for key, one in data.items()}
+    found = kinds(plan, pixels)
+    ahead = Forecast(plan, data, nodes, remaining, found, still_valid(read_measurements(directory), nodes), None)
     if gpus is None and not ahead.missing():
         return ahead.with_measured({})
     if gpus is None and sum(remaining.values()) <= count_slots(nodes, cpus, 1.0):

@@ -14,6 +14,7 @@ from typing import Any
 from study.plan.jobs import Plan
 from study.plan.slots import Node, count_slots, share_of
 from study.record.files import write_atomically
+from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES
 from trainables.job import Cell
 
@@ -89,14 +90,19 @@ class Measurement:
         )
 
 
-def kinds(plan: Plan, image_size: int) -> list[Kind]:
-    """The kinds of a plan's trials, those that are searched first."""
+def kinds(plan: Plan, image_size: int | Mapping[DataSource, int]) -> list[Kind]:
+    """The kinds of a plan's trials, those that are searched first.
+
+    Args:
+        image_size: pixels of a side; where the plan has several data sets, of each.
+    """
     found: dict[str, Kind] = {}
 
     def add(label: str, cells: Sequence[Cell], settings: Mapping[str, Any]) -> None:
         victim, defense = cells[0].victim, cells[0].defense
         batch = getattr(DEFENSES.create(defense, settings), "batch_size", None)
-        name = f"{defense}, {victim.model}{f' of width {victim.width}' if victim.width else ''}, {image_size} pixels"
+        pixels = image_size if isinstance(image_size, int) else image_size[cells[0].data]
+        name = f"{defense}, {victim.model}{f' of width {victim.width}' if victim.width else ''}, {pixels} pixels"
         name += f", batch {batch}" if batch else ""
         known = found.get(name, Kind(name, (), (), settings))
         labels, members = dict.fromkeys((*known.labels, label)), dict.fromkeys((*known.cells, *cells))

@@ -5,20 +5,26 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from search_spaces.space import Space, fingerprint
+from study.plan.data import Data, data_of, one_of
 from study.plan.targets import with_label_numbers
 from study.spec.resolved import ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.schema import StudySpec
+from study.spec.sweep import Combination, combinations
 from trainables.data.images import DataError, Dataset
+from trainables.data.load import DataSource
 from trainables.data.split import split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
 from trainables.job import Cell, Job, Role
 from trainables.models.build import build_model, check_output
-from trainables.victims import VictimSpec, attacker_indices, check_victim
+from trainables.models.classifier import Classifier
+from trainables.victims import attacker_indices, check_victim
+
+Key = tuple[str, int, str]  # attack, seed and combination: within a study they name a victim
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Search:
     """One Optuna study: settings of one defense, each scored on every one of ``cells``.
 
     Args:
-        label: attack (or ``all``) and the defense's label.
+        label: attack (or ``all``) and the defense's label; before them, of a sweep, the combination.
         defense: registered name.
         cells: that a setting is run on.
         space: what Optuna searches.
@@ -34,6 +40,7 @@ class Search:
         detector: the space of the detector, which is tuned first, on what it finds alone; None: there is none, or it is
             searched like everything else.
         tuned: the detector's settings that were chosen so; None: not yet, the published ones stand for them.
+        group: its attack, or ``all``.
     """
 
     label: str
@@ -43,6 +50,7 @@ class Search:
     fixed: Mapping[str, Any]
     detector: Space | None = None
     tuned: Mapping[str, Any] | None = None
+    group: str = ""
 
     def trial_id(self, number: int) -> str:
         """Id of the setting that Optuna counts as ``number``."""
@@ -119,8 +127,8 @@ class Plan:
         shared = role == "search" and self.spec.search.per == "all"
         return len(self.spec.seeds) * (len(self.spec.attacks) if shared else 1)
 
-    def without(self, absent: Collection[tuple[str, int]]) -> Plan:
-        """What remains where the victims of these attacks and seeds hold no backdoor.
+    def without(self, absent: Collection[Key]) -> Plan:
+        """What remains where the victims of these attacks, seeds and combinations hold no backdoor.
 
         With ``victim.require_implanted: run`` their trials remain, but no search that has only such cells: it would
         learn nothing.
@@ -129,7 +137,7 @@ class Plan:
             return self
 
         def stays(cell: Cell) -> bool:
-            return (cell.attack, cell.seed) not in absent
+            return cell.whose not in absent
 
         searches = [search for search in self.searches if any(map(stays, search.cells))]
         if self.spec.victim.require_implanted == "run":
@@ -149,16 +157,30 @@ class Plan:
 
     def victims(self) -> list[Cell]:
         """One cell per distinct victim, controls first (the others need them for ASR-base)."""
-        found: dict[VictimSpec, Cell] = {}
+        found: dict[Hashable, Cell] = {}
         for cell in self.cells:
             for spec in (cell.victim.control(), cell.victim):
-                found.setdefault(spec, dataclasses.replace(cell, victim=spec, control=False))
+                one = dataclasses.replace(cell, victim=spec, control=False)
+                found.setdefault(one.made_from, one)
         return sorted(found.values(), key=lambda cell: cell.victim != cell.victim.control())
 
 
 def make_plan(spec: StudySpec) -> Plan:
-    """The baselines and searches of a spec, on their cells. Reads no data."""
-    study = spec.resolve()
+    """The baselines and searches of a spec, on their cells, combination by combination. Reads no data."""
+    return _together(spec, combinations(spec))
+
+
+def _together(spec: StudySpec, parts: Sequence[Combination]) -> Plan:
+    """The plan of a study that has these combinations."""
+    plans = [_plan_of(part) for part in parts]
+    baselines = tuple(job for plan in plans for job in plan.baselines)
+    return Plan(spec, baselines, tuple(search for plan in plans for search in plan.searches))
+
+
+def _plan_of(part: Combination) -> Plan:
+    """The plan of one combination."""
+    study, curve = part.spec.resolve(), part.spec.curve.every
+    before = f"{part.name}/" if part.name else ""
 
     def cell_of(
         attack: ResolvedAttack, method: ResolvedBaseline | ResolvedSearch, seed: int, own: int, control: bool = False
@@ -175,6 +197,8 @@ def make_plan(spec: StudySpec) -> Plan:
             fresh_head=study.fresh_head,
             control=control,
             scenario=study.scenario,
+            combination=part.name,
+            swept=part.json,
         )
 
     baselines = []
@@ -182,52 +206,97 @@ def make_plan(spec: StudySpec) -> Plan:
         roles: list[Role] = ["baseline", "control"] if study.controls and attack.has_control else ["baseline"]
         for baseline in study.baselines:
             for seed, own, role in itertools.product(study.seeds, study.defense_seeds, roles):
-                label = f"{attack.name}/{baseline.label}/{role}"
+                label = f"{before}{attack.name}/{baseline.label}/{role}"
                 cell = cell_of(attack, baseline, seed, own, control=role == "control")
-                baselines.append(Job(label, label, role, cell, baseline.settings, baseline.published))
+                baselines.append(Job(label, label, role, cell, baseline.settings, baseline.published, curve))
     groups = {"all": study.attacks} if study.shared else {attack.name: (attack,) for attack in study.attacks}
     searches = []
     for group, attacks in groups.items():
         for search in study.searches:
             pairs = itertools.product(attacks, study.seeds, study.defense_seeds)
             cells = tuple(cell_of(attack, search, seed, own) for attack, seed, own in pairs)
-            label = f"{group}/{search.label}"
-            searches.append(Search(label, search.defense, cells, search.space, search.fixed, search.detector))
-    return Plan(spec, tuple(baselines), tuple(searches))
+            searches.append(
+                Search(
+                    label=f"{before}{group}/{search.label}",
+                    defense=search.defense,
+                    cells=cells,
+                    space=search.space,
+                    fixed=search.fixed,
+                    detector=search.detector,
+                    group=group,
+                )
+            )
+    return Plan(part.spec, tuple(baselines), tuple(searches))
 
 
-def load_data(spec: StudySpec) -> tuple[Dataset, Dataset | None]:
-    """The user's data set and, where the scenario has one, the attacker's (DataError)."""
+def load_data(spec: StudySpec) -> tuple[Data, Data | None]:
+    """The user's data set and, where the scenario has one, the attacker's (DataError); of a sweep, all of them."""
+    return read_data(spec, lambda source: source.load())
 
+
+def read_data(spec: StudySpec, read: Callable[[DataSource], Dataset]) -> tuple[Data, Data | None]:
+    """The same, each of them as ``read`` gives it."""
+    parts = [part.spec for part in combinations(spec)]
+    users = [part.source(part.dataset) for part in parts]
     upstream = spec.scenario.upstream
-    return spec.source(spec.dataset).load(), None if upstream is None else spec.source(upstream).load()
+    attackers = [] if upstream is None else [part.source(upstream) for part in parts]
+    if not spec.sweep:
+        return read(users[0]), read(attackers[0]) if attackers else None
+    found = {source: read(source) for source in dict.fromkeys([*users, *attackers])}
+    return found, found if attackers else None
 
 
-def prepare(spec: StudySpec) -> tuple[Plan, Dataset, Dataset | None]:
-    """The checked plan of a spec, its data set and, where the scenario has one, the attacker's.
+def prepare(spec: StudySpec) -> tuple[Plan, Data, Data | None]:
+    """The checked plan of a spec, its data and, where the scenario has such, the attacker's.
 
     Raises:
         SpecError, SettingError, DataError, ModelError: what the data, the model or a method does not allow.
     """
-    dataset, upstream = load_data(spec)
-    plan = make_plan(with_label_numbers(spec, dataset, upstream))
-    check_plan(plan, dataset, upstream)
-    return plan, dataset, upstream
+    data, upstream = load_data(spec)
+    plan = plan_on(spec, data, upstream)
+    check_plan(plan, data, upstream)
+    return plan, data, upstream
 
 
-def check_plan(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) -> None:
+def plan_on(spec: StudySpec, data: Data, upstream: Data | None = None) -> Plan:
+    """The plan of a spec in which the data say what number the name of a class has (SettingError)."""
+    if not spec.sweep:
+        return make_plan(with_label_numbers(spec, one_of(data), None if upstream is None else one_of(upstream)))
+    parts = []
+    for part in combinations(spec):
+        own, theirs = part.spec.source(part.spec.dataset), part.spec.scenario.upstream
+        attackers = None if theirs is None or upstream is None else data_of(upstream, part.spec.source(theirs))
+        named = with_label_numbers(part.spec, data_of(data, own), attackers)
+        parts.append(dataclasses.replace(part, spec=named))
+    return _together(spec, parts)
+
+
+def check_plan(plan: Plan, data: Data, upstream: Data | None = None) -> None:
     """Refuse, before any work, what does not fit the data (SettingError, DataError, ModelError)."""
-    model = build_model(
-        plan.spec.model, num_classes=dataset.num_classes, width=plan.spec.width, image_size=dataset.image_size
-    )
-    check_output(model, plan.spec.model, dataset.image_size)
+    models: dict[Hashable, Classifier] = {}
+
+    def model_of(cell: Cell, dataset: Dataset) -> Classifier:
+        key = (cell.victim.model, cell.victim.width, cell.data)
+        if key not in models:
+            models[key] = build_model(
+                cell.victim.model,
+                num_classes=dataset.num_classes,
+                width=cell.victim.width,
+                image_size=dataset.image_size,
+            )
+            check_output(models[key], cell.victim.model, dataset.image_size)
+        return models[key]
+
+    for cell in plan.cells:
+        model_of(cell, data_of(data, cell.data))
     for cell in reversed(plan.victims()):  # controls last: nobody asked for them by name
-        check_victim(cell.victim, dataset, upstream)
+        attackers = None if upstream is None or cell.upstream is None else data_of(upstream, cell.upstream)
+        check_victim(cell.victim, data_of(data, cell.data), attackers)
     trials = [(job.cell, job.settings) for job in plan.baselines]
     trials += [(cell, search.published_settings()) for search in plan.searches for cell in search.cells]
     for cell, settings in trials:
-        defense = DEFENSES.create(cell.defense, settings)
-        defense.check(model, *held(defense, cell, dataset), image_size=dataset.image_size)
+        defense, dataset = DEFENSES.create(cell.defense, settings), data_of(data, cell.data)
+        defense.check(model_of(cell, dataset), *held(defense, cell, dataset), image_size=dataset.image_size)
 
 
 def held(defense: Defense, cell: Cell, dataset: Dataset) -> tuple[int, int]:

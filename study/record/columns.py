@@ -56,6 +56,8 @@ COLUMNS: tuple[Column, ...] = (
 PARAMS = Column(f"{PARAM}NAME", "text", "a setting of the defense; numbers where all of them are")
 NOTES = Column(f"{NOTE}NAME", "text", "a further number that the defense reports, see its page")
 
+# What a row of an earlier version means that does not have a column.
+_WITHOUT = {"combination": ""}
 _DTYPES = {"count": "Int64", "number": "float64", "flag": "boolean"}
 
 
@@ -93,9 +95,10 @@ def upgraded(row: Mapping[str, Any]) -> dict[str, Any]:
 def to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows as a table with the fixed columns, in their order, whatever the rows hold.
 
-    Numbers are float64 (missing: NaN), counts Int64, flags boolean (missing: NA), texts objects (missing: None), lists
-    joined with ``;``. ``param.*`` columns are sorted and stand behind the rates; ``note.*`` and columns that this
-    version does not know come last. Columns of these three are numeric where all of their values are numbers.
+    Numbers are float64 (missing: NaN), counts Int64, flags boolean (missing: NA), texts objects (missing: None; of
+    ``combination``: empty), lists joined with ``;``. ``param.*`` columns are sorted and stand behind the rates;
+    ``note.*`` and columns that this version does not know come last. Columns of these three are numeric where all of
+    their values are numbers.
     """
     rows = [upgraded(row) for row in rows]
     known = {column.name: column for column in COLUMNS}
@@ -106,7 +109,9 @@ def to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     place = fixed.index(PLACE_COLUMNS[0].name)
     return pd.DataFrame(
         {
-            name: _column([row.get(name) for row in rows], known[name].kind if name in known else None)
+            name: _column(
+                [row.get(name, _WITHOUT.get(name)) for row in rows], known[name].kind if name in known else None
+            )
             for name in (*fixed[:place], *params, *fixed[place:], *extra)
         }
     )

@@ -17,7 +17,7 @@ from study.spec.yaml_io import SpecError
 
 VICTIMS_FILE = "victims.json"
 NO_REASON = "so the rows of this study say"
-Key = tuple[str, int]  # attack and seed: in one study they name a victim
+Key = tuple[str, int, str]  # attack, seed and combination of the sweep, if any: in one study they name a victim
 
 
 class NoBackdoorError(Exception):
@@ -29,7 +29,7 @@ class Judged:
     """A victim as it was before any repair.
 
     Args:
-        attack, seed: it is the study's only victim of these.
+        attack, seed, combination: it is the study's only victim of these; combinations may share it.
         victim: its name in the store.
         not_implanted: which condition for a backdoor failed, in words; None if it holds one, or none was meant.
         asr, asr_base, clean_accuracy: on all test images.
@@ -42,14 +42,16 @@ class Judged:
     asr: float
     asr_base: float | None
     clean_accuracy: float
+    combination: str = ""
 
     @property
     def key(self) -> Key:
         """What its rows and cells are found by."""
-        return self.attack, self.seed
+        return self.attack, self.seed, self.combination
 
     def __str__(self) -> str:
-        return f"{self.attack} (seed {self.seed}): {self.not_implanted or 'holds a backdoor'}"
+        where = f"{self.combination}/" if self.combination else ""
+        return f"{where}{self.attack} (seed {self.seed}): {self.not_implanted or 'holds a backdoor'}"
 
 
 def read_victims(directory: Path) -> dict[Key, Judged]:
@@ -78,6 +80,7 @@ def decided(directory: Path, rows: Iterable[Mapping[str, Any]]) -> dict[Key, Jud
             asr=row["asr_before"],
             asr_base=row.get("asr_base"),
             clean_accuracy=row["clean_accuracy_before"],
+            combination=row.get("combination") or "",
         )
         if one.key not in found or one.not_implanted is not None:
             found[one.key] = one
@@ -94,19 +97,27 @@ def absent(judged: Mapping[Key, Judged]) -> dict[Key, Judged]:
     return {key: item for key, item in judged.items() if item.not_implanted is not None}
 
 
+def each_once(judged: Iterable[Judged]) -> list[Judged]:
+    """Every victim once, also where several combinations of a sweep share it."""
+    found: dict[tuple[str, ...], Judged] = {}
+    for one in judged:
+        found.setdefault((one.victim,) if one.victim else (one.attack, str(one.seed), one.combination), one)
+    return list(found.values())
+
+
 def absent_in_words(judged: Mapping[Key, Judged], policy: str) -> list[str]:
     """How many victims hold no backdoor and what follows, then a line for each with the reason; nothing if all do.
 
     Args:
         policy: ``victim.require_implanted``.
     """
-    missing = absent(judged)
+    missing = each_once(absent(judged).values())
     if not missing:
         return []
-    total, few = len(judged), len(missing)
+    total, few = len(each_once(judged.values())), len(missing)
     count = "the only victim" if total == few == 1 else f"{few} of {total} victims"
     which = "its trials" if few == 1 else "their trials"
     follows = f"{which} are not run" if policy != "run" else f"{which} count in no front"
     everything = few == total
     follows += ", so there is no search and no front" if everything else ""
-    return [f"no backdoor in {count}; {follows}:", *(f"  {one}" for one in missing.values())]
+    return [f"no backdoor in {count}; {follows}:", *(f"  {one}" for one in missing)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import re
 from typing import Any
@@ -35,6 +36,12 @@ def table_html(rows: Table, last: str = "") -> str:
 def folded(title: str, content: str, name: str) -> str:
     """A part of the page that is closed until somebody opens it, or follows a link to ``#name``."""
     return f'<details id="{escape(name)}"><summary>{escape(title)}</summary>{content}</details>'
+
+
+def embedded(png: bytes, description: str) -> str:
+    """A picture within the page, so that it stays one file."""
+    content = base64.b64encode(png).decode()
+    return f'<p><img alt="{escape(description)}" src="data:image/png;base64,{content}"></p>'
 
 
 def slug(text: str) -> str:

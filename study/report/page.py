@@ -23,6 +23,7 @@ from study.results.outcomes import outcome_counts
 from study.results.scores import STATUSES
 from study.results.settings import ALL_ATTACKS, charged_epochs, collapsed, settings_text
 from study.results.verdicts import Verdict, shared_members, verdicts
+from study.spec.combinations import in_words, names_of
 
 NOTHING_FOUND = "the defense found nothing to repair"
 
@@ -37,6 +38,7 @@ def page(
     notes: Sequence[str],
     unfinished: Sequence[str] = (),
     judged: Mapping[Key, Judged] = MappingProxyType({}),
+    sweep: str = "",
 ) -> str:
     """The HTML of the whole page.
 
@@ -50,6 +52,7 @@ def page(
         notes: what is wrong with the ledger itself.
         unfinished: what still has trials to come, a line each.
         judged: what is known of the victims.
+        sweep: HTML of what the sweep shows; empty without one.
     """
     named = frame["study"].dropna()
     name = str(spec.get("name") or (named.iloc[0] if len(named) else directory.name))
@@ -57,7 +60,7 @@ def page(
         f"<h1>{escape(name)}: what does removing the backdoor cost?</h1>",
         _progress(spec, frame, unfinished, judged),
     ]
-    links = re.findall(r'<section id="([^"]+)"><h2>(.*?)</h2>', "".join(sections))
+    links = re.findall(r'<section id="([^"]+)"><h2>(.*?)</h2>', "".join([sweep, *sections]))
     if links:
         places = [
             ("page-found", "what was found"),
@@ -67,6 +70,7 @@ def page(
         ]
         body.append("<nav>" + " · ".join(f'<a href="#{to}">{title}</a>' for to, title in places) + "</nav>")
     body.append(folded("How to read this page", captions.READING_AID, "page-reading"))
+    body += [sweep] if sweep else []
     if sections:
         body.append(_what_was_found(spec, frame, table, members))
     body += [*sections, _troubles(frame, notes, judged), _what_was_run(spec, directory, frame)]
@@ -79,25 +83,47 @@ def page(
     )
 
 
-def title_of(attack: str, dataset: str, model: str, places: int) -> str:
-    """Heading of an attack's section: with data set and model where the page has several (``places``) of them."""
+def title_of(attack: str, dataset: str, model: str, places: int, swept: str = "") -> str:
+    """Heading of an attack's section: with data set and model where the page has several (``places``) of them.
+
+    Args:
+        swept: of a sweep, the keys and values of the combination, as in the rows: they take their place.
+    """
+    if words := in_words(swept):
+        return f"{attack}, {words}"
     return attack if places == 1 else f"{attack}, {dataset}, {model}"
+
+
+def places_of(table: pd.DataFrame, spec: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Combination, data set and model of all sections, combinations in the order of the spec's sweep."""
+    sweep = spec.get("sweep")
+    order = {name: place for place, name in enumerate(names_of(sweep))} if isinstance(sweep, Mapping) else {}
+    found = set(table[["combination", "dataset", "model"]].itertuples(index=False, name=None))
+    return sorted(found, key=lambda place: (order.get(place[0], len(order)), *place))
+
+
+def swept_in(rows: pd.DataFrame) -> str:
+    """The column ``swept`` of the rows of one combination; empty where nothing is swept."""
+    known = rows["swept"].dropna()
+    return str(known.iloc[0]) if len(known) else ""
 
 
 def _what_was_found(spec: Mapping[str, Any], frame: pd.DataFrame, table: pd.DataFrame, members: pd.DataFrame) -> str:
     """The matrix and the lead of every data set and model."""
     out = ['<section id="page-found"><h2>What was found: attack × defense</h2>']
     counts = outcome_counts(frame)
-    places = sorted(set(table[["dataset", "model"]].itertuples(index=False, name=None)))
-    for dataset, model in places:
+    places = places_of(table, spec)
+    for combination, dataset, model in places:
         own, fronts, rows = (
-            one[(one["dataset"] == dataset) & (one["model"] == model)] for one in (table, members, frame)
+            one[(one["combination"] == combination) & (one["dataset"] == dataset) & (one["model"] == model)]
+            for one in (table, members, frame)
         )
+        swept = swept_in(rows)
         attacks = {str(attack): group for attack, group in rows.groupby("attack", sort=True)}
         targets = {attack: target_text(group, spec) for attack, group in attacks.items()}
-        links = {attack: slug(title_of(attack, dataset, model, len(places))) for attack in attacks}
+        links = {attack: slug(title_of(attack, dataset, model, len(places), swept)) for attack in attacks}
         if len(places) > 1:
-            out.append(f"<h3>{escape(dataset)}, {escape(model)}</h3>")
+            out.append(f"<h3>{escape(in_words(swept) or f'{dataset}, {model}')}</h3>")
         pairs = _pairs(own, fronts)
         out.append(gone_html(own, counts, pairs))
         out.append(matrix.matrix_html(matrix.matrix_of(own, fronts, counts, targets), links))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from study.report.cells import cost_table, detection_table, honours, hypervolume
 from study.report.detectors import CAPTION_TUNED
 from study.report.figures.registry import AttackTables, draw_all
 from study.report.figures.style import PLOTLY_CONFIG
-from study.report.html import Table, escape, folded, number, plain, plural, rate, slug, table_html
+from study.report.html import Table, embedded, escape, folded, number, plain, plural, rate, slug, table_html
 from study.report.lead import attack_lead, measured_on_victims
 from study.results.importance import Importance
 from study.results.settings import ALL_ATTACKS, models_of, settings_of, settings_text, true_status
@@ -76,7 +75,7 @@ def _figures(heading: str, name: str, tables: AttackTables, troubles: list[str])
     for key, (made, png) in draw_all(heading, tables, troubles).items():
         page = "" if made.page is None else _plot(made.page, f"{key}-{name}")
         if not page and png is not None:
-            page = _embedded(png, made.title or key)
+            page = embedded(png, made.title or key)
         page += f'<p class="note">{escape(made.note)}</p>' if made.note else ""
         drawn[key] = Drawn(f"{key}_{name}", page, png, made.title or key)
     return drawn
@@ -173,12 +172,7 @@ def _importance_notes(found: Mapping[str, Importance]) -> list[str]:
 
 def _picture(path: Path, description: str) -> str:
     """A PNG within the page, so that it stays one file."""
-    return _embedded(path.read_bytes(), description)
-
-
-def _embedded(png: bytes, description: str) -> str:
-    content = base64.b64encode(png).decode()
-    return f'<p><img alt="{escape(description)}" src="data:image/png;base64,{content}"></p>'
+    return embedded(path.read_bytes(), description)
 
 
 def _measured(one: pd.Series[Any]) -> dict[str, str]:

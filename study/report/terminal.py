@@ -22,7 +22,8 @@ from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
 from study.record.victims import absent, read_victims
 from study.report.targets import target_text
-from study.results.settings import GROUP, aggregate, compare, fronts, models_of, settings_text
+from study.results.settings import GROUP, PLACE, aggregate, at, compare, fronts, models_of, settings_text
+from study.spec.combinations import in_words
 
 WIDTH = 120  # characters, where the output is no terminal and COLUMNS says nothing
 E_LINE = "E: compute of a setting alone; 1 E is one training epoch over the attacker's full training set"
@@ -74,12 +75,14 @@ def front_summary(directory: Path) -> str:
         return f"study {spec.name}: no trial is finished yet"
     front, settings = fronts(frame), aggregate(frame)
     texts = []
-    for (dataset, model, attack), group in settings.groupby(["dataset", "model", "attack"], sort=False):
-        members = front[(front["attack"] == attack) & (front["dataset"] == dataset) & (front["model"] == model)]
-        target = target_text(frame[(frame["attack"] == attack) & (frame["dataset"] == dataset)])
+    for keys, group in settings.groupby([*PLACE], sort=False):
+        combination, dataset, model, attack = map(str, keys)
+        members, rows = at(front, keys), at(frame, keys)
+        target = target_text(rows)
         aim = f", target class {target}" if target else ""
-        title = f"{attack} on {dataset}, {model}{aim}: front and baselines (report half)"
-        texts.append(table_text(title, FRONT_COLUMNS, _front_lines(str(attack), group, members)))
+        where = f"{in_words(rows['swept'].iloc[0])}: " if combination else ""
+        title = f"{where}{attack} on {dataset}, {model}{aim}: front and baselines (report half)"
+        texts.append(table_text(title, FRONT_COLUMNS, _front_lines(attack, group, members)))
     return "\n\n".join([*texts, textwrap.fill(E_LINE, terminal_width())])
 
 
@@ -96,8 +99,9 @@ def compare_summary(directories: Mapping[str, Path]) -> str:
         frames[called] = Ledger.read(directory / LEDGER_FILE).to_frame()
     compared = compare({name: frame for name, frame in frames.items() if not frame.empty})
     # What all rows have in common stands in the title, so that the table stays narrow.
-    common = [key for key in ("dataset", "model") if compared[key].nunique() == 1]
-    where = f" ({', '.join(str(compared[key].iloc[0]) for key in common)})" if common else ""
+    common = [key for key in ("combination", "dataset", "model") if compared[key].nunique() == 1]
+    shared = [str(compared[key].iloc[0]) for key in common]
+    where = f" ({', '.join(filter(None, shared))})" if common else ""
     lines = []
     for _, row in compared.iterrows():
         cells = {"group": " ".join(str(row[key]) for key in GROUP if key not in common)}

@@ -10,6 +10,7 @@ import pandas as pd
 import yaml
 
 from study.plan.jobs import Plan
+from study.record.curves import read_curves
 from study.record.detectors import read_detectors
 from study.record.ended import read_ended
 from study.record.files import write_atomically
@@ -20,14 +21,16 @@ from study.report.detectors import tuned_table
 from study.report.figures.registry import FIGURES, AttackTables
 from study.report.figures.trigger import TRIGGER_PREFIX
 from study.report.html import plural
-from study.report.page import page, title_of
+from study.report.page import page, places_of, swept_in, title_of
 from study.report.sections import attack_section
+from study.report.sweep import SWEEP, sweep_section
 from study.report.targets import target_text
 from study.results import equal_rules
 from study.results.left import plan_in, unfinished_in_words
 from study.results.settings import (
     ALL_ATTACKS,
     aggregate,
+    at,
     candidates,
     fronts,
     hypervolume_over_trials,
@@ -68,34 +71,45 @@ def write_report(directory: Path | str) -> Path:
     drawn: dict[str, bytes] = {}
     troubles: list[str] = []
     sections = []
-    places = sorted(set(table[["dataset", "model", "attack"]].itertuples(index=False, name=None)), key=_place_order)
-    several = len({place[:2] for place in places})
-    detectors = read_detectors(directory).values()
-    for dataset, model, attack in places:
+    wheres = places_of(table, spec)
+    attacks = table.groupby(["combination", "dataset", "model"], sort=False)["attack"].unique()
+    places = [(*where, attack) for where in wheres for attack in sorted(attacks[where], key=_pooled_last)]
+    rows = ledger.rows()
+    plan = _plan_of(directory, rows)
+    detectors, combination_of = read_detectors(directory).values(), _combinations(plan)
+    curves = read_curves(directory, rows, troubles)
+    for place in places:
+        combination, dataset, model, attack = place
         wholes = {"settings": table, "members": members, "searched": searched, "history": history}
-        wholes |= {"beside": beside, "costs": costs, "rows": frame}
-        parts = {name: _at(whole, dataset, model, attack) for name, whole in wholes.items()}
-        tables = AttackTables(**parts, shared=shared_members(_at(members, dataset, model, ALL_ATTACKS)))
-        title = title_of(str(attack), str(dataset), str(model), several)
-        trigger = directory / "figures" / f"{TRIGGER_PREFIX}{attack}.png"
+        wholes |= {"beside": beside, "costs": costs, "rows": frame, "curves": curves}
+        parts = {name: at(whole, place) for name, whole in wholes.items()}
+        tables = AttackTables(**parts, shared=shared_members(at(members, (*place[:-1], ALL_ATTACKS))))
+        swept = swept_in(at(frame, place) if attack != ALL_ATTACKS else frame[frame["combination"] == combination])
+        title = title_of(str(attack), str(dataset), str(model), len(wheres), swept)
+        # Of a sweep, the picture is of the first combination.
+        picture = f"{TRIGGER_PREFIX}{attack}.png" if combination == wheres[0][0] else "none"
+        own = [one for one in detectors if combination_of.get(one.search, combination) == combination]
         section, images, wrong = attack_section(
-            title, trigger, tables, target_text(tables.rows, spec), tuned_table(detectors, str(attack))
+            title,
+            directory / "figures" / picture,
+            tables,
+            target_text(tables.rows, spec),
+            tuned_table(own, str(attack)),
         )
         drawn |= images
         troubles += wrong
         sections.append(section)
+    sweep, images = sweep_section(table, frame, spec)
+    drawn |= images
     _write_figures(directory / "figures", drawn)
 
     notes = [*ledger.damaged, *troubles]
     if (aside := directory / "trials.jsonl.damaged").exists():
         lines = aside.read_bytes().count(b"\n")
         notes.append(f"{lines} damaged or repeated {plural('line', lines)} kept aside in {aside.name}")
-    rows = ledger.rows()
-    plan = _plan_of(directory, rows)
     unfinished = [] if plan is None else unfinished_in_words(plan, rows, read_ended(directory))
-    content = page(
-        spec, directory, frame, table, members, sections, notes, unfinished, decided(directory, ledger.rows())
-    )
+    judged = decided(directory, rows)
+    content = page(spec, directory, frame, table, members, sections, notes, unfinished, judged, sweep)
     write_atomically(directory / "report.html", content.encode())
     return directory / "report.html"
 
@@ -136,14 +150,14 @@ def _write_figures(folder: Path, drawn: Mapping[str, bytes]) -> None:
         write_atomically(folder / f"{name}.png", content)
     for path in folder.glob("*.png"):
         # A figure that these rows no longer support would be read as theirs.
-        if path.name.startswith(tuple(f"{name}_" for name in FIGURES.names())) and path.stem not in drawn:
+        if path.name.startswith(tuple(f"{name}_" for name in (*FIGURES.names(), SWEEP))) and path.stem not in drawn:
             path.unlink()
 
 
-def _at(table: pd.DataFrame, dataset: str, model: str, attack: str) -> pd.DataFrame:
-    return table[(table["dataset"] == dataset) & (table["model"] == model) & (table["attack"] == attack)]
+def _combinations(plan: Plan | None) -> dict[str, str]:
+    """Combination of each search, by its label."""
+    return {} if plan is None else {search.label: search.cells[0].combination for search in plan.searches}
 
 
-def _place_order(place: tuple[str, str, str]) -> tuple[str, str, bool, str]:
-    dataset, model, attack = place
-    return dataset, model, attack != ALL_ATTACKS, attack
+def _pooled_last(attack: str) -> tuple[bool, str]:
+    return attack != ALL_ATTACKS, attack

@@ -20,6 +20,7 @@ from study.results.pareto import BOX_ASR, BOX_DROP, hypervolume, hypervolume_box
 from study.results.settings import (
     ALL_ATTACKS,
     GROUP,
+    PLACE,
     aggregate,
     charged_epochs,
     is_shared,
@@ -33,7 +34,6 @@ Array = NDArray[np.float64]
 DRAWS = 2000
 DRAWS_SEED = 2022  # of the intervals alone: the same ledger gives the same page
 LEVEL = 95.0
-PLACE = GROUP[:-1]
 RULES = ("all", "trials", "compute")
 ENDS = ("", "_low", "_high")
 _CELL = ("seed", "defense_seed", "cell")
@@ -127,8 +127,8 @@ def parity(frame: pd.DataFrame, budget_epochs: float | None = None) -> pd.DataFr
     Columns per rule R in RULES (``all``: everything that was searched, ``trials``, ``compute``): ``settings_R``,
     ``epochs_R`` (E per cell that these settings cost), ``hypervolume_R`` and ``box_R`` with ``_low`` and ``_high``
     (report half; whole plane, and the box of little ASR and little loss). ``equal_trials`` and ``equal_epochs`` are the
-    common n and E of the place (data set, model, attack); missing where there is one search alone. ``models``: on
-    how many models the numbers rest, in words.
+    common n and E of the place (see PLACE); missing where there is one search alone. ``models``: on how many models the
+    numbers rest, in words.
 
     n is the number of settings of the shortest search, of those with at least half as many as the longest: a search
     with fewer has no part in equal trials (missing), and where no two have, nobody has. E is ``budget_epochs`` if the

@@ -17,13 +17,13 @@ MEASURED = ("ok", "diverged", "abstained")
 
 Row = Mapping[str, Any]
 Values = tuple[float, float]
-Victim = tuple[str, str, str, int]
+Victim = tuple[str, str, str, int, str]
 WORST = (1.0, 0.0)
 
 
 def victim_of(row: Row) -> Victim:
-    """Data set, model, attack and seed: in the rows of a study they name a victim."""
-    return row["dataset"], row["model"], row["attack"], row["seed"]
+    """Data set, model, attack, seed and combination of a sweep: in the rows of a study they name a victim."""
+    return row["dataset"], row["model"], row["attack"], row["seed"], row.get("combination") or ""
 
 
 def without_backdoor(rows: Iterable[Row]) -> frozenset[Victim]:

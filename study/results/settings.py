@@ -21,7 +21,8 @@ from study.results.scores import NOT_IMPLANTED, STATUSES, models_in_words, victi
 from trainables.evaluation.metrics import der
 
 # What a search, or a baseline, is called within a study; the label is the defense's name there.
-GROUP = ("dataset", "model", "attack", "defense_label")
+GROUP = ("combination", "dataset", "model", "attack", "defense_label")
+PLACE = GROUP[:-1]  # what a section of the report is about
 ALL_ATTACKS = "all"
 METRICS = (
     *tuple(
@@ -60,6 +61,14 @@ def on_front(settings: pd.DataFrame) -> pd.DataFrame:
     A collapsed model is no candidate: with ASR 0 by accident it would be one end of every front.
     """
     return non_dominated(settings[~settings["collapsed"].astype(bool)])
+
+
+def at(table: pd.DataFrame, place: Sequence[Any]) -> pd.DataFrame:
+    """The rows of any table here that are of one place: combination, data set, model and attack, see PLACE."""
+    same = pd.Series(True, table.index)
+    for key, value in zip(PLACE, place, strict=True):
+        same &= table[key] == value
+    return table[same]
 
 
 def charged_epochs(frame: pd.DataFrame, alone: bool = False) -> pd.Series[float]:
@@ -105,7 +114,7 @@ def cell_names(rows: pd.DataFrame, parts: Sequence[str] = ("attack", "seed", "de
 
 def holds_no_backdoor(frame: pd.DataFrame) -> pd.Series[bool]:
     """Whether the victim of each row holds no backdoor, by `scores.without_backdoor`."""
-    names = ["dataset", "model", "attack", "seed", "status"]
+    names = ["dataset", "model", "attack", "seed", "combination", "status"]
     rows = [dict(zip(names, values, strict=True)) for values in frame[names].itertuples(index=False, name=None)]
     absent = without_backdoor(rows)
     without = pd.Series([victim_of(row) in absent for row in rows], index=frame.index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from study.record.cost import epochs
 from study.record.folder import Folder
 from study.record.remote_folder import RemoteFolder
 from study.record.stopped import StudyStoppedError
-from study.record.victims import VICTIMS_FILE, Judged, Key, NoBackdoorError, absent, write_victims
+from study.record.victims import VICTIMS_FILE, Judged, Key, NoBackdoorError, absent, each_once, write_victims
 from study.run.on_tune import MAX_FAILURES, cause, root
 from study.run.progress import Progress
 from study.spec.plugins import as_plugins
@@ -23,23 +23,24 @@ from study.spec.schema import StudySpec
 from trainables.job import Cell
 from trainables.plugins.parcels import packed
 from trainables.storage.store import StoreUnavailableError
-from trainables.victims import VictimSpec
 
 
 @dataclass(frozen=True)
 class Made:
-    """The victims of a study: those that could not be made, with the cause, and what is known of the others."""
+    """The victims of a study: those that could not be made (`Cell.made_from`), with the cause, and what is known of the
+    others."""
 
-    failed: Mapping[VictimSpec, str]
+    failed: Mapping[Hashable, str]
     judged: Mapping[Key, Judged]
 
 
 def check_implanted(judged: Mapping[Key, Judged], spec: StudySpec) -> None:
     """Stop a study that wants that (NoBackdoorError)."""
     if spec.victim.require_implanted == "stop" and (missing := absent(judged)):
+        without, every = each_once(missing.values()), each_once(judged.values())
         raise NoBackdoorError(
-            f"no backdoor in {len(missing)} of {len(judged)} victims, so no trial is run (victim.require_implanted: "
-            f"stop): {'; '.join(map(str, missing.values()))}"
+            f"no backdoor in {len(without)} of {len(every)} victims, so no trial is run (victim.require_implanted: "
+            f"stop): {'; '.join(map(str, without))}"
         )
 
 
@@ -76,9 +77,11 @@ def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> Mad
         return task.remote(cell, store, cpus, gpus, plugins)
 
     waiting = {start(cell, gpus): (cell, gpus) for cell in plan.victims()}
-    failed: dict[VictimSpec, str] = {}
+    failed: dict[Hashable, str] = {}
     judged: dict[Key, Judged] = {}
-    wanted = {cell.victim for cell in plan.cells}
+    users: dict[Hashable, set[Key]] = {}
+    for cell in plan.cells:
+        users.setdefault(cell.made_from, set()).add(cell.whose)
     while waiting:
         ready, _ = ray.wait(list(waiting), num_returns=1)
         cell, had = waiting.pop(ready[0])
@@ -86,10 +89,9 @@ def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> Mad
         try:
             facts = ray.get(ready[0])
             progress.victim(facts)
-            if cell.victim in wanted:
-                judged[cell.attack, cell.seed] = Judged(
-                    **{item.name: facts[item.name] for item in dataclasses.fields(Judged)}
-                )
+            known = {item.name: facts[item.name] for item in dataclasses.fields(Judged) if item.name in facts}
+            for key in sorted(users.get(cell.made_from, ())):
+                judged[key] = Judged(**{**known, "combination": key[-1]})
         except ray.exceptions.RayError as error:
             larger = next_larger(had)
             stop_for(error)
@@ -99,13 +101,13 @@ def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> Mad
                 )
                 waiting[start(cell, larger)] = (cell, larger)
             else:
-                failed[cell.victim] = f"victim: {cause(error)}"
+                failed[cell.made_from] = f"victim: {cause(error)}"
                 progress.say(f"{name} FAILED: {cause(error)}")
     return Made(failed, judged)
 
 
 def measure_kinds(
-    ahead: Forecast, progress: Progress, store: str, home: Folder | RemoteFolder, broken: Mapping[VictimSpec, str]
+    ahead: Forecast, progress: Progress, store: str, home: Folder | RemoteFolder, broken: Mapping[Hashable, str]
 ) -> dict[str, Measurement]:
     """One trial of each kind that is not measured yet, each on a card of its own; kept in the study's folder.
 
@@ -122,7 +124,7 @@ def measure_kinds(
     plugins = packed(as_plugins(ahead.plan.spec.plugins))
     waiting: dict[Any, Kind] = {}
     for kind in ahead.missing():
-        whole = [cell for cell in kind.cells if cell.victim not in broken]
+        whole = [cell for cell in kind.cells if cell.made_from not in broken]
         if whole:
             job = task.remote(whole[0], dict(kind.settings), store, ahead.cpus, limit, plugins)
             waiting[job] = kind

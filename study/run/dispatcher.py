@@ -84,10 +84,10 @@ class Dispatcher:
             return
         job, gpus = self._end(trial)
         match report:
-            case Row(columns):
+            case Row(columns, curve):
                 row = json.loads(columns)
                 row["flags"] = [*row.get("flags", ()), *self._flags(job)]
-                self.progress.trial(self.driver.finish(job, row))
+                self.progress.trial(self.driver.finish(job, row, json.loads(curve) if curve else None))
             case Cut(cause) | Failed(cause):
                 self._fail(job, gpus, cause)
             case OutOfMemory(cause):

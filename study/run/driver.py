@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from search_spaces.space import published_for
-from study.plan.jobs import Plan
+from study.plan.jobs import Key, Plan
 from study.record.columns import SCHEMA
 from study.record.cost import Bill
 from study.record.ledger import Ledger, row_key
@@ -19,9 +19,9 @@ from study.results.pareto import RunningFront
 from study.results.scores import front_point, remarks_on, scores, without_backdoor
 from study.search.optuna_search import OptunaSearch
 from study.spec.methods import is_published
+from trainables.evaluation.curve import Point
 from trainables.job import Cell, Job
 from trainables.trial import plugins_of
-from trainables.victims import VictimSpec
 
 
 def _any(job: Job) -> bool:
@@ -38,10 +38,11 @@ class Driver:
         plan: the work.
         ledger: opened for appending.
         searches: one per search of the plan, in its order.
-        absent: attacks and seeds of victims without a backdoor, which the plan leaves out or not.
+        absent: victims without a backdoor (`Cell.whose`), which the plan leaves out or not.
         cost: planned E of settings on a cell; needed where searches have a budget.
         ended: searches into whose budget nothing more fitted before, see `record.ended`.
         on_end: called with the same once another search has ended so.
+        on_curve: called with a row and its curve, before the row counts as done.
 
     Raises:
         ValueError: searches have a budget, and the cost of a trial is not known.
@@ -52,19 +53,20 @@ class Driver:
         plan: Plan,
         ledger: Ledger,
         searches: Sequence[OptunaSearch],
-        absent: Collection[tuple[str, int]] = (),
+        absent: Collection[Key] = (),
         *,
         cost: Callable[[Cell, Mapping[str, Any]], float] | None = None,
         ended: Mapping[str, int] = MappingProxyType({}),
         on_end: Callable[[Mapping[str, int]], None] | None = None,
+        on_curve: Callable[[Mapping[str, Any], list[Point]], None] | None = None,
     ) -> None:
         if plan.spec.search.budget_epochs is not None and cost is None:
             raise ValueError("a search with a budget needs to know what a setting costs before it runs: give cost")
         self.plan, self.ledger, self.searches = plan, ledger, list(searches)
         self._known_absent = set(absent)
-        self.broken: dict[VictimSpec, str] = {}
+        self.broken: dict[Hashable, str] = {}
         self._queue: deque[Job] = deque()
-        self._cost, self._on_end = cost, on_end
+        self._cost, self._on_end, self._on_curve = cost, on_end, on_curve
         self._ended, self._parked = dict(ended), set[str]()
         self._held: dict[str, dict[str, float]] = {search.search.label: {} for search in searches}
         self._rows: dict[str, dict[Place, Mapping[str, Any]]] = {}
@@ -123,10 +125,10 @@ class Driver:
         """On how many models the numbers of a search rest, and how many there were meant to be."""
         cells = self._by_label[label].search.cells
         absent = self._known_absent | {victim[2:] for victim in self._absent}
-        return len({(cell.attack, cell.seed) for cell in cells} - absent), self.plan.models("search")
+        return len({cell.whose for cell in cells} - absent), self.plan.models("search")
 
-    def leave_out(self, absent: Collection[tuple[str, int]]) -> None:
-        """Plan without the victims of these attacks and seeds, which were found to hold no backdoor; nothing runs yet.
+    def leave_out(self, absent: Collection[Key]) -> None:
+        """Plan without these victims, which were found to hold no backdoor; nothing runs yet.
 
         What they have in the ledger stays there.
         """
@@ -179,9 +181,9 @@ class Driver:
                     return None
                 continue
             self._queue.remove(job)
-            if job.cell.victim not in self.broken:
+            if job.cell.made_from not in self.broken:
                 return job
-            self.fail(job, self.broken[job.cell.victim])
+            self.fail(job, self.broken[job.cell.made_from])
 
     def put_back(self, job: Job) -> None:
         """Hand ``job`` out again, next: it was lost with its node, and nothing is known of it."""
@@ -191,8 +193,12 @@ class Driver:
         """Whether a running trial may still open the way for more jobs: it may leave some of what it was to cost."""
         return bool(self._parked)
 
-    def finish(self, job: Job, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Record a measured job and tell its search once the setting is measured on all its cells."""
+    def finish(self, job: Job, row: Mapping[str, Any], curve: list[Point] | None = None) -> dict[str, Any]:
+        """Record a measured job and tell its search once the setting is measured on all its cells.
+
+        Args:
+            curve: of the repair, where one was asked for.
+        """
         full: dict[str, Any] = {
             "study": self.plan.spec.name,
             "trial": job.trial,
@@ -208,6 +214,8 @@ class Driver:
         if search is not None and self._is_beyond(search, job.settings):
             full["flags"] = [*full.get("flags", ()), BEYOND_BUDGET]
         full["charged_epochs"] = Bill().charge(full) if search is None else self._standing[job.label].add(full)
+        if curve and self._on_curve is not None:  # first: without its row, a trial runs again
+            self._on_curve(full, curve)
         self.ledger.append(full)
         self._rows.setdefault(job.trial, {})[job.cell.place] = full
         self._absent |= without_backdoor([full])
@@ -229,8 +237,8 @@ class Driver:
         }
         return self.finish(job, row)
 
-    def break_victims(self, victims: Mapping[VictimSpec, str]) -> None:
-        """Victims that could not be made, with the cause: jobs on them fail without being run.
+    def break_victims(self, victims: Mapping[Hashable, str]) -> None:
+        """Victims that could not be made (`Cell.made_from`), with the cause: jobs on them fail without being run.
 
         A search that has only such victims ends after its first setting.
         """
@@ -244,7 +252,7 @@ class Driver:
         for search in sorted(self.searches, key=lambda search: search.asked / search.target):
             if not any(wanted(Job(search.search.label, "", "search", cell, {}, False)) for cell in search.search.cells):
                 continue
-            if search.asked and all(cell.victim in self.broken for cell in search.search.cells):
+            if search.asked and all(cell.made_from in self.broken for cell in search.search.cells):
                 continue
             label = search.search.label
             if label in self._parked or not self._standing[label].may_ask(search.asked):
@@ -318,7 +326,8 @@ class Driver:
             spent = math.fsum(row["charged_epochs"] for row in self._on_cells(search, trial_id))
             self._held[search.search.label][trial_id] = max(0.0, self._planned(search, settings) - spent)
         for cell in search.search.cells:
-            self._enqueue(Job(search.search.label, trial_id, "search", cell, settings, published))
+            curve = self.plan.spec.curve.every
+            self._enqueue(Job(search.search.label, trial_id, "search", cell, settings, published, curve))
 
     def _enqueue(self, job: Job) -> None:
         if not self.ledger.has(*job.key):

@@ -13,9 +13,11 @@ from types import FrameType
 
 from study.cluster.connect import ray_cluster, usable_nodes
 from study.plan.costs import trial_cost, work_left
+from study.plan.data import Data
 from study.plan.forecast import look_ahead, plan_lines
 from study.plan.jobs import prepare
 from study.plan.slots import Room, wanted_gpus
+from study.record.curves import write_curve
 from study.record.ended import ENDED_FILE, read_ended, write_ended
 from study.record.folder import LEDGER_FILE, REPORT_FILE, Folder, check_store
 from study.record.ledger import Ledger
@@ -38,7 +40,6 @@ from study.spec.plugins import as_plugins
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
 from study.tracking.trackers import check_trackers, tracking
-from trainables.data.images import Dataset
 from trainables.plugins.parcels import packed
 from trainables.storage.remote import Place
 from trainables.storage.remote_store import open_store
@@ -78,7 +79,7 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
         StudyStoppedError: the folder, the database or the store failed; nothing is lost, and it can be continued.
     """
     check_trackers(spec, directory)
-    plan, dataset, upstream = prepare(spec)
+    plan, data, upstream = prepare(spec)
     spec = plan.spec
     trouble = Trouble(f"the study in {directory}")
     with _sigterm_as_sigint(), contextlib.ExitStack() as stack:
@@ -114,9 +115,10 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
             ledger,
             searches,
             absent(judged),
-            cost=lambda cell, settings: trial_cost(cell, settings, dataset),
+            cost=lambda cell, settings: trial_cost(cell, settings, data),
             ended=read_ended(folder),
             on_end=keep_ended,
+            on_curve=lambda row, points: home.keep(write_curve(folder, row, points)),
         )
         progress = Progress(driver)
         stack.enter_context(tracking(lambda: driver.plan, ledger.rows, lambda: driver.finished, home, progress.say))
@@ -132,16 +134,16 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
                 with cluster as dashboard, _sigterm_as_sigint():
                     if dashboard:
                         progress.say(f"Ray dashboard: {dashboard}")
-                    judged = _victims_on_ray((dataset, upstream), driver, progress, str(store.where), home, judged)
+                    judged = _victims_on_ray((data, upstream), driver, progress, str(store.where), home, judged)
                     _detectors_on_ray(driver, progress, str(store.where), home, absent(judged))
-                    _trials_on_ray(dataset, driver, progress, str(store.where), home, trouble)
+                    _trials_on_ray(data, driver, progress, str(store.where), home, trouble)
             except KeyboardInterrupt:
                 log.debug("interrupted")
             trouble.check(f"stopped after {driver.done} of {driver.total} trials: ")
             state = "finished" if driver.finished else "interrupted"
         worth_telling = bool(driver.done or absent(judged))
         if worth_telling and (state != "already_finished" or not _is_current(folder)):
-            write_trigger_figures(plan, dataset, store, folder / "figures")
+            write_trigger_figures(plan, data, store, folder / "figures")
             write_report(folder)
         report = f"{home.called}/{REPORT_FILE}" if worth_telling else None
     return Outcome(
@@ -172,7 +174,7 @@ def _is_current(directory: Path) -> bool:
 
 
 def _victims_on_ray(
-    data: tuple[Dataset, Dataset | None],
+    data: tuple[Data, Data | None],
     driver: Driver,
     progress: Progress,
     store: str,
@@ -212,7 +214,7 @@ def _detectors_on_ray(
 
 
 def _trials_on_ray(
-    dataset: Dataset,
+    data: Data,
     driver: Driver,
     progress: Progress,
     store: str,
@@ -227,8 +229,8 @@ def _trials_on_ray(
     if driver.finished:
         return
     plan = driver.plan
-    left = {item.label: item.trials for item in work_left(plan, dataset, driver.remaining())}
-    ahead = look_ahead(plan, dataset, home.path, usable_nodes(), left)
+    left = {item.label: item.trials for item in work_left(plan, data, driver.remaining())}
+    ahead = look_ahead(plan, data, home.path, usable_nodes(), left)
     if ahead.shares is None:
         ahead = ahead.with_measured(measure_kinds(ahead, progress, store, home, driver.broken))
         for line in [*ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:

@@ -13,7 +13,7 @@ from study.plan.jobs import prepare
 from study.record.columns import SCHEMA, to_frame
 from study.record.folder import check_store
 from study.report.cells import detected
-from study.spec.load import make_spec
+from study.spec.load import make_spec, without_sweep
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError, merge_assignments
 from trainables.defenses.base import DEFENSES
@@ -65,7 +65,7 @@ def run_single(
     for key in fixed:
         if merged[key] != settings[key]:
             raise SpecError(f"--set {key}: a trial is one combination; use --attack, --defense, --dataset and --seed")
-    spec = make_spec(merged)
+    spec = without_sweep(make_spec(merged))
     plan, _, _ = prepare(spec)
     return run_job(spec, plan.baselines[0], pick_device(device), spec.resources.cpus_per_trial)
 
@@ -75,7 +75,7 @@ def run_job(spec: StudySpec, job: Job, device: torch.device, threads: int) -> di
     store = open_store(spec.store)
     check_store(store)
     bench = Workbench(store, device, threads=threads)
-    result = bench.run(job.cell, job.settings)
+    result = bench.run(job.cell, job.settings, job.curve)
     stated_for = published_for(job.cell.defense, job.cell.data.name) if job.published else None
     return result.row(
         study=spec.name,

@@ -48,7 +48,15 @@ def repeat_trial(
     plan, _, _ = prepare(spec)
     settings = {key.removeprefix("param."): value for key, value in row.items() if key.startswith("param.")}
     role: Role = row["role"]
-    job = Job(str(row["search"] or trial), trial, role, _cell(plan, row), settings, bool(row["published"]))
+    job = Job(
+        str(row["search"] or trial),
+        trial,
+        role,
+        _cell(plan, row),
+        settings,
+        bool(row["published"]),
+        plan.spec.curve.every,
+    )
     given = "cpu" if device is None and str(row.get("device")).startswith("cpu ") else device
     # The row's own: the resources of a study may change while it runs.
     threads = row.get("threads") or plan.spec.resources.cpus_per_trial

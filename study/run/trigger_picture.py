@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
+from study.plan.data import Data, data_of, one_of
 from study.plan.jobs import Plan, prepare
 from study.record.files import write_atomically
 from study.report.figures.trigger import TRIGGER_PREFIX, trigger_figure
 from study.run.one_trial import pick_device
-from study.spec.load import make_spec
+from study.spec.load import make_spec, without_sweep
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError, merge_assignments
 from trainables.attacks.base import ATTACKS
-from trainables.data.images import Dataset
 from trainables.job import Cell
 from trainables.plugins.load import load, load_installed
 from trainables.storage.remote import Place
@@ -72,8 +72,9 @@ def write_trigger_picture(
     for key in ("attacks", "baselines", "dataset", "seeds"):
         if merged[key] != settings[key]:
             raise SpecError(f"--set {key}: a picture is of one attack; name it, and use --dataset and --seed")
-    spec = make_spec(merged)
-    plan, data, _ = prepare(spec)
+    spec = without_sweep(make_spec(merged))
+    plan, found, _ = prepare(spec)
+    data = one_of(found)
     victim_spec = plan.cells[0].victim
     instance = victim_spec.make_attack()
     trigger = instance.preview_trigger(data.image_size, seed)
@@ -85,8 +86,10 @@ def write_trigger_picture(
     return out
 
 
-def write_trigger_figures(plan: Plan, data: Dataset, store: Store, folder: Path) -> list[Path]:
+def write_trigger_figures(plan: Plan, data: Data, store: Store, folder: Path) -> list[Path]:
     """Draw ``trigger_ATTACK.png`` of every attack of a study whose picture is not there yet; nothing is trained.
+
+    Of a sweep, that is the trigger of the first combination.
 
     A trigger that is learned is drawn from its victim (the first seed's), if that is in ``store`` and whole.
 
@@ -103,14 +106,15 @@ def write_trigger_figures(plan: Plan, data: Dataset, store: Store, folder: Path)
         if out.exists():
             continue
         attack = cell.victim.make_attack()
-        trigger = attack.preview_trigger(data.image_size, cell.seed)
+        dataset = data_of(data, cell.data)
+        trigger = attack.preview_trigger(dataset.image_size, cell.seed)
         if trigger is None:
             bench = Workbench(store, torch.device("cpu"))
             if _is_whole(bench.store, bench.victim_name(cell)):
                 trigger = bench.victim(cell).trigger
         if trigger is not None:
             content = io.BytesIO()
-            trigger_figure(attack, trigger, data).savefig(content, format="png", dpi=100)
+            trigger_figure(attack, trigger, dataset).savefig(content, format="png", dpi=100)
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(out, content.getvalue())
             written.append(out)

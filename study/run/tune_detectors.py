@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 
 from search_spaces.space import fingerprint
-from study.plan.jobs import Search
+from study.plan.jobs import Key, Search
 from study.plan.slots import Node
 from study.record.cost import epochs
 from study.record.detectors import (
@@ -100,7 +100,7 @@ def tune_detectors(
     progress: Progress,
     store: str,
     home: Folder | RemoteFolder,
-    absent: Collection[tuple[str, int]],
+    absent: Collection[Key],
     broken: Collection[Any],
     nodes: Sequence[Node],
 ) -> dict[str, TunedDetector]:
@@ -111,12 +111,12 @@ def tune_detectors(
     Args:
         searches: with a detector that is not tuned yet.
         store: of victims.
-        absent, broken: attacks and seeds of victims without a backdoor, and victims that could not be made.
+        absent, broken: victims without a backdoor, and those that could not be made, as the driver knows them.
         nodes: it runs on; with GPUs every task gets a whole one.
     """
     running = []
     for search in searches:
-        cells = [cell for cell in search.cells if (cell.attack, cell.seed) not in absent and cell.victim not in broken]
+        cells = [cell for cell in search.cells if cell.whose not in absent and cell.made_from not in broken]
         if cells:  # else nothing is chosen: the victims may be made another time
             running.append(DetectorSearch(search, cells, spec.seeds[0], spec.search.published))
     if not running:

@@ -11,8 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from study.spec.combinations import swept_keys
 from study.spec.hints import hint, nameless_setting
 from study.spec.schema import StudySpec
+from study.spec.sweep import combinations
 from study.spec.yaml_io import SpecError, merge_assignments, parse_yaml_mapping, read_yaml_mapping
 from trainables.registry import SettingError, nearest
 
@@ -32,7 +34,7 @@ def load_spec(source: str | None, assignments: Iterable[str] = (), plugins: Sequ
         settings = read_yaml_mapping(recipe_path(name))
     elif Path(name).is_file():
         settings = read_yaml_mapping(Path(name))
-    elif Path(name).suffix in (".yaml", ".yml") or "/" in name:
+    elif Path(name).suffix in (".yaml", ".yml") or ("/" in name and not _is_beside_recipes(name)):
         raise SpecError(f"no such file: {name}")
     else:
         raise SpecError(f"unknown recipe {name!r}: {nearest(name, recipe_names())}; a file must end in .yaml")
@@ -48,11 +50,22 @@ def with_plugins(settings: dict[str, Any], plugins: Sequence[str]) -> dict[str, 
 def make_spec(settings: Mapping[str, Any]) -> StudySpec:
     """The validated spec of a mapping (SpecError)."""
     try:
-        return StudySpec.model_validate(dict(settings))
+        spec = StudySpec.model_validate(dict(settings))
+        combinations(spec)  # every one of them is a spec
+        return spec
     except ValidationError as error:
         raise SpecError(_one_line(error, settings)) from error
     except SettingError as error:
         raise SpecError(str(error)) from error
+
+
+def without_sweep(spec: StudySpec) -> StudySpec:
+    """The spec of one trial or one picture: neither sweeps anything, nor keeps a curve (SpecError)."""
+    if spec.sweep:
+        raise SpecError("sweep: this command is about one combination; set each key to one value, or use superft run")
+    if spec.curve.every is not None:
+        raise SpecError("curve: this command keeps no curve; use superft run, which writes it beside the ledger")
+    return spec
 
 
 def recipe_path(name: str) -> Path:
@@ -72,10 +85,15 @@ def recipe_text(name: str) -> str:
 
 
 def recipe_names() -> list[str]:
-    """Recipes that ship, sorted."""
-    return sorted(
-        Path(str(item)).stem for item in (resources.files("study") / "recipes").iterdir() if item.name.endswith(".yaml")
-    )
+    """Recipes that ship, sorted; those in a folder by its name too: ``paper/fig13``."""
+    root = Path(str(resources.files("study") / "recipes"))
+    found = (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    return sorted(found, key=lambda name: ("/" in name, name))
+
+
+def _is_beside_recipes(name: str) -> bool:
+    """Whether a name begins with a folder of recipes."""
+    return name.partition("/")[0] in {one.partition("/")[0] for one in recipe_names() if "/" in one}
 
 
 def _read_standard_input() -> dict[str, Any]:
@@ -95,11 +113,12 @@ def _one_line(error: ValidationError, settings: Mapping[str, Any]) -> str:
     path = ".".join(
         str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "float", "int"))
     )
+    swept = "sweep." if path in swept_keys(settings) else ""
     if first["type"] == "extra_forbidden":
-        return f"unknown key {path!r}: {hint(path, first['input'], settings)}"
+        return f"unknown key {swept + path!r}: {hint(path, first['input'], settings)}"
     if first["type"] == "missing":
         return f"missing key {path!r}"
-    prefix = f"{path}: " if path else ""
+    prefix = f"{swept}{path}: " if path else ""
     if first["type"] == "value_error":  # our own words
         return prefix + first["msg"].removeprefix("Value error, ")
     message = first["msg"].replace("Input should", "must").replace("must be a valid", "must be a")

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from search_spaces import space as search_spaces
+from study.spec.combinations import check_sweep, combinations_of, with_values
 from study.spec.methods import is_published, method_of, published_settings, typed_settings, without_method
 from study.spec.plugins import load_plugins
 from study.spec.resolved import Resolved, ResolvedAttack, ResolvedBaseline, ResolvedSearch
@@ -208,6 +209,23 @@ class ScenarioSpec(_Part):
         return self.type in ("new-head", "encoder")
 
 
+class CurveSpec(_Part):
+    """Rates along every repair, measured by the evaluator, which no defense sees.
+
+    ``every``: ``epoch`` (a pass over the images that the defense trains on) or a number of optimiser steps; left out:
+    a model is measured after its repair alone.
+    """
+
+    every: Literal["epoch"] | int | None = None
+
+    @field_validator("every", mode="before")
+    @classmethod
+    def _epoch_or_steps(cls, value: Any) -> Any:
+        if value not in ("epoch", None) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"must be epoch or a number of steps >= 1, got {value!r}")
+        return value
+
+
 class PluginPart(_Part):
     """A plug-in, as `trainables.plugins.load.Plugin` says it; in a spec of one's own its module or file is enough."""
 
@@ -227,6 +245,8 @@ class StudySpec(_Part):
 
     One defense may stand in a study several times, under labels of its own: ``defense.LABEL.method`` names the
     registered defense, and the label stands in ``defenses`` or ``baselines`` in its place.
+
+    ``sweep`` repeats the study over all combinations of values of some keys, see `study.spec.sweep`.
 
     ``seeds`` are the attackers' (poison, weights, training), ``defense_seeds`` the defenders' (which clean images they
     hold, and the draws of the repair); every defender meets every victim.
@@ -253,6 +273,8 @@ class StudySpec(_Part):
     clean_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     clean_source: str = "overlap"
     precision: Precision = "auto"
+    sweep: dict[str, list[Any]] = Field(default_factory=dict)
+    curve: CurveSpec = CurveSpec()
     store: Annotated[Place, BeforeValidator(_place)] | None = None
     resources: Resources = Resources()
     tracking: list[str] = Field(default_factory=list)
@@ -292,7 +314,13 @@ class StudySpec(_Part):
         """Defaults that depend on the data set, written out so that the stored spec is complete."""
         if not isinstance(data, dict):
             return data
-        filled, named = dict(data), data.get("dataset", "digits")
+        filled = dict(data)
+        if filled.get("sweep"):
+            # The study itself stands for its first combination; defaults that may differ are each combination's own.
+            sweep = check_sweep(filled["sweep"])
+            filled = with_values(filled, combinations_of(sweep)[0])
+            return filled | {"sweep": sweep, "plugins": load_plugins(filled)}
+        named = filled.get("dataset", "digits")
         filled["plugins"] = load_plugins(filled)  # first: they bring names that are asked for below
         source = SOURCES.get(named) if isinstance(named, str) and named in SOURCES else None
         scenario = filled.get("scenario")

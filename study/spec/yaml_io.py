@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,23 +72,32 @@ def merge_assignments(settings: dict[str, Any], assignments: Iterable[str]) -> d
     Raises:
         SpecError: an assignment without "=", with an empty key, or into something that is no mapping.
     """
-    merged = {key: dict(value) if isinstance(value, dict) else value for key, value in settings.items()}
+    merged = dict(settings)
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
-        parts = key.strip().split(".")
-        if not sign or not all(parts):
+        if not sign or not all(key.strip().split(".")):
             raise SpecError(f"--set {assignment!r}: write key=value, e.g. --set search.trials=64")
-        target = merged
-        for part in parts[:-1]:
-            inner = target.get(part)
-            if inner is None:
-                inner = {}
-            elif not isinstance(inner, dict):
-                raise SpecError(f"--set {assignment!r}: {part} is {inner!r}, it has no keys below it")
-            target[part] = dict(inner)
-            target = target[part]
-        target[parts[-1]] = parse_yaml(text, f"--set {key}") if text else None
+        value = parse_yaml(text, f"--set {key}") if text else None
+        merged = with_value(merged, key.strip(), value, f"--set {assignment!r}")
     return merged
+
+
+def with_value(settings: Mapping[str, Any], key: str, value: Any, called: str) -> dict[str, Any]:
+    """A copy of ``settings`` with ``value`` at a dotted key.
+
+    Args:
+        called: what asks for it, for messages.
+
+    Raises:
+        SpecError: the key leads into something that is no mapping.
+    """
+    first, _, rest = key.partition(".")
+    if not rest:
+        return {**settings, first: value}
+    inner = {} if settings.get(first) is None else settings[first]
+    if not isinstance(inner, Mapping):
+        raise SpecError(f"{called}: {first} is {inner!r}, it has no keys below it")
+    return {**settings, first: with_value(inner, rest, value, called)}
 
 
 def without_password(url: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from trainables.training import loop
 from trainables.training.loop import Augmentation, Counters, History
 from trainables.training.predict import predict
 from trainables.training.recipes import TrainingRecipe
+from trainables.training.watch import watched, watching
 
 # Part of every key of the memo: raise it when a change makes what is kept wrong.
 MEMO_SCHEMA = 1
@@ -77,11 +78,18 @@ class Trainer:
         """`loop.fit` with this bench's random stream, precision and counters."""
         settings.setdefault("counters", self.counters)
         self._note_batch(data, settings)
+        self._let_watch(model, data, purpose, settings)
         return loop.fit(model, data, generator=self.generator("batches", purpose), precision=self.precision, **settings)
 
     def _note_batch(self, data: ImageSet, settings: Mapping[str, Any]) -> None:
         if settings["steps"]:
             self._had_batch(min(settings.get("batch_size", loop.BATCH_SIZE), len(data)))
+
+    def _let_watch(self, model: nn.Module, data: ImageSet, purpose: str, settings: dict[str, Any]) -> None:
+        """After each step, whoever watches looks at the model (a part of one is none)."""
+        if isinstance(model, Classifier):
+            batch, after_step = settings.get("batch_size", loop.BATCH_SIZE), settings.get("after_step")
+            settings["after_step"] = watched(model, purpose, self.counters.steps, batch, len(data), after_step)
 
     def _had_batch(self, images: int) -> None:
         self.batch = max(images, self.batch or 0)
@@ -138,6 +146,7 @@ class Trainer:
         """
         self._note_batch(data, settings)
         vectors, head_only = FeatureSet(self.embeddings(model, data.images), data.labels), Counters()
+        self._let_watch(model, data, purpose, settings)
         history = loop.fit(
             Head(model),
             vectors,
@@ -164,7 +173,8 @@ class Trainer:
 
         def make() -> Artifact:
             before, batch, self.batch = dataclasses.replace(self.counters), self.batch, None
-            tensors = {name: tensor.detach().cpu() for name, tensor in build().items()}
+            with watching(None):  # the next trial finds it ready made, with nothing to look at
+                tensors = {name: tensor.detach().cpu() for name, tensor in build().items()}
             work = {
                 item.name: getattr(self.counters, item.name) - getattr(before, item.name)
                 for item in dataclasses.fields(Counters)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,12 +19,12 @@ from trainables.registry import Registry, SettingError
 
 @dataclass(frozen=True)
 class AttackTables:
-    """All that is known of one attack (on one data set and model): the tables of a study, cut to it.
+    """All that is known of one attack, on one data set and model, in one combination: a study's tables, cut to it.
 
     ``settings``, ``members``, ``searched``, ``history``, ``beside`` and ``costs`` are what ``settings.aggregate``,
     ``fronts``, ``candidates``, ``hypervolume_over_trials``, ``equal_rules.parity`` and ``search_costs`` return;
     ``rows`` are the ledger's. ``shared`` are the members of the fronts over all attacks, where searches were over
-    all of them.
+    all of them. ``curves`` is what `record.curves.read_curves` returns; empty where none were kept.
     """
 
     settings: pd.DataFrame
@@ -35,6 +35,7 @@ class AttackTables:
     costs: pd.DataFrame
     rows: pd.DataFrame
     shared: pd.DataFrame
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def importances(self) -> dict[str, Importance]:

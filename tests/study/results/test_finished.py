@@ -83,7 +83,7 @@ def test_a_search_whose_victim_cannot_be_made_is_over_after_one_setting_everywhe
     spec, folder = tiny_spec("baselines=[]"), tmp_path
     write_atomically(folder / "study.yaml", spec.to_yaml().encode())
     driver = make_driver(spec, folder / "trials.jsonl")
-    driver.break_victims({driver.plan.cells[0].victim: "victim: boom"})
+    driver.break_victims({driver.plan.cells[0].made_from: "victim: boom"})
     run(driver)
     driver.ledger.close()
     assert driver.done == 1

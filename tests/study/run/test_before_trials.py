@@ -72,7 +72,7 @@ def test_a_victim_on_a_full_card_gets_the_next_share_in_whatever_words_it_is_ful
     ending(monkeypatch, FULL, FACTS, FACTS)
     made = make_victims(driver.plan, progress, 0.25, "store")
     assert made.failed == {}
-    assert made.judged[("badnets", 0)].victim == "badnets-digits"
+    assert made.judged[("badnets", 0, "")].victim == "badnets-digits"
     assert gpus == [0.25, 0.25, 0.3333]
     assert " (seed 0): out of memory on 1/4 GPU; once more on 1/3" in said.getvalue()
 

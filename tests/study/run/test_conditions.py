@@ -18,6 +18,7 @@ from study.record.columns import to_frame
 from study.record.folder import Folder
 from study.record.victims import (
     Judged,
+    Key,
     NoBackdoorError,
     absent,
     absent_in_words,
@@ -37,7 +38,7 @@ from tests.study.tiny import make_driver, run, tiny_spec
 from trainables.job import Job
 
 FOUR = ("attacks=[badnets, blended]", "seeds=[0, 1]", "search.per=all", "baselines=[]", "search.trials=3")
-CELLS = (("badnets", 0), ("badnets", 1), ("blended", 0), ("blended", 1))
+CELLS = (("badnets", 0, ""), ("badnets", 1, ""), ("blended", 0, ""), ("blended", 1, ""))
 
 
 @pytest.fixture(autouse=True)
@@ -45,16 +46,16 @@ def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 
-def judged(*without: tuple[str, int]) -> dict[tuple[str, int], Judged]:
+def judged(*without: Key) -> dict[Key, Judged]:
     return {
-        key: Judged(*key, f"victim-{key}", "ASR 0.100 is below 0.8" if key in without else None, 0.1, 0.0, 0.9)
+        key: Judged(*key[:2], f"victim-{key}", "ASR 0.100 is below 0.8" if key in without else None, 0.1, 0.0, 0.9)
         for key in CELLS
     }
 
 
 def one_of_four(job: Job, plan: Plan, **changes: Any) -> dict[str, Any]:
     """Only BadNets under seed 0 has a backdoor; there the repair works, elsewhere there was nothing to repair."""
-    works = (job.cell.attack, job.cell.seed) == CELLS[0]
+    works = job.cell.whose == CELLS[0]
     rates = {"asr": 0.004, "clean_accuracy": 0.548} if works else {"asr": 0.341, "clean_accuracy": 0.587}
     full = make_row(
         "all/super_ft/0000",
@@ -129,7 +130,7 @@ def test_a_search_without_any_backdoor_is_left_out_and_its_trials_only_run_if_as
     first = driver.next_job()  # as a driver that looked for work before the victims were known
     assert first is not None
     driver.put_back(first)
-    driver.leave_out({("blended", 0)})
+    driver.leave_out({("blended", 0, "")})
     run(driver)
     baselines = {row["attack"] for row in driver.ledger.rows() if row["role"] == "baseline"}
     assert baselines == ({"badnets"} if policy == "skip" else {"badnets", "blended"})
@@ -145,7 +146,7 @@ def test_a_pooled_search_runs_only_where_there_is_a_backdoor(tmp_path: Path) -> 
     assert driver.has_work()  # a setting was asked, with a job for each of the four
     driver.leave_out({CELLS[1], CELLS[2], CELLS[3]})
     assert run(driver, measure=one_of_four) == driver.total == 3
-    assert {(row["attack"], row["seed"]) for row in driver.ledger.rows()} == {CELLS[0]}
+    assert {(row["attack"], row["seed"], "") for row in driver.ledger.rows()} == {CELLS[0]}
     assert {row["models"] for row in driver.ledger.rows()} == {4}
     (search,) = driver.searches
     assert [trial.state for trial in search.study.trials] == [TrialState.COMPLETE] * 3
@@ -160,7 +161,7 @@ def test_a_search_that_is_left_out_leaves_no_optuna_trial_running(tmp_path: Path
     driver = make_driver(tiny_spec("baselines=[]"), tmp_path / "trials.jsonl")
     assert driver.has_work()
     (search,) = driver.searches
-    driver.leave_out({("badnets", 0)})
+    driver.leave_out({("badnets", 0, "")})
     assert [trial.state for trial in search.study.trials] == [TrialState.FAIL]
     assert driver.finished
     assert driver.total == 0
@@ -185,7 +186,7 @@ def test_a_study_continued_after_its_decision_decides_the_same(stop: int, tmp_pa
     again = driver()
     assert (again.done, again.total) == (stop, 3)
     run(again, measure=one_of_four)
-    assert {(row["attack"], row["seed"]) for row in again.ledger.rows()} == {CELLS[0]}
+    assert {(row["attack"], row["seed"], "") for row in again.ledger.rows()} == {CELLS[0]}
     assert again.finished
 
 
@@ -212,8 +213,8 @@ def test_a_study_without_decisions_goes_on_as_its_rows_say(tmp_path: Path) -> No
     ]
     found = decided(tmp_path, rows)
     assert {key: one.not_implanted for key, one in found.items()} == {
-        ("badnets", 0): None,
-        ("blended", 0): "ASR 0.2 is below 0.8",
+        ("badnets", 0, ""): None,
+        ("blended", 0, ""): "ASR 0.2 is below 0.8",
     }
 
 
@@ -246,5 +247,5 @@ def test_plan_is_smaller_by_exactly_what_has_no_backdoor() -> None:
             left = 4 - count
             assert plan.total_jobs == left * 2 + (left * 3 if left else 0)
             assert {cell.victim for cell in plan.cells}.isdisjoint(
-                cell.victim for cell in make_plan(spec).cells if (cell.attack, cell.seed) in lost
+                cell.victim for cell in make_plan(spec).cells if cell.whose in lost
             )

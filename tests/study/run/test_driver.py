@@ -224,7 +224,7 @@ def test_a_diverged_trial_is_a_completed_worst_point(tmp_path: Path) -> None:
 
 def test_cells_with_a_broken_victim_fail_without_being_run_and_the_rest_goes_on(tmp_path: Path) -> None:
     driver = make_driver(tiny_spec(*TWO, "search.trials=6"), tmp_path / "trials.jsonl")
-    broken = {cell.victim: "victim: boom" for cell in driver.plan.cells if cell.attack == "blended"}
+    broken = {cell.made_from: "victim: boom" for cell in driver.plan.cells if cell.attack == "blended"}
     driver.break_victims(broken)
     measured: list[Job] = []
 
@@ -246,7 +246,7 @@ def test_cells_with_a_broken_victim_fail_without_being_run_and_the_rest_goes_on(
 def test_a_broken_victim_that_can_be_made_later_gets_its_search(tmp_path: Path) -> None:
     storage = InMemoryStorage()
     first = make_driver(tiny_spec("baselines=[]", *AS_PUBLISHED), tmp_path / "trials.jsonl", storage)
-    first.break_victims({first.plan.cells[0].victim: "victim: no space left on device"})
+    first.break_victims({first.plan.cells[0].made_from: "victim: no space left on device"})
     run(first)
     assert first.ledger.set_aside_failed() == 1  # --retry-failed
     first.ledger.close()

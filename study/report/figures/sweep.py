@@ -1,0 +1,229 @@
+"""Figure: ASR and clean accuracy over a swept key, as in Figures 13 and 15 of Sha et al.: two rows, a column per panel.
+
+Unlike the figures of an attack, it draws all combinations of a study at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from study.report.figures.style import (
+    COLUMN_WIDTH,
+    FONT,
+    GREY,
+    SMALL_FONT,
+    TEXT_WIDTH,
+    canvas,
+    for_print,
+    legend_columns,
+    percent_tick,
+    searched_style,
+)
+from study.results.settings import ALL_ATTACKS
+
+RATES = {"asr_report": "ASR", "clean_accuracy_report": "clean accuracy"}
+BEFORE = "before repair"
+MOST_PANELS = 5
+LOG_FROM = 20.0  # an axis whose largest value is so many times the smallest is logarithmic
+DASHES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: a defense against an attack over the values of the key.
+
+    Args:
+        attack, defense: whose; defense `BEFORE` is the model as it was.
+        place: of each point among the values of the axis.
+        rates: of each column of RATES, (mean, least, most) over the runs at each point.
+    """
+
+    attack: str
+    defense: str
+    place: list[int]
+    rates: dict[str, tuple[list[float], list[float], list[float]]]
+
+    @property
+    def name(self) -> str:
+        """For the legend."""
+        return f"{self.attack}, {self.defense}"
+
+
+@dataclass(frozen=True)
+class Panels:
+    """One figure: the axis, and a column of two panels for each value of a second key.
+
+    Args:
+        key, values: the axis.
+        columns: title of each column and its lines.
+        where: the values of all other keys, in words; empty where there are none.
+        order: labels of defenses, as the study lists them.
+    """
+
+    key: str
+    values: Sequence[Any]
+    columns: Sequence[tuple[str, Sequence[Series]]]
+    where: str = ""
+    order: Sequence[str] = ()
+
+    @property
+    def defenses(self) -> list[str]:
+        """Labels of the defenses, the study's first one first: it is drawn in full, the others thin and broken."""
+        found = {one.defense for _, lines in self.columns for one in lines} - {BEFORE}
+        return sorted(found, key=lambda name: (name not in self.order, [*self.order, name].index(name), name))
+
+
+def axis_of(sweep: Mapping[str, Sequence[Any]]) -> str:
+    """The key along the axis: of those with numbers the one with most values, else the first with most values."""
+    numeric = [key for key, values in sweep.items() if all(map(_is_number, values))]
+    return max(numeric or list(sweep), key=lambda key: len(sweep[key]))
+
+
+def sweep_panels(
+    table: pd.DataFrame,
+    sweep: Mapping[str, Sequence[Any]],
+    values_of: Mapping[str, Mapping[str, Any]],
+    order: Sequence[str] = (),
+) -> list[Panels]:
+    """The figures of a sweep: one, unless there are more than two keys or more columns than fit.
+
+    Args:
+        table: rows of ``settings.aggregate``.
+        sweep: of the study.
+        values_of: of each combination, its values by key.
+        order: labels of defenses, as the study lists them.
+    """
+    axis = axis_of(sweep)
+    rest = [key for key in sweep if key != axis]
+    second = max(rest, key=lambda key: len(sweep[key])) if rest else None
+    others = [key for key in rest if key != second]
+    values = sorted(sweep[axis]) if all(map(_is_number, sweep[axis])) else list(sweep[axis])
+    groups: dict[tuple[Any, ...], dict[Any, list[str]]] = {}
+    for name, own in values_of.items():
+        column = "" if second is None else own[second]
+        groups.setdefault(tuple(own[key] for key in others), {}).setdefault(column, []).append(name)
+    found = []
+    for fixed, columns in groups.items():
+        where = ", ".join(f"{key} {_text(value)}" for key, value in zip(others, fixed, strict=True))
+        drawn = []
+        for value, names in columns.items():
+            places = {name: values.index(values_of[name][axis]) for name in names}
+            title = "" if second is None else f"{second} {_text(value)}" if _is_number(value) else str(value)
+            drawn.append((title, sweep_series(table, places)))
+        for start in range(0, len(drawn), MOST_PANELS):
+            found.append(Panels(axis, values, drawn[start : start + MOST_PANELS], where, order))
+    return found
+
+
+def sweep_series(table: pd.DataFrame, places: Mapping[str, int]) -> list[Series]:
+    """The lines of a column: of each attack the model before repair, each baseline, each search's published setting.
+
+    Args:
+        places: of each combination on the axis.
+    """
+    own = table[table["combination"].isin(list(places)) & (table["attack"] != ALL_ATTACKS)]
+    own = own[(own["role"] == "baseline") | ((own["role"] == "search") & own["published"].astype(bool))]
+    own = own[own["asr_report"].notna() & own["cells"].gt(0)]
+    found = []
+    for attack, group in own.groupby("attack", sort=True):
+        before = group.drop_duplicates("combination")
+        found.append(_series(str(attack), BEFORE, before, places, "_before_report"))
+        for defense, rows in group[group["defense"] != "none"].groupby("defense_label", sort=True):
+            found.append(_series(str(attack), str(defense), rows, places, "_report"))
+    return found
+
+
+def _series(attack: str, defense: str, rows: pd.DataFrame, places: Mapping[str, int], suffix: str) -> Series:
+    rows = rows.assign(place=rows["combination"].map(places)).sort_values("place")
+    rates = {}
+    for column in RATES:
+        mean = rows[column.replace("_report", suffix)].astype(float).tolist()
+        spread = suffix == "_report"
+        least, most = ((rows[f"{column}_{end}"].astype(float).tolist() if spread else mean) for end in ("min", "max"))
+        rates[column] = (mean, least, most)
+    return Series(attack, defense, rows["place"].tolist(), rates)
+
+
+def sweep_png(title: str, panels: Panels) -> Figure:
+    """The figure for print: ASR above, clean accuracy below."""
+    names = list(dict.fromkeys(one.name for _, lines in panels.columns for one in lines))
+    attacks = list(dict.fromkeys(one.attack for _, lines in panels.columns for one in lines))
+    defenses = panels.defenses
+    count = len(panels.columns)
+    width = COLUMN_WIDTH if count == 1 else min(TEXT_WIDTH, 0.6 + 1.9 * count)
+    legend = legend_columns(names, width)
+    figure = canvas(width, 3.6 + 0.14 * (-(-len(names) // legend)))
+    axes = figure.subplots(2, count, squeeze=False, sharex=True, sharey="row")
+    handles: dict[str, Any] = {}
+    for column, (head, lines) in enumerate(panels.columns):
+        for row, (rate, words) in enumerate(RATES.items()):
+            axis = axes[row][column]
+            for one in lines:
+                colour, (_, marker) = searched_style(attacks.index(one.attack))
+                place = defenses.index(one.defense) if one.defense in defenses else 0
+                dashes = DASHES[place % len(DASHES)]
+                line = _draw(axis, panels.values, one, rate, colour, "" if place else marker, dashes)
+                handles.setdefault(one.name, line)
+            _dress(axis, panels)
+            if column == 0:
+                axis.set_ylabel(words)
+            if row == 0:
+                axis.set_title(head)
+            else:
+                axis.set_xlabel(panels.key)
+            axis.set_ylim(*((-0.02, 1.02) if row == 0 else (None, None)))
+            for_print(axis)
+    where = f" ({panels.where})" if panels.where else ""
+    figure.suptitle(f"{title}{where}: report half", fontsize=FONT, fontweight="bold")
+    look = {"fontsize": SMALL_FONT, "frameon": False, "columnspacing": 1.2, "handletextpad": 0.5}
+    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=legend, **look)
+    return figure
+
+
+def _draw(axis: Axes, values: Sequence[Any], one: Series, rate: str, colour: str, marker: str, dashes: str) -> Any:
+    x = [float(values[place]) if _is_axis(values) else float(place) for place in one.place]
+    mean, least, most = (np.array(part) for part in one.rates[rate])
+    if one.defense == BEFORE:  # what was to be repaired: faint, without marks
+        return axis.plot(x, mean, color=colour, linewidth=0.8, alpha=0.45, linestyle=(0, (1, 1.5)))[0]
+    axis.fill_between(x, least, most, color=colour, alpha=0.12, linewidth=0)
+    return axis.plot(
+        x, mean, color=colour, marker=marker, markersize=3, linewidth=1.2 if marker else 0.8, linestyle=dashes
+    )[0]
+
+
+def _dress(axis: Axes, panels: Panels) -> None:
+    axis.yaxis.set_major_formatter(percent_tick)
+    values = panels.values
+    if not _is_axis(values):
+        axis.set_xticks(range(len(values)), [_text(value) for value in values])
+        axis.set_xlim(-0.3, len(values) - 0.7)
+        return
+    if _is_log(values):
+        axis.set_xscale("log")
+        axis.minorticks_off()
+    axis.set_xticks([float(value) for value in values], [_text(value) for value in values])
+    axis.axhline(0.0, color=GREY, linewidth=0.3, zorder=0)
+
+
+def _is_axis(values: Sequence[Any]) -> bool:
+    return all(map(_is_number, values))
+
+
+def _is_log(values: Sequence[Any]) -> bool:
+    return bool(min(values) > 0 and max(values) / min(values) >= LOG_FROM)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
