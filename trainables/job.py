@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trainables.data.load import DataSource
+from trainables.evaluation.aftermath.settings import Aftermath
 from trainables.victims import VictimSpec
 
 Role = Literal["search", "baseline", "control"]
@@ -94,6 +95,7 @@ class Job:
         cell: what the setting is scored on.
         settings: of the defense, complete enough to rebuild it.
         published: whether they are exactly the published point.
+        aftermath: what is asked of its repaired model; None: nothing.
     """
 
     label: str
@@ -102,6 +104,7 @@ class Job:
     cell: Cell
     settings: Mapping[str, Any]
     published: bool
+    aftermath: Aftermath | None = None
 
     @property
     def key(self) -> tuple[str, str, int, int]:

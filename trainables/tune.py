@@ -145,7 +145,7 @@ class TrialTrainable(tune.Trainable):
             return NoGpu(self.no_gpu)
         try:
             with time_limit(self.trial_seconds):
-                result = self.bench.run(self.job.cell, self.job.settings)
+                result = self.bench.run(self.job.cell, self.job.settings, self.job.aftermath)
         except TimeLimitError as error:
             return Cut(str(error))
         except StoreUnavailableError as error:  # the actor lives on, for when the store is back

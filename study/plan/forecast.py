@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study.plan.costs import Work, trial_cost, victims_cost, work_left
+from study.plan.costs import Work, aftermath_left, trial_cost, victims_cost, work_left
 from study.plan.gpu_shares import Kind, Measurement, choose_shares, kinds, read_measurements, still_valid
 from study.plan.jobs import Plan
 from study.plan.slots import Node, count_slots, counted, describe_nodes, describe_share, slots_on, wanted_gpus
@@ -18,6 +18,7 @@ from study.record.detectors import DETECTOR_SETTINGS
 from study.record.words import duration, finishing_time
 from trainables.data.images import Dataset
 from trainables.data.sources.folders import FOLDER
+from trainables.evaluation.aftermath.reinjection import without_poisoned_data
 from trainables.job import Cell
 from trainables.machine.device_meter import CONTEXT_BYTES
 
@@ -68,6 +69,7 @@ def plan_lines(
             f"of each by what they leave out, without retraining; the features cost {passes / 3:.1f} E, which the "
             "trials then find ready; oracle: by the poison mask"
         )
+    after = aftermath_lines(plan, dataset, left)
     return [
         *lines,
         f"baselines: {sum(item.trials for item in baselines)} trials, {_epochs(baselines):.1f} E",
@@ -75,7 +77,24 @@ def plan_lines(
         f"{sum(item.trials for item in searches)} trials, {_epochs(searches):.1f} E {one}",
         f"total:     {trials} trials, {training + _epochs(work):.1f} E; "
         f"1 E is one epoch on all {len(dataset.train)} images",
+        *after,
     ]
+
+
+def aftermath_lines(plan: Plan, dataset: Dataset, left: Mapping[str, int] | None = None) -> list[str]:
+    """What is asked of the repaired models, and its cost, which is no part of what a repair or a search costs."""
+    asked = plan.spec.aftermath.resolved()
+    if asked is None:
+        return []
+    work = aftermath_left(plan, dataset, left)
+    parts = [name for name in ("reinjection", "membership") if getattr(asked, name) is not None]
+    shadows = f", and {work.shadow_epochs:.1f} E for shadow models" if work.shadow_epochs else ""
+    asks = f"{' and '.join(parts)} of {work.trials} repaired models"
+    lines = [f"aftermath: {asks}, {work.epochs:.1f} E{shadows}; charged to no search"]
+    if asked.reinjection is not None:
+        attacks = {cell.attack: cell.victim.make_attack() for cell in plan.cells}
+        lines += [f"           {said}" for attack in attacks.values() if (said := without_poisoned_data(attack))]
+    return lines
 
 
 def _flip_line(data: Dataset) -> str:
@@ -180,7 +199,8 @@ class Forecast:
         timed: dict[str, list[float]] = {}
         for row in rows:
             if row["status"] != "failed":
-                timed.setdefault(row["defense"], []).append(row["wall_seconds"])
+                taken = row["wall_seconds"] + (row.get("seconds_aftermath") or 0.0)
+                timed.setdefault(row["defense"], []).append(taken)
         total = longest = 0.0
         for kind in self.kinds:
             if not self.left(kind):

@@ -13,9 +13,11 @@ from search_spaces.space import Space, fingerprint
 from study.plan.targets import with_label_numbers
 from study.spec.resolved import ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.schema import StudySpec
+from trainables.aftermath import check_aftermath
 from trainables.data.images import DataError, Dataset
 from trainables.data.split import split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
+from trainables.evaluation.aftermath.settings import UNDEFENDED, Aftermath
 from trainables.job import Cell, Job, Role
 from trainables.models.build import build_model, check_output
 from trainables.victims import VictimSpec, attacker_indices, check_victim
@@ -73,11 +75,12 @@ class Search:
 
 @dataclass(frozen=True)
 class Plan:
-    """All the work of a study."""
+    """All the work of a study. ``aftermath``: what is asked of the models that searched settings repair."""
 
     spec: StudySpec
     baselines: tuple[Job, ...]
     searches: tuple[Search, ...]
+    aftermath: Aftermath | None = None
 
     @property
     def total_jobs(self) -> int:
@@ -179,12 +182,15 @@ def make_plan(spec: StudySpec) -> Plan:
 
     baselines = []
     for attack in study.attacks:
-        roles: list[Role] = ["baseline", "control"] if study.controls and attack.has_control else ["baseline"]
         for baseline in study.baselines:
+            # An aftermath is read against the clean model as well.
+            compared = study.controls or (study.aftermath is not None and baseline.defense == UNDEFENDED)
+            roles: list[Role] = ["baseline", "control"] if compared and attack.has_control else ["baseline"]
             for seed, own, role in itertools.product(study.seeds, study.defense_seeds, roles):
                 label = f"{attack.name}/{baseline.label}/{role}"
                 cell = cell_of(attack, baseline, seed, own, control=role == "control")
-                baselines.append(Job(label, label, role, cell, baseline.settings, baseline.published))
+                job = Job(label, label, role, cell, baseline.settings, baseline.published, study.aftermath)
+                baselines.append(job)
     groups = {"all": study.attacks} if study.shared else {attack.name: (attack,) for attack in study.attacks}
     searches = []
     for group, attacks in groups.items():
@@ -193,7 +199,8 @@ def make_plan(spec: StudySpec) -> Plan:
             cells = tuple(cell_of(attack, search, seed, own) for attack, seed, own in pairs)
             label = f"{group}/{search.label}"
             searches.append(Search(label, search.defense, cells, search.space, search.fixed, search.detector))
-    return Plan(spec, tuple(baselines), tuple(searches))
+    of_searches = study.aftermath if spec.aftermath.trials == "all" else None
+    return Plan(spec, tuple(baselines), tuple(searches), of_searches)
 
 
 def load_data(spec: StudySpec) -> tuple[Dataset, Dataset | None]:
@@ -223,11 +230,14 @@ def check_plan(plan: Plan, dataset: Dataset, upstream: Dataset | None = None) ->
     check_output(model, plan.spec.model, dataset.image_size)
     for cell in reversed(plan.victims()):  # controls last: nobody asked for them by name
         check_victim(cell.victim, dataset, upstream)
-    trials = [(job.cell, job.settings) for job in plan.baselines]
-    trials += [(cell, search.published_settings()) for search in plan.searches for cell in search.cells]
-    for cell, settings in trials:
+    trials = [(job.cell, job.settings, job.aftermath) for job in plan.baselines]
+    for search in plan.searches:
+        trials += [(cell, search.published_settings(), plan.aftermath) for cell in search.cells]
+    for cell, settings, aftermath in trials:
         defense = DEFENSES.create(cell.defense, settings)
         defense.check(model, *held(defense, cell, dataset), image_size=dataset.image_size)
+        if aftermath is not None:
+            check_aftermath(aftermath, cell, settings, dataset)
 
 
 def held(defense: Defense, cell: Cell, dataset: Dataset) -> tuple[int, int]:

@@ -318,7 +318,7 @@ class Driver:
             spent = math.fsum(row["charged_epochs"] for row in self._on_cells(search, trial_id))
             self._held[search.search.label][trial_id] = max(0.0, self._planned(search, settings) - spent)
         for cell in search.search.cells:
-            self._enqueue(Job(search.search.label, trial_id, "search", cell, settings, published))
+            self._enqueue(Job(search.search.label, trial_id, "search", cell, settings, published, self.plan.aftermath))
 
     def _enqueue(self, job: Job) -> None:
         if not self.ledger.has(*job.key):

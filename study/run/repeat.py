@@ -48,7 +48,8 @@ def repeat_trial(
     plan, _, _ = prepare(spec)
     settings = {key.removeprefix("param."): value for key, value in row.items() if key.startswith("param.")}
     role: Role = row["role"]
-    job = Job(str(row["search"] or trial), trial, role, _cell(plan, row), settings, bool(row["published"]))
+    asked = plan.spec.aftermath.resolved() if {"reinjection", "membership"} & row.keys() else None
+    job = Job(str(row["search"] or trial), trial, role, _cell(plan, row), settings, bool(row["published"]), asked)
     given = "cpu" if device is None and str(row.get("device")).startswith("cpu ") else device
     # The row's own: the resources of a study may change while it runs.
     threads = row.get("threads") or plan.spec.resources.cpus_per_trial
