@@ -117,6 +117,11 @@ class Plan:
         """The searches whose detector is to be tuned before their first trial."""
         return [search for search in self.searches if search.detector is not None and search.tuned is None]
 
+    def aftermath_of(self, labels: Collection[str]) -> Aftermath | None:
+        """What is asked of the models that the searches and baselines of these labels repair; of some is enough."""
+        asked = (job.aftermath for job in self.baselines if job.label in labels)
+        return next((one for one in asked if one is not None), self.aftermath)
+
     def models(self, role: Role) -> int:
         """Victims that a setting of that role is meant for, those without a backdoor included."""
         shared = role == "search" and self.spec.search.per == "all"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -44,8 +45,7 @@ def reinjection_table(frame: pd.DataFrame) -> pd.DataFrame:
     keys = ["dataset", "model", "attack", "seed", "arm", "lr"]
     clean = table[table["shown_as"] == CLEAN_CONTROL].drop_duplicates(keys).set_index(keys)
     for name in ("area", "steps_to_half"):
-        own = pd.to_numeric(table[name], errors="coerce").astype("float64")
-        of_clean = pd.to_numeric(_looked_up(table, clean[name], keys), errors="coerce").astype("float64")
+        own, of_clean = _floats(table[name]), _floats(_looked_up(table, clean[name], keys))
         table[f"{name}_over_clean"] = own / of_clean.where(of_clean > 0)
     return table
 
@@ -82,7 +82,7 @@ def membership_table(frame: pd.DataFrame) -> pd.DataFrame:
     keys = ["dataset", "model", "attack", "seed", "group", "membership_attack"]
     for name, shown in (("undefended", NOT_REPAIRED), ("clean", CLEAN_CONTROL)):
         against = table[table["shown_as"] == shown].drop_duplicates(keys).set_index(keys)["auc"]
-        table[f"auc_over_{name}"] = table["auc"] - _looked_up(table, against, keys)
+        table[f"auc_over_{name}"] = table["auc"] - _floats(_looked_up(table, against, keys))
     return table
 
 
@@ -129,3 +129,8 @@ def _looked_up(table: pd.DataFrame, values: pd.Series[Any], keys: list[str]) -> 
     """For each row the value under its keys; None where there is none."""
     known = values.to_dict()
     return [known.get(place) for place in table[keys].itertuples(index=False, name=None)]
+
+
+def _floats(values: Iterable[Any]) -> pd.Series[float]:
+    """Numbers as float64; missing ones as NaN."""
+    return pd.Series([math.nan if pd.isna(value) else float(value) for value in values], dtype="float64")
