@@ -81,11 +81,19 @@ def spec_keys() -> str:
 def _key_rows(model: type[BaseModel], prefix: str) -> Iterable[tuple[str, str, str, str]]:
     for name, field in model.model_fields.items():
         key, part = f"{prefix}{name}", field.annotation
-        if isinstance(part, type) and issubclass(part, BaseModel):
-            yield from _key_rows(part, f"{key}.")
+        # A part that may be left out is one of two types: itself, or none.
+        options = get_args(part) if get_origin(part) in (Union, UnionType) else (part,)
+        inner = next((one for one in options if _is_part(one)), None)
+        if inner is not None:
+            yield from _key_rows(inner, f"{key}.")
             continue
         meaning = field.description or SPEC_KEYS[key]
         yield f"`{key}`", _type_words(part, field.metadata), _default(field), meaning
+
+
+def _is_part(hint: Any) -> bool:
+    """Whether a key holds further keys."""
+    return isinstance(hint, type) and issubclass(hint, BaseModel)
 
 
 def _default(field: FieldInfo) -> str:

@@ -122,4 +122,31 @@ SPEC_KEYS: dict[str, str] = {
         "[adding your own](extending.md)."
     ),
     "tracking": "Tools that follow the study: see [watching a study](results.md#watching-a-study).",
+    "aftermath.trials": (
+        "Whose repaired models the [aftermath](#aftermath-what-becomes-of-a-repaired-model) is asked of: the "
+        "`baselines`, or `all`: every searched setting too, at the same cost each."
+    ),
+    "aftermath.reinjection.rates": (
+        "Shares of the attacker's training set that carry the trigger again; `original`: the attack's own. All of "
+        "`aftermath.reinjection` holds only where it is given: `aftermath: {reinjection: {}}` takes the defaults."
+    ),
+    "aftermath.reinjection.counts": (
+        "Numbers of images that carry the trigger again. 0 asks whether clean training alone brings the backdoor back."
+    ),
+    "aftermath.reinjection.lrs": "Constant learning rates of SGD with momentum 0.9; every amount is tried at each.",
+    "aftermath.reinjection.epochs": "Passes over the attacker's training set.",
+    "aftermath.reinjection.batch_size": "Images per step.",
+    "aftermath.membership.images": (
+        "Members, and as many non-members; half of both set thresholds, half is judged. Left out: 5,000, or as many "
+        "as the data set has. All of `aftermath.membership` holds only where it is given."
+    ),
+    "aftermath.membership.attacks": (
+        "`loss`: one threshold on the loss. `entropy`: modified entropy, a threshold per class. `shadow`: a network "
+        "that learned on one shadow model. `lira`: offline LiRA, over `shadows` shadow models."
+    ),
+    "aftermath.membership.shadows": "Shadow models of `lira`, each trained on half of the images that are not asked.",
+    "aftermath.membership.adaptive": (
+        "Shadow models go through the same attack and the same repair. `false`: they are trained on clean images and "
+        "not repaired, which is cheaper and measures a weaker asker."
+    ),
 }

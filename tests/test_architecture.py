@@ -27,7 +27,8 @@ FLOORS = {
         *({"results"}, {"plan"}, {"record"}, {"spec"}),
     ),
     "trainables": (
-        *({"tune"}, {"trial"}, {"job"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
+        *({"tune"}, {"trial"}, {"aftermath"}, {"job"}, {"victims"}),
+        *({"evaluation", "scenarios"}, {"attacks", "defenses"}),
         *(
             {"training"},
             {"data", "models"},

@@ -156,6 +156,16 @@ DETECTION_COLUMNS = (
     Column("target_flagged", "flag", "whether all classes that the attacker wants are among them"),
     Column("false_classes", "count", "how many others are among them"),
 )
+# Only where a study asks for the aftermath; no part of what a repair costs or takes.
+AFTERMATH_COLUMNS = (
+    Column("reinjection", "json", "how the backdoor came back in further training on poisoned data, a list of curves"),
+    Column("membership", "json", "how well membership of the training set was told, a list of groups and attacks"),
+    Column("aftermath_steps", "count", "optimiser steps of the aftermath: re-injection, shadow models, their repairs"),
+    Column("aftermath_forward_samples", "count", "images that went forward in the aftermath", IMAGES),
+    Column("aftermath_backward_samples", "count", "images whose gradients of the weights were taken in it", IMAGES),
+    Column("aftermath_input_backward_samples", "count", "images whose gradient of the pixels was taken in it", IMAGES),
+    Column("seconds_aftermath", "number", "time of the aftermath, beside wall_seconds", SECONDS),
+)
 # What a trial that is run again need not repeat: when, where and how fast it ran, and what it found ready made.
 CIRCUMSTANCES = frozenset(
     {
@@ -163,6 +173,8 @@ CIRCUMSTANCES = frozenset(
         *("device", "versions", "code", "plugins", "threads", "precision", "victim_trained_on", "victim"),
         *("wall_seconds", "seconds_setup", "seconds_repair", "seconds_evaluate", "peak_memory_bytes"),
         *("flags", "shared_work", "forward_samples", "backward_samples", "input_backward_samples"),
+        *("seconds_aftermath", "aftermath_steps", "aftermath_forward_samples", "aftermath_backward_samples"),
+        "aftermath_input_backward_samples",
         *("reused_forward_samples", "reused_backward_samples", "reused_input_backward_samples", "steps"),
     }
 )

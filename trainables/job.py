@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trainables.data.load import DataSource
+from trainables.evaluation.aftermath.settings import Aftermath
 from trainables.evaluation.curve import Every
 from trainables.victims import VictimSpec
 
@@ -112,6 +113,7 @@ class Job:
         settings: of the defense, complete enough to rebuild it.
         published: whether they are exactly the published point.
         curve: how often the model is measured along the repair, see `evaluation.curve`; None: only in the end.
+        aftermath: what is asked of its repaired model; None: nothing.
     """
 
     label: str
@@ -121,6 +123,7 @@ class Job:
     settings: Mapping[str, Any]
     published: bool
     curve: Every | None = None
+    aftermath: Aftermath | None = None
 
     @property
     def key(self) -> tuple[str, str, int, int]:

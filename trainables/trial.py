@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
+from trainables.aftermath import measure_aftermath
 from trainables.attacks.base import ATTACKS
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource
 from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData, Repair
 from trainables.defenses.none import NoDefense
+from trainables.evaluation.aftermath.settings import Aftermath
 from trainables.evaluation.curve import Curve, Every, Point
 from trainables.evaluation.detection import detection_columns
 from trainables.evaluation.metrics import Evaluation, der, evaluate
@@ -52,6 +54,7 @@ class TrialResult:
     come from; empty: all are ours. ``metrics`` are None only for a failed trial. ``detection`` holds the columns of
     `detection.detection_columns`, for defenses that detect. ``by_class``: rates per true class, as JSON lists.
     ``curve``: points along the repair where they were asked for, no part of the row.
+    ``aftermath``: the columns of `aftermath.measure_aftermath`, where it was asked for.
 
     What the trial found ready made by an earlier trial (flag ``WHAT_reused``) costs nothing again; the work it once
     took is in ``reused_*_samples``, so that the cost of a setting alone is their sum. ``shared_work`` says what that
@@ -98,17 +101,19 @@ class TrialResult:
     detection: dict[str, Any] = field(default_factory=dict)
     by_class: dict[str, str] = field(default_factory=dict)
     curve: list[Point] = field(default_factory=list)
+    aftermath: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 
     def row(self, **extra: Any) -> dict[str, Any]:
         """Flat and JSON-able; ``extra`` are columns that the caller knows (study, trial, role)."""
         row: dict[str, Any] = {**extra, **self.cell.columns()}
         for item in dataclasses.fields(self):
-            if item.name not in ("cell", "settings", "metrics", "notes", "detection", "by_class", "curve"):
+            if item.name not in ("cell", "settings", "metrics", "notes", "detection", "by_class", "curve", "aftermath"):
                 row[item.name] = getattr(self, item.name)
         row.update(self.metrics)
         row.update(self.detection)
         row.update(self.by_class)
+        row.update(self.aftermath)
         row.update({f"param.{key}": value for key, value in self.settings.items()})
         row.update({f"note.{key}": value for key, value in self.notes.items()})
         return row
@@ -173,7 +178,13 @@ class Workbench:
         test, triggered = dataset.test.to(self.device), victim.triggered.to(self.device)
         return victim.as_control(clean, evaluate(model, test, triggered, precision=cell.victim.precision))
 
-    def run(self, cell: Cell, settings: Mapping[str, Any], curve: Every | None = None) -> TrialResult:
+    def run(
+        self,
+        cell: Cell,
+        settings: Mapping[str, Any],
+        curve: Every | None = None,
+        aftermath: Aftermath | None = None,
+    ) -> TrialResult:
         """`run_trial` with this bench's data set, victim and device."""
         started = time.perf_counter()
         victim = self.victim(cell)
@@ -187,6 +198,7 @@ class Workbench:
                 device=self.device,
                 memo=self.memo,
                 curve=curve,
+                aftermath=aftermath,
             )
         result.seconds_setup += waited
         result.wall_seconds += waited
@@ -257,6 +269,7 @@ def run_trial(
     memo: Memo | None = None,
     counters: Counters | None = None,
     curve: Every | None = None,
+    aftermath: Aftermath | None = None,
 ) -> TrialResult:
     """Repair a copy of the victim with the cell's defense under ``settings``, and measure it.
 
@@ -266,6 +279,7 @@ def run_trial(
         memo: of what trials of one victim share; None: nothing is taken from other trials or kept for them.
         counters: to count the defense's work in, for a caller that may cut the trial short.
         curve: how often the model is measured along the repair; None: only in the end.
+        aftermath: what is asked of the repaired model once all else is measured; it changes no other number.
 
     Raises:
         SettingError: the settings are not the defense's.
@@ -371,6 +385,9 @@ def run_trial(
     result.backward_samples, result.input_backward_samples = counters.backward_samples, counters.input_backward_samples
     result.peak_memory_bytes = peak_memory_bytes(device)
     result.wall_seconds = clock() - begin
+    if aftermath is not None and evaluation is not None:
+        given: dict[str, Any] = {"dataset": dataset, "victim": victim, "device": device, "memo": memo}
+        result.aftermath = measure_aftermath(aftermath, repair.model, cell, settings, **given)
     return result
 
 

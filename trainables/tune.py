@@ -20,6 +20,7 @@ import torch
 from ray import tune
 
 from trainables.data.images import DataError
+from trainables.evaluation.aftermath.settings import Aftermath
 from trainables.job import Cell, Cut, Failed, Job, NoGpu, OutOfMemory, Report, Row, StoreLost
 from trainables.machine.device import NoGpuError, given_device
 from trainables.machine.device_meter import CONTEXT_BYTES, DeviceMeter, Measuring, cap_memory, meter_of
@@ -145,7 +146,7 @@ class TrialTrainable(tune.Trainable):
             return NoGpu(self.no_gpu)
         try:
             with time_limit(self.trial_seconds):
-                result = self.bench.run(self.job.cell, self.job.settings, self.job.curve)
+                result = self.bench.run(self.job.cell, self.job.settings, self.job.curve, self.job.aftermath)
         except TimeLimitError as error:
             return Cut(str(error))
         except StoreUnavailableError as error:  # the actor lives on, for when the store is back
@@ -206,7 +207,13 @@ def train_victim(cell: Cell, store: str, cpus: int, gpus: float, plugins: tuple[
 
 
 def measure_trial(
-    cell: Cell, settings: dict[str, Any], store: str, cpus: int, seconds: float, plugins: tuple[Parcel, ...] = ()
+    cell: Cell,
+    settings: dict[str, Any],
+    store: str,
+    cpus: int,
+    seconds: float,
+    plugins: tuple[Parcel, ...] = (),
+    aftermath: Aftermath | None = None,
 ) -> dict[str, Any]:
     """Ray task on a card of its own, in a process of its own: one trial, and what it takes of the card.
 
@@ -214,7 +221,7 @@ def measure_trial(
     trials is reused, so a trial of the study takes this long at most.
 
     Args:
-        cell, settings: of the trial.
+        cell, settings, aftermath: of the trial.
         store, cpus, plugins: as for a trial.
         seconds: after which it is cut; what was seen until then counts.
 
@@ -230,7 +237,8 @@ def measure_trial(
     with Measuring(meter) as measuring:
         try:
             with time_limit(seconds):
-                run_trial(cell, settings, dataset=dataset, victim=victim, device=place.device, counters=work)
+                given: dict[str, Any] = {"dataset": dataset, "victim": victim, "device": place.device}
+                run_trial(cell, settings, **given, counters=work, aftermath=aftermath)
         except TimeLimitError:
             cut = True
         except RuntimeError as problem:

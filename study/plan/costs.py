@@ -10,9 +10,12 @@ from typing import Any
 from study.plan.data import Data, data_of
 from study.plan.jobs import Plan, held
 from study.record.cost import epochs
+from trainables.aftermath import planned_work, shadow_work
 from trainables.defenses.base import DEFENSES
+from trainables.evaluation.aftermath.settings import Aftermath
 from trainables.job import Cell
-from trainables.victims import attacker_indices
+from trainables.training.loop import Counters
+from trainables.victims import VictimSpec, attacker_indices
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,51 @@ def trial_cost(cell: Cell, settings: Mapping[str, Any], data: Data) -> float:
     n_train = len(attacker_indices(cell.victim, dataset))
     work = defense.plan_for(dataset.num_classes, *held(defense, cell, dataset))
     return float(epochs(work.forward_samples, work.backward_samples, work.input_backward_samples, n_train))
+
+
+@dataclass(frozen=True)
+class AftermathWork:
+    """What the aftermath of the trials that are left takes, beside their own work.
+
+    Args:
+        trials: whose models are asked.
+        epochs: E on these models.
+        shadow_epochs: E of training the shadow models, which the trials of a victim share; those there are ready cost
+            nothing again.
+    """
+
+    trials: int
+    epochs: float
+    shadow_epochs: float
+
+
+def aftermath_left(plan: Plan, data: Data, left: Mapping[str, int] | None = None) -> AftermathWork:
+    """The aftermath of the trials that are left, as `work_left` counts those; a searched setting as the published."""
+    left = plan.jobs_by_label() if left is None else left
+
+    def cost(work: Counters, cell: Cell) -> float:
+        unit = len(attacker_indices(cell.victim, data_of(data, cell.data)))
+        return float(epochs(work.forward_samples, work.backward_samples, work.input_backward_samples, unit))
+
+    total, trials, victims = 0.0, 0, dict[tuple[VictimSpec, bool], float]()
+
+    def add(cell: Cell, settings: Mapping[str, Any], asked: Aftermath, count: float) -> None:
+        nonlocal total
+        total += count * cost(planned_work(asked, cell, settings, data_of(data, cell.data)), cell)
+        victims.setdefault((cell.victim, cell.control), cost(shadow_work(asked, cell, data_of(data, cell.data)), cell))
+
+    planned = plan.jobs_by_label()
+    for job in plan.baselines:
+        if job.aftermath is not None and (there := left.get(job.label, 0)):
+            share = there / planned[job.label]
+            trials += 1
+            add(job.cell, job.settings, job.aftermath, share)
+    for search in plan.searches:
+        if plan.aftermath is not None and (there := left.get(search.label, 0)):
+            trials += there
+            for cell in search.cells:
+                add(cell, search.published_settings(), plan.aftermath, there / len(search.cells))
+    return AftermathWork(trials, total, math.fsum(victims.values()))
 
 
 def victims_cost(victims: Sequence[Cell], data: Data, upstream: Data | None = None) -> float:

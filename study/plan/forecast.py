@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study.plan.costs import Work, curves_cost, trial_cost, victims_cost, work_left
+from study.plan.costs import Work, aftermath_left, curves_cost, trial_cost, victims_cost, work_left
 from study.plan.data import Data, all_of, data_of, one_of
 from study.plan.gpu_shares import Kind, Measurement, choose_shares, kinds, read_measurements, still_valid
 from study.plan.jobs import Plan
@@ -21,6 +21,7 @@ from study.spec.schema import StudySpec
 from study.spec.sweep import combinations
 from trainables.data.images import Dataset
 from trainables.data.sources.folders import FOLDER
+from trainables.evaluation.aftermath.reinjection import without_poisoned_data
 from trainables.job import Cell
 from trainables.machine.device_meter import CONTEXT_BYTES
 
@@ -80,12 +81,14 @@ def plan_lines(
         )
     unit = "1 E is one epoch on all "
     unit += f"{len(one_of(data).train)} images" if len(all_of(data)) == 1 else "training images of the data set"
+    after = aftermath_lines(plan, data, left)
     return [
         *lines,
         f"baselines: {sum(item.trials for item in baselines)} trials, {_epochs(baselines):.1f} E",
         f"searches:  {len(searches)} of {each} each ({spec.search.sampler}), "
         f"{sum(item.trials for item in searches)} trials, {_epochs(searches):.1f} E {one}",
         f"total:     {trials} trials, {training + _epochs(work) + measuring:.1f} E; {unit}",
+        *after,
     ]
 
 
@@ -114,6 +117,22 @@ def _targets(spec: StudySpec, data: Data, upstream: Data | None) -> list[str]:
         attackers = None if theirs is None or upstream is None else data_of(upstream, part.spec.source(theirs))
         said |= dict.fromkeys(targets_in_words(part.spec, data_of(data, own), attackers))
     return list(said)
+
+
+def aftermath_lines(plan: Plan, data: Data, left: Mapping[str, int] | None = None) -> list[str]:
+    """What is asked of the repaired models, and its cost, which is no part of what a repair or a search costs."""
+    asked = plan.spec.aftermath.resolved()
+    if asked is None:
+        return []
+    work = aftermath_left(plan, data, left)
+    parts = [name for name in ("reinjection", "membership") if getattr(asked, name) is not None]
+    shadows = f", and {work.shadow_epochs:.1f} E for shadow models" if work.shadow_epochs else ""
+    asks = f"{' and '.join(parts)} of {work.trials} repaired models"
+    lines = [f"aftermath: {asks}, {work.epochs:.1f} E{shadows}; charged to no search"]
+    if asked.reinjection is not None:
+        attacks = {cell.attack: cell.victim.make_attack() for cell in plan.cells}
+        lines += [f"           {said}" for attack in attacks.values() if (said := without_poisoned_data(attack))]
+    return lines
 
 
 def _flip_line(data: Dataset) -> str:
@@ -218,7 +237,8 @@ class Forecast:
         timed: dict[str, list[float]] = {}
         for row in rows:
             if row["status"] != "failed":
-                timed.setdefault(row["defense"], []).append(row["wall_seconds"])
+                taken = row["wall_seconds"] + (row.get("seconds_aftermath") or 0.0)
+                timed.setdefault(row["defense"], []).append(taken)
         total = longest = 0.0
         for kind in self.kinds:
             if not self.left(kind):

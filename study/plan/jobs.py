@@ -15,10 +15,12 @@ from study.plan.targets import with_label_numbers
 from study.spec.resolved import ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.schema import StudySpec
 from study.spec.sweep import Combination, combinations
+from trainables.aftermath import check_aftermath
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource
 from trainables.data.split import split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
+from trainables.evaluation.aftermath.settings import UNDEFENDED, Aftermath
 from trainables.job import Cell, Job, Role
 from trainables.models.build import build_model, check_output
 from trainables.models.classifier import Classifier
@@ -81,11 +83,12 @@ class Search:
 
 @dataclass(frozen=True)
 class Plan:
-    """All the work of a study."""
+    """All the work of a study. ``aftermath``: what is asked of the models that searched settings repair."""
 
     spec: StudySpec
     baselines: tuple[Job, ...]
     searches: tuple[Search, ...]
+    aftermath: Aftermath | None = None
 
     @property
     def total_jobs(self) -> int:
@@ -121,6 +124,11 @@ class Plan:
     def untuned(self) -> list[Search]:
         """The searches whose detector is to be tuned before their first trial."""
         return [search for search in self.searches if search.detector is not None and search.tuned is None]
+
+    def aftermath_of(self, labels: Collection[str]) -> Aftermath | None:
+        """What is asked of the models that the searches and baselines of these labels repair; of some is enough."""
+        asked = (job.aftermath for job in self.baselines if job.label in labels)
+        return next((one for one in asked if one is not None), self.aftermath)
 
     def models(self, role: Role) -> int:
         """Victims that a setting of that role is meant for, those without a backdoor included."""
@@ -203,12 +211,15 @@ def _plan_of(part: Combination) -> Plan:
 
     baselines = []
     for attack in study.attacks:
-        roles: list[Role] = ["baseline", "control"] if study.controls and attack.has_control else ["baseline"]
         for baseline in study.baselines:
+            # An aftermath is read against the clean model as well.
+            compared = study.controls or (study.aftermath is not None and baseline.defense == UNDEFENDED)
+            roles: list[Role] = ["baseline", "control"] if compared and attack.has_control else ["baseline"]
             for seed, own, role in itertools.product(study.seeds, study.defense_seeds, roles):
                 label = f"{before}{attack.name}/{baseline.label}/{role}"
                 cell = cell_of(attack, baseline, seed, own, control=role == "control")
-                baselines.append(Job(label, label, role, cell, baseline.settings, baseline.published, curve))
+                job = Job(label, label, role, cell, baseline.settings, baseline.published, curve, study.aftermath)
+                baselines.append(job)
     groups = {"all": study.attacks} if study.shared else {attack.name: (attack,) for attack in study.attacks}
     searches = []
     for group, attacks in groups.items():
@@ -226,7 +237,8 @@ def _plan_of(part: Combination) -> Plan:
                     group=group,
                 )
             )
-    return Plan(part.spec, tuple(baselines), tuple(searches))
+    of_searches = study.aftermath if part.spec.aftermath.trials == "all" else None
+    return Plan(part.spec, tuple(baselines), tuple(searches), of_searches)
 
 
 def load_data(spec: StudySpec) -> tuple[Data, Data | None]:
@@ -292,11 +304,14 @@ def check_plan(plan: Plan, data: Data, upstream: Data | None = None) -> None:
     for cell in reversed(plan.victims()):  # controls last: nobody asked for them by name
         attackers = None if upstream is None or cell.upstream is None else data_of(upstream, cell.upstream)
         check_victim(cell.victim, data_of(data, cell.data), attackers)
-    trials = [(job.cell, job.settings) for job in plan.baselines]
-    trials += [(cell, search.published_settings()) for search in plan.searches for cell in search.cells]
-    for cell, settings in trials:
+    trials = [(job.cell, job.settings, job.aftermath) for job in plan.baselines]
+    for search in plan.searches:
+        trials += [(cell, search.published_settings(), plan.aftermath) for cell in search.cells]
+    for cell, settings, aftermath in trials:
         defense, dataset = DEFENSES.create(cell.defense, settings), data_of(data, cell.data)
         defense.check(model_of(cell, dataset), *held(defense, cell, dataset), image_size=dataset.image_size)
+        if aftermath is not None:
+            check_aftermath(aftermath, cell, settings, dataset)
 
 
 def held(defense: Defense, cell: Cell, dataset: Dataset) -> tuple[int, int]:

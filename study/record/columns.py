@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from trainables.columns import (
+    AFTERMATH_COLUMNS,
     CELL_COLUMNS,
     CONDITION_COLUMNS,
     DETECTION_COLUMNS,
@@ -51,6 +52,7 @@ COLUMNS: tuple[Column, ...] = (
     *CONDITION_COLUMNS,
     *RESULT_COLUMNS[12:],
     *DETECTION_COLUMNS,
+    *AFTERMATH_COLUMNS,
 )
 # Families of columns whose members depend on the defense.
 PARAMS = Column(f"{PARAM}NAME", "text", "a setting of the defense; numbers where all of them are")

@@ -11,6 +11,7 @@ import pandas as pd
 
 from study.record.words import percent
 from study.report import captions
+from study.report.aftermath import aftermath_parts
 from study.report.cells import cost_table, detection_table, honours, hypervolume_table, status_text, told
 from study.report.detectors import CAPTION_TUNED
 from study.report.figures.registry import AttackTables, draw_all
@@ -23,7 +24,7 @@ from study.results.verdicts import verdicts
 from trainables.evaluation.metrics import der, rir
 
 # Figures that have a place of their own on the page; others follow each other, by name.
-PLACED = ("front", "hypervolume", "importance")
+PLACED = ("front", "hypervolume", "importance", "reinjection")
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,9 @@ def _folded_parts(
         add("long", "Was the search long enough?", figures["hypervolume"].html + captions.CAPTION_HYPERVOLUME)
         drawn = figures["importance"].html + captions.CAPTION_IMPORTANCE if "importance" in figures else ""
         add("parameters", "Which parameters mattered?", drawn + "".join(_importance_notes(tables.importances)))
+    curves = figures["reinjection"].html if "reinjection" in figures else ""
+    for key, (title, content) in aftermath_parts(tables.rows, curves).items():
+        add(key, title, content)
     for key in sorted(set(figures) - set(PLACED)):
         add(key, figures[key].title, figures[key].html)
     detectors = ""

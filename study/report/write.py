@@ -26,6 +26,7 @@ from study.report.sections import attack_section
 from study.report.sweep import SWEEP, sweep_section
 from study.report.targets import target_text
 from study.results import equal_rules
+from study.results.aftermath import membership_table, reinjection_curves, reinjection_table
 from study.results.left import plan_in, unfinished_in_words
 from study.results.settings import (
     ALL_ATTACKS,
@@ -46,6 +47,8 @@ from trainables.registry import SettingError
 def write_report(directory: Path | str) -> Path:
     """(Re)write trials.csv, front.csv, figures/*.png and report.html of a study folder; its ledger is only read.
 
+    Where the study asked for the aftermath of its repairs: reinjection.csv, reinjection_curves.csv and membership.csv.
+
     Each file is replaced in one step, so this may run while the study does.
 
     Returns:
@@ -62,6 +65,14 @@ def write_report(directory: Path | str) -> Path:
     write_atomically(directory / "trials.csv", marked(frame).to_csv(index=False).encode())
     members = fronts(frame)
     write_atomically(directory / "front.csv", members.to_csv(index=False).encode())
+
+    for name, whole in (
+        ("reinjection", reinjection_table(frame)),
+        ("reinjection_curves", reinjection_curves(frame)),
+        ("membership", membership_table(frame)),
+    ):
+        if len(whole):
+            write_atomically(directory / f"{name}.csv", whole.to_csv(index=False).encode())
 
     settings = [aggregate(frame)] + ([aggregate(frame, across_attacks=True)] if is_shared(frame) else [])
     table = pd.concat(settings, ignore_index=True) if len(settings) > 1 else settings[0]

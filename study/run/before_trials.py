@@ -126,7 +126,8 @@ def measure_kinds(
     for kind in ahead.missing():
         whole = [cell for cell in kind.cells if cell.made_from not in broken]
         if whole:
-            job = task.remote(whole[0], dict(kind.settings), store, ahead.cpus, limit, plugins)
+            asked = ahead.plan.aftermath_of(kind.labels)
+            job = task.remote(whole[0], dict(kind.settings), store, ahead.cpus, limit, plugins, asked)
             waiting[job] = kind
     cards = {node.name: node.accelerator for node in ahead.nodes}
     found: dict[str, Measurement] = {}

@@ -326,8 +326,8 @@ class Driver:
             spent = math.fsum(row["charged_epochs"] for row in self._on_cells(search, trial_id))
             self._held[search.search.label][trial_id] = max(0.0, self._planned(search, settings) - spent)
         for cell in search.search.cells:
-            curve = self.plan.spec.curve.every
-            self._enqueue(Job(search.search.label, trial_id, "search", cell, settings, published, curve))
+            along, after = self.plan.spec.curve.every, self.plan.aftermath
+            self._enqueue(Job(search.search.label, trial_id, "search", cell, settings, published, along, after))
 
     def _enqueue(self, job: Job) -> None:
         if not self.ledger.has(*job.key):

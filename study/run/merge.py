@@ -5,9 +5,9 @@ Rows are taken as they are. What the parts do not agree on is refused, never gue
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from study.plan.jobs import make_plan
 from study.record.detectors import read_detectors, write_detectors
@@ -25,7 +25,6 @@ from study.spec.yaml_io import SpecError
 
 # What the parts of one study may differ in: along these it was cut.
 CUT_ALONG = ("attacks", "seeds", "defense_seeds")
-K = TypeVar("K", bound=Hashable)
 
 
 class Merged(NamedTuple):
@@ -84,7 +83,7 @@ def merge_studies(parts: Mapping[str, Path], out: Path, *, name: str | None = No
     rows: dict[Any, dict[str, Any]] = {}
     repeated = differ = 0
     settings: dict[str, Any] = {}
-    victims: dict[tuple[str, int], Any] = {}
+    victims: dict[Any, Any] = {}
     detectors: dict[str, Any] = {}
     ended: dict[str, int] = {}
     for called, path in parts.items():
@@ -140,11 +139,11 @@ def _whole_spec(specs: Mapping[str, StudySpec], name: str | None) -> StudySpec:
     return make_spec(whole)
 
 
-def _agree(known: dict[K, Any], more: Mapping[K, Any], complaint: str) -> None:
+def _agree(known: dict[Any, Any], more: Mapping[Any, Any], complaint: str) -> None:
     """Take up ``more``; what is known already must be the same (SpecError: ``complaint`` and its key)."""
     for key, value in more.items():
         if known.setdefault(key, value) != value:
-            shown = ", seed ".join(map(str, key)) if isinstance(key, tuple) else key
+            shown = " ".join(map(str, key)).strip() if isinstance(key, tuple) else key
             raise SpecError(f"{complaint} {shown}")
 
 

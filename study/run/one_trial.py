@@ -75,7 +75,7 @@ def run_job(spec: StudySpec, job: Job, device: torch.device, threads: int) -> di
     store = open_store(spec.store)
     check_store(store)
     bench = Workbench(store, device, threads=threads)
-    result = bench.run(job.cell, job.settings, job.curve)
+    result = bench.run(job.cell, job.settings, job.curve, job.aftermath)
     stated_for = published_for(job.cell.defense, job.cell.data.name) if job.published else None
     return result.row(
         study=spec.name,

@@ -48,6 +48,7 @@ def repeat_trial(
     plan, _, _ = prepare(spec)
     settings = {key.removeprefix("param."): value for key, value in row.items() if key.startswith("param.")}
     role: Role = row["role"]
+    asked = plan.spec.aftermath.resolved() if {"reinjection", "membership"} & row.keys() else None
     job = Job(
         str(row["search"] or trial),
         trial,
@@ -56,6 +57,7 @@ def repeat_trial(
         settings,
         bool(row["published"]),
         plan.spec.curve.every,
+        asked,
     )
     given = "cpu" if device is None and str(row.get("device")).startswith("cpu ") else device
     # The row's own: the resources of a study may change while it runs.

@@ -75,12 +75,12 @@ def _methods(settings: Mapping[str, Any]) -> Iterator[tuple[Registry[Any], str]]
         yield from ((registry, name) for name in dict.fromkeys(map(str, names)) if name in registry.names())
 
 
-def _known_keys() -> list[str]:
+def _known_keys(model: type[BaseModel] = StudySpec, prefix: str = "") -> list[str]:
     """All keys of a spec and of its parts, with dots."""
     keys = []
-    for key, field in StudySpec.model_fields.items():
-        keys.append(key)
+    for key, field in model.model_fields.items():
+        keys.append(f"{prefix}{key}")
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and issubclass(part, BaseModel):
-                keys.extend(f"{key}.{inner}" for inner in part.model_fields)
+                keys.extend(_known_keys(part, f"{prefix}{key}."))
     return keys

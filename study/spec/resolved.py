@@ -8,6 +8,7 @@ from typing import Any
 
 from search_spaces.space import Space
 from trainables.data.load import DataSource
+from trainables.evaluation.aftermath.settings import Aftermath
 from trainables.scenarios import ScenarioName
 from trainables.training.recipes import TrainingRecipe
 from trainables.victims import VictimSpec
@@ -67,6 +68,7 @@ class Resolved:
         clean_fraction, clean_source: what a defender holds.
         fresh_head: defenders with clean data train a new head.
         controls: baselines are also run on clean models.
+        aftermath: what is asked of repaired models.
     """
 
     data: DataSource
@@ -88,6 +90,7 @@ class Resolved:
     clean_source: str
     fresh_head: bool
     controls: bool
+    aftermath: Aftermath | None = None
 
     def victim(self, attack: ResolvedAttack, seed: int) -> VictimSpec:
         """What decides the victim of an attack under a seed."""

@@ -9,19 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from search_spaces import space as search_spaces
+from study.spec.aftermath import AftermathPart
 from study.spec.combinations import check_sweep, combinations_of, with_values
 from study.spec.methods import is_published, method_of, published_settings, typed_settings, without_method
+from study.spec.part import Part as _Part
 from study.spec.plugins import load_plugins
 from study.spec.resolved import Resolved, ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.samplers import SAMPLERS, check_sampler
@@ -32,6 +26,7 @@ from trainables.data.load import DataSource
 from trainables.data.sources.base import SOURCES
 from trainables.data.sources.folders import FOLDER
 from trainables.defenses.base import DEFENSES
+from trainables.evaluation.aftermath.settings import FROM_SCRATCH, UNDEFENDED
 from trainables.models.build import MODELS
 from trainables.registry import nearest
 from trainables.scenarios import ScenarioName
@@ -60,20 +55,6 @@ MAY_CHANGE = (
     *("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking"),
     "victim.require_implanted",
 )
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic would read true as 1."""
-        field = cls.model_fields[info.field_name or ""]
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, bool) and field.annotation not in (bool, bool | None):
-                raise ValueError(f"must not be true or false, got {value!r}")
-        return value
 
 
 class SearchSpec(_Part):
@@ -265,8 +246,10 @@ class StudySpec(_Part):
     baselines: list[str] = Field(default_factory=list)
     attack: dict[str, dict[str, Any]] = Field(default_factory=dict)
     defense: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
-    defense_seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default_factory=lambda: [0])
+    defense_seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
+        default_factory=lambda: [0]
+    )
     search: SearchSpec = SearchSpec()
     victim: VictimPart = VictimPart()
     scenario: ScenarioSpec = ScenarioSpec()
@@ -279,6 +262,7 @@ class StudySpec(_Part):
     resources: Resources = Resources()
     tracking: list[str] = Field(default_factory=list)
     plugins: list[PluginPart] = Field(default_factory=list)
+    aftermath: AftermathPart = AftermathPart()
 
     @field_validator("attacks", "defenses", "baselines", "seeds", "defense_seeds", "tracking")
     @classmethod
@@ -391,7 +375,7 @@ class StudySpec(_Part):
             data=self.source(self.dataset),
             upstream=None if scenario.upstream is None else self.source(scenario.upstream),
             attacks=tuple(self._attack(name) for name in self.attacks),
-            baselines=tuple(self._baseline(name) for name in self.baselines),
+            baselines=tuple(self._baseline(name) for name in (*self.baselines, *self._read_against())),
             searches=tuple(self._search(name) for name in self.defenses),
             shared=self.search.per == "all",
             seeds=tuple(self.seeds),
@@ -407,7 +391,15 @@ class StudySpec(_Part):
             clean_source=source,
             fresh_head=scenario.has_upstream and scenario.head == "fresh",
             controls=scenario.has_upstream and scenario.controls,
+            aftermath=self.aftermath.resolved(),
         )
+
+    def _read_against(self) -> list[str]:
+        """Baselines that an aftermath is read against and that the spec does not name."""
+        there = {self.method(label) for label in self.baselines}
+        if self.aftermath.resolved() is None:
+            return []
+        return [name for name in (UNDEFENDED, FROM_SCRATCH) if name not in there]
 
     def source(self, name: str) -> DataSource:
         """Where the images of a data set of this study come from."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from types import NoneType
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
@@ -21,8 +23,9 @@ def spec_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
     found = set()
     for name, field in model.model_fields.items():
         part = field.annotation
-        nested = isinstance(part, type) and issubclass(part, BaseModel)
-        found |= spec_keys(part, f"{prefix}{name}.") if nested else {prefix + name}  # type: ignore[arg-type]
+        parts = get_args(part) if NoneType in get_args(part) else (part,)  # one that may be left out
+        nested = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+        found |= spec_keys(nested[0], f"{prefix}{name}.") if nested else {prefix + name}
     return found
 
 

@@ -1,0 +1,146 @@
+"""Parts of report.html on what became of the repaired models of one attack."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from study.record.words import percent
+from study.report.html import Table, number, table_html
+from study.results.aftermath import (
+    CLEAN_CONTROL,
+    membership_table,
+    reading_order,
+    reinjection_table,
+    without_other_settings,
+)
+
+CAPTION_REINJECTION = f"""
+<p class="caption">The attacker trains each model further, on data with the same trigger as before. <b>Undefended</b>:
+the victim itself. <b>{CLEAN_CONTROL.capitalize()}</b>: a model that never had the backdoor; <b>scratch</b>: one that
+started from random weights. A repair that only hid the backdoor learns it again faster than these two. <b>Steps to
+ASR 50 %, 90 %</b>: the first measured step, median of the runs that got there, and how many did. <b>Area</b>: mean
+ASR over the training, 100 % being a backdoor that was there throughout; <b>area / clean</b>: over that of the clean
+model of the same seed. All on the report half, means over the runs. The figure's axis is linear up to epoch 1 and
+logarithmic beyond; a band reaches from the least to the largest run. What every single model and arm gave is in
+<code>reinjection.csv</code>, the curves in <code>reinjection_curves.csv</code>. None of this is charged to a
+search.</p>
+"""
+CAPTION_MEMBERSHIP = """
+<p class="caption">Can somebody with the model tell which images it was trained on? <b>Members</b>: <i>clean</i>:
+training images of the attacker that were not poisoned; <i>defender</i>: images that the defender holds;
+<i>poisoned</i>: poisoned images under the attacker's label, against triggered test images. As many non-members, of
+the same classes. <b>Attack</b>: <i>loss</i>: one threshold on the loss; <i>entropy</i>: modified entropy, a threshold
+per class; <i>shadow</i>: a network that learned on a shadow model; <i>lira</i>: beside shadow models that never saw
+the image. Thresholds are set on one half of the images, the numbers are of the other. <b>AUC</b> 0.5 is guessing; it
+differs from that by chance up to the number behind ±. <b>TPR at 1 % FPR</b> needs 100 judged non-members, at 0.1 %
+1,000; a dash: there were fewer. <b>Gap</b>: accuracy on members less that on non-members; most of the AUC follows it.
+<b>AUC less undefended</b>, <b>less clean</b>: compared with the victim before the repair, and with a model that was
+never attacked. Every single run is in <code>membership.csv</code>.</p>
+"""
+
+
+def aftermath_parts(rows: pd.DataFrame, figure: str) -> dict[str, tuple[str, str]]:
+    """What the page says of it: key -> (title, HTML); parts without content are left out.
+
+    Args:
+        rows: of the ledger, of one attack on one data set and model.
+        figure: HTML of the curves of re-injection; empty where there are none.
+    """
+    parts: dict[str, tuple[str, str]] = {}
+    if table := reinjection_cells(rows):
+        parts["reinjection"] = (
+            "How quickly does the backdoor come back?",
+            figure + table_html(table) + CAPTION_REINJECTION,
+        )
+    if table := membership_cells(rows):
+        parts["membership"] = (
+            "Does the model tell who was in its training set?",
+            table_html(table) + CAPTION_MEMBERSHIP,
+        )
+    return parts
+
+
+def reinjection_cells(rows: pd.DataFrame) -> Table:
+    """One line per model and arm, as texts."""
+    found = reinjection_table(rows)
+    if not len(found):
+        return []
+    found = without_other_settings(found)
+    arms = list(dict.fromkeys(found[["arm", "lr"]].itertuples(index=False, name=None)))
+    several_rates = found["lr"].nunique() > 1
+    lines: Table = []
+    for arm, lr in arms:
+        own = found[(found["arm"] == arm) & (found["lr"] == lr)]
+        for name in reading_order(sorted(own["shown_as"].unique())):
+            runs = own[own["shown_as"] == name]
+            lines.append(
+                {
+                    "poison": f"{arm}{f', learning rate {lr:g}' if several_rates else ''}",
+                    "images": " to ".join(
+                        dict.fromkeys(str(v) for v in (runs["poisoned"].min(), runs["poisoned"].max()))
+                    ),
+                    "model": name,
+                    "ASR at step 0": percent(runs["asr_start"].mean()),
+                    "steps to ASR 50 %": _steps(runs["steps_to_half"]),
+                    "steps to ASR 90 %": _steps(runs["steps_to_90"]),
+                    "area": percent(runs["area"].mean()),
+                    "area / clean": number(runs["area_over_clean"].mean(), 2),
+                    "ASR at the end": percent(runs["asr_end"].mean()),
+                    "clean accuracy, start to end": f"{percent(runs['accuracy_start'].mean())} to "
+                    f"{percent(runs['accuracy_end'].mean())}",
+                    "remark": f"{int(runs['diverged'].sum())} diverged" if runs["diverged"].any() else "",
+                }
+            )
+    return lines
+
+
+def membership_cells(rows: pd.DataFrame) -> Table:
+    """One line per model, group and attack, as texts."""
+    found = membership_table(rows)
+    if not len(found):
+        return []
+    found = without_other_settings(found)
+    lines: Table = []
+    for group in dict.fromkeys(found["group"]):
+        for attack in dict.fromkeys(found["membership_attack"]):
+            own = found[(found["group"] == group) & (found["membership_attack"] == attack)]
+            for name in reading_order(sorted(own["shown_as"].unique())):
+                runs = own[own["shown_as"] == name]
+                lines.append(
+                    {
+                        "members": str(group),
+                        "attack": str(attack),
+                        "model": name,
+                        "AUC": f"{number(runs['auc'].mean(), 3)} ± {number(chance(runs), 3)}",
+                        "balanced accuracy": percent(runs["balanced_accuracy"].mean()),
+                        "TPR at 1 % FPR": percent(runs["tpr_at_1_percent"].mean()),
+                        "TPR at 0.1 % FPR": percent(runs["tpr_at_01_percent"].mean()),
+                        "accuracy on members": percent(runs["train_accuracy"].mean()),
+                        "on non-members": percent(runs["test_accuracy"].mean()),
+                        "gap": percent(runs["gap"].mean()),
+                        "AUC less undefended": _signed(runs["auc_over_undefended"].mean()),
+                        "AUC less clean": _signed(runs["auc_over_clean"].mean()),
+                    }
+                )
+    return lines
+
+
+def chance(runs: pd.DataFrame) -> float:
+    """How far from 0.5 the AUC of a guess lies with 95 % probability: the rank-sum statistic, n against n images."""
+    n = float(runs["images"].sum())
+    return 1.96 * math.sqrt((2 * n + 1) / (12 * n * n))
+
+
+def _steps(values: pd.Series[Any]) -> str:
+    reached = values.dropna()
+    if not len(reached):
+        return "never"
+    text = f"{float(reached.median()):g}"
+    return text if len(reached) == len(values) else f"{text} ({len(reached)} of {len(values)} runs)"
+
+
+def _signed(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:+.3f}"

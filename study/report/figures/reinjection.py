@@ -1,0 +1,88 @@
+"""Figure: how the backdoor comes back when a repaired model is trained further on poisoned data."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from study.report.figures.registry import AttackTables, Drawing, register
+from study.report.figures.style import (
+    FONT,
+    GREY,
+    SMALL_FONT,
+    TEXT_WIDTH,
+    canvas,
+    for_print,
+    legend_columns,
+    percent_tick,
+    searched_style,
+)
+from study.results.aftermath import (
+    CLEAN_CONTROL,
+    NOT_REPAIRED,
+    reading_order,
+    reinjection_curves,
+    without_other_settings,
+)
+from trainables.evaluation.aftermath.settings import FROM_SCRATCH
+
+PANELS = 3  # side by side
+# The models to read against are told from the repairs by the line.
+LINES = {NOT_REPAIRED: "-", FROM_SCRATCH: "--", CLEAN_CONTROL: ":"}
+
+
+@register("reinjection")
+def coming_back(title: str, tables: AttackTables) -> Drawing | None:
+    """ASR over the epochs of re-injection, a panel per amount of poison and learning rate."""
+    curves = reinjection_curves(tables.rows)
+    if not len(curves):
+        return None
+    return Drawing(reinjection_png(f"Re-injection: {title} (report half)", without_other_settings(curves)))
+
+
+def reinjection_png(title: str, curves: pd.DataFrame) -> Figure:
+    """Rows of `results.aftermath.reinjection_curves` of one attack, for print."""
+    arms = list(dict.fromkeys(curves[["arm", "lr"]].itertuples(index=False, name=None)))
+    names = reading_order(sorted(curves["shown_as"].unique()))
+    wide = min(PANELS, len(arms))
+    high = -(-len(arms) // wide)
+    columns = legend_columns(names, TEXT_WIDTH)
+    figure = canvas(TEXT_WIDTH, 0.6 + 1.75 * high + 0.14 * (-(-len(names) // columns)))
+    grid = figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True).ravel()
+    for axis in grid[len(arms) :]:
+        axis.remove()
+    repairs = [name for name in names if name not in LINES]
+    for index, (axis, (arm, lr)) in enumerate(zip(grid, arms, strict=False)):
+        own = curves[(curves["arm"] == arm) & (curves["lr"] == lr)]
+        for name in names:
+            known = name in LINES
+            colour = GREY if known else searched_style(repairs.index(name))[0]
+            _line(axis, own[own["shown_as"] == name], name, colour, LINES.get(name, "-"))
+        axis.set_title(f"{arm}, learning rate {lr:g}")
+        axis.set(ylim=(-0.03, 1.03))
+        axis.set_ylabel("ASR" if index % wide == 0 else "")
+        # The curve may be over within an epoch, and fifty follow: as wide as the rest, up to 1.
+        axis.set_xscale("symlog", linthresh=1.0, linscale=1.0)
+        axis.set_xlim(0, max(1.0, float(curves["epoch"].max())))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_major_formatter(FuncFormatter(percent_tick))
+        axis.set_xlabel("epoch of re-injection" if index + wide >= len(arms) else "")
+        for_print(axis)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, fontsize=SMALL_FONT, frameon=False, handlelength=2.6
+    )
+    figure.suptitle(title, fontsize=FONT + 1, fontweight="bold")
+    return figure
+
+
+def _line(axis: Axes, own: pd.DataFrame, name: str, colour: str, style: str) -> None:
+    """Mean over the runs of a model, and from the least to the largest of them."""
+    steps = own.groupby("epoch", sort=True)["asr"].agg(["mean", "min", "max", "count"])
+    if not len(steps):
+        return
+    axis.plot(steps.index, steps["mean"], style, color=colour, linewidth=1.2, marker=".", markersize=3, label=name)
+    if int(steps["count"].max()) > 1:
+        axis.fill_between(steps.index, steps["min"], steps["max"], color=colour, alpha=0.15, linewidth=0)

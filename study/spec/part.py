@@ -1,0 +1,23 @@
+"""What all parts of a spec have in common: unknown keys are refused, nothing changes, true is no number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+
+class Part(BaseModel):
+    """A mapping of keys in a spec."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would read true as 1."""
+        field = cls.model_fields[info.field_name or ""]
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, bool) and field.annotation not in (bool, bool | None):
+                raise ValueError(f"must not be true or false, got {value!r}")
+        return value
