@@ -27,7 +27,7 @@ FLOORS = {
         *({"results"}, {"plan"}, {"record"}, {"spec"}),
     ),
     "trainables": (
-        *({"tune"}, {"trial"}, {"job"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
+        *({"tune"}, {"trial"}, {"job"}, {"victims"}, {"choice"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
         *(
             {"training"},
             {"data", "models"},

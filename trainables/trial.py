@@ -36,6 +36,7 @@ from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
 from trainables.training.arithmetic import arithmetic, arithmetic_text
 from trainables.training.loop import Counters, DivergedError
+from trainables.training.movement import Movement, movement, parameters_of
 from trainables.victims import Victim, check_measured_again, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
@@ -90,6 +91,10 @@ class TrialResult:
     victim_trained_on: str = ""
     started: str = ""
     collapsed: bool = False
+    moved: bool | None = None
+    loss_rise: float | None = None
+    displacement: float | None = None
+    displacement_share: float | None = None
     flags: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     detection: dict[str, Any] = field(default_factory=dict)
@@ -293,7 +298,7 @@ def run_trial(
     model = copy.deepcopy(victim.model).to(device)
     if cell.fresh_head and defense.owns is CleanData:
         model.reset_head(trainer.generator("weights", "fresh-head"))
-    assets = assets_for(defense, cell, dataset, victim, device)
+    assets, before = assets_for(defense, cell, dataset, victim, device), parameters_of(model)
     ready = clock()
     result.seconds_setup = ready - begin
 
@@ -306,6 +311,8 @@ def run_trial(
         result.status, result.notes = repair.status, repair.notes
         result.detection = _detection(repair, victim, dataset)
         result.seconds_repair = clock() - ready
+        if not isinstance(defense, NoDefense):  # which is not meant to move anything
+            _note_movement(result, movement(before, repair.model, repair.history.loss))
         evaluation_counters = type(trainer.counters)()
         evaluation = evaluate(
             repair.model,
@@ -382,6 +389,11 @@ def judge_detectors(
         assets = assets_for(defense, cell, dataset, victim, device)
         found.append(_detection(defense.detect(model, assets, trainer), victim, dataset))
     return found, trainer.counters
+
+
+def _note_movement(result: TrialResult, found: Movement) -> None:
+    result.moved, result.loss_rise = found.moved, found.loss_rise
+    result.displacement, result.displacement_share = found.displacement, found.displacement_share
 
 
 def _detection(repair: Repair, victim: Victim, dataset: Dataset) -> dict[str, Any]:
