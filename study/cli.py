@@ -506,6 +506,7 @@ def doctor(store: Place | None, seconds: float, as_json: bool) -> None:
             "samplers",
             "trackers",
             "figures",
+            "rules",
             "plugins",
             "settings",
         ]

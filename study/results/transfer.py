@@ -16,8 +16,8 @@ import pandas as pd
 from search_spaces.space import fingerprint
 from study.record.ledger import Ledger
 from study.results.settings import collapsed, settings_of, true_status
-from trainables.choice.base import CANDIDATES, Candidate, Choice, Rule, Suspect, register
-from trainables.registry import SettingError
+from trainables.choice.base import CANDIDATES, RULES, Candidate, Choice, Rule, Suspect, register
+from trainables.registry import Registry, SettingError
 from trainables.settings import Share
 
 # Settings whose mean ASR elsewhere differs by no more are equal in it, and accuracy decides.
@@ -126,3 +126,8 @@ class Transfer(Rule):
             f"{100 * best.lost:.1f} points of clean accuracy"
         )
         return Choice(self.name, best.candidate, (reason, "this model may be unlike those"))
+
+
+def all_rules() -> Registry[type[Rule]]:
+    """Every rule of choice by name, this one included."""
+    return RULES

@@ -67,7 +67,7 @@ class Attempt:
     """A candidate tried on a copy of a model, with all that its defender can see.
 
     Args:
-        model: the repaired copy, on the CPU; None where the training diverged.
+        model: the repaired copy, on the CPU; None where the training diverged, or nobody needs it any more.
         right: validation images classified right, of ``images``.
         movement: None where it diverged.
         work: of the repair and of looking at it.
@@ -79,6 +79,7 @@ class Attempt:
     images: int
     movement: Movement | None
     work: Counters
+    diverged: bool = False
 
     @property
     def accuracy(self) -> float:
@@ -130,6 +131,10 @@ class Suspect:
             self._tried[candidate] = self._attempt(candidate)
         return self._tried[candidate]
 
+    def without_model(self, candidate: Candidate) -> None:
+        """Forget the repaired copy itself, whose numbers are all that is needed from here on."""
+        self._tried[candidate] = dataclasses.replace(self.attempt(candidate), model=None)
+
     def _attempt(self, candidate: Candidate) -> Attempt:
         bench, validation = self.bench(), self.images.validation
         defense = DEFENSES.create(candidate.defense, candidate.settings)
@@ -138,7 +143,7 @@ class Suspect:
             repair = defense.repair(copy.deepcopy(self.model), self.images, bench)
             accuracy = bench.accuracy(repair.model, validation)
         except DivergedError:
-            return Attempt(candidate, None, 0, len(validation), None, bench.counters)
+            return Attempt(candidate, None, 0, len(validation), None, bench.counters, diverged=True)
         seen = movement(before, repair.model, repair.history.loss)
         right = round(accuracy * len(validation))
         return Attempt(candidate, repair.model.cpu(), right, len(validation), seen, bench.counters)

@@ -26,7 +26,7 @@ class HighestPeak(Rule):
         work = total([looked, *(one.work for one in tried)])
         table = tuple(described(one) for one in tried)
         images = len(suspect.images.validation)
-        allowed = [one for one in tried if one.model is not None and allows(one.accuracy, before, self.drop, images)]
+        allowed = [one for one in tried if not one.diverged and allows(one.accuracy, before, self.drop, images)]
         if not allowed:
             reason = f"every candidate loses more than {100 * self.drop:g} points of validation accuracy"
             return Choice(self.name, None, (reason,), work, table=table)

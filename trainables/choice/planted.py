@@ -124,7 +124,7 @@ class Planted(Rule):
         if len(sound) < self.least:
             reason = f"only {len(sound)} of {len(copies)} planted copies are sound, {self.least} are needed"
             return Choice(self.name, None, (reason, *said), total(work))
-        # What is only shown beside is not charged where it is no candidate.
+        # They are tried on the copies as well, and charged, so that nobody has to take the choice on trust.
         beside = tuple(one for one in (SHORT_RAMP, FT_PEAK) if one not in candidates)
         scores, spent = _scores(sound, candidates)
         work += spent
@@ -191,7 +191,7 @@ class Planted(Rule):
 
     def fails(self, score: Score, attempt: Attempt) -> str | None:
         """Why a candidate that did well on the copies does not pass on the untouched model, in words."""
-        if attempt.model is None:
+        if attempt.diverged:
             return "the training diverged"
         if not attempt.moved:
             return "it moved nothing"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -52,16 +52,20 @@ class Copy:
     steps: int
     work: Counters
     triggered: Tensor
+    _obeyed: dict[Candidate, tuple[int, Counters]] = field(default_factory=dict, repr=False)
 
     def obeyed(self, candidate: Candidate) -> tuple[int, Counters]:
         """How many triggered images still go to the target after ``candidate``, and the work of looking; all of them
         where it diverged.
         """
-        attempt, bench = self.suspect.attempt(candidate), self.suspect.bench()
-        if attempt.model is None:
-            return len(self.triggered), bench.counters
-        model = copy.deepcopy(attempt.model).to(bench.device)
-        return _obeyed(model, self.triggered, self.target, bench.precision, bench.counters), bench.counters
+        if candidate not in self._obeyed:
+            attempt, bench, hits = self.suspect.attempt(candidate), self.suspect.bench(), len(self.triggered)
+            if attempt.model is not None:
+                model = attempt.model.to(bench.device)
+                hits = _obeyed(model, self.triggered, self.target, bench.precision, bench.counters)
+            self._obeyed[candidate] = hits, bench.counters
+            self.suspect.without_model(candidate)  # thirteen candidates by three copies would fill a memory
+        return self._obeyed[candidate]
 
 
 def plant(suspect: Suspect, kind: str, target: int) -> Copy:

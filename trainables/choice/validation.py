@@ -53,6 +53,6 @@ def described(one: Attempt) -> dict[str, object]:
         "loss_rise": None if seen is None else seen.loss_rise,
         "displacement_share": None if seen is None else seen.displacement_share,
         "moved": one.moved,
-        "diverged": one.model is None,
+        "diverged": one.diverged,
         "steps": one.work.steps,
     }

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 WINDOW = 5
 # A repair that stays below both moved nothing. Measured, see docs/choosing.md: "A repair that moved nothing".
 LOSS_RISE = 0.02
-DISPLACEMENT_SHARE = 0.1
+DISPLACEMENT_SHARE = 0.2
 # Below this share of changed weights a method edited a part of the model (pruned, trained a head): there a small
 # distance says nothing.
 WHOLE_MODEL = 0.5
+# So near is as good as the same model: one pruned channel of 512 is some ten times as far. A rate so low that most
+# steps are lost to rounding changes few weights too, and is no edit.
+THE_SAME = 1e-3
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,11 @@ class Movement:
 
     @property
     def moved(self) -> bool | None:
-        """False: the loss never rose and the weights are almost where they were, so a backdoor can hardly have gone.
+        """False: the loss never rose and the weights are near where they were, so a backdoor can hardly have gone.
 
         True says that something happened, not that a backdoor is gone. None where the method edits a part of the model.
         """
-        if self.displacement == 0.0:
+        if self.displacement_share < THE_SAME:
             return False
         if self.changed < WHOLE_MODEL:
             return None

@@ -49,8 +49,9 @@ def test_the_rules_that_there_are() -> None:
 
 @pytest.mark.parametrize("name", BLIND)
 def test_a_rule_leaves_model_and_images_alone_and_draws_nothing_from_the_global_stream(
-    name: str, suspect: Suspect
+    name: str, suspect: Suspect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("trainables.choice.planting.MOST_STEPS", 10)
     state, images = copy.deepcopy(suspect.model.state_dict()), copy.deepcopy(suspect.images)
     settings = {"range_test": {"steps": 5}}.get(name, {})
     before = torch.get_rng_state()

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.training.movement import DISPLACEMENT_SHARE, LOSS_RISE, Movement, loss_rise, movement, parameters_of
+from trainables.training.movement import (
+    DISPLACEMENT_SHARE,
+    LOSS_RISE,
+    THE_SAME,
+    Movement,
+    loss_rise,
+    movement,
+    parameters_of,
+)
 
 
 def line(*values: float) -> nn.Linear:
@@ -39,7 +47,8 @@ def test_the_same_weights_moved_nothing_even_if_a_loss_rose() -> None:
 @pytest.mark.parametrize(
     ("rise", "share", "moved"),
     [
-        (LOSS_RISE, 0.0001, True),
+        (LOSS_RISE, THE_SAME, True),
+        (LOSS_RISE, THE_SAME / 2, False),
         (LOSS_RISE / 2, DISPLACEMENT_SHARE, True),
         (LOSS_RISE / 2, DISPLACEMENT_SHARE / 2, False),
         (None, DISPLACEMENT_SHARE / 2, False),
@@ -50,7 +59,11 @@ def test_a_repair_moved_if_its_loss_rose_or_its_weights_went(rise: float | None,
 
 
 def test_a_pruned_part_is_not_judged_by_its_distance() -> None:
-    assert Movement(None, 0.01, 0.001, changed=0.1).moved is None
+    assert Movement(None, 0.01, 0.01, changed=0.1).moved is None
+
+
+def test_steps_lost_to_rounding_are_no_edit_of_a_part() -> None:
+    assert Movement(0.01, 1e-6, 1e-7, changed=0.1).moved is False
 
 
 def test_a_new_model_of_another_form_is_far_away() -> None:
