@@ -36,7 +36,7 @@ from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
 from trainables.training.arithmetic import arithmetic, arithmetic_text
 from trainables.training.loop import Counters, DivergedError
-from trainables.training.movement import Movement, movement, parameters_of
+from trainables.training.movement import Movement, Snapshot, movement
 from trainables.victims import Victim, check_measured_again, make_trainer, obtain_victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
@@ -298,7 +298,7 @@ def run_trial(
     model = copy.deepcopy(victim.model).to(device)
     if cell.fresh_head and defense.owns is CleanData:
         model.reset_head(trainer.generator("weights", "fresh-head"))
-    assets, before = assets_for(defense, cell, dataset, victim, device), parameters_of(model)
+    assets, before = assets_for(defense, cell, dataset, victim, device), Snapshot.of(model)
     ready = clock()
     result.seconds_setup = ready - begin
 

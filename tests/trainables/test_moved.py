@@ -37,7 +37,7 @@ def test_no_defense_is_not_said_to_have_moved_nothing(toy: Dataset, toy_victim: 
 
 
 def test_a_trained_head_alone_is_not_judged_by_its_distance(toy: Dataset, toy_victim: Victim) -> None:
-    found = run(toy_victim, toy, "ft", scope="classifier", steps=2)
+    found = run(toy_victim, toy, "ft", scope="classifier", steps=2, lr=1.0)
     assert found.moved is None
     assert found.displacement is not None
     assert found.displacement > 0

@@ -20,7 +20,7 @@ from trainables.models.classifier import Classifier
 from trainables.registry import Registry, check_method
 from trainables.settings import check_settings
 from trainables.training.loop import Counters, DivergedError
-from trainables.training.movement import Movement, movement, parameters_of
+from trainables.training.movement import Movement, Snapshot, movement
 from trainables.training.trainer import Trainer
 
 
@@ -138,7 +138,7 @@ class Suspect:
     def _attempt(self, candidate: Candidate) -> Attempt:
         bench, validation = self.bench(), self.images.validation
         defense = DEFENSES.create(candidate.defense, candidate.settings)
-        before = parameters_of(self.model)
+        before = Snapshot.of(self.model)
         try:
             repair = defense.repair(copy.deepcopy(self.model), self.images, bench)
             accuracy = bench.accuracy(repair.model, validation)

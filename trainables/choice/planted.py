@@ -115,6 +115,8 @@ class Planted(Rule):
     least: Count = 2
 
     def choose(self, suspect: Suspect, candidates: tuple[Candidate, ...] = CANDIDATES) -> Choice:
+        if not candidates:
+            return Choice(self.name, None, ("there is no candidate to choose from",))
         before, looked = suspect.before()
         names = list(dict.fromkeys(self.kinds.split(",")))
         copies = planted_copies(suspect, names)
@@ -177,8 +179,6 @@ class Planted(Rule):
         The shortest of them stands at latest behind the first ``finalists``, so that it is always tried: what leaves a
         model where it is are long slow ramps on few images.
         """
-        if not scores:
-            return []
         limit = min(self.gone, min(score.asr for score in scores) + self.margin)
         near = [score for score in scores if score.asr <= limit + 1e-9]
         near.sort(key=lambda score: (-score.accuracy, -score.loss_rise))

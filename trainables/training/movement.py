@@ -32,12 +32,14 @@ class Movement:
         displacement: Euclidean distance of all parameters from where they were.
         displacement_share: that distance as a share of the parameters' own length before; may exceed 1.
         changed: share of the parameters' values that are not what they were, in [0, 1].
+        statistics: whether a buffer changed: running statistics of batch normalisation.
     """
 
     loss_rise: float | None
     displacement: float
     displacement_share: float
     changed: float
+    statistics: bool = False
 
     @property
     def moved(self) -> bool | None:
@@ -46,7 +48,8 @@ class Movement:
         True says that something happened, not that a backdoor is gone. None where the method edits a part of the model.
         """
         if self.displacement_share < THE_SAME:
-            return False
+            # Renewed statistics alone are an edit of a part as well: there are backdoors that live in them.
+            return None if self.statistics and self.loss_rise is None else False
         if self.changed < WHOLE_MODEL:
             return None
         rose = self.loss_rise is not None and self.loss_rise >= LOSS_RISE
@@ -62,17 +65,35 @@ def loss_rise(losses: Sequence[float]) -> float | None:
     return max(means) - losses[0]
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A model's parameters and buffers as they were, by name."""
+
+    parameters: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Snapshot:
+        """A copy of what ``model`` holds now."""
+        parts = (model.named_parameters(), model.named_buffers())
+        return cls(*({name: value.detach().clone() for name, value in part} for part in parts))
+
+
 @torch.no_grad()
-def movement(before: Mapping[str, Tensor], model: nn.Module, losses: Sequence[float] = ()) -> Movement:
-    """What lies between the parameters ``before``, by name, and those of ``model``.
+def movement(snapshot: Snapshot, model: nn.Module, losses: Sequence[float] = ()) -> Movement:
+    """What lies between a model as it came and ``model``.
 
     A parameter that one of the two has not, or in another shape, counts as moved by the length of both.
 
     Args:
-        before: `parameters_of` the model as it came.
         losses: of every training step, `History.loss`.
     """
-    now = parameters_of(model)
+    before, now = snapshot.parameters, {name: value.detach() for name, value in model.named_parameters()}
+    buffers = dict(model.named_buffers())
+    statistics = any(
+        name not in buffers or not torch.equal(old, buffers[name].to(old.device))
+        for name, old in snapshot.buffers.items()
+    )
     squares = changed = total = 0.0
     for name in {**before, **now}:
         old, new = before.get(name), now.get(name)
@@ -87,9 +108,4 @@ def movement(before: Mapping[str, Tensor], model: nn.Module, losses: Sequence[fl
     length = math.sqrt(math.fsum(float(one.double().square().sum()) for one in before.values()))
     distance = math.sqrt(squares)
     share = distance / length if length else math.inf if distance else 0.0
-    return Movement(loss_rise(losses), distance, share, changed / total if total else 0.0)
-
-
-def parameters_of(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the parameters, by name."""
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return Movement(loss_rise(losses), distance, share, changed / total if total else 0.0, statistics)

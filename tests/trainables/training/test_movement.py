@@ -12,9 +12,9 @@ from trainables.training.movement import (
     LOSS_RISE,
     THE_SAME,
     Movement,
+    Snapshot,
     loss_rise,
     movement,
-    parameters_of,
 )
 
 
@@ -33,7 +33,7 @@ def test_the_rise_is_of_the_highest_mean_of_five_over_the_first_batch() -> None:
 
 
 def test_distances_are_euclidean_and_over_the_length_before() -> None:
-    found = movement(parameters_of(line(3.0, 4.0)), line(3.0, 5.0), [0.1] * 5)
+    found = movement(Snapshot.of(line(3.0, 4.0)), line(3.0, 5.0), [0.1] * 5)
     assert found.displacement == pytest.approx(1.0)
     assert found.displacement_share == pytest.approx(0.2)
     assert found.changed == 0.5
@@ -41,7 +41,7 @@ def test_distances_are_euclidean_and_over_the_length_before() -> None:
 
 def test_the_same_weights_moved_nothing_even_if_a_loss_rose() -> None:
     model = line(3.0, 4.0)
-    assert movement(parameters_of(model), copy.deepcopy(model), [0.0] + [9.0] * 9).moved is False
+    assert movement(Snapshot.of(model), copy.deepcopy(model), [0.0] + [9.0] * 9).moved is False
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,19 @@ def test_a_pruned_part_is_not_judged_by_its_distance() -> None:
     assert Movement(None, 0.01, 0.01, changed=0.1).moved is None
 
 
+def test_renewed_statistics_alone_are_an_edit_of_a_part() -> None:
+    norm = nn.BatchNorm1d(2)
+    before = Snapshot.of(norm)
+    norm(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
+    assert movement(before, norm).moved is None
+    assert movement(before, norm, [0.1, 0.1]).moved is False  # a training that went nowhere renews them too
+
+
 def test_steps_lost_to_rounding_are_no_edit_of_a_part() -> None:
     assert Movement(0.01, 1e-6, 1e-7, changed=0.1).moved is False
 
 
 def test_a_new_model_of_another_form_is_far_away() -> None:
-    found = movement(parameters_of(line(3.0, 4.0)), line(6.0, 8.0, 0.0))
+    found = movement(Snapshot.of(line(3.0, 4.0)), line(6.0, 8.0, 0.0))
     assert found.displacement == pytest.approx(math.hypot(5.0, 10.0))
     assert found.moved
