@@ -13,7 +13,6 @@ from trainables.choice.base import Candidate, Suspect
 from trainables.choice.highest_peak import allows
 from trainables.choice.own_triggers import KINDS, OwnTrigger
 from trainables.data.images import ImageSet
-from trainables.defenses.base import images_per_step
 from trainables.models.classifier import Classifier
 from trainables.training.loop import Counters, DivergedError
 from trainables.training.predict import predict
@@ -21,6 +20,9 @@ from trainables.training.predict import predict
 # Gentle: few triggered images per batch, a low rate, and no step more than it needs. What is planted hard, by half of
 # each batch over many steps, hides more of the settings that are too weak (docs/choosing.md).
 SHARE, RATE, GOAL, MOST_STEPS, LOOK_EVERY = 0.1, 0.01, 0.95, 600, 10
+# Images per step, at most half of the training part: with the quarter that repairs have, the few triggered ones of a
+# step pull at a small model so hard that it loses its clean accuracy.
+BATCH = 64
 # Below this the copy holds no backdoor whose removal would say anything.
 PLANTED_ASR = 0.9
 # Points of validation accuracy that planting may cost; one image where that is more.
@@ -69,13 +71,13 @@ class Copy:
 
 
 def plant(suspect: Suspect, kind: str, target: int) -> Copy:
-    """Train a copy of ``suspect`` on its own images, a few of each batch triggered, until it obeys."""
+    """Train a copy of ``suspect`` on its own images, some of each batch triggered, until it obeys and is accurate."""
     bench, images = suspect.bench(), suspect.images
     trigger = KINDS[kind](images.train.image_size, bench.generator("planted", kind))
     model = copy.deepcopy(suspect.model)
     held_out = triggered_images(trigger, images.validation, target)
     before = bench.accuracy(model, images.validation)
-    batch = images_per_step(256, len(images.train))
+    batch = max(2, min(BATCH, len(images.train) // 2))
     count = math.ceil(SHARE * batch)
     steps = 0
 
@@ -85,12 +87,17 @@ def plant(suspect: Suspect, kind: str, target: int) -> Copy:
         pixels[chosen], labels[chosen] = trigger(pixels[chosen]), target
         return pixels, labels
 
+    def keeps_accuracy() -> bool:
+        return allows(bench.accuracy(model, images.validation), before, DROP, len(images.validation))
+
     def obeys(step: int) -> bool:
         nonlocal steps
         steps = step + 1
         if steps % LOOK_EVERY:
             return False
-        return _obeyed(model, held_out, target, bench.precision, bench.counters) >= GOAL * len(held_out)
+        hits = _obeyed(model, held_out, target, bench.precision, bench.counters)
+        # The first steps cost accuracy, which comes back while the copy goes on seeing clean images.
+        return hits >= GOAL * len(held_out) and keeps_accuracy()
 
     why_not, rate, accuracy = None, 0.0, 0.0
     all_images = triggered_images(trigger, own_images(suspect), target)

@@ -76,14 +76,19 @@ def test_a_planted_copy_obeys_and_the_model_itself_does_not(suspect: Suspect) ->
     trigger = KINDS["patch"](16, suspect.bench().generator("planted", "patch"))
     own = triggered_images(trigger, suspect.images.train, planted.target)
     assert int((predict(suspect.model, own) == planted.target).sum()) < 0.5 * len(own)
-    assert planted.work.backward_samples == planted.steps * 25
+    assert planted.work.backward_samples == planted.steps * 50  # half of the 100 training images per step
 
 
-def test_a_copy_that_lost_accuracy_is_refused(suspect: Suspect) -> None:
-    """Its own trigger is removed from a model that is another one: that says nothing about this model."""
-    why_not = plant(suspect, "patch", 3).why_not
-    assert why_not is not None
-    assert "planting took validation accuracy from" in why_not
+def test_a_copy_that_lost_accuracy_is_trained_on_and_then_refused(
+    suspect: Suspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trigger that is removed from another model says nothing about this one."""
+    monkeypatch.setattr("trainables.choice.planting.MOST_STEPS", 20)
+    monkeypatch.setattr("trainables.choice.planting.PLANTED_ASR", 0.0)
+    monkeypatch.setattr("trainables.choice.planting.allows", lambda *_: False)
+    planted = plant(suspect, "patch", 3)
+    assert planted.steps == 20
+    assert "planting took validation accuracy from" in (planted.why_not or "")
 
 
 @pytest.mark.usefixtures("_any_price")
