@@ -524,6 +524,7 @@ def doctor(store: Place | None, seconds: float, as_json: bool) -> None:
             "samplers",
             "trackers",
             "figures",
+            "rules",
             "plugins",
             "settings",
         ]

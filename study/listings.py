@@ -20,6 +20,7 @@ from rich.text import Text
 
 from search_spaces import space as search_spaces
 from study.report.figures.registry import FIGURES
+from study.results.transfer import all_rules
 from study.spec.load import recipe_names, recipe_path
 from study.spec.samplers import SAMPLERS
 from study.spec.trackers import TRACKERS
@@ -210,7 +211,7 @@ def _wrapped(line: str, width: int | None, *, indent: int) -> str:
 
 
 def listing(what: str) -> list[tuple[str, str]]:
-    """(name, one line) of all attacks, defenses, datasets, models, recipes or spaces."""
+    """(name, one line) of all attacks, defenses, datasets, models, recipes, spaces, rules."""
     match what:
         case "attacks":
             return [(name, first_line(ATTACKS.get(name))) for name in ATTACKS.names()]
@@ -240,6 +241,8 @@ def listing(what: str) -> list[tuple[str, str]]:
             return [(name, tool.description) for name, tool in TRACKERS.items()]
         case "figures":
             return [(name, first_line(draw)) for name, draw in FIGURES.items()]
+        case "rules":
+            return [(name, first_line(rule)) for name, rule in all_rules().items()]
         case "plugins":
             return [(plugin.module, f"{plugin}, {_brings(plugin)}") for plugin in loaded()]
         case _:

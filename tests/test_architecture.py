@@ -27,7 +27,7 @@ FLOORS = {
         *({"results"}, {"plan"}, {"record"}, {"spec"}),
     ),
     "trainables": (
-        *({"tune"}, {"trial"}, {"aftermath"}, {"job"}, {"victims"}),
+        *({"tune"}, {"trial"}, {"aftermath"}, {"job"}, {"victims"}, {"choice"}),
         *({"evaluation", "scenarios"}, {"attacks", "defenses"}),
         *(
             {"training"},

@@ -88,6 +88,15 @@ RESULT_COLUMNS = (
     Column(
         "collapsed", "flag", "the model hardly classifies any more (docs/glossary.md): its ASR is 0 or 1 by accident"
     ),
+    Column(
+        "moved",
+        "flag",
+        "whether the repair moved the model at all: no where its training loss never rose and its weights stayed; "
+        "missing where it edits a part of the model, or there is no repair",
+    ),
+    Column("loss_rise", "number", "how far the repair's training loss rose above that of its first batch", "nats"),
+    Column("displacement", "number", "distance of the repaired weights from the victim's"),
+    Column("displacement_share", "number", "that distance over the length of the victim's weights"),
     Column("der", "number", "defense effectiveness rating on all test images; 0.5 is no change", SHARE),
     Column("n_clean", "count", "clean test images", IMAGES),
     Column("n_triggered", "count", "triggered test images", IMAGES),

@@ -39,6 +39,7 @@ from trainables.storage.memo import Memo
 from trainables.storage.store import Store, StoreUnavailableError, content_key
 from trainables.training.arithmetic import arithmetic, arithmetic_text
 from trainables.training.loop import Counters, DivergedError
+from trainables.training.movement import Movement, Snapshot, movement
 from trainables.training.watch import watching
 from trainables.victims import Victim, check_measured_again, make_trainer, obtain_victim
 
@@ -96,6 +97,10 @@ class TrialResult:
     victim_trained_on: str = ""
     started: str = ""
     collapsed: bool = False
+    moved: bool | None = None
+    loss_rise: float | None = None
+    displacement: float | None = None
+    displacement_share: float | None = None
     flags: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     detection: dict[str, Any] = field(default_factory=dict)
@@ -319,7 +324,7 @@ def run_trial(
     model = copy.deepcopy(victim.model).to(device)
     if cell.fresh_head and defense.owns is CleanData:
         model.reset_head(trainer.generator("weights", "fresh-head"))
-    assets = assets_for(defense, cell, dataset, victim, device)
+    assets, before = assets_for(defense, cell, dataset, victim, device), Snapshot.of(model)
     ready = clock()
     result.seconds_setup = ready - begin
 
@@ -346,6 +351,8 @@ def run_trial(
         result.status, result.notes, repaired = repair.status, repair.notes, repair.model
         result.detection = _detection(repair, victim, dataset)
         result.seconds_repair = clock() - ready - (points.seconds if points is not None else 0.0)
+        if not isinstance(defense, NoDefense):  # which is not meant to move anything
+            _note_movement(result, movement(before, repair.model, repair.history.loss))
         evaluation = measure(repair.model)
         if isinstance(defense, NoDefense):  # it changed nothing, so this measures the victim once more, for nothing
             check_measured_again(victim, evaluation, dataset, device)
@@ -428,6 +435,11 @@ def _wait_for(device: torch.device) -> None:
     """Until the device has done what it was given: a clock that is read now tells the truth."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _note_movement(result: TrialResult, found: Movement) -> None:
+    result.moved, result.loss_rise = found.moved, found.loss_rise
+    result.displacement, result.displacement_share = found.displacement, found.displacement_share
 
 
 def _detection(repair: Repair, victim: Victim, dataset: Dataset) -> dict[str, Any]:

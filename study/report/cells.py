@@ -13,6 +13,7 @@ from study.record.words import percent
 from study.report.html import Table, number, plural, rate
 from study.report.targets import target_text
 from study.results.outcomes import OUTCOMES
+from study.results.settings import movement_text
 
 # Row of the ledger -> heading, for what `trainables.evaluation.detection` measures.
 DETECTION = {
@@ -66,8 +67,8 @@ def honours(member: pd.Series[Any]) -> str:
 
 
 def status_text(one: pd.Series[Any]) -> str:
-    """Status of a setting, and whether its model collapsed."""
-    return f"{one['status']}, collapsed" if one["collapsed"] else str(one["status"])
+    """Status of a setting, and whether its model collapsed or its repair moved nothing."""
+    return ", ".join(filter(None, (str(one["status"]), "collapsed" if one["collapsed"] else "", movement_text(one))))
 
 
 def hypervolume_table(found: pd.DataFrame) -> Table:

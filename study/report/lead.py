@@ -15,7 +15,7 @@ from study.record.words import percent
 from study.report.figures.style import FEW_SEARCHES
 from study.report.html import escape, plural
 from study.results.outcomes import REMOVED_ASR, outcome_of
-from study.results.settings import ALL_ATTACKS, models_of, settings_text
+from study.results.settings import ALL_ATTACKS, models_of, movement_text, settings_text
 from study.results.verdicts import (
     BETTER,
     EQUAL,
@@ -112,6 +112,7 @@ def outcome_text(one: pd.Series[Any]) -> str:
         return f"the model collapsed (clean accuracy {percent(one['clean_accuracy_report'])})"
     where = "" if one["cells"] == 1 else " on at least one model"
     unchanged = f"it abstained{where}: " if one["status"] == "abstained" else ""
+    unchanged += f"it {words}: " if (words := movement_text(one)) else ""
     models = f" ({words})" if (words := models_of(one)) else ""
     return (
         f"{unchanged}ASR {percent(one['asr_report'])} at clean accuracy {percent(one['clean_accuracy_report'])}{models}"

@@ -22,7 +22,17 @@ from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
 from study.record.victims import absent, read_victims
 from study.report.targets import target_text
-from study.results.settings import GROUP, PLACE, aggregate, at, compare, fronts, models_of, settings_text
+from study.results.settings import (
+    GROUP,
+    PLACE,
+    aggregate,
+    at,
+    compare,
+    fronts,
+    models_of,
+    movement_text,
+    settings_text,
+)
 from study.spec.combinations import in_words
 
 WIDTH = 120  # characters, where the output is no terminal and COLUMNS says nothing
@@ -165,7 +175,7 @@ def _front_lines(attack: str, group: pd.DataFrame, members: pd.DataFrame) -> lis
         for _, row in group[group["role"] == role].iterrows():
             said = row["status"] if row["status"] != "ok" and role == "baseline" else remark
             said += ", collapsed" if row["collapsed"] else ""
-            said = ", ".join(filter(None, (said, models_of(row))))
+            said = ", ".join(filter(None, (said, movement_text(row), models_of(row))))
             lines.append([str(row["defense_label"]), *_measured(row), said, settings_text(row)])
     searched = group[group["role"] == "search"]
     for _, member in members.iterrows():
@@ -174,7 +184,7 @@ def _front_lines(attack: str, group: pd.DataFrame, members: pd.DataFrame) -> lis
         remarks = ["published"] if row["published"] else []
         remarks += ["knee"] if member["is_knee"] else []
         remarks += [row["status"]] if row["status"] != "ok" else []
-        remarks += [models_of(row)] if models_of(row) else []
+        remarks += [words for words in (movement_text(row), models_of(row)) if words]
         lines.append([str(row["defense_label"]), *_measured(row), ", ".join(remarks), settings_text(row)])
     return lines
 

@@ -135,8 +135,8 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     the group were scored on: a mean over fewer is no fair rival, so a setting with a failed or still missing cell never
     enters a front. ``status`` is the worst of those cells, ``collapsed`` whether any of them did; ``cells`` counts
     those in the mean, ``models_counted`` their victims, ``models`` the victims that the setting was meant for (also
-    those without a backdoor, which may have no row); ``*_min`` and ``*_max`` span the cells; counts of test images are
-    pooled; costs are means per cell.
+    those without a backdoor, which may have no row); ``unmoved`` counts the cells in the mean whose repair moved
+    nothing; ``*_min`` and ``*_max`` span the cells; counts of test images are pooled; costs are means per cell.
     """
     params = [name for name in frame.columns if name.startswith(PARAM)]
     rows = frame.reset_index(drop=True).copy()
@@ -158,6 +158,8 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
         )
         rows["attack"] = ALL_ATTACKS
     rows["scored"], rows["collapsed"] = scored, collapsed(rows) & scored
+    # One that abstained left the model alone on purpose, and says so itself.
+    rows["unmoved"] = rows["moved"].eq(False).fillna(False).astype(bool) & scored & (rows["status"] == "ok")
     rows["severity"] = rows["status"].map({status: rank for rank, status in enumerate(STATUSES)}).fillna(0).astype(int)
     rows.loc[rows["without"], "severity"] = -1  # tells only if there is no other cell
     rows["published"] = rows["published"].eq(True)
@@ -185,6 +187,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     table["published"], table["collapsed"] = grouped["published"].all(), grouped["collapsed"].any()
     table["status"] = grouped["severity"].max().map({**dict(enumerate(STATUSES)), -1: NOT_IMPLANTED})
     table["cells"], table["models"] = grouped["scored"].sum(), grouped["models"].max()
+    table["unmoved"] = grouped["unmoved"].sum()
     table["models_counted"] = grouped["victim_scored"].nunique()
     table["finished_row"] = grouped["row"].max()
     table = table.reset_index()
@@ -203,6 +206,17 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
 def models_of(one: Mapping[Any, Any] | pd.Series[Any]) -> str:
     """On how many of its models a setting's numbers rest, ``1 of 4 models``; nothing where there is one alone."""
     return models_in_words(int(one["models_counted"]), int(one["models"]))
+
+
+def movement_text(one: Mapping[Any, Any] | pd.Series[Any]) -> str:
+    """``moved nothing`` of a setting whose repair left the model where it was, with the runs where not in all.
+
+    Nothing where it moved in all of them, or where it was not measured.
+    """
+    unmoved, cells = int(one.get("unmoved", 0)), int(one["cells"])
+    if not unmoved:
+        return ""
+    return "moved nothing" + ("" if unmoved == cells else f" in {unmoved} of {cells} runs")
 
 
 def is_shared(frame: pd.DataFrame) -> bool:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, register, training_work
 from trainables.defenses.ft import in_scope
@@ -129,7 +127,6 @@ class SuperFineTuning(Defense):
         schedule = self.schedule(len(assets.train))
         if schedule.total_steps == 0:
             return Repair(model)
-        before = [parameter.detach().clone() for parameter in model.parameters()]
         best = _BestOnValidation(model, assets.validation, schedule, trainer) if self.select == "val" else None
         history = trainer.fit(
             model,
@@ -152,12 +149,6 @@ class SuperFineTuning(Defense):
         for number, length in enumerate(schedule.phase_steps, start=1):
             notes[f"lr_mass_{number}"] = lr_mass(schedule, start, start + length, self.momentum_at(schedule))
             start += length
-        with torch.no_grad():
-            moved = sum(
-                float((now - then).double().square().sum())
-                for now, then in zip(model.parameters(), before, strict=True)
-            )
-        notes["displacement"] = moved**0.5
         return Repair(model, history=history, notes=notes)
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:

@@ -1,0 +1,212 @@
+"""How a defender chooses a repair's settings without an attack success rate: what every rule is given and hands back.
+
+Leak rule: a rule gets a `Suspect`, which holds the suspicious model, the defender's own clean images and a trainer, and
+nothing else. It never meets test data, the trigger or the target class. What an experimenter knows who measures ASR is
+`oracle`; what he knows from other attacks is `transfer`; all rules here are `blind` (docs/choosing.md).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from trainables.data.images import DataError
+from trainables.defenses.base import DEFENSES, CleanData
+from trainables.models.classifier import Classifier
+from trainables.registry import Registry, check_method
+from trainables.settings import check_settings
+from trainables.training.loop import Counters, DivergedError
+from trainables.training.movement import Movement, Snapshot, movement
+from trainables.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A repair that may be chosen: a defense that owns clean data, with settings over its defaults."""
+
+    defense: str
+    settings: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """For tables: ``super_ft iterations=120 lr_max1=0.1``."""
+        return " ".join([self.defense, *(f"{key}={_plain(value)}" for key, value in self.settings.items())])
+
+    def __hash__(self) -> int:  # the settings are a mapping, which has none
+        return hash(self.defense)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def super_ft(iterations: int, lr_max1: float) -> Candidate:
+    """Super-fine-tuning with its published ``lr_base`` and ``lr_max2``."""
+    return Candidate("super_ft", {"iterations": iterations, "lr_max1": lr_max1})
+
+
+# Where a defender starts who names no candidates: lengths and peaks around the published point, which is among them.
+CANDIDATES = (
+    *(super_ft(25, peak) for peak in (0.1, 0.3)),
+    *(super_ft(length, peak) for length in (60, 120, 250) for peak in (0.03, 0.1, 0.3)),
+    *(super_ft(500, peak) for peak in (0.03, 0.1)),
+)
+# Repairs to look at beside whatever is chosen: one setting that did well in hindsight, and plain fine-tuning from the
+# published peak over as many steps as the published schedule.
+SHORT_RAMP = super_ft(120, 0.1)
+FT_PEAK = Candidate("ft", {"lr": 0.1, "steps": 1000, "schedule": "cosine"})
+PUBLISHED = super_ft(500, 0.1)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A candidate tried on a copy of a model, with all that its defender can see.
+
+    Args:
+        model: the repaired copy, on the CPU; None where the training diverged, or nobody needs it any more.
+        right: validation images classified right, of ``images``.
+        movement: None where it diverged.
+        work: of the repair and of looking at it.
+    """
+
+    candidate: Candidate
+    model: Classifier | None
+    right: int
+    images: int
+    movement: Movement | None
+    work: Counters
+    diverged: bool = False
+
+    @property
+    def accuracy(self) -> float:
+        """Validation accuracy, in [0, 1]; 0 where it diverged."""
+        return self.right / self.images
+
+    @property
+    def moved(self) -> bool:
+        """Whether the repair moved the model at all."""
+        return self.movement is not None and self.movement.moved is not False
+
+    @property
+    def loss_rise(self) -> float:
+        """How far the training loss rose; 0 where nothing was trained or it diverged."""
+        return (self.movement.loss_rise or 0.0) if self.movement is not None else 0.0
+
+
+@dataclass
+class Suspect:
+    """A suspicious model with what its defender owns; it remembers the candidates that were tried on it.
+
+    Every attempt draws the same random numbers as the repair that follows the choice, so the model that a rule looked
+    at is the model that is handed over.
+
+    Args:
+        model: in eval mode, on the trainer's device; not changed.
+        images: training and validation part, on the trainer's device.
+        trainer: device, random streams, augmentation. Its counters are left alone: the work is in attempts and choices.
+        kept: what else rules have made of this model, by a key of their own. Whoever uses it is charged for making it.
+    """
+
+    model: Classifier
+    images: CleanData
+    trainer: Trainer
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _tried: dict[Candidate, Attempt] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.images.validation) == 0:
+            raise DataError("choosing settings needs validation images; use a larger clean_fraction")
+
+    def bench(self) -> Trainer:
+        """The trainer with counters of its own."""
+        return dataclasses.replace(self.trainer, counters=Counters(), made=[], reused={}, batch=None)
+
+    def attempt(self, candidate: Candidate) -> Attempt:
+        """``candidate`` tried on a copy of the model; at once where it was tried before."""
+        if candidate not in self._tried:
+            self._tried[candidate] = self._attempt(candidate)
+        return self._tried[candidate]
+
+    def without_model(self, candidate: Candidate) -> None:
+        """Forget the repaired copy itself, whose numbers are all that is needed from here on."""
+        self._tried[candidate] = dataclasses.replace(self.attempt(candidate), model=None)
+
+    def _attempt(self, candidate: Candidate) -> Attempt:
+        bench, validation = self.bench(), self.images.validation
+        defense = DEFENSES.create(candidate.defense, candidate.settings)
+        before = Snapshot.of(self.model)
+        try:
+            repair = defense.repair(copy.deepcopy(self.model), self.images, bench)
+            accuracy = bench.accuracy(repair.model, validation)
+        except DivergedError:
+            return Attempt(candidate, None, 0, len(validation), None, bench.counters, diverged=True)
+        seen = movement(before, repair.model, repair.history.loss)
+        right = round(accuracy * len(validation))
+        return Attempt(candidate, repair.model.cpu(), right, len(validation), seen, bench.counters)
+
+    def before(self) -> tuple[float, Counters]:
+        """Validation accuracy of the model as it came, in [0, 1], and the work of looking at it."""
+        bench = self.bench()
+        return bench.accuracy(self.model, self.images.validation), bench.counters
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a rule says.
+
+    Args:
+        rule: its name.
+        candidate: the chosen repair; None: the rule found none that it would answer for.
+        reasons: sentences for people, the most important one first.
+        work: all that choosing took, the repair of the untouched model included where ``attempt`` holds it.
+        attempt: that repair, where the rule made it anyway.
+        table: what was seen of each candidate, JSON-able.
+    """
+
+    rule: str
+    candidate: Candidate | None
+    reasons: tuple[str, ...]
+    work: Counters = field(default_factory=Counters)
+    attempt: Attempt | None = None
+    table: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """Settings of a rule; `choose` carries it out."""
+
+    name: ClassVar[str]
+    knows: ClassVar[str] = "blind"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_settings(self)
+
+    @abstractmethod
+    def choose(self, suspect: Suspect, candidates: tuple[Candidate, ...] = CANDIDATES) -> Choice:
+        """Choose one of ``candidates`` for ``suspect``.
+
+        Raises:
+            SettingError, DataError: a candidate that its defense refuses, in one line.
+        """
+
+
+def _check(name: str, cls: type[Rule]) -> None:
+    check_method("rule", name, cls, Rule)
+
+
+RULES: Registry[type[Rule]] = Registry("rule", "trainables.choice", _check)
+register = RULES.register
+
+
+def total(work: Iterable[Counters]) -> Counters:
+    """The sum of some work."""
+    sums = Counters()
+    for one in work:
+        for item in dataclasses.fields(Counters):
+            setattr(sums, item.name, getattr(sums, item.name) + getattr(one, item.name))
+    return sums
