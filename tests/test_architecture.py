@@ -19,6 +19,7 @@ FLOORS = {
     "study": (
         *(
             {"cli"},
+            {"commands"},
             {"overview", "listings", "new", "citations", "doctor"},
             {"run"},
             {"report", "tracking", "cluster"},
@@ -27,7 +28,7 @@ FLOORS = {
         *({"results"}, {"plan"}, {"record"}, {"spec"}),
     ),
     "trainables": (
-        *({"tune"}, {"trial"}, {"job"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
+        *({"tune"}, {"trial", "foreign"}, {"job"}, {"victims"}, {"evaluation", "scenarios"}, {"attacks", "defenses"}),
         *(
             {"training"},
             {"data", "models"},

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -169,14 +169,22 @@ class Workbench:
         test, triggered = dataset.test.to(self.device), victim.triggered.to(self.device)
         return victim.as_control(clean, evaluate(model, test, triggered, precision=cell.victim.precision))
 
-    def run(self, cell: Cell, settings: Mapping[str, Any]) -> TrialResult:
+    def run(
+        self, cell: Cell, settings: Mapping[str, Any], keep: Callable[[Classifier], None] | None = None
+    ) -> TrialResult:
         """`run_trial` with this bench's data set, victim and device."""
         started = time.perf_counter()
         victim = self.victim(cell)
         waited = time.perf_counter() - started
         with on_threads(self.threads):
             result = run_trial(
-                cell, settings, dataset=self.dataset(cell.data), victim=victim, device=self.device, memo=self.memo
+                cell,
+                settings,
+                dataset=self.dataset(cell.data),
+                victim=victim,
+                device=self.device,
+                memo=self.memo,
+                keep=keep,
             )
         result.seconds_setup += waited
         result.wall_seconds += waited
@@ -246,6 +254,7 @@ def run_trial(
     device: torch.device,
     memo: Memo | None = None,
     counters: Counters | None = None,
+    keep: Callable[[Classifier], None] | None = None,
 ) -> TrialResult:
     """Repair a copy of the victim with the cell's defense under ``settings``, and measure it.
 
@@ -254,6 +263,7 @@ def run_trial(
     Args:
         memo: of what trials of one victim share; None: nothing is taken from other trials or kept for them.
         counters: to count the defense's work in, for a caller that may cut the trial short.
+        keep: is given the repaired model once it has been measured.
 
     Raises:
         SettingError: the settings are not the defense's.
@@ -317,6 +327,8 @@ def run_trial(
         result.eval_forward_samples = evaluation_counters.forward_samples
         if isinstance(defense, NoDefense):  # it changed nothing, so this measures the victim once more, for nothing
             check_measured_again(victim, evaluation, dataset, device)
+        if keep is not None:
+            keep(repair.model)
     except DivergedError as error:
         result.status, result.error, result.seconds_repair = "diverged", str(error), clock() - ready
     result.seconds_evaluate = clock() - ready - result.seconds_repair
