@@ -1,4 +1,4 @@
-"""`superft repair`: weights of a stranger's file, the user's own images, a defense at its published settings or others."""
+"""`superft repair`: weights of a stranger's file, the user's own clean images, a defense at its published point."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ def _head(output: Tensor, seen: _Seen) -> str | None:
 
 
 def _stages(seen: _Seen) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-    """The last layer at each size of maps that a convolution made, largest first.
+    """The last of the outermost layers at each size of maps that a convolution made, largest first.
 
     Sizes of 1 x 1 are left out: most are the gates of squeeze-and-excitation. What a pool alone made is no stage.
     """
@@ -284,7 +284,9 @@ def _stages(seen: _Seen) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
         if isinstance(module, nn.Conv2d):
             made.add(size)
         # A layer that runs several times shows its last output to a hook.
-        if last[name] == position and size in made and size[0] * size[1] > 1:
+        # The outermost: the first layer of the next block may still have the size of this one.
+        outer = size not in at_size or name.count(".") <= at_size[size].count(".")
+        if outer and last[name] == position and size in made and size[0] * size[1] > 1:
             at_size[size] = name
     ordered = sorted(at_size, key=lambda size: -size[0] * size[1])
     return tuple(at_size[size] for size in ordered), tuple(ordered)

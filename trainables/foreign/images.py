@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import struct
 import zipfile
 from collections.abc import Sequence
@@ -281,8 +282,8 @@ def three_numbers(given: str, option: str) -> tuple[float, float, float]:
         values = [float(part) for part in given.split(",")]
     except ValueError as error:
         raise DataError(f"{option} {given!r}: write three numbers with commas between, 0.485,0.456,0.406") from error
-    if len(values) != 3:
-        raise DataError(f"{option} {given!r}: must be three numbers, one for each colour, got {len(values)}")
+    if len(values) != 3 or not all(map(math.isfinite, values)):
+        raise DataError(f"{option} {given!r}: must be three finite numbers, one for each colour")
     return values[0], values[1], values[2]
 
 
@@ -303,19 +304,20 @@ def split(clean: CleanImages, num_classes: int, seed: int) -> Parts:
             "that it does not know"
         )
     names = [*clean.classes, *map(str, range(len(clean.classes), num_classes))]
+    least = (
+        f"{MIN_IMAGES} in all and {MIN_PER_CLASS} of each class are the least that can be split into what repairs and"
+    )
+    if len(images) < MIN_IMAGES:
+        raise DataError(f"{name}: {len(images)} images are too few; {least} what measures")
     if absent := [names[label] for label in range(num_classes) if int(counts[label]) == 0]:
         raise DataError(
             f"{name}: no image of {len(absent)} of the model's {num_classes} classes ({listed(absent)}): the repair "
-            "would make the model forget them; add images, and where folders are fewer than outputs say which is which with "
-            "--classes"
+            "would make the model forget them; add images, and where folders are fewer than outputs say which is which "
+            "with --classes"
         )
     few = [f"{names[label]} ({int(counts[label])})" for label in range(num_classes) if counts[label] < MIN_PER_CLASS]
-    if few or len(images) < MIN_IMAGES:
-        said = f"too few of {listed(few)}" if few else "too few"
-        raise DataError(
-            f"{name}: {len(images)} images are {said}; {MIN_IMAGES} in all and {MIN_PER_CLASS} of each class are the "
-            "least that can be split into what repairs and what measures"
-        )
+    if few:
+        raise DataError(f"{name}: {len(images)} images are too few of {listed(few)}; {least} what measures")
     check_variety(name, "clean", images)
     held = split_clean(images.labels, HELD_OUT, num_classes=num_classes, seed=derive_seed(seed, "held-out")).all
     rest = torch.ones(len(images), dtype=torch.bool)

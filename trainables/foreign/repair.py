@@ -49,14 +49,15 @@ NORMALIZATIONS: Mapping[str, tuple[Channels, Channels]] = {
 ASKED = 512  # images on which they are compared
 # Of ten classes, ten points are more than the chance of a wrong normalisation on so many images.
 CLEARLY = 0.1
-# A loss rose if its mean over so many steps came this far above where it began (natural logarithm, per image).
-RISING_STEPS, RISE = 5, 0.05
+# A loss rose if its mean over so many steps came this far above where it began (in nats per image): more than batches and
+# augmentation alone make of it. Published schedules at their peak come further.
+RISING_STEPS, RISE = 5, 0.25
 # Less of the weights' length than this is rounding and weight decay, not forgetting.
 DISPLACEMENT_NEAR_NONE = 1e-3
 
 UNKNOWN = (
-    "the attack success rate: nobody has the trigger, if there is one, so nothing here says whether a backdoor was there "
-    "or is gone",
+    "the attack success rate: nobody has the trigger, if there is one, so nothing here says whether a backdoor was "
+    "there or is gone",
     "accuracy on other images: the held-out part comes from the same source as the rest, and the model may have been "
     "trained on all of them",
 )
@@ -121,8 +122,8 @@ def repair_model(
     refuse_unusable(plain.state_dict(), "the model")
     if defense.owns is PoisonedData:
         raise DataError(
-            f"defense {defense.name} needs the training set with the poison in it, and here are clean images alone; use "
-            "a defense that works with clean images"
+            f"defense {defense.name} needs the training set with the poison in it, and here are clean images alone; "
+            "use a defense that works with clean images"
         )
     types = {name: value.dtype for name, value in plain.state_dict().items()}
     size = clean.images.image_size
@@ -385,14 +386,14 @@ def _warnings(facts: Mapping[str, Any]) -> list[str]:
         found.append("the defense found nothing to repair and left the model as it was")
     elif facts["displacement"]["relative"] < DISPLACEMENT_NEAR_NONE:
         found.append(
-            f"the repair hardly moved the weights ({facts['displacement']['relative']:.2g} of their length): a backdoor, "
-            "if there is one, is most likely still whole"
+            f"the repair hardly moved the weights ({facts['displacement']['relative']:.2g} of their length): a "
+            "backdoor, if there is one, is most likely still whole"
         )
     if facts["loss"].get("rose") is False and facts["status"] == "ok":
         found.append(
             f"the training loss never rose (began at {facts['loss']['first']:.3f}, highest "
-            f"{facts['loss']['highest']:.3f}): a repair that forgets nothing on its way mostly leaves a backdoor whole; "
-            "more steps or a higher rate move more"
+            f"{facts['loss']['highest']:.3f}): a repair that forgets nothing on its way mostly leaves a backdoor "
+            "whole; more steps or a higher rate move more"
         )
     if facts["clean_accuracy_after"]["interval"][1] < facts["clean_accuracy_before"]["interval"][0]:
         found.append("clean accuracy fell by more than chance explains: the intervals before and after lie apart")

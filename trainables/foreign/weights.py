@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -140,7 +141,8 @@ def _read_torch(path: Path, size: int, start: bytes) -> Any:
     elif start[:1] != b"\x80":  # a pickle: torch's format before 1.6
         raise ModelError(f"weights {path}: neither safetensors nor a file of torch.save, by its first bytes")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of odd protocols, in damaged files
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         why = one_line(error)
         if "TorchScript" in why:
