@@ -49,8 +49,8 @@ NORMALIZATIONS: Mapping[str, tuple[Channels, Channels]] = {
 ASKED = 512  # images on which they are compared
 # Of ten classes, ten points are more than the chance of a wrong normalisation on so many images.
 CLEARLY = 0.1
-# A loss rose if its mean over so many steps came this far above where it began (in nats per image): more than batches and
-# augmentation alone make of it. Published schedules at their peak come further.
+# A loss rose if its mean over so many steps came this far above where it began (in nats per image): more than batches
+# and augmentation alone make of it. Published schedules at their peak come further.
 RISING_STEPS, RISE = 5, 0.25
 # Less of the weights' length than this is rounding and weight decay, not forgetting.
 DISPLACEMENT_NEAR_NONE = 1e-3
@@ -339,12 +339,12 @@ def _displacement(model: nn.Module, then: Mapping[str, Tensor], now: Mapping[str
 
 
 def _loss(history: History) -> dict[str, Any]:
-    """Where the training loss began, how high its mean over five steps came, and where it ended."""
+    """The loss of the first batch, before any step; how high its mean over five steps came, and where that ended."""
     if len(history.loss) < RISING_STEPS:
         return {"trained": False}
     losses = torch.tensor(history.loss, dtype=torch.float64)
     means = losses.unfold(0, RISING_STEPS, 1).mean(1)
-    first, highest = float(means[0]), float(means.max())
+    first, highest = float(losses[0]), float(means.max())
     return {
         "trained": True,
         "first": first,

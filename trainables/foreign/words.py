@@ -20,7 +20,7 @@ def describe(report: Mapping[str, Any]) -> str:
     ]
     if loss["trained"]:
         lines.append(
-            f"  training loss    {loss['first']:.3f} at first, {loss['highest']:.3f} at its highest, "
+            f"  training loss    {loss['first']:.3f} before the first step, {loss['highest']:.3f} at its highest, "
             f"{loss['last']:.3f} at the end (means of 5 steps)"
         )
     lines.append(f"  Neural Cleanse   {_flags(report['neural_cleanse'], images['classes'])}")

@@ -93,7 +93,6 @@ def test_what_is_there_is_not_replaced_unasked(own: Path, tmp_path: Path) -> Non
         ({"more": ("--arch", "nowhere.models:make")}, ("--arch nowhere.models:make",)),
         ({"more": ("--arch", f"{ARCH}x")}, ("no function 'plain_cnnx'",)),
         ({"more": ("--arch", "resnet81")}, ("torchvision:NAME",)),
-        ({"more": ("--defense", "abl")}, ("defense abl needs the training set with the poison in it",)),
         ({"more": ("--defense", "super")}, ("unknown defense 'super'",)),
         ({"more": ("--set", "lr_max=1")}, ("defense.super_ft.lr_max", "lr_max1")),
         ({"more": ("--data", "somewhere")}, ("either with --data DIR or with --images",)),
