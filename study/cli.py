@@ -30,6 +30,7 @@ def main(verbose: bool) -> None:
     superft run my.yaml --out DIR      your own; the same command again continues it
     superft trial --attack badnets --defense super_ft --dataset digits
     superft trigger blended --dataset digits --out blended.png
+    superft repair --weights my.pth --arch torchvision:resnet18 --data photos --out new.safetensors
     superft list attacks               what there is
     superft list settings super_ft     what it can be given
     superft recipe published > my.yaml a study to begin your own with

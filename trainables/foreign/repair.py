@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from trainables.defenses.nc import NeuralCleanse
 from trainables.defenses.super_ft import SuperFineTuning
 from trainables.defenses.trigger_inversion import anomaly_indices, flagged, invert_triggers
 from trainables.evaluation.conditions import why_collapsed
-from trainables.evaluation.metrics import wilson
 from trainables.foreign.adapter import ForeignClassifier, adapt, unwrapped
+from trainables.foreign.findings import UNKNOWN, displacement, json_able, loss_of, measured, warnings_of
 from trainables.foreign.images import CleanImages, Parts, split
 from trainables.foreign.progress import told, work_of
 from trainables.foreign.weights import refuse_unusable
@@ -31,7 +30,7 @@ from trainables.models.classifier import Classifier, Normalize
 from trainables.models.parts import refuse_lacking
 from trainables.seeding import derive_seed
 from trainables.training.arithmetic import arithmetic
-from trainables.training.loop import Counters, DivergedError, History
+from trainables.training.loop import Counters, DivergedError
 from trainables.training.predict import predict
 from trainables.training.trainer import Trainer
 
@@ -49,18 +48,6 @@ NORMALIZATIONS: Mapping[str, tuple[Channels, Channels]] = {
 ASKED = 512  # images on which they are compared
 # Of ten classes, ten points are more than the chance of a wrong normalisation on so many images.
 CLEARLY = 0.1
-# A loss rose if its mean over so many steps came this far above where it began (in nats per image): more than batches
-# and augmentation alone make of it. Published schedules at their peak come further.
-RISING_STEPS, RISE = 5, 0.25
-# Less of the weights' length than this is rounding and weight decay, not forgetting.
-DISPLACEMENT_NEAR_NONE = 1e-3
-
-UNKNOWN = (
-    "the attack success rate: nobody has the trigger, if there is one, so nothing here says whether a backdoor was "
-    "there or is gone",
-    "accuracy on other images: the held-out part comes from the same source as the rest, and the model may have been "
-    "trained on all of them",
-)
 
 
 @dataclass(frozen=True)
@@ -182,11 +169,11 @@ def repair_model(
             "flip": flip,
         },
         **_normalization(old),
-        **_measured(parts.held_out.labels.cpu(), before, after),
-        "displacement": _displacement(_inner(old), then, now),
-        "loss": _loss(repair.history),
+        **measured(parts.held_out.labels.cpu(), before, after),
+        "displacement": displacement(_inner(old), then, now),
+        "loss": loss_of(repair.history),
         "neural_cleanse": flags,
-        "notes": _json_able(repair.notes),
+        "notes": json_able(repair.notes),
         "work": dataclasses.asdict(work),
         "seconds": round(seconds, 2),
         "device": describe_device(device),
@@ -195,7 +182,7 @@ def repair_model(
         "code": code(),
         "unknown": list(UNKNOWN),
     }
-    return Repaired(result, facts | {"warnings": _warnings(facts)})
+    return Repaired(result, facts | {"warnings": warnings_of(facts)})
 
 
 def _fresh(
@@ -312,48 +299,6 @@ def _with_state(plain: nn.Module, state: Mapping[str, Tensor], types: Mapping[st
     return result.eval()
 
 
-def _measured(labels: Tensor, before: Tensor, after: Tensor) -> dict[str, Any]:
-    """Rates on the held-out part, with 95 % Wilson intervals."""
-    right, still, n = before == labels, after == labels, len(labels)
-
-    def rate(hits: Tensor) -> dict[str, Any]:
-        count = int(hits.sum())
-        return {"rate": count / n, "count": count, "of": n, "interval": [round(end, 4) for end in wilson(count, n)]}
-
-    return {
-        "clean_accuracy_before": rate(right),
-        "clean_accuracy_after": rate(still),
-        "lost": int((right & ~still).sum()),
-        "won": int((~right & still).sum()),
-        "agreement": rate(before == after),
-    }
-
-
-@torch.no_grad()
-def _displacement(model: nn.Module, then: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict[str, float]:
-    """Euclidean distance of all parameters, and in units of their length before."""
-    names = [name for name, _ in model.named_parameters()]
-    moved = sum(float((now[name].double() - then[name].double()).square().sum()) for name in names) ** 0.5
-    length = sum(float(then[name].double().square().sum()) for name in names) ** 0.5
-    return {"distance": moved, "relative": moved / length if length > 0 else 0.0}
-
-
-def _loss(history: History) -> dict[str, Any]:
-    """The loss of the first batch, before any step; how high its mean over five steps came, and where that ended."""
-    if len(history.loss) < RISING_STEPS:
-        return {"trained": False}
-    losses = torch.tensor(history.loss, dtype=torch.float64)
-    means = losses.unfold(0, RISING_STEPS, 1).mean(1)
-    first, highest = float(losses[0]), float(means.max())
-    return {
-        "trained": True,
-        "first": first,
-        "highest": highest,
-        "last": float(means[-1]),
-        "rose": highest > first + RISE,
-    }
-
-
 def _inversion_work(seeker: NeuralCleanse, model: Classifier, parts: Parts) -> Counters:
     stamped = model.num_classes * seeker.inversion(len(parts.train)).epochs * len(parts.train)
     return Counters(forward_samples=stamped, input_backward_samples=stamped)
@@ -377,28 +322,3 @@ def _flags(
         "mask_norms": [round(norm, 3) for norm in norms],
         "anomaly_indices": [round(index, 3) for index in anomaly_indices(norms)],
     }
-
-
-def _warnings(facts: Mapping[str, Any]) -> list[str]:
-    """What a reader must not overlook."""
-    found = []
-    if facts["status"] == "abstained":
-        found.append("the defense found nothing to repair and left the model as it was")
-    elif facts["displacement"]["relative"] < DISPLACEMENT_NEAR_NONE:
-        found.append(
-            f"the repair hardly moved the weights ({facts['displacement']['relative']:.2g} of their length): a "
-            "backdoor, if there is one, is most likely still whole"
-        )
-    if facts["loss"].get("rose") is False and facts["status"] == "ok":
-        found.append(
-            f"the training loss never rose (began at {facts['loss']['first']:.3f}, highest "
-            f"{facts['loss']['highest']:.3f}): a repair that forgets nothing on its way mostly leaves a backdoor "
-            "whole; more steps or a higher rate move more"
-        )
-    if facts["clean_accuracy_after"]["interval"][1] < facts["clean_accuracy_before"]["interval"][0]:
-        found.append("clean accuracy fell by more than chance explains: the intervals before and after lie apart")
-    return found
-
-
-def _json_able(notes: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(json.loads(json.dumps(notes, default=str)))
