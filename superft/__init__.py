@@ -9,6 +9,7 @@ study.front()                                # the settings that no other beats 
 study.plot("badnets")                        # the picture of the report, a Plotly figure
 print(study.to_latex())                      # the table of the report for a paper
 row = superft.trial("badnets", "super_ft", "digits", settings={"lr_max1": 0.3})
+repaired = superft.repair(model, images, labels)      # your own torch.nn.Module and your own clean images
 ```
 
 Importing it takes milliseconds: PyTorch, Ray and pandas are imported by the first call that needs them.
@@ -16,12 +17,15 @@ Importing it takes milliseconds: PyTorch, Ray and pandas are imported by the fir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from superft.studies import Study
+    from trainables.foreign.repair import Repaired
 
 
 def load(place: str | Path) -> Study:
@@ -89,3 +93,68 @@ def trial(
 
     given = {f"defense.{defense}.{key}": value for key, value in (settings or {}).items()} | dict(changes or {})
     return one_trial(attack, defense, dataset, model, seed, given, store, device)
+
+
+def repair(
+    model: nn.Module,
+    images: Any,
+    labels: Any,
+    *,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
+    classes: Sequence[str] | None = None,
+    defense: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    flip: bool = True,
+    device: str | None = None,
+    build: Callable[[], nn.Module] | None = None,
+    neural_cleanse: bool = False,
+    accept: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Repaired:
+    """Repair a copy of your own model with your own clean images; nothing is written, the model stays as it is.
+
+    Args:
+        model: any image classifier: from normalised images (N, 3, S, S) to logits (N, K).
+        images: clean, uint8 (or floats in [0, 1]), (N, 3, S, S) or (N, S, S, 3), before normalisation. A fifth is held
+            out: the repair never sees it.
+        labels: positions of the model's outputs, (N,).
+        mean, std: what the model's images are normalised with, per channel in units of [0, 1] pixels.
+        classes: names of the outputs.
+        defense: default super-fine-tuning.
+        settings: of the defense, over its published point.
+        seed: of the split and of all that is drawn.
+        flip: whether a mirrored image keeps its label.
+        device: ``cpu``, ``cuda``, ...; default CUDA where there is one.
+        build: makes a new model with random weights, for a defense that begins anew (``scratch``).
+        neural_cleanse: seek a trigger for every class before and after; slow.
+        accept: repair also a model that is hardly right on these images.
+        progress: gets a line now and then, such as ``print``.
+
+    Returns:
+        ``.model`` (yours, with repaired weights of their old types, on the CPU), ``.report`` (a dictionary), and text.
+
+    Raises:
+        ModelError, DataError, SettingError: bad input, before any work.
+        DivergedError: the training left the finite numbers.
+    """
+    from superft.own_models import repair_own
+
+    return repair_own(
+        model,
+        images,
+        labels,
+        classes,
+        defense,
+        settings or {},
+        device,
+        build,
+        mean=mean,
+        std=std,
+        seed=seed,
+        flip=flip,
+        neural_cleanse=neural_cleanse,
+        accept=accept,
+        say=progress,
+    )

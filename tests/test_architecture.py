@@ -19,6 +19,7 @@ FLOORS = {
     "study": (
         *(
             {"cli"},
+            {"commands"},
             {"overview", "listings", "new", "citations", "doctor"},
             {"run"},
             {"report", "tracking", "cluster"},
@@ -27,7 +28,7 @@ FLOORS = {
         *({"results"}, {"plan"}, {"record"}, {"spec"}),
     ),
     "trainables": (
-        *({"tune"}, {"trial"}, {"aftermath"}, {"job"}, {"victims"}, {"choice"}),
+        *({"tune"}, {"trial", "foreign"}, {"aftermath"}, {"job"}, {"victims"}, {"choice"}),
         *({"evaluation", "scenarios"}, {"attacks", "defenses"}),
         *(
             {"training"},

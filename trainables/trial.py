@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -189,6 +189,7 @@ class Workbench:
         settings: Mapping[str, Any],
         curve: Every | None = None,
         aftermath: Aftermath | None = None,
+        keep: Callable[[Classifier], None] | None = None,
     ) -> TrialResult:
         """`run_trial` with this bench's data set, victim and device."""
         started = time.perf_counter()
@@ -204,6 +205,7 @@ class Workbench:
                 memo=self.memo,
                 curve=curve,
                 aftermath=aftermath,
+                keep=keep,
             )
         result.seconds_setup += waited
         result.wall_seconds += waited
@@ -275,6 +277,7 @@ def run_trial(
     counters: Counters | None = None,
     curve: Every | None = None,
     aftermath: Aftermath | None = None,
+    keep: Callable[[Classifier], None] | None = None,
 ) -> TrialResult:
     """Repair a copy of the victim with the cell's defense under ``settings``, and measure it.
 
@@ -285,6 +288,7 @@ def run_trial(
         counters: to count the defense's work in, for a caller that may cut the trial short.
         curve: how often the model is measured along the repair; None: only in the end.
         aftermath: what is asked of the repaired model once all else is measured; it changes no other number.
+        keep: is given the repaired model once it has been measured.
 
     Raises:
         SettingError: the settings are not the defense's.
@@ -356,6 +360,8 @@ def run_trial(
         evaluation = measure(repair.model)
         if isinstance(defense, NoDefense):  # it changed nothing, so this measures the victim once more, for nothing
             check_measured_again(victim, evaluation, dataset, device)
+        if keep is not None:
+            keep(repair.model)
     except DivergedError as error:
         result.status, result.error = "diverged", str(error)
         if repaired is None:

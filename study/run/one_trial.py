@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from study.spec.yaml_io import SpecError, merge_assignments
 from trainables.defenses.base import DEFENSES
 from trainables.job import Job
 from trainables.machine.device import best_device, numbered
+from trainables.models.classifier import Classifier
 from trainables.plugins.load import load, load_installed
 from trainables.storage.remote import Place
 from trainables.storage.remote_store import open_store
@@ -70,12 +71,22 @@ def run_single(
     return run_job(spec, plan.baselines[0], pick_device(device), spec.resources.cpus_per_trial)
 
 
-def run_job(spec: StudySpec, job: Job, device: torch.device, threads: int) -> dict[str, Any]:
-    """The row of one job, as a study of this spec with so many ``threads`` would run it (SpecError: no such store)."""
+def run_job(
+    spec: StudySpec,
+    job: Job,
+    device: torch.device,
+    threads: int,
+    keep: Callable[[Classifier], None] | None = None,
+) -> dict[str, Any]:
+    """The row of one job, as a study of this spec with so many ``threads`` would run it (SpecError: no such store).
+
+    Args:
+        keep: is given the repaired model.
+    """
     store = open_store(spec.store)
     check_store(store)
     bench = Workbench(store, device, threads=threads)
-    result = bench.run(job.cell, job.settings, job.curve, job.aftermath)
+    result = bench.run(job.cell, job.settings, job.curve, job.aftermath, keep)
     stated_for = published_for(job.cell.defense, job.cell.data.name) if job.published else None
     return result.row(
         study=spec.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from study.plan.jobs import Plan, prepare
@@ -13,6 +13,7 @@ from study.run.one_trial import pick_device, run_job
 from study.spec.yaml_io import SpecError
 from trainables.columns import CIRCUMSTANCES
 from trainables.job import Cell, Job, Role
+from trainables.models.classifier import Classifier
 from trainables.registry import nearest
 from trainables.storage.remote import Place
 
@@ -25,6 +26,8 @@ def repeat_trial(
     seed: int | None = None,
     store: Place | None = None,
     device: str | None = None,
+    option: str = "--like",
+    keep: Callable[[Classifier], None] | None = None,
 ) -> tuple[Row, Row]:
     """Run a trial of a study again, on as many threads: its row now, and the study's.
 
@@ -34,6 +37,8 @@ def repeat_trial(
         attack, seed: of the cell, where the setting was scored on several.
         store: of victims, where it is not the study's.
         device: default: the CPU where the trial ran on one, else the card.
+        option: what the trial was named with, for messages.
+        keep: is given the repaired model.
 
     Raises:
         SpecError, SettingError, DataError: no such trial, several to choose from, or bad input; before any work.
@@ -42,7 +47,7 @@ def repeat_trial(
         folder.fetch(rows_only=True)
         spec = stored_spec(folder.path)
         rows = Ledger.read(folder.path / LEDGER_FILE).rows()
-    row = _chosen(rows, trial, str(study), attack, seed)
+    row = _chosen(rows, trial, str(study), attack, seed, option)
     if store is not None:
         spec = spec.model_copy(update={"store": str(store)})
     plan, _, _ = prepare(spec)
@@ -53,7 +58,7 @@ def repeat_trial(
         str(row["search"] or trial),
         trial,
         role,
-        _cell(plan, row),
+        _cell(plan, row, option),
         settings,
         bool(row["published"]),
         plan.spec.curve.every,
@@ -62,7 +67,7 @@ def repeat_trial(
     given = "cpu" if device is None and str(row.get("device")).startswith("cpu ") else device
     # The row's own: the resources of a study may change while it runs.
     threads = row.get("threads") or plan.spec.resources.cpus_per_trial
-    return run_job(plan.spec, job, pick_device(given), threads), row
+    return run_job(plan.spec, job, pick_device(given), threads, keep), row
 
 
 def differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -87,24 +92,24 @@ def compared(now: Mapping[str, Any], then: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _chosen(rows: list[Row], trial: str, study: str, attack: str | None, seed: int | None) -> Row:
+def _chosen(rows: list[Row], trial: str, study: str, attack: str | None, seed: int | None, option: str) -> Row:
     known = [row for row in rows if row["trial"] == trial]
     if not known:
         raise SpecError(
-            f"--like: no trial {trial!r} in {study}: {nearest(trial, sorted({row['trial'] for row in rows}))}"
+            f"{option}: no trial {trial!r} in {study}: {nearest(trial, sorted({row['trial'] for row in rows}))}"
         )
     found = [row for row in known if attack in (None, row["attack"]) and seed in (None, row["seed"])]
     if len(found) != 1:
         cells = ", ".join(f"--attack {row['attack']} --seed {row['seed']}" for row in known)
-        raise SpecError(f"--like: trial {trial} of {study} was run on {len(known)} cells; name one: {cells}")
+        raise SpecError(f"{option}: trial {trial} of {study} was run on {len(known)} cells; name one: {cells}")
     return found[0]
 
 
-def _cell(plan: Plan, row: Mapping[str, Any]) -> Cell:
+def _cell(plan: Plan, row: Mapping[str, Any], option: str) -> Cell:
     """The cell of the plan that a row is of."""
     for cell in plan.cells:
         columns = cell.columns()
         same = all(row[name] == value for name, value in columns.items() if name in row)
         if same and cell.control == (row["role"] == "control"):
             return cell
-    raise SpecError(f"--like: trial {row['trial']} is of no cell that the study's spec has; was its folder changed?")
+    raise SpecError(f"{option}: trial {row['trial']} is of no cell that the study's spec has; was its folder changed?")

@@ -72,6 +72,9 @@ class AdversarialWeightMasking(Defense):
     batch_size: Count = 128
     augment: bool = True
 
+    def needs(self) -> frozenset[str]:
+        return frozenset({"convolutions"})
+
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         if self.steps == 0:
             return Repair(model)

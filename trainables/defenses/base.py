@@ -95,6 +95,13 @@ class Defense(ABC):
         """Check the fields; a subclass with rules across fields calls this before them."""
         check_settings(self)
 
+    def needs(self) -> frozenset[str]:
+        """Parts that a model must have for these settings, by their names in `models.parts.PARTS`; mostly none.
+
+        Every registered model has them all; of a model that somebody brings this is asked before any work.
+        """
+        return frozenset()
+
     def check(  # noqa: B027 - most need nothing
         self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32
     ) -> None:

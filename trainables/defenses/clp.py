@@ -39,6 +39,9 @@ class ChannelLipschitzPruning(Defense):
     u: Annotated[float, AtLeast(0, infinite=True)] = 3.0
     pair_mode: Literal["skip", "last_conv"] = "skip"
 
+    def needs(self) -> frozenset[str]:
+        return frozenset({"batch_norm"})
+
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_batch_norm(model, self.name)
 

@@ -77,6 +77,9 @@ class FinePruning(Defense):
     batch_size: Count = 256
     augment: bool = True
 
+    def needs(self) -> frozenset[str]:
+        return frozenset({"head" if self.layer == "classifier_in" else "convolutions"})
+
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_validation(n_validation, self.name)
 

@@ -67,6 +67,9 @@ class FeatureShiftTuning(Defense):
         """Learning rate over the run."""
         return schedules.constant(self.lr) if self.schedule == "constant" else schedules.cosine(self.lr, self.steps)
 
+    def needs(self) -> frozenset[str]:
+        return frozenset({"head"})
+
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         if self.steps == 0:
             return Repair(model)

@@ -68,6 +68,9 @@ class FineTuning(Defense):
         """Learning rate over the run."""
         return schedules.constant(self.lr) if self.schedule == "constant" else schedules.cosine(self.lr, self.steps)
 
+    def needs(self) -> frozenset[str]:
+        return parts_of(self.scope)
+
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         if self.steps == 0:
             return Repair(model)
@@ -104,6 +107,13 @@ class FineTuning(Defense):
         if self.scope == "classifier":
             return Counters(steps=self.steps, forward_samples=n_owned if self.steps else 0)
         return training_work(self.steps, images_per_step(self.batch_size, n_owned), n_owned)
+
+
+def parts_of(scope: str) -> frozenset[str]:
+    """What a scope needs of a model, see `Defense.needs`."""
+    if scope.startswith("bn_"):
+        return frozenset({"batch_norm"})
+    return frozenset({"classifier": {"head"}, "last_block+classifier": {"head", "last_block"}}.get(scope, ()))
 
 
 def in_scope(model: Classifier, scope: str) -> list[nn.Parameter]:

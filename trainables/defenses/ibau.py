@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainables.data.images import ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, published_steps, register
@@ -88,17 +89,18 @@ class ImplicitUnlearning(Defense):
             with torch.autocast(images.device.type, enabled=False):
                 return self.unlearning_loss(model, images, labels, perturbation.next(), trainer.counters)
 
-        history = trainer.fit(
-            model,
-            data,
-            steps=self.steps,
-            lr_at=schedules.constant(self.lr),
-            batch_size=images_per_step(self.batch_size, len(data)),
-            optimizer=Optimizer("adam", weight_decay=0.0),
-            augmentation=trainer.augmentation() if self.augment else None,
-            bn_mode="eval",
-            loss=loss,
-        )
+        with sdpa_kernel(SDPBackend.MATH):  # the fast forms of attention have no second derivative
+            history = trainer.fit(
+                model,
+                data,
+                steps=self.steps,
+                lr_at=schedules.constant(self.lr),
+                batch_size=images_per_step(self.batch_size, len(data)),
+                optimizer=Optimizer("adam", weight_decay=0.0),
+                augmentation=trainer.augmentation() if self.augment else None,
+                bn_mode="eval",
+                loss=loss,
+            )
         return Repair(model, history=history, notes={"perturbation_norm": float(perturbation.current.norm())})
 
     def find_perturbation(self, model: nn.Module, data: ImageSet, trainer: Trainer, *, round_: int) -> Tensor:

@@ -91,6 +91,9 @@ class NeuralAttentionDistillation(Defense):
             case "step":
                 return lambda step: float(self.lr * 0.1 ** (FALLS * step // steps))
 
+    def needs(self) -> frozenset[str]:
+        return frozenset({"maps"}) if self.steps else frozenset()
+
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         refuse_single_positions(model, image_size)
 
@@ -170,15 +173,12 @@ def refuse_single_positions(model: Classifier, image_size: int) -> None:
     Raises:
         DataError: one of them has a single position, where all attention is 1 and nothing is distilled.
     """
-    maps = torch.empty(1, 3, image_size, image_size, device="meta")
-    stages = list(copy.deepcopy(model.stages).to("meta").eval())
-    for number, stage in enumerate(stages, start=1):
-        maps = stage(maps)
-        height, width = maps.shape[-2:]
-        if number > len(stages) - len(STAGE_WEIGHTS) and height * width < 2:
+    sizes = model.map_sizes(image_size)
+    for number, (height, width) in enumerate(sizes, start=1):
+        if number > len(sizes) - len(STAGE_WEIGHTS) and height * width < 2:
             raise DataError(
                 f"defense.nad needs attention maps of more than one position, got {height}x{width} from stage {number} "
-                f"of {len(stages)} at {image_size} pixels; use larger images or a model that shrinks them less"
+                f"of {len(sizes)} at {image_size} pixels; use larger images or a model that shrinks them less"
             )
 
 

@@ -295,7 +295,7 @@ def trace_convolutions(model: Classifier) -> tuple[list[ConvNorm], list[str]]:
     ]
     try:
         model.eval()
-        model(torch.full((1, 3, 32, 32), 0.5, device=next(model.parameters()).device))
+        model(torch.full((1, 3, model.probe_size, model.probe_size), 0.5, device=next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()

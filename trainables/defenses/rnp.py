@@ -93,6 +93,9 @@ class ReconstructiveNeuronPruning(Defense):
     batch_size: Count = 128
     augment: bool = True
 
+    def needs(self) -> frozenset[str]:
+        return frozenset({"batch_norm"})
+
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_batch_norm(model, self.name)
         if self.acc_tol is not None:

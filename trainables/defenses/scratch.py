@@ -92,6 +92,9 @@ class Scratch(Defense):
             case _:
                 return self._cyclic().schedule(n)
 
+    def needs(self) -> frozenset[str]:
+        return frozenset({"new_model", "stages"} if self.arm == "reinit" else {"new_model"})
+
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         fresh = trainer.fresh_model("scratch")
         if self.arm == "reinit":

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, register, training_work
-from trainables.defenses.ft import in_scope
+from trainables.defenses.ft import in_scope, parts_of
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, PositiveShare, ShareBelowOne
 from trainables.training.loop import Counters, Optimizer, OptimizerName, Schedule
@@ -122,6 +122,9 @@ class SuperFineTuning(Defense):
         if self.momentum_mode == "constant":
             return constant(self.momentum)
         return lambda step: 0.95 - 0.10 * schedule.height_at(step)
+
+    def needs(self) -> frozenset[str]:
+        return parts_of(self.scope)
 
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         schedule = self.schedule(len(assets.train))

@@ -1,5 +1,6 @@
 """The form every model of the study takes: normalise, stages, neck, one linear head."""
 
+import copy
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -50,6 +51,9 @@ class Classifier(nn.Module):
       for a larger one.
     """
 
+    # Side of the grey image that shows which layers feed which; a model that takes one size alone says its own.
+    probe_size: int = 32
+
     def __init__(
         self,
         stages: Iterable[nn.Module],
@@ -73,6 +77,15 @@ class Classifier(nn.Module):
     def last_block(self) -> nn.Module:
         """The last block of the last stage: residual block, dense block, or conv-BN-ReLU."""
         return list(self.stages[-1].children())[-1]
+
+    def map_sizes(self, image_size: int) -> list[tuple[int, int]]:
+        """Height and width of every stage's maps, of square images of so many pixels; nothing is computed."""
+        maps = torch.empty(1, 3, image_size, image_size, device="meta")
+        sizes = []
+        for stage in copy.deepcopy(self.stages).to("meta").eval():
+            maps = stage(maps)
+            sizes.append((int(maps.shape[-2]), int(maps.shape[-1])))
+        return sizes
 
     @property
     def head(self) -> list[nn.Module]:

@@ -1,0 +1,240 @@
+"""Commands for models as files: repair one from outside, take one out of a study, measure one against a victim."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from study.commands.shared import DOWNLOAD, PLUGIN, STORE, bad_input_is_one_line
+from trainables.storage.remote import Place, as_place
+
+DIVERGED = 1
+FILE = click.Path(dir_okay=False, path_type=Path)
+OUT = click.option(
+    "--out", required=True, type=FILE, help="The file to write: .safetensors, .pt or .pth; a card (.json) beside it."
+)
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is there.")
+WEIGHTS = click.option(
+    "--weights",
+    required=True,
+    type=FILE,
+    help="A state dict: safetensors, or a file of torch.save; opened without running code.",
+)
+KEY = click.option("--key", help="Which state dict, where a file holds several that fit; the message names them.")
+WIDTH = click.option("--width", type=click.IntRange(min=1), help="Of a model of superft's own.")
+MEAN = click.option("--mean", metavar="R,G,B", help="What images are normalised with, in units of [0, 1] pixels.")
+STD = click.option(
+    "--std", metavar="R,G,B", help="Likewise. Default: ImageNet's for torchvision: and timm:, else none."
+)
+DEVICE = click.option("--device", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON, and nothing else.")
+
+
+@click.command()
+@WEIGHTS
+@click.option(
+    "--arch",
+    required=True,
+    metavar="ARCH",
+    help="torchvision:NAME, timm:NAME, package.module:function, file.py:function, or a NAME of superft list models.",
+)
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Clean images, DIR/CLASS/*; or a zip.")
+@click.option("--images", type=FILE, metavar="FILE.npz", help="Instead: arrays images (uint8) and labels.")
+@click.option("--size", type=click.IntRange(min=8), help="Side of the images in pixels.  [default: as they are]")
+@MEAN
+@STD
+@click.option(
+    "--classes",
+    metavar="FILE | A,B,...",
+    help="Names of the model's outputs in their order.  [default: the folders of --data, sorted]",
+)
+@WIDTH
+@KEY
+@click.option("--defense", help="See superft list defenses.  [default: super-fine-tuning]")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of the defense: --set lr_max1=0.3."
+)
+@OUT
+@OVERWRITE
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--flip/--no-flip", default=True, help="Whether a mirrored image keeps its class.  [default: flip]")
+@click.option("--neural-cleanse", is_flag=True, help="Seek a trigger for each class before and after (slow).")
+@click.option("--accept", is_flag=True, help="Repair also a model that is hardly right on these images.")
+@DEVICE
+@PLUGIN
+@JSON
+@bad_input_is_one_line
+def repair(
+    weights: Path,
+    arch: str,
+    data: Path | None,
+    images: Path | None,
+    size: int | None,
+    mean: str | None,
+    std: str | None,
+    classes: str | None,
+    width: int | None,
+    key: str | None,
+    defense: str | None,
+    assignments: Sequence[str],
+    out: Path,
+    overwrite: bool,
+    seed: int,
+    flip: bool,
+    neural_cleanse: bool,
+    accept: bool,
+    device: str | None,
+    plugins: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Repair your own model with your own clean images, and write it with a card.
+
+    The file that is written has the names and types of --weights and loads with load_state_dict. A fifth of the images
+    is held out: the repair never sees it, and what is printed was measured on it.
+
+    superft repair --weights my.pth --arch torchvision:resnet18 --data photos --size 224 --out repaired.safetensors
+    """
+    from study.run.own_model import Request, repair_file
+    from trainables.foreign.repair import DEFAULT_DEFENSE
+    from trainables.training.loop import DivergedError
+
+    request = Request(
+        weights=weights,
+        arch=arch,
+        defense=defense or DEFAULT_DEFENSE,
+        out=out,
+        data=data,
+        images=images,
+        size=size,
+        mean=mean,
+        std=std,
+        classes=classes,
+        width=width,
+        key=key,
+        assignments=assignments,
+        seed=seed,
+        flip=flip,
+        device=device,
+        neural_cleanse=neural_cleanse,
+        accept=accept,
+        overwrite=overwrite,
+        plugins=plugins,
+    )
+    try:
+        result = repair_file(request, None if as_json else lambda line: click.echo(line, err=True))
+    except DivergedError as error:
+        click.echo(f"superft: the repair diverged: {error}; nothing was written; lower its learning rates", err=True)
+        sys.exit(DIVERGED)
+    if as_json:
+        click.echo(json.dumps(result.report, allow_nan=False))
+        return
+    click.echo(str(result))
+    click.echo(f"weights: {out}")
+    click.echo(f"card: {out.with_suffix('.json')}")
+
+
+@click.command()
+@click.argument("directory", type=as_place)
+@click.option("--trial", help="Id of the trial, as in trials.csv.")
+@click.option("--pick", help="Instead: knee, or drop_0.5, drop_1, drop_2, drop_5, max_der of the front.")
+@click.option("--attack", help="Which front or cell, where there are several.")
+@click.option("--defense", help="Likewise.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of the victim, likewise.")
+@OUT
+@OVERWRITE
+@STORE
+@DEVICE
+@bad_input_is_one_line
+def export(
+    directory: Place,
+    trial: str | None,
+    pick: str | None,
+    attack: str | None,
+    defense: str | None,
+    seed: int | None,
+    out: Path,
+    overwrite: bool,
+    store: Place | None,
+    device: str | None,
+) -> None:
+    """Write the repaired model of a trial of a study.
+
+    The trial is run again, which takes as long as it took, and held against its row: a model that does not measure as
+    the row says is not written.
+    """
+    from study.run.export import export_trial
+
+    card = export_trial(
+        directory,
+        out,
+        trial=trial,
+        pick=pick,
+        attack=attack,
+        defense=defense,
+        seed=seed,
+        store=store,
+        device=device,
+        overwrite=overwrite,
+    )
+    row, checked = card["row"], card["checked"]
+    said = (
+        "every result equals its row"
+        if checked["equal"]
+        else f"differs from its row in {len(checked['differs'])} columns"
+    )
+    click.echo(
+        f"{card['trial']}: {card['arch']}, ASR {row['asr']:.4f}, clean accuracy {row['clean_accuracy']:.4f}; {said}"
+    )
+    click.echo(f"weights: {out}")
+    click.echo(f"card: {out.with_suffix('.json')}")
+
+
+@click.command()
+@WEIGHTS
+@click.option("--victim", required=True, help="Its name in the store (column victim of a row), or how that begins.")
+@STORE
+@click.option("--arch", metavar="ARCH", help="As for superft repair.  [default: the victim's]")
+@WIDTH
+@KEY
+@MEAN
+@STD
+@DOWNLOAD
+@DEVICE
+@PLUGIN
+@JSON
+@bad_input_is_one_line
+def evaluate(
+    weights: Path,
+    victim: str,
+    store: Place | None,
+    arch: str | None,
+    width: int | None,
+    key: str | None,
+    mean: str | None,
+    std: str | None,
+    download: bool,
+    device: str | None,
+    plugins: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Measure weights against a stored victim: ASR of its trigger, clean and robust accuracy on its test set."""
+    from study.run.evaluate_weights import describe_evaluation, evaluate_file
+
+    found = evaluate_file(
+        weights,
+        victim,
+        store=store,
+        arch=arch,
+        width=width,
+        key=key,
+        mean=mean,
+        std=std,
+        download=download,
+        device=device,
+        plugins=plugins,
+    )
+    click.echo(json.dumps(found, allow_nan=False) if as_json else describe_evaluation(found))

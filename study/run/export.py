@@ -1,0 +1,143 @@
+"""`superft export`: the repaired model of a study's trial, made again and held against the trial's row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from study.record.folder import LEDGER_FILE, stored_spec
+from study.record.ledger import Ledger
+from study.record.remote_folder import open_folder
+from study.results.pareto import PICKS
+from study.results.settings import ALL_ATTACKS, fronts
+from study.run.repeat import differences, repeat_trial
+from study.run.written import check_place, write_with_card
+from study.spec.yaml_io import SpecError
+from trainables.models.classifier import Classifier
+from trainables.storage.remote import Place
+
+KNEE = "knee"
+CHOICES = (KNEE, *PICKS)
+RATES = {"asr": "n_triggered", "clean_accuracy": "n_clean", "robust_accuracy": "n_triggered"}
+# As far as a rate may move between two kinds of processor or cards: a model that moved further is another one.
+SLACK_IMAGES, SLACK_SHARE = 3, 0.01
+
+
+def export_trial(
+    study: Place,
+    out: Path,
+    *,
+    trial: str | None = None,
+    pick: str | None = None,
+    attack: str | None = None,
+    defense: str | None = None,
+    seed: int | None = None,
+    store: Place | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the model of a trial as safetensors with a card beside it; the card.
+
+    Args:
+        study: its folder or URI.
+        out: the file.
+        trial: id of the setting; or
+        pick: ``knee``, ``drop_1``, ...: that member of the front.
+        attack, defense, seed: which front, and which of the setting's cells, where there are several.
+        store: of victims, where it is not the study's.
+        device: as in `repeat_trial`.
+        overwrite: whether files that are there may be replaced.
+
+    Raises:
+        SpecError: no such trial or pick, several to choose from, nothing can be written there, or the model that was
+            made again does not measure as the row says.
+    """
+    check_place(out, overwrite)
+    if (trial is None) == (pick is None):
+        raise SpecError("name the trial either with --trial ID or with --pick, one of " + ", ".join(CHOICES))
+    if pick is not None:
+        trial = picked(study, pick, attack, defense)
+    assert trial is not None
+    kept: list[Classifier] = []
+    row, then = repeat_trial(
+        study,
+        trial,
+        attack=None if attack == ALL_ATTACKS else attack,
+        seed=seed,
+        store=store,
+        device=device,
+        option="--trial",
+        keep=kept.append,
+    )
+    if not kept:
+        raise SpecError(f"--trial {trial}: ended as {row['status']}, there is no model ({row['error']})")
+    moved = differences(row, then)
+    _refuse_another(trial, row, then)
+    state: dict[str, Tensor] = {
+        name: value.detach().cpu().contiguous().clone() for name, value in kept[0].state_dict().items()
+    }
+    card = {
+        "what": "the model of a superft trial",
+        "study": row["study"],
+        "trial": trial,
+        "pick": pick,
+        "arch": row["model"],
+        "width": row["width"],
+        "num_classes": kept[0].num_classes,
+        "row": {name: value for name, value in then.items() if value is not None},
+        "checked": {"equal": not moved, "differs": {name: list(values) for name, values in moved.items()}},
+        "versions": row["versions"],
+        "code": row["code"],
+    }
+    return write_with_card(state, out, card)
+
+
+def picked(study: Place, pick: str, attack: str | None = None, defense: str | None = None) -> str:
+    """Id of the trial that a front's pick is.
+
+    Raises:
+        SpecError: no such pick, or several fronts have one.
+    """
+    if pick not in CHOICES:
+        raise SpecError(f"--pick {pick!r}: must be one of {', '.join(CHOICES)}")
+    with open_folder(study) as folder:
+        folder.fetch(rows_only=True)
+        stored_spec(folder.path)
+        frame = Ledger.read(folder.path / LEDGER_FILE).to_frame()
+    members: pd.DataFrame = fronts(frame)
+    labels = members["picks"].str.split(";").map(lambda names: pick in names)
+    members = members[members["is_knee"].astype(bool) if pick == KNEE else labels.astype(bool)]
+    for column, wanted in (("attack", attack), ("defense_label", defense)):
+        if wanted is not None:
+            members = members[members[column] == wanted]
+    found = sorted(set(members["trial"]))
+    if len(found) == 1:
+        return str(found[0])
+    if not found:
+        raise SpecError(f"--pick {pick}: no front of {study} has one; superft front {study} shows what there is")
+    which = "; ".join(
+        f"--attack {row['attack']} --defense {row['defense_label']} ({row['trial']})" for _, row in members.iterrows()
+    )
+    raise SpecError(f"--pick {pick}: {len(found)} fronts of {study} have one; choose: {which}")
+
+
+def _refuse_another(trial: str, now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
+    """Refuse a model whose status or rates are not those of the row, beyond another machine's rounding."""
+    apart = []
+    if now["status"] != then["status"]:
+        apart.append(f"status {then['status']}, now {now['status']}")
+    for rate, count in RATES.items():
+        if then.get(rate) is None or now.get(rate) is None:
+            continue
+        n = now[count]
+        if round(abs(now[rate] - then[rate]) * n) > max(SLACK_IMAGES, SLACK_SHARE * n):
+            apart.append(f"{rate} {then[rate]:.4f}, now {now[rate]:.4f}")
+    if apart:
+        raise SpecError(
+            f"--trial {trial}: made again, it does not measure as its row says ({'; '.join(apart)}); the row was made "
+            f"on {then.get('device')} by {then.get('code')}; nothing was written"
+        )
