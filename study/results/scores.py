@@ -82,7 +82,8 @@ def accuracy_drop(rows: Iterable[Row], absent: Collection[Victim] = ()) -> float
 
 def accuracy_before(row: Row) -> float | None:
     """Clean accuracy of the victim on the search half, from the whole test set and the report half."""
-    full, report = row.get("clean_accuracy_before"), row.get("clean_accuracy_before_report")
+    full: float | None = row.get("clean_accuracy_before")
+    report = row.get("clean_accuracy_before_report")
     n, n_report = row.get("n_clean") or 0, row.get("n_clean_report") or 0
     if full is None or report is None or n <= n_report:
         return full
