@@ -148,6 +148,13 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
     return json.dumps(plain, sort_keys=True, default=str)
 
 
+def within(value: Any, distribution: BaseDistribution) -> Any:
+    """A number of a continuous range, put back into it where it lies outside; anything else as it is."""
+    if isinstance(distribution, FloatDistribution):
+        return min(max(value, distribution.low), distribution.high)
+    return value
+
+
 def holds(distribution: BaseDistribution, value: Any) -> bool:
     """Whether a value lies in a range, or is one of the choices."""
     if isinstance(distribution, CategoricalDistribution):

@@ -87,7 +87,7 @@ def accuracy_before(row: Row) -> float | None:
     n, n_report = row.get("n_clean") or 0, row.get("n_clean_report") or 0
     if full is None or report is None or n <= n_report:
         return full
-    return min(1.0, max(0.0, (full * n - report * n_report) / (n - n_report)))
+    return float(min(1.0, max(0.0, (full * n - report * n_report) / (n - n_report))))
 
 
 def models_in_words(counted: int, meant: int) -> str:

@@ -11,13 +11,13 @@ from types import MappingProxyType
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search_spaces.space import fingerprint
+from search_spaces.space import fingerprint, within
 from study.plan.jobs import Plan, Search
 from study.results.scores import WORST, Values
 from study.search.quasi_random import QuasiRandomStart
@@ -168,6 +168,8 @@ class OptunaSearch:
         Returns:
             (trial id, settings) to be run again, under the Optuna trials they already have.
         """
+        for trial_id, remark in remarks.items():
+            self._note(trial_id, remark)
         trials = self.study.get_trials(deepcopy=False)
         present = {trial.user_attrs["id"] for trial in trials if "id" in trial.user_attrs}
         self.origins |= {
@@ -318,8 +320,7 @@ class OptunaSearch:
         if values is not None and not all(map(math.isfinite, values)):
             values = WORST
         self._told[trial_id] = values
-        if self.accuracy_floor is not None and "accuracy_drop" in remarks:
-            self._violations[trial_id] = remarks["accuracy_drop"] - self.accuracy_floor
+        self._note(trial_id, remarks)
         if trial_id in self._open:
             number = self._open.pop(trial_id)
             for key, value in remarks.items():
@@ -327,6 +328,11 @@ class OptunaSearch:
             self._finish(number, values, self._violations.get(trial_id))
         elif values is not None and (settings := self._told_failed.pop(trial_id, None)) is not None:
             self._restore(trial_id, values, settings, remarks)
+
+    def _note(self, trial_id: str, remarks: Mapping[str, Any]) -> None:
+        """What a setting gives up beyond the accuracy floor."""
+        if self.accuracy_floor is not None and "accuracy_drop" in remarks:
+            self._violations[trial_id] = remarks["accuracy_drop"] - self.accuracy_floor
 
     def abandon(self) -> None:
         """End the trials that were asked and will never be run."""
@@ -370,7 +376,7 @@ class OptunaSearch:
     def _params(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The searched parameters of settings, put back into their ranges where rounding left them just outside."""
         params = self.search.space.to_params(settings)
-        return {name: _within(params[name], item) for name, item in self.search.space.distributions.items()}
+        return {name: within(params[name], item) for name, item in self.search.space.distributions.items()}
 
     def _new_id(self) -> str:
         while (trial_id := self.search.trial_id(self._next)) in self._used:
@@ -392,9 +398,3 @@ class OptunaSearch:
     def _own(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """A ledger row's settings, cut to those that this search decides or fixes."""
         return {key: settings[key] for key in self.search.published_settings() if key in settings}
-
-
-def _within(value: Any, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, FloatDistribution):
-        return min(max(value, distribution.low), distribution.high)
-    return value

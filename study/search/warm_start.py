@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from search_spaces.space import fingerprint, holds
+from search_spaces.space import fingerprint, holds, within
 from study.plan.jobs import Plan, Search
 from study.record.folder import LEDGER_FILE
 from study.record.ledger import Ledger
@@ -121,7 +121,7 @@ def _fit(value: Any, item: BaseDistribution) -> Any:
     if isinstance(item, IntDistribution) and isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(item, FloatDistribution) and isinstance(value, int | float):
-        nearest = min(max(float(value), item.low), item.high)
+        nearest = within(float(value), item)
         return nearest if abs(nearest - value) <= ROUNDING * abs(value) else value
     return value
 

@@ -19,7 +19,6 @@ from study.simulate.grid import Grid
 from study.simulate.runs import Question
 from study.simulate.summary import (
     BOXES,
-    FEWEST_PAIRS,
     STEPS,
     Array,
     Traces,
@@ -29,6 +28,7 @@ from study.simulate.summary import (
     over_epochs,
     over_trials,
     paired,
+    seeds_needed,
     to_target,
 )
 from study.simulate.surrogate import Surrogate
@@ -173,8 +173,8 @@ def _tests_text(result: Mapping[str, Any]) -> str:
         rows.append(cells)
     title = "Differences over the same seeds; p of Wilcoxon's signed-rank test, two-sided, corrected after Holm"
     text = table_text(title, columns, rows)
-    if result["seeds"] < FEWEST_PAIRS:
-        text += f"\nwith fewer than {FEWEST_PAIRS} seeds no difference can reach p = 0.05: --seeds"
+    if result["seeds"] < (needed := seeds_needed(len(rows))):
+        text += f"\nwith fewer than {needed} seeds none of so many differences can reach p = 0.05: --seeds"
     return text
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+import pandas as pd
 from optuna.storages import InMemoryStorage
 
 from study.plan.jobs import Plan, Search, make_plan
+from study.record.columns import PARAM
 from study.results.pareto import non_dominated_indices
 from study.run.driver import Driver
 from study.search.optuna_search import open_searches
 from study.search.warm_start import WarmPoint, points_for
 from study.simulate.clock import LedgerInMemory, Oracle, Trace, run_in_virtual_time
 from study.simulate.surrogate import Surrogate
-from study.simulate.table import VALUES, Table
+from study.simulate.table import Table
 from study.spec.load import make_spec
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError, merge_assignments
@@ -200,16 +202,10 @@ def _from_others(table: Table, plan: Plan, search: Search) -> list[WarmPoint]:
         if attack not in own:
             rows = table.means(attack)
             front = rows.iloc[non_dominated_indices(rows[["asr", "clean_accuracy"]].to_numpy(dtype=float))]
-            settings = [
-                table.search.space.to_settings(row) for row in front.drop(columns=list(VALUES)).to_dict("records")
+            params = [
+                dict(zip(table.space, row, strict=True)) for row in front[list(table.space)].to_numpy(dtype=object)
             ]
-            fronts[attack] = _as_front(settings, search.defense)
+            settings = [table.search.space.to_settings(one) for one in params]
+            columns = [{f"{PARAM}{key}": value for key, value in one.items()} for one in settings]
+            fronts[attack] = pd.DataFrame(columns).assign(defense=search.defense)
     return points_for(search, fronts, plan.spec.search.startup_trials)
-
-
-def _as_front(settings: Sequence[Mapping[str, Any]], defense: str) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame(
-        [{"defense": defense, **{f"param.{key}": value for key, value in one.items()}} for one in settings]
-    )

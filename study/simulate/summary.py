@@ -22,8 +22,7 @@ BOXES = ("hypervolume", "corner")
 LEVELS = (0.25, 0.5, 0.75)
 RESAMPLES, CONFIDENCE = 2000, 0.95
 STEPS = 100  # of the axis E, and of an attainment surface's axis ASR
-# Fewer pairs than this: even if one is better in all of them, the two-sided test stays above 0.05.
-FEWEST_PAIRS = 6
+SIGNIFICANT = 0.05
 
 
 def over_trials(traces: Traces, box: str) -> dict[str, Array]:
@@ -121,6 +120,14 @@ def to_target(runs: Sequence[Mapping[str, Trace]], box: str, targets: Mapping[st
     }
 
 
+def seeds_needed(tests: int) -> int:
+    """Pairs below which so many tests cannot find anything: even all wins stay above p = 0.05 then.
+
+    The least two-sided p of n pairs is 2^(1 - n), and Holm's correction multiplies the least of all by their number.
+    """
+    return math.ceil(1 + math.log2(max(1, tests) / SIGNIFICANT))
+
+
 def paired(finals: Mapping[str, Array]) -> list[dict[str, Any]]:
     """Wilcoxon's signed-rank test for each two variants, over the seeds that both ran; p-values by Holm's correction.
 
@@ -131,7 +138,7 @@ def paired(finals: Mapping[str, Array]) -> list[dict[str, Any]]:
         For each pair ``first``, ``second``, ``difference`` (mean of first less second), ``wins`` (seeds in which first
         is better), ``pairs``, ``p`` (two-sided, corrected for the number of pairs).
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for first, second in itertools.combinations(finals, 2):
         differences = finals[first] - finals[second]
         p = 1.0 if not np.any(differences) else float(wilcoxon(differences, zero_method="zsplit").pvalue)
