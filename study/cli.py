@@ -348,9 +348,7 @@ def show(directory: Place) -> None:
 
 
 @main.command()
-@click.argument(
-    "places", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR | LEDGER | TABLE.json ..."
-)
+@click.argument("places", nargs=-1, required=True, type=as_place, metavar="DIR | LEDGER | TABLE.json ...")
 @click.option("--samplers", default="tpe,nsga2,qmc,random", show_default=True, help="See below.")
 @click.option("--trials", type=click.IntRange(min=2), default=100, show_default=True, help="Settings of each search.")
 @click.option("--seeds", type=click.IntRange(min=2), default=10, show_default=True, help="Repeats of each sampler.")
@@ -374,7 +372,7 @@ def show(directory: Place) -> None:
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes.  [default: one for each processor]")
 @_bad_input_is_one_line
 def simulate(
-    places: tuple[Path, ...],
+    places: tuple[Place, ...],
     samplers: str,
     trials: int,
     seeds: int,

@@ -104,12 +104,15 @@ def to_target(runs: Sequence[Mapping[str, Trace]], box: str, targets: Mapping[st
     """How soon the searches of a variant reach their target.
 
     Args:
-        targets: hypervolume by the label of the search.
+        targets: hypervolume by the label of the search; one of 0 is no target, and its search is left out.
 
     Returns:
         ``reached``: the share that does. ``trials``, ``epochs``: medians over all searches, those that never reach it
-        counted as infinitely late; None where the median one is among them.
+        counted as infinitely late; None where the median one is among them. All are None without any target.
     """
+    targets = {label: target for label, target in targets.items() if target > 0}
+    if not targets:
+        return {"reached": None, "trials": None, "epochs": None}
     found = [first_reached(run[label], box, target) for run in runs for label, target in targets.items()]
     trials, epochs = (np.array([math.inf if one is None else one[part] for one in found]) for part in (0, 1))
     half = [float(np.quantile(values, 0.5, method="higher")) for values in (trials, epochs)]

@@ -16,10 +16,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from study.record.cost import row_epochs
 from study.record.files import write_atomically
-from study.record.folder import LEDGER_FILE, SPEC_FILE, stored_spec
+from study.record.folder import LEDGER_FILE, SPEC_FILE, spec_of_stranger, stored_spec
 from study.record.ledger import Ledger
 from study.results.scores import MEASURED, WORST, accuracy_before, counting, without_backdoor
-from study.spec.load import make_spec
 from study.spec.resolved import ResolvedSearch
 from study.spec.schema import StudySpec, differences
 from study.spec.yaml_io import SpecError
@@ -178,8 +177,8 @@ def _of_study(directory: Path, label: str | None, ledger: Path | None = None) ->
 def _of_export(path: Path, label: str | None) -> Table:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        spec, own = make_spec(about["study"]), about["defense"]
-        frame = pd.read_csv(path.with_name(about["rows"]))
+        spec, own = spec_of_stranger(about["study"], path), str(about["defense"])
+        frame = pd.read_csv(path.with_name(Path(about["rows"]).name), float_precision="round_trip")
         samplers = tuple(about["samplers"])
         missing = {"setting", *search_of(spec, own).space.distributions, *CELL, *VALUES} - set(frame.columns)
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
@@ -188,6 +187,9 @@ def _of_export(path: Path, label: str | None) -> Table:
         raise SpecError(f"{path} is no table of superft simulate: {type(error).__name__}: {error}") from error
     if missing:
         raise SpecError(f"{path.with_name(about['rows'])} has no column {sorted(missing)[0]}")
+    for name, item in search_of(spec, own).space.distributions.items():
+        if isinstance(item, CategoricalDistribution):  # a choice may have become a text
+            frame[name] = frame[name].astype(str).map({str(choice): choice for choice in item.choices})
     if label not in (None, own):
         raise SpecError(f"{path} is of {own}, not of {label!r}")
     return Table(spec, own, frame, samplers)

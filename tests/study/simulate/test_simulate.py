@@ -238,6 +238,16 @@ def test_a_place_that_is_no_table_is_refused(folder: Path, tmp_path: Path) -> No
     assert_refused(invoke("simulate", folder, "--out", folder), "holds a study")
 
 
+def test_a_table_from_a_stranger_runs_no_code(table: Table, tmp_path: Path) -> None:
+    export(table, tmp_path)
+    (tmp_path / "evil.py").write_text("raise SystemExit('it ran')")
+    about = json.loads((tmp_path / "table.json").read_text())
+    about["study"]["plugins"] = ["evil.py"]
+    (tmp_path / "table.json").write_text(json.dumps(about))
+    with pytest.raises(SpecError, match=r"table.json names the plug-in evil.py, which is not loaded"):
+        read_table([tmp_path / "table.json"])
+
+
 def test_noise_needs_settings_that_were_measured_twice(
     folder: Path, tmp_path: Path, table: Table, surrogates: dict[str, Surrogate]
 ) -> None:
