@@ -129,7 +129,11 @@ def result_text(result: Mapping[str, Any]) -> str:
     columns = [
         *(Column("sampler", words=True), Column("hypervolume"), Column("95 %"), Column("corner"), Column("95 % ")),
         *(Column("E", drop=2), Column("hours", drop=3)),
-        *([Column("trials to grid"), Column("reached", drop=1)] if grid else []),
+        *(
+            [Column("to grid"), Column("reached", drop=1), Column("to corner"), Column("reached ", drop=1)]
+            if grid
+            else []
+        ),
     ]
     rows = []
     for name, one in result["samplers"].items():
@@ -138,9 +142,10 @@ def result_text(result: Mapping[str, Any]) -> str:
             curve = one[box]["over_trials"]
             cells += [f"{curve['mean'][-1]:.4f}", f"{curve['low'][-1]:.4f}..{curve['high'][-1]:.4f}"]
         cells += [f"{one['epochs']:.0f}", f"{one['seconds'] / 3600:.2f}"]
-        if grid:
-            found = one["hypervolume"]["to_grid"]
-            cells += ["never" if found["trials"] is None else str(found["trials"]), f"{100 * found['reached']:.0f}%"]
+        for found in (one[box]["to_grid"] for box in BOXES if grid):
+            late = "-" if found["reached"] is None else "never"
+            cells.append(late if found["trials"] is None else str(found["trials"]))
+            cells.append("-" if found["reached"] is None else f"{100 * found['reached']:.0f}%")
         rows.append(cells)
     searches = "one search over all attacks" if result["per"] == "all" else "a search for each attack"
     title = (
@@ -149,9 +154,11 @@ def result_text(result: Mapping[str, Any]) -> str:
     )
     text = [table_text(title, columns, rows)]
     if grid:
-        worth = ", ".join(f"{label} {value:.4f}" for label, value in grid["targets"]["hypervolume"].items())
+        whole, corner = (grid["targets"][box] for box in BOXES)
+        worth = ", ".join(f"{label} {whole[label]:.4f} and {corner[label]:.4f}" for label in whole)
         said = (
-            f"grid: {grid['trials']} settings, hypervolume {worth}; trials to reach it: median over searches and seeds"
+            f"grid: {grid['trials']} settings, hypervolume and corner of {worth}. To grid, to corner: settings after which "
+            "a search has that much, the median over searches and seeds, and how many of them ever have"
         )
         text.append(textwrap.fill(said, terminal_width()))
     if len(result["samplers"]) > 1:

@@ -76,7 +76,11 @@ def test_a_target_is_reached_at_its_first_setting_or_never() -> None:
     assert first_reached(one, "hypervolume", 0.61) is None
     found = to_target(TRACES["a"], "hypervolume", {"x/d": 0.5, "y/d": 0.4})
     assert found == {"reached": 0.75, "trials": 3, "epochs": 6.0}  # 2, 3, never, 1: the later of both in the middle
-    assert to_target(TRACES["b"], "hypervolume", {"x/d": 0.9})["trials"] is None
+    assert to_target(TRACES["b"], "hypervolume", {"x/d": 0.9}) == {"reached": 0.0, "trials": None, "epochs": None}
+    assert to_target(TRACES["a"], "hypervolume", {"x/d": 0.0, "y/d": 0.4}) == to_target(
+        TRACES["a"], "hypervolume", {"y/d": 0.4}
+    )
+    assert to_target(TRACES["a"], "hypervolume", {"x/d": 0.0})["reached"] is None, "nothing to reach"
 
 
 def test_pairs_are_tested_seed_by_seed_and_corrected_for_their_number() -> None:
