@@ -157,8 +157,8 @@ def result_text(result: Mapping[str, Any]) -> str:
         whole, corner = (grid["targets"][box] for box in BOXES)
         worth = ", ".join(f"{label} {whole[label]:.4f} and {corner[label]:.4f}" for label in whole)
         said = (
-            f"grid: {grid['trials']} settings, hypervolume and corner of {worth}. To grid, to corner: settings after which "
-            "a search has that much, the median over searches and seeds, and how many of them ever have"
+            f"grid: {grid['trials']} settings, hypervolume and corner of {worth}. To grid, to corner: settings "
+            "after which a search has that much, the median over searches and seeds, and how many of them ever have"
         )
         text.append(textwrap.fill(said, terminal_width()))
     if len(result["samplers"]) > 1:
