@@ -48,7 +48,7 @@ SPEC_KEYS: dict[str, str] = {
         "models that hold a backdoor."
     ),
     "search.published": "Begin each search with the published point. `false` allows a space that leaves it out.",
-    "search.startup_trials": "Settings drawn at random before the sampler learns from results.",
+    "search.startup_trials": "Settings drawn, see `search.startup`, before the sampler learns from results.",
     "search.storage": (
         "Where Optuna keeps its trials: `journal` is a file in the study's folder, or a database URL such as "
         "`postgresql+psycopg://...` (extra `postgres`)."
@@ -56,6 +56,16 @@ SPEC_KEYS: dict[str, str] = {
     "search.budget_epochs": (
         "Equal compute between searches: each may spend this many E per cell, and starts no setting that would "
         "overspend. The published point is shown whatever it costs."
+    ),
+    "search.startup": "How start-up settings are drawn: `random`, or `qmc`, quasi-random points (Sobol).",
+    "search.warm_start": (
+        "Folders or URIs of studies whose fronts this one begins with, after the published point: at most "
+        "`search.startup_trials` settings, marked in the column `warm_start`. Settings outside the search space are "
+        "left out; a study of which none fits is refused."
+    ),
+    "search.accuracy_floor": (
+        "Most clean accuracy that a setting may give up, a fraction of the test images: `0.02` is two points. To the "
+        "sampler (`tpe`, `nsga2`, `gp`) settings beyond it are worse than all others; they are recorded like any."
     ),
     "search.history": (
         "For searches of thousands of trials: TPE learns from the newest so many and those on the front. Left out: "

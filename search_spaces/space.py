@@ -117,7 +117,7 @@ class Space:
             except (TypeError, ValueError) as error:
                 raise SettingError(f"{key}.{name}: {error}") from error
             paper = self.to_params(self.paper)[name]
-            if published and not _holds(changed[name], paper):
+            if published and not holds(changed[name], paper):
                 raise SettingError(
                     f"{key}.{name}: {list(given)} leaves out the published {paper}, which is trial 0; "
                     "search.published: false searches without it"
@@ -148,7 +148,15 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
     return json.dumps(plain, sort_keys=True, default=str)
 
 
-def _holds(distribution: BaseDistribution, value: Any) -> bool:
+def within(value: Any, distribution: BaseDistribution) -> Any:
+    """A number of a continuous range, put back into it where it lies outside; anything else as it is."""
+    if isinstance(distribution, FloatDistribution):
+        return min(max(value, distribution.low), distribution.high)
+    return value
+
+
+def holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value lies in a range, or is one of the choices."""
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     return distribution._contains(distribution.to_internal_repr(value))
@@ -195,7 +203,7 @@ def _check(defense: str, holder: Any) -> None:
             raise SettingError(f"search space of {defense} ({variant}): {missing}, but SPACE searches it") from error
         where = f" for {dataset}" if dataset else ""
         for name, value in params.items():
-            if not _holds(space.distributions[name], value):
+            if not holds(space.distributions[name], value):
                 raise SettingError(
                     f"search space of {defense} ({variant}): PAPER[{name!r}] = {value!r}{where} lies outside "
                     f"{space.distributions[name]}; the published point is trial 0"

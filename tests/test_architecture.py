@@ -20,7 +20,7 @@ FLOORS = {
         *(
             {"cli"},
             {"commands"},
-            {"overview", "listings", "new", "citations", "doctor"},
+            {"overview", "listings", "new", "citations", "doctor", "simulate"},
             {"run"},
             {"report", "tracking", "cluster"},
             {"search"},

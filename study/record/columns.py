@@ -37,6 +37,9 @@ PLACE_COLUMNS = (
     Column("on_front", "flag", "whether the setting is on its search's front; only in tables: it changes as rows come"),
     Column("charged_epochs", "number", "what the search was charged for the trial", "E"),
     Column("models", "count", "victims that the setting is meant for, those without a backdoor included"),
+    Column(
+        "warm_start", "text", "the study whose front the setting was taken from, see search.warm_start; else missing"
+    ),
     Column("gpus", "number", "share of a GPU that the trial had", "GPUs"),
     Column("node", "text", "of the cluster, the beginning of its id"),
     Column("schema", "count", "version of these columns"),

@@ -111,14 +111,19 @@ def stored_spec(directory: Path) -> StudySpec:
     path = directory / SPEC_FILE
     if not path.is_file():
         raise SpecError(f"{directory} is no study folder: it has no {SPEC_FILE}")
-    settings = read_yaml_mapping(path)
-    if isinstance(settings.get("plugins"), list):
-        settings["plugins"] = [_stored_plugin(directory, item) for item in settings["plugins"]]
+    return spec_of_stranger(read_yaml_mapping(path), path)
+
+
+def spec_of_stranger(settings: Mapping[str, Any], file: Path) -> StudySpec:
+    """The spec of a mapping that lay in a file, which may come from anybody (SpecError if it is none)."""
+    plugins = settings.get("plugins")
+    if isinstance(plugins, list):
+        settings = {**settings, "plugins": [_stored_plugin(file, item) for item in plugins]}
     return make_spec(settings)
 
 
-def _stored_plugin(directory: Path, item: Any) -> Any:
-    """What a stored spec says of a plug-in, where it may be followed.
+def _stored_plugin(file: Path, item: Any) -> Any:
+    """What a spec in a file says of a plug-in, where it may be followed.
 
     A study's folder may come from a stranger: looking at it must not run code that came with it.
 
@@ -128,10 +133,10 @@ def _stored_plugin(directory: Path, item: Any) -> Any:
     is_file = isinstance(item, str) and (item.endswith(".py") or "/" in item)
     given = item if is_file else item.get("path") if isinstance(item, Mapping) else None
     if isinstance(given, str) and (
-        not Path(given).is_absolute() or Path(given).resolve().is_relative_to(directory.resolve())
+        not Path(given).is_absolute() or Path(given).resolve().is_relative_to(file.parent.resolve())
     ):
         raise SpecError(
-            f"{directory / SPEC_FILE} names the plug-in {given}, which is not loaded from a study's folder or by a "
+            f"{file} names the plug-in {given}, which is not loaded from a study's folder or by a "
             "relative path; copy it elsewhere, and name it there if you trust it"
         )
     # As a mapping it is looked for among installed modules, and not in the working folder.

@@ -66,6 +66,30 @@ def front_point(rows: Sequence[Row], absent: Collection[Victim] = ()) -> Values 
     return scores(rows, absent) if sound else None
 
 
+def accuracy_drop(rows: Iterable[Row], absent: Collection[Victim] = ()) -> float | None:
+    """Clean accuracy that a setting gives up on the search half, a fraction: the mean over what `scores` counts.
+
+    None if nothing was measured, or a row does not tell the accuracy before (those of failed trials, and made-up ones).
+    """
+    drops = []
+    for row in counting(rows, absent):
+        if row["status"] in MEASURED:
+            if (before := accuracy_before(row)) is None:
+                return None
+            drops.append(before - (WORST[1] if row.get("collapsed") else row["clean_accuracy_search"]))
+    return math.fsum(drops) / len(drops) if drops else None
+
+
+def accuracy_before(row: Row) -> float | None:
+    """Clean accuracy of the victim on the search half, from the whole test set and the report half."""
+    full: float | None = row.get("clean_accuracy_before")
+    report = row.get("clean_accuracy_before_report")
+    n, n_report = row.get("n_clean") or 0, row.get("n_clean_report") or 0
+    if full is None or report is None or n <= n_report:
+        return full
+    return float(min(1.0, max(0.0, (full * n - report * n_report) / (n - n_report))))
+
+
 def models_in_words(counted: int, meant: int) -> str:
     """``1 of 4 models``, ``4 models``: on how many a pooled number rests; nothing where there is one alone."""
     if meant <= 1:
@@ -84,6 +108,7 @@ def remarks_on(rows: Sequence[Row], absent: Collection[Victim] = ()) -> dict[str
     search does not read. ``charged_epochs``: E of all cells. ``status``: the worst of the cells with a backdoor;
     ``diverged`` marks a point that is the worst there is because training left the finite numbers. ``seeds``,
     ``defense_seeds``: of the cells. ``models``: how many of the models that the setting was meant for count.
+    ``accuracy_drop``: see `accuracy_drop`.
     """
     own = counting(rows, absent)
     told = own or rows
@@ -95,6 +120,8 @@ def remarks_on(rows: Sequence[Row], absent: Collection[Victim] = ()) -> dict[str
         "seeds": sorted({row["seed"] for row in rows}),
         "defense_seeds": sorted({row.get("defense_seed", 0) for row in rows}),
     }
+    if (drop := accuracy_drop(rows, absent)) is not None:
+        remarks["accuracy_drop"] = drop
     meant = max((row.get("models") or _count_victims(rows) for row in rows), default=0)
     if words := models_in_words(_count_victims(own), meant):
         remarks["models"] = words

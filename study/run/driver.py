@@ -211,6 +211,8 @@ class Driver:
             "models": self.plan.models(job.role),
         }
         search = self._by_label.get(job.label)
+        if search is not None and job.trial in search.origins:
+            full["warm_start"] = search.origins[job.trial]
         if search is not None and self._is_beyond(search, job.settings):
             full["flags"] = [*full.get("flags", ()), BEYOND_BUDGET]
         full["charged_epochs"] = Bill().charge(full) if search is None else self._standing[job.label].add(full)

@@ -36,6 +36,7 @@ from study.run.progress import Progress
 from study.run.trigger_picture import write_trigger_figures
 from study.run.tune_detectors import tune_detectors
 from study.search.optuna_search import OptunaSearch, open_searches
+from study.search.warm_start import warm_points
 from study.spec.plugins import as_plugins
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
@@ -86,6 +87,7 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
         home = stack.enter_context(open_folder(directory))
         home.check(spec)
         folder, is_new, dashboard = home.path, home.is_new, None
+        warm = warm_points(plan) if is_new else {}
         store = open_store(spec.store)
         check_store(store)
         # A database that does not answer is found out before the folder is made; the journal lies within it.
@@ -102,7 +104,9 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
         judged = decided(folder, ledger.rows())
         check_implanted(judged, spec)
         plan = with_chosen_detectors(plan.without(absent(judged)), folder)
-        searches = open_searches(plan, database or open_storage("journal", folder))
+        if not is_new and not len(ledger):  # stopped before its first row
+            warm = warm_points(plan)
+        searches = open_searches(plan, database or open_storage("journal", folder), warm)
         if database is not None and not len(ledger):
             _check_unused(searches)
 

@@ -11,15 +11,18 @@ from types import MappingProxyType
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search_spaces.space import LARGEST_SPACE, fingerprint, points
+from search_spaces.space import fingerprint, within
 from study.plan.jobs import Plan, Search
 from study.results.scores import WORST, Values
+from study.search.quasi_random import QuasiRandomStart
+from study.search.unseen import grid, unseen_params
+from study.search.warm_start import WarmPoint
 from study.spec.samplers import make_sampler
 from study.spec.yaml_io import SpecError
 from trainables.seeding import derive_seed
@@ -31,6 +34,10 @@ DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
 MOST_REPEATS = 10
 # User attribute of the published point where a detector was tuned: its parameters are the searched ones alone.
 PUBLISHED = "published"
+# User attribute of a setting from another study's front: the name of that study.
+WARM_START = "warm_start"
+# Optuna's system attribute of a constraint, as `Trial.set_constraint` names it; above 0 it is broken.
+CONSTRAINT = "constraints:accuracy_floor"
 # Suggestions in a row that do not fit into what is left of a budget, after which a search has ended: its sampler goes
 # on to propose settings of all lengths.
 MOST_REFUSALS = 20
@@ -40,8 +47,14 @@ def _any_settings(settings: Mapping[str, Any]) -> bool:
     return True
 
 
-def open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
-    """The plan's searches, in its order, all in one storage."""
+def open_searches(
+    plan: Plan, storage: BaseStorage, warm: Mapping[str, Sequence[WarmPoint]] = MappingProxyType({})
+) -> list[OptunaSearch]:
+    """The plan's searches, in its order, all in one storage.
+
+    Args:
+        warm: settings to begin with by the label of the search, see `warm_start.warm_points`.
+    """
     spec = plan.spec
     return [
         OptunaSearch(
@@ -54,6 +67,9 @@ def open_searches(plan: Plan, storage: BaseStorage) -> list[OptunaSearch]:
             history=spec.search.history,
             target=plan.most_settings(search),
             published=spec.search.published,
+            startup=spec.search.startup,
+            accuracy_floor=spec.search.accuracy_floor,
+            warm=warm.get(search.label, ()),
         )
         for search in plan.searches
     ]
@@ -76,6 +92,9 @@ class OptunaSearch:
             trials, so that a restarted sampler does not draw its start-up points again.
         target: settings to be finished.
         published: whether the first of them is the published point.
+        startup: how start-up settings are drawn, ``random`` or ``qmc``.
+        accuracy_floor: most clean accuracy that a setting may give up (a fraction); None: as much as it wants.
+        warm: settings that a search without any begins with, after the published point.
 
     Raises:
         SpecError: the storage holds a study of that name with other directions or another space.
@@ -93,8 +112,14 @@ class OptunaSearch:
         target: int,
         history: int | None = None,
         published: bool = True,
+        startup: str = "random",
+        accuracy_floor: float | None = None,
+        warm: Sequence[WarmPoint] = (),
     ) -> None:
         self.begins_published = published
+        self.startup, self.accuracy_floor, self._warm = startup, accuracy_floor, tuple(warm)
+        self._violations: dict[str, float] = {}
+        self.origins: dict[str, str] = {}
         self.search, self.target, self._storage = search, target, storage
         self.exhausted = False
         self._used: set[str] = set()
@@ -143,8 +168,15 @@ class OptunaSearch:
         Returns:
             (trial id, settings) to be run again, under the Optuna trials they already have.
         """
+        for trial_id, remark in remarks.items():
+            self._note(trial_id, remark)
         trials = self.study.get_trials(deepcopy=False)
         present = {trial.user_attrs["id"] for trial in trials if "id" in trial.user_attrs}
+        self.origins |= {
+            t.user_attrs["id"]: t.user_attrs[WARM_START]
+            for t in trials
+            if WARM_START in t.user_attrs and "id" in t.user_attrs
+        }
         unfinished: dict[str, dict[str, Any]] = {}
         for trial in trials:
             trial_id = trial.user_attrs.get("id")
@@ -188,8 +220,20 @@ class OptunaSearch:
         published = self.search.published_settings()
         if self.begins_published and not waiting and fingerprint(published) not in self._by_settings:
             self.study.enqueue_trial(self.search.paper_params(), user_attrs=self._mark(published))
+        self._enqueue_warm()
         self._enqueue_tuned()
         return sorted(unfinished.items())
+
+    def _enqueue_warm(self) -> None:
+        """Ask soon for what other studies found; of a search that has begun, they wait in its storage or were asked."""
+        if self._used:
+            return
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        known = {fingerprint(trial.system_attrs["fixed_params"]) for trial in waiting}
+        known |= {fingerprint(self.search.paper_params())} if self.begins_published else set()
+        for point in self._warm:
+            if fingerprint(point.params) not in known:
+                self.study.enqueue_trial(dict(point.params), user_attrs={WARM_START: point.origin})
 
     def replan(self, search: Search, target: int) -> None:
         """Go on with what became of `search`: other cells, or the detector that was chosen; same label and space."""
@@ -201,7 +245,7 @@ class OptunaSearch:
         if self.search.tuned is None or not self.begins_published or not self.search.begins_beside:
             return
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if all(PUBLISHED in trial.user_attrs for trial in waiting):
+        if all({PUBLISHED, WARM_START} & set(trial.user_attrs) for trial in waiting):
             first = self.search.settings(self.search.paper_params())
             if fingerprint(first) not in self._by_settings:
                 self.study.enqueue_trial(self.search.paper_params())
@@ -246,13 +290,15 @@ class OptunaSearch:
                 self._open[trial_id] = trial.number
                 self._by_settings[fingerprint(settings)] = trial_id
                 self._used.add(trial_id)
+                if (origin := trial.user_attrs.get(WARM_START)) is not None:
+                    self.origins[trial_id] = origin
                 self.study.sampler = own
                 return trial_id, settings
             trial.set_user_attr("repeats", known)
-            self._finish(trial.number, self._told.get(known))
+            self._finish(trial.number, self._told.get(known), self._violations.get(known))
             repeats += 1
-            if repeats >= MOST_REPEATS and (choices := self._grid()):
-                unseen = self._unseen(choices)
+            if repeats >= MOST_REPEATS and (choices := grid(self.search)):
+                unseen = unseen_params(self.search, choices, self._by_settings, len(self._used))
                 self.exhausted = unseen is None
                 if unseen is not None:
                     self.study.enqueue_trial(unseen)
@@ -268,18 +314,25 @@ class OptunaSearch:
         Args:
             trial_id: of the setting.
             values: on the search half.
-            remarks: kept with the Optuna trial as user attributes, for people who look there; no sampler reads them.
+            remarks: kept with the Optuna trial as user attributes, for people who look there; no sampler reads them,
+                unless there is an accuracy floor: then ``accuracy_drop`` less the floor is the trial's constraint.
         """
         if values is not None and not all(map(math.isfinite, values)):
             values = WORST
         self._told[trial_id] = values
+        self._note(trial_id, remarks)
         if trial_id in self._open:
             number = self._open.pop(trial_id)
             for key, value in remarks.items():
                 self._storage.set_trial_user_attr(self._storage_id(number), key, value)
-            self._finish(number, values)
+            self._finish(number, values, self._violations.get(trial_id))
         elif values is not None and (settings := self._told_failed.pop(trial_id, None)) is not None:
             self._restore(trial_id, values, settings, remarks)
+
+    def _note(self, trial_id: str, remarks: Mapping[str, Any]) -> None:
+        """What a setting gives up beyond the accuracy floor."""
+        if self.accuracy_floor is not None and "accuracy_drop" in remarks:
+            self._violations[trial_id] = remarks["accuracy_drop"] - self.accuracy_floor
 
     def abandon(self) -> None:
         """End the trials that were asked and will never be run."""
@@ -290,7 +343,9 @@ class OptunaSearch:
     def _storage_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
-    def _finish(self, number: int, values: Values | None) -> None:
+    def _finish(self, number: int, values: Values | None, violation: float | None = None) -> None:
+        if violation is not None:
+            self._storage.set_trial_system_attr(self._storage_id(number), CONSTRAINT, violation)
         if values is None:
             self.study.tell(number, state=TrialState.FAIL)
         else:
@@ -307,41 +362,26 @@ class OptunaSearch:
                 distributions=distributions,
                 values=None if values is None else list(values),
                 user_attrs={"id": trial_id, **self._mark(settings), **remarks},
+                system_attrs={CONSTRAINT: self._violations[trial_id]} if trial_id in self._violations else None,
             )
         )
 
     def _make_sampler(self, name: str, count: int) -> BaseSampler:
         seed = derive_seed(self.seed, "sampler", self.search.label, count)
-        return make_sampler(name, seed=seed, startup_trials=self.startup_trials, history=self.history)
+        made = make_sampler(name, seed=seed, startup_trials=self.startup_trials, history=self.history)
+        if self.startup == "random" or name != self.sampler:
+            return made
+        return QuasiRandomStart(made, seed=seed % 2**32, startup_trials=self.startup_trials)
 
     def _params(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The searched parameters of settings, put back into their ranges where rounding left them just outside."""
         params = self.search.space.to_params(settings)
-        return {name: _within(params[name], item) for name, item in self.search.space.distributions.items()}
+        return {name: within(params[name], item) for name, item in self.search.space.distributions.items()}
 
     def _new_id(self) -> str:
         while (trial_id := self.search.trial_id(self._next)) in self._used:
             self._next += 1
         return trial_id
-
-    def _grid(self) -> list[Sequence[Any]]:
-        """The values of each parameter in a space of few points, else nothing."""
-        choices = [points(item) for item in self.search.space.distributions.values()]
-        return choices if 0 < math.prod(map(len, choices)) <= LARGEST_SPACE else []
-
-    def _unseen(self, choices: list[Sequence[Any]]) -> dict[str, Any] | None:
-        """Parameters that were not asked yet; None when all were."""
-        size = math.prod(map(len, choices))
-        # Not in order: the first points of a grid all lie at one border.
-        first = derive_seed(len(self._used), "unseen") % size
-        for number in (*range(first, size), *range(first)):
-            params = {}
-            for name, values in zip(self.search.space.distributions, choices, strict=True):
-                number, index = divmod(number, len(values))
-                params[name] = values[index]
-            if fingerprint(self.search.settings(params)) not in self._by_settings:
-                return params
-        return None
 
     def _settings_of(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
         if PUBLISHED in trial.user_attrs:
@@ -358,9 +398,3 @@ class OptunaSearch:
     def _own(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """A ledger row's settings, cut to those that this search decides or fixes."""
         return {key: settings[key] for key in self.search.published_settings() if key in settings}
-
-
-def _within(value: Any, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, FloatDistribution):
-        return min(max(value, distribution.low), distribution.high)
-    return value

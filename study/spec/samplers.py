@@ -25,21 +25,25 @@ class Sampler:
         description: one line for ``superft list samplers``.
         make: (seed, startup_trials) -> Optuna sampler, by keyword; with ``history`` too where it learns from that.
         history: whether it takes ``search.history``, the number of trials to learn from (None: all).
+        constraints: whether it prefers trials that keep Optuna's constraints; ``search.accuracy_floor`` is one.
     """
 
     description: str
     make: Callable[..., BaseSampler]
     history: bool = False
+    constraints: bool = False
 
 
 SAMPLERS: Registry[Sampler] = Registry("sampler", "study.search.samplers")
 
 
-def register(name: str, description: str, *, history: bool = False) -> Callable[[Make], Make]:
+def register(
+    name: str, description: str, *, history: bool = False, constraints: bool = False
+) -> Callable[[Make], Make]:
     """Decorator: make the sampler that a function builds known as ``name``; see `Sampler`."""
 
     def enter(make: Make) -> Make:
-        SAMPLERS.add(name, Sampler(description, make, history))
+        SAMPLERS.add(name, Sampler(description, make, history, constraints))
         return make
 
     return enter
@@ -91,3 +95,14 @@ def check_sampler(name: str) -> None:
         ) from error
     finally:
         optuna.logging.set_verbosity(verbosity)
+
+
+def check_constraints(name: str) -> None:
+    """Refuse a sampler that knows no constraints, and an Optuna whose trials cannot hold any (ValueError)."""
+    import optuna
+
+    if not SAMPLERS.get(name).constraints:
+        able = ", ".join(other for other in SAMPLERS.names() if SAMPLERS.get(other).constraints)
+        raise ValueError(f"has no meaning with sampler {name}, which knows no constraints; leave it out, or use {able}")
+    if not hasattr(optuna.trial.Trial, "set_constraint"):
+        raise ValueError(f"needs Optuna 5 or later, this is {optuna.__version__}")

@@ -18,7 +18,7 @@ from study.spec.methods import is_published, method_of, published_settings, type
 from study.spec.part import Part as _Part
 from study.spec.plugins import load_plugins
 from study.spec.resolved import Resolved, ResolvedAttack, ResolvedBaseline, ResolvedSearch
-from study.spec.samplers import SAMPLERS, check_sampler
+from study.spec.samplers import SAMPLERS, check_constraints, check_sampler
 from study.spec.trackers import TRACKERS
 from study.spec.yaml_io import SpecError, dump_yaml, without_password
 from trainables.attacks.base import ATTACKS
@@ -57,6 +57,10 @@ MAY_CHANGE = (
 )
 
 
+def _place(value: Any) -> Any:
+    return as_place(value) if isinstance(value, str) else value
+
+
 class SearchSpec(_Part):
     """How settings are searched: ``trials`` settings per search, the published point first.
 
@@ -69,7 +73,9 @@ class SearchSpec(_Part):
     The published point is shown whatever it costs; where it alone costs more than the budget, the budget is for the
     others. ``trials`` is then a guard against runaways, 1,000 unless given, and the report says where it held.
     ``history``: finished trials that the sampler (TPE) learns from, the newest and those on the front; by default all,
-    which is slow after some thousand.
+    which is slow after some thousand. ``startup``: how the first ``startup_trials`` are drawn. ``warm_start``: folders
+    of studies whose fronts are tried first, in the place of as many of those. ``accuracy_floor``: settings that give up
+    more clean accuracy than this (a fraction, of the search half) are worth less to the sampler than any other.
     """
 
     trials: Annotated[int, Field(ge=1)] = TRIALS
@@ -80,6 +86,9 @@ class SearchSpec(_Part):
     storage: str = "journal"
     budget_epochs: Annotated[float, Field(gt=0)] | None = None
     history: Annotated[int, Field(ge=100)] | None = None
+    startup: Literal["random", "qmc"] = "random"
+    warm_start: list[Annotated[Place, BeforeValidator(_place)]] = Field(default_factory=list)
+    accuracy_floor: Annotated[float, Field(ge=0, lt=1)] | None = None
     space: dict[str, str] = Field(default_factory=dict)
     ranges: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
 
@@ -102,6 +111,21 @@ class SearchSpec(_Part):
     def _history_is_for_those_that_learn_from_it(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and "sampler" in info.data and not SAMPLERS.get(info.data["sampler"]).history:
             raise ValueError(f"has no meaning with sampler {info.data['sampler']}; leave it out")
+        return value
+
+    @field_validator("accuracy_floor")
+    @classmethod
+    def _floor_is_for_those_that_keep_it(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and "sampler" in info.data:
+            check_constraints(info.data["sampler"])
+        return value
+
+    @field_validator("warm_start")
+    @classmethod
+    def _no_study_twice(cls, value: list[Place]) -> list[Place]:
+        for place in value:
+            if value.count(place) > 1:
+                raise ValueError(f"names {str(place)!r} more than once")
         return value
 
     @field_validator("storage")
@@ -215,10 +239,6 @@ class PluginPart(_Part):
     version: str = ""
     source: str = ""
     path: str | None = None
-
-
-def _place(value: Any) -> Any:
-    return as_place(value) if isinstance(value, str) else value
 
 
 class StudySpec(_Part):

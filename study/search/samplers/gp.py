@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 
-@register("gp", "Gaussian process; good with few, dear trials")
+@register("gp", "Gaussian process; good with few, dear trials", constraints=True)
 def gp(*, seed: int, startup_trials: int) -> BaseSampler:
     """Fitted anew for every suggestion, which takes seconds after some hundred trials."""
     from optuna.samplers import GPSampler

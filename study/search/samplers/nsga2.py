@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 
-@register("nsga2", "genetic algorithm NSGA-II, its population twice search.startup_trials (at most 50)")
+@register(
+    "nsga2", "genetic algorithm NSGA-II, its population twice search.startup_trials (at most 50)", constraints=True
+)
 def nsga2(*, seed: int, startup_trials: int) -> BaseSampler:
     """A population that a study of some dozen trials can renew more than once."""
     from optuna.samplers import NSGAIISampler

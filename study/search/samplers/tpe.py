@@ -10,7 +10,12 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 
-@register("tpe", "tree-structured Parzen estimator, multivariate; learns from search.history trials", history=True)
+@register(
+    "tpe",
+    "tree-structured Parzen estimator, multivariate; learns from search.history trials",
+    history=True,
+    constraints=True,
+)
 def tpe(*, seed: int, startup_trials: int, history: int | None) -> BaseSampler:
     """Multivariate, so that settings that go together are drawn together; a running trial counts as a bad one."""
     from study.search.recent_tpe import RecentTPE  # here: a name is checked without importing all of Optuna

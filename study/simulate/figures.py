@@ -1,0 +1,90 @@
+"""Pictures of simulated searches, for print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from study.report.figures.style import (
+    FONT,
+    GREY,
+    SMALL_FONT,
+    TEXT_WIDTH,
+    canvas,
+    for_print,
+    legend_columns,
+    percent_tick,
+    searched_style,
+)
+
+BOX_NAMES = {"hypervolume": "hypervolume", "corner": "hypervolume of the corner"}
+
+
+def curves_png(result: Mapping[str, Any]) -> Figure:
+    """Hypervolume of both boxes over trials and over E, means with 95 % bands; the grid's as a dashed line."""
+    names = list(result["samplers"])
+    figure = canvas(TEXT_WIDTH, 4.6)
+    axes = figure.subplots(2, 2)
+    for line, (box, box_name) in enumerate(BOX_NAMES.items()):
+        for column, (over, label) in enumerate((("trials", "finished settings"), ("epochs", "E spent per model"))):
+            axis = axes[line][column]
+            for place, name in enumerate(names):
+                colour, _ = searched_style(place)
+                curve = result["samplers"][name][box][f"over_{over}"]
+                x = result["epochs"] if over == "epochs" else list(range(1, len(curve["mean"]) + 1))
+                axis.plot(x, curve["mean"], color=colour, linewidth=1.1, label=name, drawstyle="steps-post")
+                axis.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0, step="post")
+            if result.get("grid"):
+                targets = result["grid"]["targets"][box].values()
+                axis.axhline(sum(targets) / len(targets), color=GREY, linestyle="dashed", linewidth=0.8, label="grid")
+            axis.set(xlabel=label, ylabel=box_name)
+            axis.ticklabel_format(axis="y", useOffset=False)
+            for_print(axis)
+    _legend(figure, axes[0][0])
+    what = "mean over searches and seeds, 95 % band of the mean"
+    figure.suptitle(f"Simulated searches of {result['defense']}: {what}", fontsize=FONT, fontweight="bold")
+    return figure
+
+
+def attainment_png(result: Mapping[str, Any]) -> Figure:
+    """What half of the searches attain (line), and what three and what one of four do (shaded), a panel per search."""
+    searches = list(result["attainment"])
+    wide = min(3, len(searches))
+    rows = -(-len(searches) // wide)
+    figure = canvas(TEXT_WIDTH, 0.7 + 2.2 * rows)
+    axes = figure.subplots(rows, wide, squeeze=False)
+    for axis in axes.flat[len(searches) :]:
+        axis.set_visible(False)
+    for axis, search in zip(axes.flat, searches, strict=False):
+        surfaces = result["attainment"][search]
+        for place, (name, levels) in enumerate(surfaces["samplers"].items()):
+            colour, _ = searched_style(place)
+            low, middle, high = (_numbers(levels[level]) for level in ("0.75", "0.5", "0.25"))
+            axis.plot(surfaces["asr"], middle, color=colour, linewidth=1.1, label=name, drawstyle="steps-post")
+            axis.fill_between(surfaces["asr"], low, high, color=colour, alpha=0.18, linewidth=0, step="post")
+        axis.set(xlabel="ASR at most", ylabel="clean accuracy", title=search)
+        axis.xaxis.set_major_formatter(percent_tick)
+        axis.yaxis.set_major_formatter(percent_tick)
+        for_print(axis)
+    _legend(figure, axes[0][0])
+    what = "50 % of searches (line), 25 to 75 % (shaded)"
+    figure.suptitle(f"Attainment of {result['defense']}: {what}", fontsize=FONT, fontweight="bold")
+    return figure
+
+
+def _legend(figure: Figure, axis: Any) -> None:
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        names,
+        loc="outside lower center",
+        ncols=legend_columns(names, TEXT_WIDTH),
+        fontsize=SMALL_FONT,
+        frameon=False,
+    )
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
