@@ -72,10 +72,9 @@ def recipe_text(name: str) -> str:
 
 
 def recipe_names() -> list[str]:
-    """Recipes that ship, sorted."""
-    return sorted(
-        Path(str(item)).stem for item in (resources.files("study") / "recipes").iterdir() if item.name.endswith(".yaml")
-    )
+    """Recipes that ship, sorted; those in a folder are called by their path: ``FOLDER/NAME``."""
+    folder = Path(str(resources.files("study") / "recipes"))
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def _read_standard_input() -> dict[str, Any]:
