@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
+from study.claims.command import claims
 from trainables.storage.remote import Place, RemoteError, as_place
 
 P = ParamSpec("P")
@@ -556,6 +557,9 @@ def new(kind: str, name: str) -> None:
 
     start, test = write_start(kind, name, Path())
     click.echo(f"wrote {start} and {test}; check them: python -m pytest {test}")
+
+
+main.command()(_bad_input_is_one_line(claims))
 
 
 def _load(

@@ -19,7 +19,7 @@ FLOORS = {
     "study": (
         *(
             {"cli"},
-            {"overview", "listings", "new", "citations", "doctor"},
+            {"overview", "listings", "new", "citations", "doctor", "claims"},
             {"run"},
             {"report", "tracking", "cluster"},
             {"search"},
