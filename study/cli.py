@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from study.claims.command import claims
+from study.claims.command import print_claims
 from trainables.storage.remote import Place, RemoteError, as_place
 
 P = ParamSpec("P")
@@ -559,7 +559,7 @@ def new(kind: str, name: str) -> None:
     click.echo(f"wrote {start} and {test}; check them: python -m pytest {test}")
 
 
-main.command()(_bad_input_is_one_line(claims))
+claims = main.command("claims")(_bad_input_is_one_line(print_claims))
 
 
 def _load(

@@ -20,7 +20,7 @@ from trainables.storage.remote import Place, as_place
     metavar="OURS=PAPERS",
     help="That a data set of these studies is one of the paper's, e.g. folder:cifar10.zip=cifar10.",
 )
-def claims(directories: tuple[Place, ...], form: str | None, stand_ins: tuple[str, ...]) -> None:
+def print_claims(directories: tuple[Place, ...], form: str | None, stand_ins: tuple[str, ...]) -> None:
     """Set the paper's claims beside these studies: reproduced, not reproduced, refuted, or not comparable and why.
 
     A claim is compared with runs under its own conditions alone: data set, model, width, clean fraction, attack,

@@ -11,11 +11,13 @@ from study.claims.paper import AS_VICTIM, CONDITIONS, Conditions, Span
 from study.record.columns import to_frame
 from study.results.outcomes import outcome_of
 from study.spec.schema import StudySpec
+from trainables.attacks.base import ATTACKS
 from trainables.training.recipes import RECIPES, TrainingRecipe
 
 Row = Mapping[str, Any]
 
-NO_SETTINGS = "none"
+AS_PUBLISHED = "as published"
+RATE = "poison_rate"
 ROUNDING = 1e-6
 
 
@@ -90,7 +92,7 @@ def differences(run: Run, conditions: Conditions) -> tuple[Difference, ...]:
     for name in CONDITIONS:
         wanted = conditions.get(name)
         ours = run.conditions.get(name)
-        if wanted is None or (name == "poison_rate" and ours is None):  # an attack that poisons no data
+        if wanted is None or (name == RATE and ours is None):  # an attack that poisons no data
             continue
         kept = wanted.low <= ours <= wanted.high if isinstance(wanted, Span) and ours is not None else False
         if not kept and not (isinstance(wanted, tuple) and any(_same(ours, one) for one in wanted)):
@@ -133,13 +135,12 @@ def _run(spec: StudySpec, row: Row, outcome: str, stand_ins: Mapping[str, str]) 
     settings = json.loads(row.get("resolved_settings") or "{}")
     attack = str(row["attack"])
     recipe, victim_lr = _recipe(spec)
-    given = {key: value for key, value in spec.attack.get(attack, {}).items() if key not in ("poison_rate",)}
     conditions = {
         **{name: row.get(name) for name in CONDITIONS},
         "dataset": stand_ins.get(row["dataset"], row["dataset"]),
         "training_images": row.get("train_size"),
         "recipe": recipe,
-        "attack_settings": ", ".join(f"{key} {value}" for key, value in sorted(given.items())) or NO_SETTINGS,
+        "attack_settings": _attack_settings(attack, spec.attack.get(attack, {})),
         "passes": _passes(row),
     }
     measured = outcome != "failed"
@@ -179,6 +180,13 @@ def _recipe(spec: StudySpec) -> tuple[str, float]:
     changed = {key: value for key, value in given.items() if value is not None and value != getattr(recipe, key)}
     words = " and ".join(f"{key} {in_words(value)}" for key, value in changed.items())
     return f"{name} with {words}" if words else name, changed.get("lr", recipe.lr)
+
+
+def _attack_settings(attack: str, given: Mapping[str, Any]) -> str:
+    """In what an attack is not as published, in words; its poison rate is a condition of its own."""
+    published = ATTACKS.create(attack)
+    changed = {key: value for key, value in sorted(given.items()) if getattr(published, key, None) != value}
+    return ", ".join(f"{key} {in_words(value)}" for key, value in changed.items() if key != RATE) or AS_PUBLISHED
 
 
 def _passes(row: Row) -> float | None:

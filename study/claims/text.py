@@ -159,7 +159,8 @@ def _reading(claim: Claim, item: Measured) -> str:
 
 def _direction(claim: Claim, item: Measured) -> str:
     reading = f", {item.reading}" if claim.under == "schedule" else ""
-    return f"{item.attack} on {item.where}{reading}: as claimed in {item.runs_met} of {item.runs} runs ({_values(claim, item)})"
+    met = f"as claimed in {item.runs_met} of {item.runs} runs ({_values(claim, item)})"
+    return f"{item.attack} on {item.where}{reading}: {met}"
 
 
 def _values(claim: Claim, item: Measured) -> str:
