@@ -48,11 +48,11 @@ def print_claims(directories: tuple[Place, ...], form: str | None, stand_ins: tu
     judged = judge(paper, readings, runs)
     if form == "json":
         studies = list(dict.fromkeys(run.study for run in runs))
-        click.echo(json.dumps(as_json(paper, readings, judged, studies), allow_nan=False))
+        click.echo(json.dumps(as_json(paper, readings, judged, studies, same), allow_nan=False))
     elif form == "markdown":
-        click.echo(as_markdown(paper, readings, judged))
+        click.echo(as_markdown(paper, readings, judged, same))
     else:
-        click.echo(as_text(paper, readings, judged, terminal_width()))
+        click.echo(as_text(paper, readings, judged, terminal_width(), same))
 
 
 def _stand_ins(given: tuple[str, ...], known: tuple[str, ...]) -> dict[str, str]:

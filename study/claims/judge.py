@@ -27,6 +27,7 @@ SCALE = frozenset(
     }
 )
 SOUND = ("ok", "abstained")
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -233,8 +234,9 @@ def meets(tolerance: Tolerance, measure: str, expected: Expected, value: float) 
     """Whether a measured value is what a paper says, within its tolerance."""
     if expected.value is None:
         return expected.within_bounds(value)
-    if measure == "clean_accuracy":
-        return abs(value - expected.value) <= tolerance.clean_accuracy + 1e-9
+    if measure != "asr":
+        largest = tolerance.clean_accuracy if measure == "clean_accuracy" else tolerance.asr_before
+        return abs(value - expected.value) <= largest + ROUNDING
     return (value <= tolerance.asr_side) == (expected.value <= tolerance.asr_side)
 
 

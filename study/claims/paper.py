@@ -154,12 +154,14 @@ class Tolerance(_Part):
     Args:
         asr_side: an ASR meets another one that lies on the same side of this; at most so much is "removed".
         clean_accuracy: largest difference of an accuracy.
+        asr_before: largest difference of a victim's ASR.
         seeds: fewest attack seeds.
         share: least share of attack seeds that meet it.
     """
 
     asr_side: Share
     clean_accuracy: Share
+    asr_before: Share
     seeds: Annotated[int, Field(ge=1)]
     share: Share
 

@@ -14,9 +14,19 @@ VERDICTS = (REPRODUCED, NOT_REPRODUCED, REFUTED, NOT_COMPARABLE)
 NO_VERDICT = "A check at a smaller scale is a direction, never a reproduction"
 
 
-def as_text(paper: Paper, readings: Mapping[str, Reading], judged: Sequence[Judgement], width: int) -> str:
-    """Every claim as a paragraph of lines that are at most ``width`` characters long."""
-    parts = [_filled(f"{paper.paper.title}: {_summary(judged)}. {_rule(paper)}", width)]
+def as_text(
+    paper: Paper,
+    readings: Mapping[str, Reading],
+    judged: Sequence[Judgement],
+    width: int,
+    stand_ins: Mapping[str, str] | None = None,
+) -> str:
+    """Every claim as a paragraph of lines that are at most ``width`` characters long.
+
+    Args:
+        stand_ins: data sets that the user says are the paper's, see `runs.read_runs`.
+    """
+    parts = [_filled(f"{paper.paper.title}: {_summary(judged)}. {_rule(paper)}{_assumed(stand_ins)}", width)]
     for one in judged:
         lines = [f"{one.claim.id}: {verdict_in_words(one)}", f"  {one.claim.says} ({_source(one.claim)})"]
         lines = [_filled(line, width, indent=2) for line in lines]
@@ -29,7 +39,12 @@ def as_text(paper: Paper, readings: Mapping[str, Reading], judged: Sequence[Judg
     return "\n\n".join(parts)
 
 
-def as_markdown(paper: Paper, readings: Mapping[str, Reading], judged: Sequence[Judgement]) -> str:
+def as_markdown(
+    paper: Paper,
+    readings: Mapping[str, Reading],
+    judged: Sequence[Judgement],
+    stand_ins: Mapping[str, str] | None = None,
+) -> str:
     """The same as tables for the manual."""
     rows = []
     for one in judged:
@@ -40,7 +55,7 @@ def as_markdown(paper: Paper, readings: Mapping[str, Reading], judged: Sequence[
     head = ("claim", "verdict", "because", "direction at a smaller scale")
     return "\n\n".join(
         [
-            f"{_summary(judged)}. {_rule(paper)}",
+            f"{_summary(judged)}. {_rule(paper)}{_assumed(stand_ins)}",
             _table(head, rows),
             "## The paper against itself",
             "\n".join(f"- {text}" for text in _contradictions(paper)),
@@ -52,12 +67,17 @@ def as_markdown(paper: Paper, readings: Mapping[str, Reading], judged: Sequence[
 
 
 def as_json(
-    paper: Paper, readings: Mapping[str, Reading], judged: Sequence[Judgement], studies: Sequence[str]
+    paper: Paper,
+    readings: Mapping[str, Reading],
+    judged: Sequence[Judgement],
+    studies: Sequence[str],
+    stand_ins: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The same, whole, as an object of JSON."""
     return {
         "paper": paper.paper.model_dump(),
         "studies": list(studies),
+        "same_data": dict(stand_ins or {}),
         "tolerance": paper.tolerance.model_dump(),
         "readings": {name: dict(one.stated) for name, one in readings.items()},
         "claims": [
@@ -95,9 +115,14 @@ def _rule(paper: Paper) -> str:
     rule = paper.tolerance
     return (
         f"A run meets a value where its ASR lies on the same side of {rule.asr_side:g} and its clean accuracy within "
-        f"{rule.clean_accuracy:g}. A claim is reproduced where {100 * rule.share:.0f} % of at least {rule.seeds} "
+        f"{rule.clean_accuracy:g}, its victim's ASR within "
+        f"{rule.asr_before:g}. A claim is reproduced where {100 * rule.share:.0f} % of at least {rule.seeds} "
         f"attack seeds meet it under one reading, and refuted where they do under none of those needed. {NO_VERDICT}."
     )
+
+
+def _assumed(stand_ins: Mapping[str, str] | None) -> str:
+    return "".join(f" {ours} is taken for {papers}, as --same-data says." for ours, papers in (stand_ins or {}).items())
 
 
 def _source(claim: Claim) -> str:

@@ -52,6 +52,13 @@ def test_the_terminals_lines_fit_and_the_contradictions_are_told(study: Path) ->
     assert invoke("claims", study).stdout.startswith(PAPER.paper.title)
 
 
+def test_what_the_user_says_of_his_data_is_said_again(study: Path) -> None:
+    said = "folder:mine is taken for cifar10, as --same-data says."
+    for form in ((), ("--markdown",)):
+        text = invoke("claims", study, "--same-data", "folder:mine=cifar10", *form).stdout
+        assert said in " ".join(text.split())
+
+
 def test_an_empty_ledger_compares_with_nothing(study: Path) -> None:
     (study / "trials.jsonl").write_text("")
     told = json.loads(invoke("claims", study, "--json").stdout)

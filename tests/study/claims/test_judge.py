@@ -211,6 +211,8 @@ def test_controls_are_no_runs_of_a_claim() -> None:
         ("asr", {"value": 0.954}, 0.2, True),
         ("clean_accuracy", {"value": 0.919}, 0.899, True),
         ("clean_accuracy", {"value": 0.919}, 0.94, False),
+        ("asr_before", {"value": 0.998}, 0.91, True),
+        ("asr_before", {"value": 0.998}, 0.2, False),
         ("asr", {"above": 0.4}, 0.4, False),
         ("asr", {"at_least": -0.1, "at_most": 0.1}, -0.2, False),
         ("clean_accuracy", {"below": 0.0}, -0.001, True),
