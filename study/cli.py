@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from study.claims.command import print_claims
 from study.commands.own_models import evaluate, export, repair
 from study.commands.shared import BAD_INPUT, DOWNLOAD, INTERRUPTED, METHOD_FAILED, PLUGIN, SET, STORE
 from study.commands.shared import bad_input_is_one_line as _bad_input_is_one_line
@@ -569,6 +570,7 @@ def new(kind: str, name: str) -> None:
     click.echo(f"wrote {start} and {test}; check them: python -m pytest {test}")
 
 
+claims = main.command("claims")(_bad_input_is_one_line(print_claims))
 for _command in (repair, export, evaluate):
     main.add_command(_command)
 

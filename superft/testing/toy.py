@@ -80,7 +80,7 @@ SMALL: dict[str, dict[str, object]] = {
 }
 # Defenses that act on how often a model is right. The usual victim has learned its trigger and little else, so that no
 # tolerance would ever be exceeded.
-NEEDS_ACCURACY = frozenset({"anp", "rnp"})
+NEEDS_ACCURACY = frozenset({"anp", "d3", "rnp"})
 
 
 def toy_dataset(

@@ -1,0 +1,39 @@
+"""What a page says that a command printed is what it prints today."""
+
+from __future__ import annotations
+
+import pytest
+
+from docs.printed import PART, printed, renewed
+from tests.docs.pages import MANUAL, ROOT
+
+PAGES = [page for page in MANUAL if PART.search((ROOT / page).read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_shows_what_the_command_prints_today(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert renewed(text) == text, f"{page} is behind the code or the ledgers: python -m docs.printed"
+
+
+def test_the_papers_claims_are_printed_from_all_committed_ledgers() -> None:
+    text = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    assert [found[2] for found in PART.finditer(text)] == ["claims --markdown benchmarks/results/*/"]
+
+
+def test_a_page_that_is_behind_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("docs.printed.printed", lambda command: f"what {command} prints")
+    page = "before\n<!-- prints: superft list models -->\n\nold\n\n<!-- end -->\nafter"
+    assert renewed(page) == page.replace("old", "what list models prints")
+
+
+def test_a_pattern_stands_for_the_paths_that_it_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+
+    class Done:
+        stdout = "x\n"
+
+    monkeypatch.setattr("docs.printed.subprocess.run", lambda words, **_: ran.append(words) or Done())
+    assert printed("claims 'benchmarks/results/*/'") == "x"
+    folders = [path for path in (ROOT / "benchmarks" / "results").iterdir() if path.is_dir()]
+    assert sorted(ran[0][4:]) == sorted(str(path.relative_to(ROOT)) for path in folders)

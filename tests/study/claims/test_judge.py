@@ -1,0 +1,226 @@
+"""A claim gets a verdict from runs under its own conditions alone, and each verdict from what it takes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from study.claims.judge import meets
+from study.claims.paper import Expected
+from study.claims.runs import read_runs
+from tests.study.claims.made_up import PAPER, READINGS, judged, rows_of, spec_of
+from tests.study.rows import make_row
+
+TWENTY: dict[str, Any] = {"clean_fraction": 0.2}
+
+
+def test_two_of_three_attackers_make_it_reproduced() -> None:
+    found = judged("fig13-20", *rows_of(asr=(0.03, 0.09, 0.9), **TWENTY))
+    assert (found.verdict, found.under) == ("reproduced", ("P1",))
+    (place,) = found.places
+    (numbers,) = place.measured
+    assert (numbers.seeds, numbers.seeds_met, numbers.recipe) == (3, 2, "sha")
+    assert numbers.estimates["asr"].value == pytest.approx(0.34)
+    assert numbers.estimates["asr"].low < 0.1 < 0.9 < numbers.estimates["asr"].high + 0.1
+    assert "P2" in place.missing
+
+
+def test_one_of_three_does_not_and_the_readings_that_were_not_run_are_named() -> None:
+    found = judged("fig13-20", *rows_of(asr=(0.03, 0.2, 0.9), **TWENTY))
+    assert found.verdict == "not reproduced"
+    assert found.places[0].missing == tuple(name for name in PAPER.readings.needed if name != "P1")
+
+
+def test_it_is_refuted_once_it_has_failed_under_every_reading_needed() -> None:
+    rows = [row for name in PAPER.readings.needed for row in rows_of(name, asr=(0.5, 0.5, 0.5), **TWENTY)]
+    found = judged("fig13-20", *rows)
+    assert (found.verdict, set(found.under)) == ("refuted", set(PAPER.readings.needed))
+    assert judged("fig13-20", *rows[:-3]).verdict == "not reproduced"
+    (best, *_) = rows_of("T", **TWENTY)
+    one_better = [row if row["defense_label"] != "T" else {**row, "asr": best["asr"]} for row in rows]
+    assert judged("fig13-20", *one_better).under == ("T",)
+
+
+DIFFERENT = [
+    ({"dataset": "digits"}, "digits, not cifar10"),
+    ({"dataset": "cifar100"}, "cifar100, not cifar10"),
+    ({"train_size": 10_000}, "training images 10000, not 50000"),
+    ({"model": "airbench_cnn"}, "airbench_cnn, not preact_resnet18"),
+    ({"width": 16}, "width 16, not 64"),
+    ({"image_size": 16}, "image size 16, not 32"),
+    ({"scenario": "same-label"}, "scenario same-label, not standalone"),
+    ({"clean_fraction": 0.1}, "clean fraction 0.1, not 0.2"),
+    ({"clean_source": "heldout"}, "clean source heldout, not overlap"),
+    ({"poison_rate": 0.02}, "poison rate 0.02, not 0.1"),
+]
+
+
+@pytest.mark.parametrize(("change", "why"), DIFFERENT, ids=lambda item: item if isinstance(item, str) else "")
+def test_runs_under_another_condition_are_not_comparable_and_the_condition_is_named(
+    change: dict[str, Any], why: str
+) -> None:
+    found = judged("fig13-20", *rows_of(**{**TWENTY, **change}))
+    assert (found.verdict, found.why) == ("not comparable", why)
+    assert found.places[0].measured == ()
+
+
+def test_what_stands_in_the_spec_alone_is_a_condition_too() -> None:
+    rows = rows_of(**TWENTY)
+    shorter = judged("fig13-20", *rows, spec=spec_of(victim={"epochs": 20}))
+    assert shorter.why == "victims' recipe sha with epochs 20, not sha or bb"
+    stronger = judged("fig13-20", *rows, spec=spec_of(attack={"blended": {"alpha": 0.5}}))
+    assert stronger.why == "settings of the attack alpha 0.5, not as published"
+    same = spec_of(victim={"epochs": 200}, attack={"blended": {"alpha": 0.2}})
+    assert judged("fig13-20", *rows, spec=same).verdict == "reproduced"
+
+
+def test_other_settings_follow_no_reading() -> None:
+    found = judged("fig13-20", *rows_of(changes={"lr_max1": 0.7}, **TWENTY))
+    assert (found.verdict, "settings of none of the readings P1, P2" in found.why) == ("not comparable", True)
+    found = judged("fig15-cifar100-0.3", *rows_of(dataset="cifar100", clean_fraction=0.1))
+    assert found.why == "lr_max1 0.1, not 0.3"
+
+
+def test_fewer_than_three_attackers_are_not_enough_however_many_defenders() -> None:
+    rows = [row for own in (0, 1) for row in rows_of(asr=(0.03, 0.03), defense_seed=own, **TWENTY)]
+    assert judged("fig13-20", *rows).why == "2 attack seeds, not 3 or more"
+
+
+def test_of_an_attackers_runs_more_than_half_must_meet_the_claim() -> None:
+    good, bad = (rows_of(asr=(asr,) * 3, defense_seed=own, **TWENTY) for own, asr in ((0, 0.03), (1, 0.5)))
+    found = judged("fig13-20", *good, *bad)
+    assert (found.verdict, found.places[0].measured[0].runs_met) == ("not reproduced", 3)
+
+
+def test_one_run_that_stands_in_two_studies_counts_once() -> None:
+    rows = rows_of(asr=(0.03, 0.03), **TWENTY)
+    assert judged("fig13-20", *rows, *({**row, "study": "another"} for row in rows)).verdict == "not comparable"
+
+
+def test_smaller_tasks_show_a_direction_and_never_a_verdict() -> None:
+    small = {"dataset": "digits", "model": "airbench_cnn", "width": 8, "image_size": 16, "train_size": 1297}
+    found = judged("fig13-10", *rows_of(asr=(0.0, 0.0, 0.95), **{**small, "clean_fraction": 0.1}))
+    assert found.verdict == "not comparable"
+    (direction,) = found.directions
+    assert (direction.runs_met, direction.runs, direction.where) == (1, 3, "digits, airbench_cnn of width 8")
+    # The share of clean images is what this claim is about.
+    assert judged("fig13-10", *rows_of(**{**small, "clean_fraction": 0.5})).directions == ()
+    # An accuracy on digits says nothing of one on photographs.
+    assert judged("fig15-accuracy-0.1", *rows_of(**{**small, "clean_fraction": 0.1})).directions == ()
+
+
+def test_victims_without_backdoor_failed_and_ruined_runs_bear_nothing_out() -> None:
+    absent = rows_of(status="backdoor_not_implanted", **TWENTY)
+    assert judged("fig13-20", *absent).why == "no run of blended under this repair"
+    failed = [{**row, "status": "failed", "asr": None, "clean_accuracy": None} for row in rows_of(**TWENTY)]
+    assert judged("fig13-20", *failed).why == "no run of blended under this repair"
+    collapsed = judged("fig13-20", *rows_of(collapsed=True, **TWENTY))
+    assert (collapsed.verdict, collapsed.places[0].measured[0].runs_met) == ("not reproduced", 0)
+    diverged = rows_of(asr=(1.0,) * 3, status="diverged", clean_accuracy=0.0, clean_fraction=0.1)
+    assert judged("fig13-10", *diverged).verdict == "not reproduced"
+
+
+def test_a_claim_of_two_numbers_needs_both() -> None:
+    assert judged("main-blended", *rows_of(clean_accuracy=0.93)).verdict == "reproduced"
+    assert judged("main-blended", *rows_of(clean_accuracy=0.9)).verdict == "not reproduced"
+
+
+def test_a_difference_is_taken_between_repairs_of_one_victim() -> None:
+    low = rows_of(asr=(0.02,) * 3, changes={"lr_max1": 0.1}, clean_fraction=0.1)
+    high = rows_of(asr=(0.05,) * 3, changes={"lr_max1": 0.5}, clean_fraction=0.1)
+    places = {(one.attack, one.dataset): one for one in judged("fig15-little-change", *low, *high).places}
+    here = places["blended", "cifar10"]
+    assert here.verdict == "reproduced"
+    assert here.measured[0].estimates["asr"].value == pytest.approx(0.03)
+    others = [{**row, "victim": f"another {row['victim']}"} for row in low]
+    assert judged("fig15-little-change", *others, *high).why == "no run with lr_max1 0.1 beside it"
+
+
+def test_readings_with_a_value_of_their_own_are_not_needed_where_the_claim_states_it() -> None:
+    rows = [
+        row
+        for name in PAPER.readings.needed
+        if name != "T"
+        for row in rows_of(name, changes={"lr_max1": 0.3}, asr=(0.9,) * 3, dataset="cifar100", clean_fraction=0.1)
+    ]
+    assert judged("fig15-cifar100-0.3", *rows).verdict == "refuted"
+
+
+def fine_tuned(lr: float, asr: float, steps: int = 19_600) -> list[dict[str, Any]]:
+    settings = {"lr": lr, "schedule": "constant", "scope": "all", "optimizer": "sgd", "steps": steps}
+    return [
+        {**row, "defense": "ft", "resolved_settings": json.dumps(settings), "steps": steps, "batch": 256}
+        for row in rows_of(asr=(asr,) * 3)
+    ]
+
+
+def test_fine_tuning_is_judged_at_its_rate_and_its_length() -> None:
+    here = ("blended", "cifar10")
+
+    def verdicts(claim: str, *rows: dict[str, Any], **more: Any) -> dict[tuple[str, str], str]:
+        return {(one.attack, one.dataset): one.verdict for one in judged(claim, *rows, **more).places}
+
+    assert verdicts("fig14-victim-rate", *fine_tuned(0.001, 0.9))[here] == "reproduced"
+    # The rate of a victim trained by bb is 0.01.
+    assert verdicts("fig14-victim-rate", *fine_tuned(0.001, 0.9), spec=spec_of("bb"))[here] == "not comparable"
+    assert verdicts("fig14-victim-rate", *fine_tuned(0.01, 0.9), spec=spec_of("bb"))[here] == "reproduced"
+    assert verdicts("fig14-0.1", *fine_tuned(0.1, 0.0, steps=190))[here] == "reproduced"
+    assert verdicts("fig14-0.1", *fine_tuned(0.1, 0.0))[here] == "not comparable"
+    assert verdicts("fig14-0.001", *fine_tuned(0.001, 0.9))[here] == "not reproduced"
+
+
+def test_a_claim_about_most_cases_is_open_until_most_are_known() -> None:
+    places = list(itertools.product(("badnets", "blended", "lf", "inputaware"), ("cifar10", "cifar100")))
+
+    def cases(number: int, asr: float) -> list[dict[str, Any]]:
+        return [row for a, d in places[:number] for row in rows_of(asr=(asr,) * 3, attack=a, dataset=d, **TWENTY)]
+
+    some = judged("fig13-most", *cases(7, 0.03))
+    assert some.verdict == "not comparable"
+    assert some.why == "7 of 15 places measured; of the others: cifar10, not gtsrb"
+    assert judged("fig13-most", *cases(8, 0.03)).verdict == "reproduced"
+    assert judged("fig13-most", *cases(8, 0.5)).verdict == "not reproduced"
+
+
+def test_an_attack_that_had_failed_before_is_still_compared_with_the_papers() -> None:
+    row = {"attack": "latent", "status": "backdoor_not_implanted", "asr_before": 0.2}
+    found = judged("table1-latent", *rows_of(asr=(0.09,) * 3, **row))
+    assert found.verdict == "reproduced"
+
+
+def test_the_user_may_say_that_a_folder_is_one_of_the_papers_data_sets() -> None:
+    rows = rows_of(dataset="folder:cifar10.zip", **TWENTY)
+    assert judged("fig13-20", *rows).why == "folder:cifar10.zip, not cifar10"
+    assert judged("fig13-20", *rows, stand_ins={"folder:cifar10.zip": "cifar10"}).verdict == "reproduced"
+    less = [{**row, "train_size": 10_000} for row in rows]
+    assert judged("fig13-20", *less, stand_ins={"folder:cifar10.zip": "cifar10"}).verdict == "not comparable"
+
+
+def test_controls_are_no_runs_of_a_claim() -> None:
+    assert read_runs(spec_of(), [make_row("blended/P1/control", role="control")]) == []
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected", "value", "met"),
+    [
+        ("asr", {"value": 0.044}, 0.1, True),
+        ("asr", {"value": 0.044}, 0.1001, False),
+        ("asr", {"value": 0.954}, 0.2, True),
+        ("clean_accuracy", {"value": 0.919}, 0.899, True),
+        ("clean_accuracy", {"value": 0.919}, 0.94, False),
+        ("asr_before", {"value": 0.998}, 0.91, True),
+        ("asr_before", {"value": 0.998}, 0.2, False),
+        ("asr", {"above": 0.4}, 0.4, False),
+        ("asr", {"at_least": -0.1, "at_most": 0.1}, -0.2, False),
+        ("clean_accuracy", {"below": 0.0}, -0.001, True),
+    ],
+)
+def test_the_tolerance(measure: str, expected: dict[str, float], value: float, met: bool) -> None:
+    assert meets(PAPER.tolerance, measure, Expected(**expected), value) is met
+
+
+def test_all_readings_are_known() -> None:
+    assert set(PAPER.readings.needed) < set(READINGS)
