@@ -95,9 +95,11 @@ class CudaGraphs:
 
     def capture(self, work: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
         graph = torch.cuda.CUDAGraph()
-        # thread_local: what other threads ask of the card meanwhile (a meter of its memory) is no part of the step.
+        # The outer stream: torch stays on the capture's own where that fails. thread_local: what other threads ask of
+        # the card meanwhile (a meter of its memory) is no part of the step.
         with (
             torch.cuda.device(self.device),
+            torch.cuda.stream(torch.cuda.current_stream(self.device)),
             torch.cuda.graph(graph, stream=self.side, capture_error_mode="thread_local"),
         ):
             found = work()

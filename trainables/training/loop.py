@@ -85,12 +85,11 @@ class Optimizer:
     def __post_init__(self) -> None:
         check_settings(self, called={"name": "optimizer"})
 
-    def build(self, parameters: Sequence[nn.Parameter], rate: float | Tensor = 0.0) -> torch.optim.Optimizer:
-        """The torch optimiser over ``parameters``.
+    def build(self, parameters: Sequence[nn.Parameter], *, capturable: bool = False) -> torch.optim.Optimizer:
+        """The torch optimiser over ``parameters``; its learning rate is 0 until the schedule sets it.
 
         Args:
-            rate: its learning rate, 0 until the schedule sets it. A tensor without dimensions on the device of the
-                parameters makes the update one that a CUDA graph may hold: a replay reads the rate anew.
+            capturable: a CUDA graph may hold its steps, if the rate is a tensor (a replay reads that anew).
         """
         match self.name:
             case "sgd" | "nesterov":
@@ -98,7 +97,7 @@ class Optimizer:
                 nesterov = self.name == "nesterov" and self.momentum > 0
                 return torch.optim.SGD(
                     parameters,
-                    lr=rate,
+                    lr=0.0,
                     momentum=self.momentum,
                     weight_decay=self.weight_decay,
                     nesterov=nesterov,
@@ -107,13 +106,13 @@ class Optimizer:
             case "adam" | "adamw":
                 made = (torch.optim.Adam if self.name == "adam" else torch.optim.AdamW)(
                     parameters,
-                    lr=rate,
+                    lr=0.0,
                     betas=(self.momentum, self.beta2),
                     weight_decay=self.weight_decay,
                     fused=True,
-                    capturable=isinstance(rate, Tensor),
+                    capturable=capturable,
                 )
-                # torch warns of steps outside a graph, which the first ones always are.
+                # torch warns of capturable steps outside a graph, which the first ones always are.
                 made._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
                 return made
 
@@ -270,7 +269,9 @@ def fit(
         graphs = captured_step.graphs_on(device) if is_replayable(loss) and is_replayable(perturb) else None
     # What counts in Python would be compiled anew for every count.
     asked = torch.compile(loss, dynamic=False) if execution == "compiled" and is_pure(loss) else loss
-    updater = optimizer.build(chosen, 0.0 if graphs is None else torch.zeros((), device=device))
+    updater = optimizer.build(chosen, capturable=graphs is not None)
+    if graphs is not None:
+        updater.param_groups[0]["lr"] = torch.zeros((), device=device)
     history, losses = History(), list[Tensor]()
 
     def differentiate(images: Tensor, labels: Tensor) -> Tensor:
