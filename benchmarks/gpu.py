@@ -8,11 +8,12 @@ stage prints a row and appends it to ``results/gpu.jsonl``:
 
 - peak: operations per second of a large matrix product in float32, TF32 and bfloat16;
 - training: images per second of the training loop in float32 and bfloat16, with the share of the peak;
-- compiled: the same in bfloat16, eager beside a loss compiled by inductor (SUPERFT_STEP=compiled); on a GPU also compiled
-  with inductor's own CUDA graphs (graphs), and the step captured as one CUDA graph (captured: what a study does there);
-  what the first step costs, and the fewest steps that are captured, with the capture. Inductor keeps its code on disk: the first process of a
-  machine pays more, and TORCHINDUCTOR_CACHE_DIR names a fresh folder. Processor seconds (with those of compilers that
-  have ended) mean something beside other programs, too, if TORCHINDUCTOR_COMPILE_THREADS is 1;
+- compiled: the same in bfloat16, eager beside a loss compiled by inductor (SUPERFT_STEP=compiled); on a GPU also with
+  inductor's own CUDA graphs (graphs), and the step captured as one CUDA graph (captured: what a study does there);
+  what the first step costs, and the fewest steps that are captured, with the capture. Inductor keeps its code on
+  disk: the first process of a machine pays more, and TORCHINDUCTOR_CACHE_DIR names a fresh folder. Processor seconds
+  (with those of compilers that have ended) mean something beside other programs, too, if
+  TORCHINDUCTOR_COMPILE_THREADS is 1;
 - victim: BadNets by the recipe ``fast``. Goal: clean accuracy >= 0.93 and ASR >= 0.95 within 90 s (width 64);
 - trial: super-fine-tuning, 1,000 steps at batch 256, with its evaluation. Goal: 10 s;
 - packing: trials per hour of 1, 2, 4 and 8 processes, with and without MPS, and how many there should be.

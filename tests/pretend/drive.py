@@ -26,8 +26,8 @@ from trainables.data.images import FeatureSet, ImageSet
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES
 from trainables.job import Cell
-from trainables.models.build import build_model, register
 from trainables.machine import transfer
+from trainables.models.build import build_model, register
 from trainables.models.classifier import Classifier, Head
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store

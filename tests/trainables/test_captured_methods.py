@@ -20,6 +20,8 @@ from trainables.victims import Victim, VictimSpec, obtain_victim
 CPU = torch.device("cpu")
 # Steps enough to see replays, few enough for a test.
 FEWEST = 5
+# Adam divides its rate in float64, and a graph holds it in float32: to the last bit where that holds it exactly.
+RATE = 2.0**-11
 STEPS: dict[str, dict[str, Any]] = {
     "abl": {"tuning_epochs": 2, "finetuning_epochs": 1, "unlearning_epochs": 1, "batch_size": 16},
     "fst": {"steps": 6},
@@ -27,7 +29,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "ft_sam": {"steps": 6},
     "nad": {"steps": 6, "teacher_steps": 6},
     "rnp": {"unlearn_steps": 2, "recover_steps": 6},
-    "sau": {"steps": 6, "attack_steps": 2},
+    "sau": {"steps": 6, "attack_steps": 2, "lr": RATE},
     "super_ft": {"iterations": 4},
 }
 RECIPE = TrainingRecipe(epochs=1, batch_size=16, lr=0.05)
@@ -36,8 +38,8 @@ ATTACKS: dict[str, tuple[dict[str, Any], str]] = {
     "wanet": ({}, "preact_resnet18"),
     "sbl": ({"variant": "ewc", "user_epochs": 12.0, "user_batch_size": 8}, "preact_resnet18"),
     "badencoder": (
-        {"pretrain_epochs": 1.0, "pretrain_batch": 16, "inject_epochs": 1.0, "inject_batch": 16,
-         "head_epochs": 1.0, "reference_must_be_right": False},
+        {"pretrain_epochs": 1.0, "pretrain_batch": 16, "pretrain_lr": RATE, "head_epochs": 1.0, "head_lr": RATE,
+         "inject_epochs": 1.0, "inject_batch": 16, "reference_must_be_right": False},
         "encoder_resnet18",
     ),
 }  # fmt: skip

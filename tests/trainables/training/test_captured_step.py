@@ -18,8 +18,8 @@ from trainables.data.images import FeatureSet, ImageSet
 from trainables.models.build import build_model
 from trainables.models.classifier import Classifier, Head
 from trainables.registry import SettingError
-from trainables.training.captured_step import FEWEST_STEPS, WARM_UP_STEPS, is_pure, is_replayable, replayable
 from trainables.training.arithmetic import arithmetic, arithmetic_text
+from trainables.training.captured_step import FEWEST_STEPS, WARM_UP_STEPS, is_pure, is_replayable, replayable
 from trainables.training.execution import chosen_execution
 from trainables.training.loop import Augmentation, Counters, DivergedError, History, Optimizer, cross_entropy, fit
 from trainables.training.sharpness import climb
