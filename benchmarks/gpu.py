@@ -8,10 +8,12 @@ stage prints a row and appends it to ``results/gpu.jsonl``:
 
 - peak: operations per second of a large matrix product in float32, TF32 and bfloat16;
 - training: images per second of the training loop in float32 and bfloat16, with the share of the peak;
-- compiled: the same in bfloat16 beside a loss compiled by inductor (also with CUDA graphs on a GPU), what the first
-  step costs. Inductor keeps its code on disk: the first process of a
-  machine pays more, and TORCHINDUCTOR_CACHE_DIR names a fresh folder. Processor seconds (with those of compilers that
-  have ended) mean something beside other programs, too, if TORCHINDUCTOR_COMPILE_THREADS is 1;
+- compiled: the same in bfloat16, eager beside a loss compiled by inductor (SUPERFT_STEP=compiled); on a GPU also with
+  inductor's own CUDA graphs (graphs), and the step captured as one CUDA graph (captured: what a study does there);
+  what the first step costs, and the fewest steps that are captured, with the capture. Inductor keeps its code on
+  disk: the first process of a machine pays more, and TORCHINDUCTOR_CACHE_DIR names a fresh folder. Processor seconds
+  (with those of compilers that have ended) mean something beside other programs, too, if
+  TORCHINDUCTOR_COMPILE_THREADS is 1;
 - victim: BadNets by the recipe ``fast``. Goal: clean accuracy >= 0.93 and ASR >= 0.95 within 90 s (width 64);
 - trial: super-fine-tuning, 1,000 steps at batch 256, with its evaluation. Goal: 10 s;
 - packing: trials per hour of 1, 2, 4 and 8 processes, with and without MPS, and how many there should be.
@@ -40,10 +42,14 @@ from benchmarks.task import Task, make_victim, photographs, run_super_ft, synchr
 from trainables.data.images import ImageSet
 from trainables.machine.matrix_peak import matrix_peak, training_operations
 from trainables.models.build import build_model
+from trainables.training.captured_step import FEWEST_STEPS
+from trainables.training.execution import Execution
 from trainables.training.loop import Augmentation, LossFunction, Optimizer, cross_entropy, fit
 from trainables.training.recipes import RECIPES
 from trainables.victims import Victim
 
+# Of a training: loss, precision, how its steps are made.
+Side = tuple[LossFunction, str, Execution]
 STAGES = ("peak", "training", "compiled", "victim", "trial", "packing")
 
 
@@ -107,20 +113,21 @@ class Bench:
         return {"matrix": self.sizes.matrix, "operations_per_second": self.peaks}
 
     def training(self) -> dict[str, Any]:
-        rates = self._rates(self._in_turns({name: (cross_entropy, name) for name in ("float32", "bfloat16")}))
+        rates = self._rates(self._in_turns({name: (cross_entropy, name, "auto") for name in ("float32", "bfloat16")}))
         return {"images_per_second": rates, **self._shares(rates)}
 
     def compiled(self) -> dict[str, Any]:
-        sides: dict[str, tuple[LossFunction, str]] = {
-            "eager": (cross_entropy, "bfloat16"),
-            "compiled": (torch.compile(cross_entropy, dynamic=False), "bfloat16"),
+        sides: dict[str, Side] = {
+            "eager": (cross_entropy, "bfloat16", "eager"),
+            "compiled": (cross_entropy, "bfloat16", "compiled"),
         }
         if self.device.type == "cuda":
-            sides["graphs"] = (_with_graphs(), "bfloat16")
+            sides |= {"graphs": (_with_graphs(), "bfloat16", "eager"), "captured": (cross_entropy, "bfloat16", "auto")}
         first = {name: self._seconds(1, *side) for name, side in sides.items()}
         again = {name: self._seconds(1, *side) for name, side in sides.items()}
         seconds = self._in_turns(sides)
         rates = self._rates(seconds)
+        captured = {name: self._seconds(FEWEST_STEPS, *side) for name, side in sides.items() if "captured" in sides}
         return {
             "image_size": self.sizes.image_size,
             "batch": self.sizes.batch,
@@ -128,6 +135,7 @@ class Bench:
             "images_per_second": rates,
             "seconds_of_first_step": {name: _rounded(value) for name, value in first.items()},
             "seconds_of_next_models_first_step": {name: _rounded(value) for name, value in again.items()},
+            f"seconds_of_{FEWEST_STEPS}_steps": {name: _rounded(value) for name, value in captured.items()},
             "processor_ms_per_step": {
                 name: summary([1e3 * processor / self.sizes.steps for _, processor in runs])
                 for name, runs in seconds.items()
@@ -174,7 +182,7 @@ class Bench:
         made = (self.peak, self.training, self.compiled, self.victim_by_fast, self.trial, self.packing)
         return dict(zip(STAGES, made, strict=True))
 
-    def _in_turns(self, sides: dict[str, tuple[LossFunction, str]]) -> dict[str, list[tuple[float, float]]]:
+    def _in_turns(self, sides: dict[str, Side]) -> dict[str, list[tuple[float, float]]]:
         """Wall and processor seconds of each side, repeatedly."""
         for side in sides.values():
             self._seconds(2, *side)  # first touch: kernels, caches
@@ -186,7 +194,7 @@ class Bench:
         images = self.sizes.steps * self.sizes.batch
         return {name: summary([images / wall for wall, _ in runs]) for name, runs in seconds.items()}
 
-    def _seconds(self, steps: int, loss: LossFunction, precision: str) -> tuple[float, float]:
+    def _seconds(self, steps: int, loss: LossFunction, precision: str, execution: Execution) -> tuple[float, float]:
         """Wall and processor seconds of so many steps of `trainables.training.loop.fit`, on a model of their own."""
         generator = torch.Generator().manual_seed(0)
         model = build_model("preact_resnet18", num_classes=10, width=self.width, generator=generator).to(self.device)
@@ -203,6 +211,7 @@ class Bench:
             augmentation=Augmentation(padding=4, flip=True),
             loss=loss,
             precision=precision,
+            execution=execution,
         )
         synchronise(self.device)
         return time.perf_counter() - started, _processor_seconds() - worked

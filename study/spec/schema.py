@@ -31,6 +31,7 @@ from trainables.models.build import MODELS
 from trainables.registry import nearest
 from trainables.scenarios import ScenarioName
 from trainables.storage.remote import Place, as_place
+from trainables.training.execution import chosen_execution
 from trainables.training.loop import Precision
 from trainables.training.recipes import RECIPES, TrainingRecipe
 from trainables.victims import CLEAN_SOURCES
@@ -385,6 +386,7 @@ class StudySpec(_Part):
         Raises:
             SettingError, SpecError: a method, setting, space or range that does not exist or does not fit.
         """
+        chosen_execution()  # no key of the spec, but refused as early
         scenario = self.scenario
         fraction, source, reserved = self.clean_fraction, self.clean_source, None
         if scenario.type == "same-label":

@@ -5,7 +5,8 @@
 
 - a tensor of the CPU beside one of the device, or a CPU generator for the device, is the error that CUDA makes of it;
 - what makes the CPU wait for a card in a training step is noted, with its place in our code: a copy that is not sent
-  ahead (``non_blocking``), and everything whose outcome the CPU must know (``item``, a mask as index).
+  ahead (``non_blocking``, from pinned memory where it is not small), and everything whose outcome the CPU must know
+  (``item``, a mask as index). Copies that are sent ahead are noted, too, apart from these.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import torch
 from torch.optim import optimizer as torch_optimizer
 from torch.utils import _foreach_utils, backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainables.machine import transfer
 
 NAME = "pretend"
 CPU = torch.device("cpu")
@@ -36,6 +39,8 @@ NO_NUMBERS = ("aten.cat", "aten.stack", "aten.gather", "aten.scatter", "aten.ind
 
 # What made the CPU wait within a step of `loop.fit`: (what, file:function) -> how often.
 waits: Counter[tuple[str, str]] = Counter()
+# Where a copy was sent ahead within a step: file:function -> how often.
+sent: Counter[str] = Counter()
 
 
 class DeviceRuleError(RuntimeError):
@@ -77,6 +82,9 @@ class OnDevice(torch.Tensor):
     def numpy(self, *_: Any, **__: Any) -> Any:
         raise DeviceRuleError("numpy() of a tensor of the device")
 
+    def data_ptr(self) -> int:
+        return self.values.data_ptr()
+
 
 def is_parameter(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, torch.nn.Parameter) or getattr(tensor, "_is_param", False)
@@ -107,13 +115,23 @@ def place() -> str:
 
 
 def note(what: str) -> None:
+    if in_a_step():
+        waits[what, place()] += 1
+
+
+def in_a_step() -> bool:
     frame: Any = sys._getframe(1)
     while frame is not None and not (
         frame.f_code.co_name == "fit" and frame.f_code.co_filename.endswith("training/loop.py")
     ):
         frame = frame.f_back
-    if frame is not None:
-        waits[what, place()] += 1
+    return frame is not None
+
+
+def pinned(tensor: torch.Tensor) -> torch.Tensor:
+    copied = tensor.clone()
+    copied.is_pinned_here = True  # type: ignore[attr-defined]
+    return copied
 
 
 def compute(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -194,8 +212,11 @@ def copy(function: Any, short: str, args: Sequence[Any], kwargs: Mapping[str, An
     came, wanted = isinstance(source, OnDevice), kwargs.get("device")
     goes = isinstance(target, OnDevice) if target is not None else came if wanted is None else is_ours(wanted)
     ahead = kwargs.get("non_blocking", False) or (len(args) > 2 and args[2] is True)
+    ahead = ahead and (source.nbytes <= transfer.SENT_AT_ONCE or hasattr(source, "is_pinned_here"))
     if goes and not came and not ahead:
         note("a copy to the device is waited for")
+    elif goes and not came and in_a_step():
+        sent[place()] += 1
     if came and not goes:
         note("a value is asked for")
     if target is not None:
@@ -221,6 +242,7 @@ def install() -> None:
             if hasattr(module, name):
                 setattr(module, name, _also_ours(getattr(module, name)))
     torch.autocast = _autocast  # type: ignore[assignment, misc]
+    torch.Tensor.pin_memory = pinned  # type: ignore[assignment, method-assign]
 
 
 _kept: list[torch.library.Library] = []

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from torch.utils import backend_registration
 
+from tests.pretend.variants import VARIANTS
 from tests.test_architecture import ROOT
 from trainables.attacks.base import ATTACKS
 from trainables.defenses.base import DEFENSES
@@ -18,18 +19,14 @@ pytestmark = pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch has no devices written in Python",
 )
-METHODS = [*(f"attack {name}" for name in ATTACKS.names()), *(f"defense {name}" for name in DEFENSES.names())]
+METHODS = [
+    *(f"attack {name}" for name in (*ATTACKS.names(), *VARIANTS)),
+    *(f"defense {name}" for name in DEFENSES.names()),
+]
 # Once in `CHECK_EVERY` steps and at the end the loop asks whether all is finite.
 CHECKS = {"training/loop.py:_collect", "training/loop.py:_check_finite"}
 # Where steps are known to wait. A line is deleted when that is mended; a new one needs a reason.
 KNOWN = {
-    "attacks/simclr.py:luma": "constants of the colours, made for every batch",
-    "attacks/simclr.py:turn_hue": "likewise",
-    "attacks/simclr.py:_resample": "the rows of crops that are drawn again",
-    "attacks/sbl.py:transform": "which images are poisoned is drawn on the CPU",
-    "attacks/wanet.py:noisy": "noise is drawn on the CPU",
-    "training/geometry.py:__call__": "turns and crops are drawn on the CPU",
-    "defenses/anp.py:worst_noise": "noise is drawn on the CPU",
     "defenses/rnp.py:reached": "the ascent ends at a loss, looked at once per epoch",
 }
 
@@ -54,7 +51,7 @@ def places(driven: dict[str, Any]) -> set[str]:
     return {place for _, place, _ in driven["waits"]}
 
 
-@pytest.mark.parametrize("driven", ["fit train", *METHODS])
+@pytest.mark.parametrize("driven", ["fit train", "fit plain", "fit replayed", "fit refused", "fit head", *METHODS])
 def test_everything_stays_on_its_device(met: dict[str, Any], driven: str) -> None:
     assert met[driven]["error"] is None
 
@@ -69,6 +66,23 @@ def test_a_training_step_waits_for_nothing(met: dict[str, Any]) -> None:
     assert met["fit train"]["steps"] == 24
     assert sorted(place for _, place, times in met["fit train"]["waits"] if times == 2) == sorted(CHECKS)
     assert places(met["fit train"]) == CHECKS
+
+
+@pytest.mark.parametrize("way", ["plain", "replayed"])
+def test_a_plain_step_sends_three_small_copies_and_asks_once_in_fifty(met: dict[str, Any], way: str) -> None:
+    """Which images, where they are cropped, which are mirrored; the losses of 50 steps, and the weights at the end."""
+    driven = met[f"fit {way}"]
+    assert driven["steps"] == 100
+    assert driven["sent"] == 3 * 100
+    assert sorted(driven["waits"]) == [
+        ["a value is asked for", "training/loop.py:_check_finite", 1],
+        ["a value is asked for", "training/loop.py:_collect", 2],
+    ]
+
+
+def test_the_masks_of_an_encoders_head_are_not_waited_for(met: dict[str, Any]) -> None:
+    assert places(met["fit head"]) == CHECKS
+    assert met["fit head"]["sent"] == 2 * met["fit head"]["steps"]
 
 
 def test_a_tensor_made_on_the_cpu_in_a_step_would_be_seen(met: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.settings import Count, NonNegative, Positive
 from trainables.training import schedules
+from trainables.training.captured_step import replayable
 from trainables.training.loop import Optimizer
 from trainables.training.predict import predict
 from trainables.training.recipes import TrainingRecipe
@@ -201,7 +202,7 @@ class BadEncoder(EncoderAttack):
             batch_size=self.inject_batch,
             optimizer=Optimizer("sgd", momentum=0.9, weight_decay=5e-4),
             transform=with_trigger_and_reference,
-            loss=loss,
+            loss=replayable(loss, counts=True),
             trainable=encoder_weights(model),
             bn_mode="eval",
         )

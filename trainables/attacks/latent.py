@@ -15,6 +15,7 @@ from trainables.attacks.base import Attack, Implanted, PoisonedSamples, Trigger,
 from trainables.attacks.in_loop import appended_copies, bernoulli_round, check_rate, draw_samples
 from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch
 from trainables.data.images import ImageSet
+from trainables.machine.transfer import sent_ahead
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, PositiveShare, Within
@@ -277,7 +278,7 @@ class Latent(Attack):
         goals = trainer.features(teacher, train.subset(target).images)
 
         def some(count: int) -> Tensor:
-            return goals[torch.randint(len(goals), (count,), generator=draws).to(goals.device)]
+            return goals[sent_ahead(torch.randint(len(goals), (count,), generator=draws), goals.device)]
 
         self.fit_patch(patch, teacher, train, some, trainer, recipe)
         epochs = self.epochs if self.epochs is not None else INJECT_SHARE * recipe.epochs

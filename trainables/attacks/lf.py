@@ -47,6 +47,8 @@ class LowFrequency(DataPoisoning):
         draws: images that push the adversarial signal, >= 1.
         max_passes: most passes over these images, >= 1.
         deepfool_steps: most steps of DeepFool per image, >= 1.
+        deepfool_batch: images that DeepFool pushes together from the same signal, >= 1. 1, as published: each goes on
+            from what the ones before it left, image by image. More is another signal, and far fewer passes on a card.
     """
 
     source: Literal["adversarial", "random"] = "adversarial"
@@ -54,12 +56,19 @@ class LowFrequency(DataPoisoning):
     draws: Count = 100
     max_passes: Count = 50
     deepfool_steps: Count = 200
+    deepfool_batch: Count = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("draws", "max_passes", "deepfool_steps"):
+        for key in ("draws", "max_passes", "deepfool_steps", "deepfool_batch"):
             if self.source == "random" and getattr(self, key) != type(self).__dataclass_fields__[key].default:
                 raise ValueError(f"{key} is a setting of the adversarial source; leave it out with source random")
+
+    def identity(self) -> dict[str, Any]:
+        found = super().identity()
+        if self.deepfool_batch == 1:
+            del found["deepfool_batch"]  # victims of before there was a choice stay those of one image at a time
+        return found
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)
@@ -90,9 +99,10 @@ class LowFrequency(DataPoisoning):
         # Neither depends on how many images are poisoned: victims of several poison rates share them.
         recipe_of = dataclasses.asdict(recipe)
         source = ("amplitude", "draws", "max_passes", "deepfool_steps", "target_label", "label_mode", "label_shift")
+        together = {} if self.deepfool_batch == 1 else {"deepfool_batch": self.deepfool_batch}
         found = trainer.remember(
             "lf-signal",
-            {"recipe": recipe_of, **{key: getattr(self, key) for key in source}},
+            {"recipe": recipe_of, **{key: getattr(self, key) for key in source}, **together},
             lambda: self.find(
                 trainer.remember_model(
                     "lf-surrogate",
@@ -122,6 +132,7 @@ class LowFrequency(DataPoisoning):
                 amplitude=self.amplitude,
                 max_passes=self.max_passes,
                 steps=self.deepfool_steps,
+                at_once=self.deepfool_batch,
             )
         trainer.counters.forward_samples += found.forward_samples + found.gradients
         trainer.counters.input_backward_samples += found.gradients

@@ -23,11 +23,13 @@ from trainables.attacks.in_loop import check_rate
 from trainables.attacks.sig import SIG
 from trainables.attacks.wanet import WaNet
 from trainables.data.images import ImageSet, to_float
+from trainables.machine.transfer import sent_ahead
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
 from trainables.settings import Count, InnerShare, NonNegative, NormalisedBatch, Positive, PositiveShare
 from trainables.training import loop, schedules
+from trainables.training.captured_step import replayable
 from trainables.training.loop import BatchTransform, DivergedError, Optimizer
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.schedules import CyclicSchedule, Phase
@@ -195,7 +197,7 @@ class SequentialBackdoor(Attack):
 
         @torch.no_grad()
         def transform(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            chosen = (torch.rand(len(labels), generator=draws) < self.poison_rate).to(labels.device)
+            chosen = sent_ahead(torch.rand(len(labels), generator=draws) < self.poison_rate, labels.device)
             stamped = torch.where(chosen[:, None, None, None], trigger(images), images)
             wanted = torch.where(chosen, self.targets(labels, num_classes), labels)
             return stamped.contiguous(memory_format=torch.channels_last), wanted
@@ -262,7 +264,8 @@ class SequentialBackdoor(Attack):
             augmentation=trainer.augmentation(),
             # Not in the loss: that runs under autocast, whose cache would hide the repair's steps from itself.
             transform=outlook,
-            loss=loss,
+            # What looks ahead has something else to say in every step.
+            loss=loss if outlook is not None else replayable(loss, counts=True),
         )
 
     def released(self, train: ImageSet, trigger: Trigger, trainer: Trainer) -> PoisonedSamples:
@@ -346,6 +349,7 @@ class Outlook:
                 augmentation=self.trainer.augmentation(),
                 precision=self.trainer.precision,
                 counters=self.trainer.counters,
+                execution="eager",  # too few steps to pay for a capture, so often
             )
         except DivergedError:
             # A lost repair tells nothing; the next draw is another height.

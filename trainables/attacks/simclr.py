@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.data.images import ImageSet
+from trainables.machine.transfer import sent_ahead
 from trainables.models.classifier import Classifier, Head
 from trainables.training import schedules
+from trainables.training.captured_step import replayable
 from trainables.training.loop import History, Optimizer
 from trainables.training.trainer import Trainer
 
@@ -49,9 +51,10 @@ class Views:
         # One table of draws and one transfer, whatever is switched on.
         table = torch.rand(len(images), 2 * CROP_TRIES + 9, generator=generator)
         order = torch.randperm(4, generator=generator).tolist()
-        draws = table.to(images.device, non_blocking=True)
+        draws = sent_ahead(table, images.device)
         placed, (flips, jittered, grey) = draws[:, 9:], draws[:, :3].T
-        images = self._resample(images, placed, draws[:, 3:5], flips < self.flip)
+        if self.crop is not None or (table[:, 0] < self.flip).any():
+            images = self._resample(images, placed, draws[:, 3:5], flips < self.flip)
         coloured = self._colour(images, draws[:, 5:9], order)
         images = torch.where((jittered < self.jitter)[:, None, None, None], coloured, images)
         return torch.where((grey < self.grey)[:, None, None, None], luma(images).expand_as(images), images)
@@ -66,8 +69,6 @@ class Views:
             fits = (tries <= 1.0).all(2)
             first = tries[torch.arange(len(tries), device=tries.device), fits.float().argmax(1)]
             height, width = torch.where(fits.any(1)[:, None], first, torch.ones_like(first)).T
-        elif not flips.any():
-            return images
         theta = images.new_zeros(len(images), 2, 3)
         theta[:, 0, 0] = torch.where(flips, -width, width)
         theta[:, 1, 1] = height
@@ -97,7 +98,9 @@ class Views:
 
 def luma(images: Tensor) -> Tensor:
     """Greyscale of float images (N, 3, H, W): (N, 1, H, W)."""
-    return (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    # Filled on the device: a constant of several numbers would be copied there, and waited for.
+    weights = torch.cat([images.new_full((1, 1, 1), weight) for weight in LUMA])
+    return (images * weights).sum(1, keepdim=True)
 
 
 def turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
@@ -114,7 +117,7 @@ def turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
         (green - blue) / divisor,
         torch.where(value == green, 2.0 + (blue - red) / divisor, 4.0 + (red - green) / divisor),
     )
-    offsets = images.new_tensor([5.0, 3.0, 1.0]).view(3, 1, 1)
+    offsets = torch.arange(5, 0, -2, dtype=images.dtype, device=images.device).view(3, 1, 1)  # 5, 3, 1
     k = (offsets + (hue + 6.0 * shifts[:, None, None])[:, None]) % 6.0
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4.0 - k).clamp(0.0, 1.0)
 
@@ -193,7 +196,7 @@ def pretrain(
         batch_size=batch_size,
         optimizer=Optimizer("adam", weight_decay=1e-6),
         transform=two_views,
-        loss=lambda contrast, batch, _labels: nt_xent(contrast(batch), temperature),
+        loss=replayable(lambda contrast, batch, _labels: nt_xent(contrast(batch), temperature)),
         trainable=[parameter for parameter in contrast.parameters() if id(parameter) not in head],
     )
 

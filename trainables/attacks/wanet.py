@@ -13,6 +13,7 @@ from torch.nn import functional
 from trainables.attacks.base import STAMP_BATCH, Implanted, Kind, PoisonedSamples, Trigger, register, trigger_kind
 from trainables.attacks.in_loop import InLoop
 from trainables.data.images import ImageSet, quantise, to_float
+from trainables.machine.transfer import sent_ahead
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
@@ -48,7 +49,7 @@ class WarpTrigger(Trigger):
     def noisy(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Warped by the grid plus up to half a pixel of independent noise per pixel and image: no trigger any more."""
         noise = torch.rand(len(images), *self.grid.shape, generator=generator) * 2.0 - 1.0
-        return resample(images, (self.grid + noise.to(images.device) / self.image_size).clamp(-1.0, 1.0))
+        return resample(images, (self.grid + sent_ahead(noise, images.device) / self.image_size).clamp(-1.0, 1.0))
 
 
 @register("wanet")

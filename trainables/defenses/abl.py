@@ -16,6 +16,7 @@ from trainables.models.classifier import Classifier
 from trainables.seeding import generator_for
 from trainables.settings import Count, CountOrZero, NonNegative, NormalisedBatch, Positive, ShareBelowOne, Within
 from trainables.training import schedules
+from trainables.training.captured_step import replayable
 from trainables.training.loop import Counters, LossFunction, Optimizer, Schedule
 from trainables.training.trainer import Trainer
 
@@ -180,7 +181,7 @@ class AntiBackdoorLearning(Defense):
             batch_size=batch,
             optimizer=self.updater(),
             augmentation=trainer.augmentation(),
-            loss=losses[stage],
+            loss=replayable(losses[stage]),
             bn_mode=self.bn_mode if ascent else "train",
             grad_clip=self.grad_clip if ascent else None,
         )

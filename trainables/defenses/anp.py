@@ -20,6 +20,7 @@ from trainables.defenses.pruning import (
     require_validation,
     validation_passes,
 )
+from trainables.machine.transfer import sent_ahead
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, Share, ShareBelowOne
 from trainables.training import schedules
@@ -123,7 +124,7 @@ class AdversarialNeuronPruning(Defense):
     def worst_noise(self, masked: MaskedModel, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Noise (2, C) on scales and shifts that raises the loss of the batch; within 2 eps, or eps if clipped."""
         size = (2, len(masked.mask))
-        noise = ((2.0 * torch.rand(size, generator=generator) - 1.0) * self.eps).to(images.device)
+        noise = sent_ahead((2.0 * torch.rand(size, generator=generator) - 1.0) * self.eps, images.device)
         for _ in range(self.steps):
             noise.requires_grad_()
             (gradient,) = torch.autograd.grad(functional.cross_entropy(masked(images, noise), labels), noise)

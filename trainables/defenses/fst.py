@@ -22,6 +22,7 @@ from trainables.defenses.base import (
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
+from trainables.training.captured_step import replayable
 from trainables.training.loop import Counters, Optimizer, Schedule
 from trainables.training.trainer import Trainer
 
@@ -79,6 +80,7 @@ class FeatureShiftTuning(Defense):
         if self.reinit:
             restart(head, trainer.generator("weights", "fst"))
 
+        @replayable
         def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             return functional.cross_entropy(model(images), labels) + self.alpha * (head.weight * original).sum()
 

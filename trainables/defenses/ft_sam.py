@@ -14,6 +14,7 @@ from trainables.defenses.base import CleanData, Defense, Repair, images_per_step
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
+from trainables.training.captured_step import replayable
 from trainables.training.loop import Counters, Optimizer, Schedule
 from trainables.training.sharpness import climb
 from trainables.training.trainer import Trainer
@@ -86,6 +87,7 @@ class FineTuningSAM(Defense):
         )
         return Repair(model, history=history)
 
+    @replayable
     def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy with smoothed labels."""
         return functional.cross_entropy(model(images), labels, label_smoothing=self.smoothing)

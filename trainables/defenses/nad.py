@@ -25,6 +25,7 @@ from trainables.defenses.base import (
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
+from trainables.training.captured_step import replayable
 from trainables.training.loop import Counters, History, Optimizer, Schedule
 from trainables.training.trainer import Trainer
 
@@ -117,7 +118,8 @@ class NeuralAttentionDistillation(Defense):
                 logits = model(images)  # fills `seen` on its way
                 return functional.cross_entropy(logits, labels) + self.beta * attention_distance(seen, shown, self.p)
 
-            return self._fine_tune(student, data, trainer, steps=self.steps, purpose="fit", loss=loss)
+            counted = replayable(loss, counts=True)
+            return self._fine_tune(student, data, trainer, steps=self.steps, purpose="fit", loss=counted)
 
     def _fine_tune(
         self, model: Classifier, data: ImageSet, trainer: Trainer, *, steps: int, purpose: str, **settings: object

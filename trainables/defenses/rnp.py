@@ -32,6 +32,7 @@ from trainables.defenses.pruning import (
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
+from trainables.training.captured_step import replayable
 from trainables.training.loop import Counters, Optimizer
 from trainables.training.trainer import Trainer
 
@@ -136,7 +137,7 @@ class ReconstructiveNeuronPruning(Defense):
             batch_size=batch,
             optimizer=Optimizer("sgd", self.momentum, 0.0),
             augmentation=augmentation,
-            loss=lambda model, images, labels: self.alpha * functional.cross_entropy(model(images), labels),
+            loss=replayable(lambda model, images, labels: self.alpha * functional.cross_entropy(model(images), labels)),
             trainable=[masked.mask],
             after_step=masked.clip,
         )

@@ -15,6 +15,7 @@ from trainables.defenses.base import CleanData, Defense, Repair, images_per_step
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, PositiveShare
 from trainables.training import schedules
+from trainables.training.captured_step import replayable
 from trainables.training.loop import Counters, Optimizer, evaluating
 from trainables.training.trainer import Trainer
 
@@ -89,7 +90,7 @@ class SharedAdversarialUnlearning(Defense):
             optimizer=Optimizer("adam", weight_decay=0.0),
             augmentation=trainer.augmentation() if self.augment else None,
             bn_mode="eval",
-            loss=loss,
+            loss=replayable(loss, counts=True),
         )
         return Repair(model, history=history)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainables.machine.transfer import sent_ahead
 from trainables.models.build import register
 from trainables.models.classifier import Classifier
 from trainables.models.preact_resnet import Shortcut
@@ -42,7 +43,7 @@ class PrivateDropout(nn.Module):
         if not self.training or self.rate == 0.0:
             return x
         kept = torch.rand(x.shape, generator=self.generator) >= self.rate
-        return x * kept.to(x.device, x.dtype, non_blocking=True) / (1.0 - self.rate)
+        return x * sent_ahead(kept, x.device).to(x.dtype) / (1.0 - self.rate)
 
 
 class EncoderClassifier(Classifier):

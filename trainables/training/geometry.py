@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainables.machine.transfer import sent_ahead
 from trainables.settings import check_settings
 
 # What the public code asks of images of 32 pixels: a crop of 5 pixels at most, a rotation of 10 degrees at most.
@@ -63,6 +64,6 @@ class Moves:
             torch.stack([mirror * angles.cos(), -angles.sin(), shifts[:, 0]], 1),
             torch.stack([mirror * angles.sin(), angles.cos(), shifts[:, 1]], 1),
         )
-        transforms = torch.stack(rows, 1).to(images.device).expand(len(images), -1, -1)
+        transforms = sent_ahead(torch.stack(rows, 1), images.device).expand(len(images), -1, -1)
         grid = functional.affine_grid(transforms, list(images.shape), align_corners=False)
         return functional.grid_sample(images, grid, mode=self.resampling, align_corners=False)

@@ -13,7 +13,12 @@ from torch.nn import functional
 
 from trainables.data.images import FeatureSet, ImageSet, augment, to_float
 from trainables.machine.float32 import exact_float32
+from trainables.machine.transfer import sent_ahead
 from trainables.settings import CountOrZero, NonNegative, ShareBelowOne, check_settings
+from trainables.training import captured_step
+from trainables.training.captured_step import CapturedStep, is_pure, is_replayable, replayable
+from trainables.training.execution import Execution, chosen_execution
+from trainables.training.sharpness import frozen_statistics, moved
 
 Schedule = Callable[[int], float]
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -80,8 +85,12 @@ class Optimizer:
     def __post_init__(self) -> None:
         check_settings(self, called={"name": "optimizer"})
 
-    def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-        """The torch optimiser over ``parameters``; its learning rate is 0 until the schedule sets it."""
+    def build(self, parameters: Sequence[nn.Parameter], *, capturable: bool = False) -> torch.optim.Optimizer:
+        """The torch optimiser over ``parameters``; its learning rate is 0 until the schedule sets it.
+
+        Args:
+            capturable: a CUDA graph may hold its steps, if the rate is a tensor (a replay reads that anew).
+        """
         match self.name:
             case "sgd" | "nesterov":
                 # Nesterov without momentum is plain SGD; torch refuses the combination.
@@ -94,14 +103,18 @@ class Optimizer:
                     nesterov=nesterov,
                     fused=True,
                 )
-            case "adam":
-                return torch.optim.Adam(
-                    parameters, lr=0.0, betas=(self.momentum, self.beta2), weight_decay=self.weight_decay, fused=True
+            case "adam" | "adamw":
+                made = (torch.optim.Adam if self.name == "adam" else torch.optim.AdamW)(
+                    parameters,
+                    lr=0.0,
+                    betas=(self.momentum, self.beta2),
+                    weight_decay=self.weight_decay,
+                    fused=True,
+                    capturable=capturable,
                 )
-            case "adamw":
-                return torch.optim.AdamW(
-                    parameters, lr=0.0, betas=(self.momentum, self.beta2), weight_decay=self.weight_decay, fused=True
-                )
+                # torch warns of capturable steps outside a graph, which the first ones always are.
+                made._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+                return made
 
 
 @dataclass
@@ -152,6 +165,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@replayable
 def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the model's logits."""
     return functional.cross_entropy(model(images), labels)
@@ -178,15 +192,15 @@ def batches(
     for _ in range(steps):
         if len(queue) < size:
             queue = torch.cat([queue, torch.randperm(len(data), generator=generator)])
-        chosen, queue = queue[:size].to(device, non_blocking=True), queue[size:]
+        chosen, queue = sent_ahead(queue[:size], device), queue[size:]
         inputs = data.inputs[chosen]
         if augmentation is not None:
             offsets = torch.randint(0, 2 * augmentation.padding + 1, (size, 2), generator=generator)
             flips = torch.rand(size, generator=generator) < 0.5 if augmentation.flip else None
             inputs = augment(
                 inputs,
-                offsets.to(device, non_blocking=True),
-                None if flips is None else flips.to(device, non_blocking=True),
+                sent_ahead(offsets, device),
+                None if flips is None else sent_ahead(flips, device),
                 padding=augmentation.padding,
             )
         yield to_float(inputs) if inputs.dtype == torch.uint8 else inputs, data.labels[chosen]
@@ -214,8 +228,12 @@ def fit(
     counters: Counters | None = None,
     after_step: Callable[[int], None] | None = None,
     until: Callable[[int], bool] | None = None,
+    execution: Execution | None = None,
 ) -> History:
     """Train ``model`` in place for exactly ``steps`` optimiser steps; it is left in eval mode.
+
+    On a card the part of a step from the loss to the update is captured once and replayed (`captured_step`), where
+    loss and perturbation are `replayable`, the momentum is constant and there are 20 steps or more.
 
     Args:
         data: training images, on the device of the model.
@@ -235,6 +253,7 @@ def fit(
         grad_clip: largest gradient norm, None for no clipping.
         after_step: called with the step just made (pruning masks, anytime curves).
         until: asked after each step; True ends the training there (goals, early stopping).
+        execution: how steps are made, see `execution`; None: as the environment says.
 
     Raises:
         DivergedError: the loss is NaN or infinite (looked at every 50 steps and at the end), or the last step left a
@@ -244,18 +263,37 @@ def fit(
     chosen = list(model.parameters()) if trainable is None else list(trainable)
     chosen_ids = {id(parameter) for parameter in chosen}
     asked_for_gradient = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    updater = optimizer.build(chosen)
+    execution, device = execution or chosen_execution(), data.inputs.device
+    graphs = None
+    if execution == "auto" and steps >= captured_step.FEWEST_STEPS and momentum_at is None:
+        graphs = captured_step.graphs_on(device) if is_replayable(loss) and is_replayable(perturb) else None
+    # What counts in Python would be compiled anew for every count.
+    asked = torch.compile(loss, dynamic=False) if execution == "compiled" and is_pure(loss) else loss
+    updater = optimizer.build(chosen, capturable=graphs is not None)
+    if graphs is not None:
+        updater.param_groups[0]["lr"] = torch.zeros((), device=device)
     history, losses = History(), list[Tensor]()
 
     def differentiate(images: Tensor, labels: Tensor) -> Tensor:
         with autocast(images.device, precision):
-            value = loss(model, images, labels)
+            value = asked(model, images, labels)
         updater.zero_grad(set_to_none=True)
         value.backward()
         counters.forward_samples += len(labels)
         counters.backward_samples += len(labels)
         return value
 
+    def update(images: Tensor, labels: Tensor) -> Tensor:
+        value = differentiate(images, labels)
+        if perturb is not None:
+            with moved(chosen, perturb), frozen_statistics(model):
+                differentiate(images, labels)
+        if grad_clip is not None:
+            nn.utils.clip_grad_norm_(chosen, grad_clip)
+        updater.step()
+        return value.detach()
+
+    make_step = update if graphs is None else CapturedStep(update, model, counters, graphs)
     model.to(memory_format=torch.channels_last)
     model.train()
     for module in model.modules():
@@ -268,22 +306,19 @@ def fit(
     try:
         stream = batches(data, steps=steps, batch_size=batch_size, augmentation=augmentation, generator=generator)
         for step, (images, labels) in enumerate(stream):
+            rate = lr_at(step)
             for group in updater.param_groups:
-                group["lr"] = lr_at(step)
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
                 if momentum_at is not None:
                     group["momentum"] = momentum_at(step)
             if transform is not None:
                 images, labels = transform(images, labels)
-            value = differentiate(images, labels)
-            if perturb is not None:
-                with _moved(chosen, perturb), _frozen_statistics(model):
-                    differentiate(images, labels)
-            if grad_clip is not None:
-                nn.utils.clip_grad_norm_(chosen, grad_clip)
-            updater.step()
+            losses.append(make_step(images, labels))
             counters.steps += 1
-            history.lr.append(updater.param_groups[0]["lr"])
-            losses.append(value.detach())
+            history.lr.append(rate)
             ended = (until is not None and until(step)) or step + 1 == steps
             if ended or (step + 1) % CHECK_EVERY == 0:
                 _collect(losses, history, step)
@@ -322,39 +357,6 @@ def refresh_statistics(model: nn.Module, images: Tensor, *, counters: Counters, 
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         model.eval()
-
-
-@contextmanager
-def _moved(parameters: Sequence[nn.Parameter], perturb: Perturbation) -> Iterator[None]:
-    """The parameters after ``perturb`` within the block; afterwards, bit by bit, what they were."""
-    before = [parameter.detach().clone() for parameter in parameters]
-    with torch.no_grad():
-        perturb(parameters)
-    try:
-        yield
-    finally:
-        # Copied back: subtracting the move again would leave its rounding.
-        with torch.no_grad():
-            for parameter, old in zip(parameters, before, strict=True):
-                parameter.copy_(old)
-
-
-@contextmanager
-def _frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch normalisation uses the batch as before within the block, and its running statistics stay as they are."""
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats
-    ]
-    # Not momentum 0: that still counts the batch, and 0 * inf of a lost run would be NaN.
-    for module in norms:
-        module.track_running_stats = False
-    try:
-        yield
-    finally:
-        for module in norms:
-            module.track_running_stats = True
 
 
 def _check_finite(model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from trainables.attacks.smooth import (
     random_signal,
     stretched,
     targeted_deepfool,
+    targeted_deepfool_of_many,
     universal_signal,
 )
 from trainables.data.images import Dataset, to_float
@@ -118,6 +119,34 @@ def test_deepfool_gives_up_at_its_limit_without_gradient_and_where_the_way_explo
     assert targeted_deepfool(blind, image, 1)[1:] == (False, 1)
     weak = LinearScores(torch.stack([torch.zeros(48), torch.full((48,), 1e-6)]), torch.tensor([1.0, 0.0]))
     assert targeted_deepfool(weak, image, 1)[1:] == (False, 1)
+
+
+def test_deepfool_of_many_is_that_of_each(surrogate: Classifier) -> None:
+    """Images that are in the target class already, those that get there and those that do not, side by side."""
+    images = to_float(toy_dataset(train=600).train.images[:12])
+    with torch.no_grad():
+        targets = surrogate(images).argmax(1).roll(1)
+    for steps in (3, 40):
+        ways, reached, gradients = targeted_deepfool_of_many(surrogate, images, targets, steps=steps)
+        alone = [
+            targeted_deepfool(surrogate, image, int(target), steps=steps)
+            for image, target in zip(images, targets, strict=True)
+        ]
+        assert reached.tolist() == [there for _, there, _ in alone]
+        assert gradients == sum(taken for _, _, taken in alone)
+        # Passes of one image and of many are rounded otherwise, and every step starts where the last one ended.
+        torch.testing.assert_close(ways, torch.stack([way for way, _, _ in alone]), atol=1e-3, rtol=1e-2)
+
+
+def test_images_pushed_together_make_a_signal_too(surrogate: Classifier) -> None:
+    one, four = generated(surrogate), generated(surrogate, deepfool_batch=4)
+    assert four.origin["source"] == "adversarial"
+    assert not torch.equal(one.signal, four.signal)
+    assert low_frequency_share(four.signal, 2) >= 0.95
+    test = to_float(toy_dataset(train=600, test=200).test.images)
+    with torch.no_grad():
+        changed = surrogate(test).argmax(1) != surrogate(four(test)).argmax(1)
+    assert float(changed.float().mean()) > 0.1
 
 
 def test_universal_signal_fools_a_linear_model_and_stops_at_its_fooling_rate() -> None:
