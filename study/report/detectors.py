@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from study.record.detectors import CellFinding, TunedDetector
 from study.record.words import percent
 from study.report.html import Table, number, plain
+from study.results.settings import ALL_ATTACKS
 
 CAPTION_TUNED = """<p class="note"><b>Tuned before the trials</b>: each setting was judged by what it would leave out,
 without retraining; the best has the largest TPR − FPR, mean over the cells of the search. <b>E</b> is what the features
@@ -19,7 +20,7 @@ def tuned_table(tuned: Iterable[TunedDetector], attack: str) -> Table:
     """The detectors of searches with cells of an attack, their rates on those cells; cells are texts."""
     rows: Table = []
     for one in tuned:
-        if not one.tried and one.search.startswith((f"{attack}/", "all/")):
+        if not one.tried and {attack, ALL_ATTACKS}.intersection(one.search.split("/")):
             rows.append({"search": one.search, "detector": f"as published; not tuned: {one.error}"})
         for knowledge, name, settings, cells in (
             ("oracle", f"best of {one.tried}", one.settings, one.cells),

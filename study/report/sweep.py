@@ -36,9 +36,8 @@ def sweep_section(table: pd.DataFrame, frame: pd.DataFrame, spec: Mapping[str, A
     known = frame[frame["swept"].notna()].drop_duplicates("combination")
     if not isinstance(sweep, Mapping) or not sweep or not len(known):
         return "", {}
-    order = names_of(sweep)
     swept = dict(zip(known["combination"], known["swept"], strict=True))
-    values = {name: json.loads(swept[name]) for name in sorted(swept, key=order.index)}
+    values = {name: json.loads(swept[name]) for name in names_of(sweep) if name in swept}
     keys = " and ".join(sweep)
     out = [f'<section id="page-sweep"><h2>What the sweep shows: {escape(keys)}</h2>']
     drawn: dict[str, bytes] = {}

@@ -84,7 +84,7 @@ def write_report(directory: Path | str) -> Path:
     sections = []
     wheres = places_of(table, spec)
     attacks = table.groupby(["combination", "dataset", "model"], sort=False)["attack"].unique()
-    places = [(*where, attack) for where in wheres for attack in sorted(attacks[where], key=_pooled_last)]
+    places = [(*where, attack) for where in wheres for attack in sorted(attacks[where], key=_pooled_first)]
     rows = ledger.rows()
     plan = _plan_of(directory, rows)
     detectors, combination_of = read_detectors(directory).values(), _combinations(plan)
@@ -170,5 +170,5 @@ def _combinations(plan: Plan | None) -> dict[str, str]:
     return {} if plan is None else {search.label: search.cells[0].combination for search in plan.searches}
 
 
-def _pooled_last(attack: str) -> tuple[bool, str]:
+def _pooled_first(attack: str) -> tuple[bool, str]:
     return attack != ALL_ATTACKS, attack

@@ -168,7 +168,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     if across_attacks:  # a baseline's row knows of its own attack alone
         meant = meant.where(searched, meant[searched].max())
     else:  # a setting that was scored over all attacks counts here on this one's seeds alone
-        shared = rows["search"].fillna("").str.startswith(f"{ALL_ATTACKS}/")
+        shared = _of_all_attacks(rows)
         meant = meant.where(~shared, rows["seed"].nunique())
     rows["models"] = meant
 
@@ -225,9 +225,16 @@ def is_shared(frame: pd.DataFrame) -> bool:
     if not len(searched):
         return False
     # Also where the victims of one attack alone hold a backdoor, so that the others have no row.
-    pooled = searched["search"].fillna("").str.startswith(f"{ALL_ATTACKS}/")
+    pooled = _of_all_attacks(searched)
     meant = searched.loc[pooled, "models"].astype("float64").max()
     return int(searched.groupby("trial")["attack"].nunique().max()) > 1 or bool(meant > searched["seed"].nunique())
+
+
+def _of_all_attacks(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows are of a search over all attacks: of a sweep, the label begins with the combination."""
+    labels = zip(rows["search"].fillna(""), rows["combination"], strict=True)
+    found = [str(label).removeprefix(f"{name}/").startswith(f"{ALL_ATTACKS}/") for label, name in labels]
+    return pd.Series(found, rows.index, dtype=bool)
 
 
 def aggregate_all(frame: pd.DataFrame) -> pd.DataFrame:

@@ -320,6 +320,9 @@ class StudySpec(_Part):
         if not isinstance(data, dict):
             return data
         filled = dict(data)
+        scenario = filled.get("scenario")
+        if isinstance(scenario, dict) and scenario.get("type") == "encoder":
+            filled.setdefault("model", ENCODER_MODEL)
         if filled.get("sweep"):
             # The study itself stands for its first combination; defaults that may differ are each combination's own.
             sweep = check_sweep(filled["sweep"])
@@ -328,9 +331,6 @@ class StudySpec(_Part):
         named = filled.get("dataset", "digits")
         filled["plugins"] = load_plugins(filled)  # first: they bring names that are asked for below
         source = SOURCES.get(named) if isinstance(named, str) and named in SOURCES else None
-        scenario = filled.get("scenario")
-        if isinstance(scenario, dict) and scenario.get("type") == "encoder":
-            filled.setdefault("model", ENCODER_MODEL)
         upstream = scenario.get("upstream") if isinstance(scenario, dict) else None
         if any(isinstance(name, str) and name.startswith(FOLDER) for name in (named, upstream)):
             filled["flip"] = True if filled.get("flip") is None else filled["flip"]

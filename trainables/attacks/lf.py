@@ -64,12 +64,6 @@ class LowFrequency(DataPoisoning):
             if self.source == "random" and getattr(self, key) != type(self).__dataclass_fields__[key].default:
                 raise ValueError(f"{key} is a setting of the adversarial source; leave it out with source random")
 
-    def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        if self.deepfool_batch == 1:
-            del found["deepfool_batch"]  # victims of before there was a choice stay those of one image at a time
-        return found
-
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)
         if self.source == "adversarial" and self.draws >= len(labels):

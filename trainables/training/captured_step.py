@@ -206,8 +206,9 @@ class OffDevice(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device, self.seen = device, None
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.device = device
+        self.seen: str | None = None
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = function(*args, **(kwargs or {}))

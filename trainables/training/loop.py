@@ -113,7 +113,7 @@ class Optimizer:
                     capturable=capturable,
                 )
                 # torch warns of capturable steps outside a graph, which the first ones always are.
-                made._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+                made._warned_capturable_if_run_uncaptured = True
                 return made
 
 
@@ -268,7 +268,7 @@ def fit(
     if execution == "auto" and steps >= captured_step.FEWEST_STEPS and momentum_at is None:
         graphs = captured_step.graphs_on(device) if is_replayable(loss) and is_replayable(perturb) else None
     # What counts in Python would be compiled anew for every count.
-    asked = torch.compile(loss, dynamic=False) if execution == "compiled" and is_pure(loss) else loss
+    objective = torch.compile(loss, dynamic=False) if execution == "compiled" and is_pure(loss) else loss
     updater = optimizer.build(chosen, capturable=graphs is not None)
     if graphs is not None:
         updater.param_groups[0]["lr"] = torch.zeros((), device=device)
@@ -276,7 +276,7 @@ def fit(
 
     def differentiate(images: Tensor, labels: Tensor) -> Tensor:
         with autocast(images.device, precision):
-            value = asked(model, images, labels)
+            value = objective(model, images, labels)
         updater.zero_grad(set_to_none=True)
         value.backward()
         counters.forward_samples += len(labels)

@@ -16,7 +16,7 @@ from study.report.figures.curve import curve_lines
 from study.report.figures.sweep import BEFORE, axis_of, sweep_panels, sweep_png, sweep_series
 from study.report.sweep import sweep_table
 from study.report.write import write_report
-from study.results.settings import aggregate, fronts
+from study.results.settings import aggregate, fronts, is_shared
 from study.spec.combinations import as_json, combinations_of, names_of
 from tests.study.rows import make_row
 
@@ -96,6 +96,22 @@ def test_fronts_and_means_never_mix_combinations() -> None:
     assert aggregate(frame)[["combination", "asr"]].values.tolist() == [["a", 0.5], ["b", 0.1]]
     # The point of b beats that of a, and both are fronts.
     assert fronts(frame)["combination"].tolist() == ["a", "b"]
+
+
+def test_a_search_over_all_attacks_is_pooled_within_its_combination() -> None:
+    rows = []
+    for name, base in (("a", 0.1), ("b", 0.5)):
+        for attack, more in (("badnets", 0.0), ("blended", 0.2)):
+            row = make_row(
+                "all/super_ft/0000", asr=base + more, combination=name, search=f"{name}/all/super_ft", models=2
+            )
+            rows.append(row | {"trial": f"{name}/all/super_ft/0000", "attack": attack})
+    frame = to_frame(rows)
+    assert is_shared(frame)
+    assert aggregate(frame, across_attacks=True)["asr"].tolist() == pytest.approx([0.2, 0.6])
+    assert aggregate(frame)["models"].tolist() == [1] * 4
+    # Told by the label alone, where one attack's victims hold no backdoor and have no row.
+    assert is_shared(to_frame([row for row in rows if row["attack"] == "badnets"]))
 
 
 def curve(seed: int, *, teacher: bool = False) -> list[dict[str, Any]]:

@@ -49,6 +49,13 @@ def test_defaults_that_depend_on_a_swept_key_are_each_combinations_own() -> None
     assert (digits.width, digits.victim.recipe) != (cifar10.width, cifar10.victim.recipe)
 
 
+def test_the_model_of_an_encoder_study_is_an_encoder_in_every_combination() -> None:
+    scenario = {"type": "encoder", "upstream": "cifar10"}
+    given = {"attacks": ["badencoder"], "baselines": ["none"], "scenario": scenario, "dataset": "digits"}
+    spec = make_spec({**given, "sweep": {"clean_fraction": [0.1, 0.2]}})
+    assert {part.spec.model for part in combinations(spec)} == {make_spec(given).model} == {"encoder_resnet18"}
+
+
 def test_values_that_look_alike_in_a_name_stay_apart() -> None:
     spec = {"attacks": ["badnets"], "baselines": ["none"], "sweep": {"dataset": ["folder:/a/x", "folder:/b/x"]}}
     names = [part.name for part in combinations(make_spec(spec))]

@@ -1,5 +1,6 @@
 """Claims of trainables.attacks.lf and smooth: the filter, DeepFool, the spectrum of both signals, their origin."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -122,20 +123,25 @@ def test_deepfool_gives_up_at_its_limit_without_gradient_and_where_the_way_explo
 
 
 def test_deepfool_of_many_is_that_of_each(surrogate: Classifier) -> None:
-    """Images that are in the target class already, those that get there and those that do not, side by side."""
-    images = to_float(toy_dataset(train=600).train.images[:12])
+    """An image that is in its target class already, those that get there and those that do not, side by side.
+
+    In float64: in float32 passes of one image and of many differ by 1e-7, which 25 steps across kinks make 0.02.
+    """
+    model = copy.deepcopy(surrogate).double()
+    images = to_float(toy_dataset(train=600).train.images[:12]).double()
     with torch.no_grad():
-        targets = surrogate(images).argmax(1).roll(1)
+        predicted = model(images).argmax(1)
+    targets = torch.cat([predicted[:1], predicted[:-1]])
     for steps in (3, 40):
-        ways, reached, gradients = targeted_deepfool_of_many(surrogate, images, targets, steps=steps)
+        ways, reached, gradients = targeted_deepfool_of_many(model, images, targets, steps=steps)
         alone = [
-            targeted_deepfool(surrogate, image, int(target), steps=steps)
+            targeted_deepfool(model, image, int(target), steps=steps)
             for image, target in zip(images, targets, strict=True)
         ]
         assert reached.tolist() == [there for _, there, _ in alone]
         assert gradients == sum(taken for _, _, taken in alone)
-        # Passes of one image and of many are rounded otherwise, and every step starts where the last one ended.
-        torch.testing.assert_close(ways, torch.stack([way for way, _, _ in alone]), atol=1e-3, rtol=1e-2)
+        assert alone[0][1:] == (True, 0)
+        torch.testing.assert_close(ways, torch.stack([way for way, _, _ in alone]), atol=1e-9, rtol=0)
 
 
 def test_images_pushed_together_make_a_signal_too(surrogate: Classifier) -> None:
