@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -163,6 +165,28 @@ def membership_cells(rows: pd.DataFrame) -> Table:
                         "AUC less clean": _signed(runs["auc_over_clean"].mean()),
                     }
                 )
+    return lines
+
+
+def in_words(row: Mapping[str, Any]) -> list[str]:
+    """What a row says of its aftermath, for the terminal: a line per amount of poison, and per group and attack."""
+    lines = []
+    for one in json.loads(row.get("reinjection") or "[]"):
+        back = "never" if one["steps_to_half"] is None else f"after {one['steps_to_half']} steps"
+        lines.append(
+            f"re-injection, {one['arm']} at rate {one['lr']:g}: ASR {one['asr'][0]:.4f} -> {one['asr'][-1]:.4f} in "
+            f"{one['steps'][-1]} steps, 0.5 {back}, mean {one['area']:.4f}"
+        )
+    for one in json.loads(row.get("retuning") or "[]"):
+        lines.append(
+            f"retuning, {one['poisoned']} poisoned of {one['images']} images, draw {one['draw']}: "
+            f"O-ASR {one['o_asr']:.4f}, P-ASR {one['p_asr']:.4f}"
+        )
+    for one in json.loads(row.get("membership") or "[]"):
+        lines.append(
+            f"membership of {one['group']} images, {one['attack']}: AUC {one['auc']:.4f}, balanced accuracy "
+            f"{one['balanced_accuracy']:.4f}, gap {one['gap']:.4f} ({one['images']} members)"
+        )
     return lines
 
 

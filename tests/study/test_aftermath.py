@@ -11,7 +11,7 @@ from study.plan.costs import aftermath_left, work_left
 from study.plan.forecast import plan_lines
 from study.plan.jobs import Plan, check_plan, load_data, make_plan
 from study.record.columns import to_frame
-from study.report.aftermath import aftermath_parts
+from study.report.aftermath import aftermath_parts, in_words
 from study.report.figures.reinjection import reinjection_png
 from study.report.write import write_report
 from study.results.aftermath import membership_table, reading_order, reinjection_curves, reinjection_table
@@ -246,6 +246,18 @@ def test_the_figure_draws_the_measured_points(frame: pd.DataFrame) -> None:
     assert set(lines) == {"undefended", "clean model", "scratch", "ft"}
     assert lines["ft"].get_xdata().tolist() == [0, 0.5, 1, 2]
     assert lines["ft"].get_ydata().tolist() == pytest.approx([0.1, 0.6, 0.9, 1.0])
+
+
+def test_a_single_trial_says_it_in_lines() -> None:
+    repaired = study_rows()[-1]
+    assert in_words(repaired) == [
+        "re-injection, 5 images at rate 0.001: ASR 0.1000 -> 1.0000 in 4 steps, 0.5 after 1 steps, mean 0.7500",
+        "retuning, 0 poisoned of 20 images, draw 0: O-ASR 0.1000, P-ASR 0.1000",
+        "retuning, 5 poisoned of 20 images, draw 0: O-ASR 0.1000, P-ASR 1.0000",
+        "membership of clean images, loss: AUC 0.6500, balanced accuracy 0.5000, gap 0.0400 (100 members)",
+        "membership of poisoned images, loss: AUC 0.6500, balanced accuracy 0.5000, gap 0.0400 (100 members)",
+    ]
+    assert in_words(make_row()) == []
 
 
 def test_rows_without_an_aftermath_add_nothing_to_the_page(tmp_path: Path) -> None:
