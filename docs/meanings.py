@@ -146,6 +146,12 @@ SPEC_KEYS: dict[str, str] = {
     "aftermath.reinjection.lrs": "Constant learning rates of SGD with momentum 0.9; every amount is tried at each.",
     "aftermath.reinjection.epochs": "Passes over the attacker's training set.",
     "aftermath.reinjection.batch_size": "Images per step.",
+    "aftermath.retuning.share": (
+        "Share of the attacker's training set that is fine-tuned on, for 5 epochs. All of `aftermath.retuning` holds "
+        "only where it is given."
+    ),
+    "aftermath.retuning.counts": "How many of these images carry the trigger; 0 is the comparison.",
+    "aftermath.retuning.draws": "Draws of the images, each a run of its own: with so few, which they are decides much.",
     "aftermath.membership.images": (
         "Members, and as many non-members; half of both set thresholds, half is judged. Left out: 5,000, or as many "
         "as the data set has. All of `aftermath.membership` holds only where it is given."

@@ -21,7 +21,8 @@ from trainables.attacks.in_loop import InLoop
 from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.data.split import split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData
-from trainables.evaluation.aftermath import membership, reinjection
+from trainables.evaluation.aftermath import membership, reinjection, retuning
+from trainables.evaluation.aftermath.further_training import report_sizes
 from trainables.evaluation.aftermath.settings import MEMBERSHIP_IMAGES, Aftermath, Membership
 from trainables.job import Cell
 from trainables.models.classifier import Classifier
@@ -41,6 +42,8 @@ def check_aftermath(asked: Aftermath, cell: Cell, settings: Mapping[str, Any], d
     attack, labels = cell.victim.make_attack(), _labels(cell.victim, dataset)
     if asked.reinjection is not None:
         reinjection.check_reinjection(asked.reinjection, attack, labels, dataset.num_classes)
+    if asked.retuning is not None:
+        retuning.check_retuning(asked.retuning, attack, len(labels))
     if asked.membership is not None:
         _check_membership(asked.membership, cell, settings, dataset)
 
@@ -83,9 +86,11 @@ def _check_membership(asked: Membership, cell: Cell, settings: Mapping[str, Any]
 def planned_work(asked: Aftermath, cell: Cell, settings: Mapping[str, Any], dataset: Dataset) -> Counters:
     """Work on the model of one trial, before it is done; that of `shadow_work` is not in it."""
     attack, labels, total = cell.victim.make_attack(), _labels(cell.victim, dataset), Counters()
+    changed = (attack.targets(dataset.test.labels, dataset.num_classes) != dataset.test.labels).nonzero()[:, 0]
+    n_measured = report_sizes(dataset.test, changed)
+    if asked.retuning is not None:
+        _add(total, retuning.planned_work(asked.retuning, len(labels), n_measured))
     if asked.reinjection is not None:
-        changed = (attack.targets(dataset.test.labels, dataset.num_classes) != dataset.test.labels).nonzero()[:, 0]
-        n_measured = reinjection.report_sizes(dataset.test, changed)
         _add(total, reinjection.planned_work(asked.reinjection, attack, labels, n_measured))
     if asked.membership is not None:
         drawn = 2 * _images(asked.membership, cell.victim, dataset)
@@ -134,19 +139,22 @@ def measure_aftermath(
     begin = time.perf_counter()
     trainer = make_trainer(cell.victim, dataset, device, seed=derive_seed(cell.seed, "aftermath"))
     found: dict[str, Any] = {}
+    given: dict[str, Any] = {}
+    if asked.reinjection is not None or asked.retuning is not None:
+        given = {
+            "attack": cell.victim.make_attack(),
+            "trigger": victim.trigger,
+            "train": dataset.train.subset(victim.attacker_indices).to(device),
+            "test": dataset.test.to(device),
+            "triggered": victim.triggered.to(device),
+            "trainer": trainer,
+            "seed": cell.seed,
+        }
     if asked.reinjection is not None:
-        curves = reinjection.reinject(
-            asked.reinjection,
-            model,
-            attack=cell.victim.make_attack(),
-            trigger=victim.trigger,
-            train=dataset.train.subset(victim.attacker_indices).to(device),
-            test=dataset.test.to(device),
-            triggered=victim.triggered.to(device),
-            trainer=trainer,
-            seed=cell.seed,
-        )
+        curves = reinjection.reinject(asked.reinjection, model, **given)
         found["reinjection"] = json.dumps([curve.record() for curve in curves])
+    if asked.retuning is not None:
+        found["retuning"] = json.dumps(retuning.retune(asked.retuning, model, **given))
     if asked.membership is not None:
         records = _membership(asked.membership, model, cell, settings, dataset, victim, trainer, memo or Memo())
         found["membership"] = json.dumps(records)

@@ -168,6 +168,7 @@ DETECTION_COLUMNS = (
 # Only where a study asks for the aftermath; no part of what a repair costs or takes.
 AFTERMATH_COLUMNS = (
     Column("reinjection", "json", "how the backdoor came back in further training on poisoned data, a list of curves"),
+    Column("retuning", "json", "whether few poisoned images in a short fine-tuning bring it back, a list of runs"),
     Column("membership", "json", "how well membership of the training set was told, a list of groups and attacks"),
     Column("aftermath_steps", "count", "optimiser steps of the aftermath: re-injection, shadow models, their repairs"),
     Column("aftermath_forward_samples", "count", "images that went forward in the aftermath", IMAGES),

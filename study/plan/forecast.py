@@ -125,11 +125,11 @@ def aftermath_lines(plan: Plan, data: Data, left: Mapping[str, int] | None = Non
     if asked is None:
         return []
     work = aftermath_left(plan, data, left)
-    parts = [name for name in ("reinjection", "membership") if getattr(asked, name) is not None]
+    parts = [name for name in ("reinjection", "retuning", "membership") if getattr(asked, name) is not None]
     shadows = f", and {work.shadow_epochs:.1f} E for shadow models" if work.shadow_epochs else ""
     asks = f"{' and '.join(parts)} of {work.trials} repaired models"
     lines = [f"aftermath: {asks}, {work.epochs:.1f} E{shadows}; charged to no search"]
-    if asked.reinjection is not None:
+    if asked.reinjection is not None or asked.retuning is not None:
         attacks = {cell.attack: cell.victim.make_attack() for cell in plan.cells}
         lines += [f"           {said}" for attack in attacks.values() if (said := without_poisoned_data(attack))]
     return lines

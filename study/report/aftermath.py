@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,6 +16,7 @@ from study.results.aftermath import (
     membership_table,
     reading_order,
     reinjection_table,
+    retuning_table,
     without_other_settings,
 )
 
@@ -23,10 +26,16 @@ the victim itself. <b>{CLEAN_CONTROL.capitalize()}</b>: a model that never had t
 started from random weights. A repair that only hid the backdoor learns it again faster than these two. <b>Steps to
 ASR 50 %, 90 %</b>: the first measured step, median of the runs that got there, and how many did. <b>Area</b>: mean
 ASR over the training, 100 % being a backdoor that was there throughout; <b>area / clean</b>: over that of the clean
-model of the same seed. All on the report half, means over the runs. The figure's axis is linear up to epoch 1 and
-logarithmic beyond; a band reaches from the least to the largest run. What every single model and arm gave is in
-<code>reinjection.csv</code>, the curves in <code>reinjection_curves.csv</code>. None of this is charged to a
-search.</p>
+model of the same seed. The ratio is a median; where the clean model never obeys, it is a lower bound. All on the
+report half, else means over the runs. The figure's axis is linear up to epoch 1 and logarithmic beyond; a band
+reaches from the least to the largest run. What every single model and arm gave is in <code>reinjection.csv</code>,
+the curves in <code>reinjection_curves.csv</code>. None of this is charged to a search.</p>
+"""
+CAPTION_RETUNING = """
+<p class="caption">A short fine-tuning on a few images of the training set, some of which carry the trigger and the
+attacker's label. <b>O-ASR</b>: before it; <b>P-ASR</b>: after it, median over runs and draws of the images, and from
+the least to the largest. Without poisoned images (0) it says what clean fine-tuning alone does. A clean model learns
+something from five images too, so P-ASR is read beside its. Every single run is in <code>retuning.csv</code>.</p>
 """
 CAPTION_MEMBERSHIP = """
 <p class="caption">Can somebody with the model tell which images it was trained on? <b>Members</b>: <i>clean</i>:
@@ -55,6 +64,8 @@ def aftermath_parts(rows: pd.DataFrame, figure: str) -> dict[str, tuple[str, str
             "How quickly does the backdoor come back?",
             figure + table_html(table) + CAPTION_REINJECTION,
         )
+    if table := retuning_cells(rows):
+        parts["retuning"] = ("Do a few poisoned images bring the backdoor back?", table_html(table) + CAPTION_RETUNING)
     if table := membership_cells(rows):
         parts["membership"] = (
             "Does the model tell who was in its training set?",
@@ -87,10 +98,39 @@ def reinjection_cells(rows: pd.DataFrame) -> Table:
                     "steps to ASR 50 %": _steps(runs["steps_to_half"]),
                     "steps to ASR 90 %": _steps(runs["steps_to_90"]),
                     "area": percent(runs["area"].mean()),
-                    "area / clean": number(runs["area_over_clean"].mean(), 2),
+                    "area / clean": number(runs["area_over_clean"].median(), 1),
                     "ASR at the end": percent(runs["asr_end"].mean()),
                     "clean accuracy, start to end": f"{percent(runs['accuracy_start'].mean())} to "
                     f"{percent(runs['accuracy_end'].mean())}",
+                    "remark": f"{int(runs['diverged'].sum())} diverged" if runs["diverged"].any() else "",
+                }
+            )
+    return lines
+
+
+def retuning_cells(rows: pd.DataFrame) -> Table:
+    """One line per model and number of poisoned images, as texts."""
+    found = retuning_table(rows)
+    if not len(found):
+        return []
+    found = without_other_settings(found)
+    lines: Table = []
+    for count in sorted(found["poisoned"].unique()):
+        own = found[found["poisoned"] == count]
+        for name in reading_order(sorted(own["shown_as"].unique())):
+            runs = own[own["shown_as"] == name]
+            span = f"{percent(runs['p_asr'].min())} to {percent(runs['p_asr'].max())}"
+            accuracy = (percent(runs[f"accuracy_{end}"].mean()) for end in ("start", "end"))
+            lines.append(
+                {
+                    "poisoned images": f"{count} of {runs['images'].iloc[0]}",
+                    "model": name,
+                    "O-ASR": percent(runs["o_asr"].mean()),
+                    "P-ASR": percent(runs["p_asr"].median()),
+                    "from, to": span,
+                    "runs and draws": str(len(runs)),
+                    "steps": str(runs["steps"].iloc[0]),
+                    "clean accuracy, start to end": " to ".join(accuracy),
                     "remark": f"{int(runs['diverged'].sum())} diverged" if runs["diverged"].any() else "",
                 }
             )
@@ -125,6 +165,28 @@ def membership_cells(rows: pd.DataFrame) -> Table:
                         "AUC less clean": _signed(runs["auc_over_clean"].mean()),
                     }
                 )
+    return lines
+
+
+def in_words(row: Mapping[str, Any]) -> list[str]:
+    """What a row says of its aftermath, for the terminal: a line per amount of poison, and per group and attack."""
+    lines = []
+    for one in json.loads(row.get("reinjection") or "[]"):
+        back = "never" if one["steps_to_half"] is None else f"after {one['steps_to_half']} steps"
+        lines.append(
+            f"re-injection, {one['arm']} at rate {one['lr']:g}: ASR {one['asr'][0]:.4f} -> {one['asr'][-1]:.4f} in "
+            f"{one['steps'][-1]} steps, 0.5 {back}, mean {one['area']:.4f}"
+        )
+    for one in json.loads(row.get("retuning") or "[]"):
+        lines.append(
+            f"retuning, {one['poisoned']} poisoned of {one['images']} images, draw {one['draw']}: "
+            f"O-ASR {one['o_asr']:.4f}, P-ASR {one['p_asr']:.4f}"
+        )
+    for one in json.loads(row.get("membership") or "[]"):
+        lines.append(
+            f"membership of {one['group']} images, {one['attack']}: AUC {one['auc']:.4f}, balanced accuracy "
+            f"{one['balanced_accuracy']:.4f}, gap {one['gap']:.4f} ({one['images']} members)"
+        )
     return lines
 
 

@@ -26,7 +26,7 @@ from study.report.sections import attack_section
 from study.report.sweep import SWEEP, sweep_section
 from study.report.targets import target_text
 from study.results import equal_rules
-from study.results.aftermath import membership_table, reinjection_curves, reinjection_table
+from study.results.aftermath import membership_table, reinjection_curves, reinjection_table, retuning_table
 from study.results.left import plan_in, unfinished_in_words
 from study.results.settings import (
     ALL_ATTACKS,
@@ -47,7 +47,8 @@ from trainables.registry import SettingError
 def write_report(directory: Path | str) -> Path:
     """(Re)write trials.csv, front.csv, figures/*.png and report.html of a study folder; its ledger is only read.
 
-    Where the study asked for the aftermath of its repairs: reinjection.csv, reinjection_curves.csv and membership.csv.
+    Where the study asked for the aftermath of its repairs, there are tables of it too: reinjection.csv,
+    reinjection_curves.csv, retuning.csv and membership.csv.
 
     Each file is replaced in one step, so this may run while the study does.
 
@@ -69,6 +70,7 @@ def write_report(directory: Path | str) -> Path:
     for name, whole in (
         ("reinjection", reinjection_table(frame)),
         ("reinjection_curves", reinjection_curves(frame)),
+        ("retuning", retuning_table(frame)),
         ("membership", membership_table(frame)),
     ):
         if len(whole):

@@ -13,7 +13,7 @@ from trainables.evaluation.aftermath.settings import FROM_SCRATCH, UNDEFENDED
 
 # What tells one repaired model from another.
 MODEL = ("combination", "dataset", "model", "attack", "defense_label", "role", "trial", "seed", "defense_seed")
-REINJECTION, MEMBERSHIP = "reinjection", "membership"
+REINJECTION, RETUNING, MEMBERSHIP = "reinjection", "retuning", "membership"
 CLEAN_CONTROL, NOT_REPAIRED = "clean model", "undefended"
 
 
@@ -22,8 +22,10 @@ def reinjection_table(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `MODEL`, ``shown_as`` (see `shown_as`), ``arm``, ``lr``, ``poisoned`` (images), ``asr_start``, ``asr_end``,
     ``accuracy_start``, ``accuracy_end``, ``steps_to_half``, ``steps_to_90`` (missing: not reached), ``area`` (mean ASR
-    over the training), ``area_over_clean`` (over that of the clean model in the same arm, of the same seed; missing
-    where there is none), ``steps_to_half_over_clean`` likewise, ``diverged``.
+    over the training), ``area_over_clean`` (over that of the clean model in the same arm, of the same seed, which is
+    taken to be one test image at least: of a clean model that never obeys, the ratio is a lower bound; missing where
+    there is none), ``steps_to_half_over_clean`` likewise (missing where one of the two never got there), ``diverged``,
+    ``n_triggered`` (images that an ASR is measured on).
     """
     rows = []
     for row, records in _records(frame, REINJECTION):
@@ -37,6 +39,7 @@ def reinjection_table(frame: pd.DataFrame) -> pd.DataFrame:
                     "accuracy_start": one["clean_accuracy"][0],
                     "accuracy_end": one["clean_accuracy"][-1],
                     **{name: one[name] for name in ("steps_to_half", "steps_to_90", "area", "diverged")},
+                    "n_triggered": row["n_triggered_report"],
                 }
             )
     if not rows:
@@ -44,9 +47,10 @@ def reinjection_table(frame: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows).astype({"steps_to_half": "Int64", "steps_to_90": "Int64"})
     keys = ["combination", "dataset", "model", "attack", "seed", "arm", "lr"]
     clean = table[table["shown_as"] == CLEAN_CONTROL].drop_duplicates(keys).set_index(keys)
-    for name in ("area", "steps_to_half"):
-        own, of_clean = _floats(table[name]), _floats(_looked_up(table, clean[name], keys))
-        table[f"{name}_over_clean"] = own / of_clean.where(of_clean > 0)
+    least = 1.0 / _floats(table["n_triggered"])
+    table["area_over_clean"] = table["area"] / _floats(_looked_up(table, clean["area"], keys)).clip(lower=least)
+    steps = _floats(_looked_up(table, clean["steps_to_half"], keys))
+    table["steps_to_half_over_clean"] = _floats(table["steps_to_half"]) / steps.where(steps > 0)
     return table
 
 
@@ -60,6 +64,20 @@ def reinjection_curves(frame: pd.DataFrame) -> pd.DataFrame:
                 epoch = step / one["steps_per_epoch"]
                 rows.append({**place, "step": step, "epoch": epoch, "asr": asr, "clean_accuracy": accuracy})
     return pd.DataFrame(rows)
+
+
+def retuning_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per repaired model, number of poisoned images and draw; empty where no row of the ledger has any.
+
+    Columns: `MODEL`, ``shown_as``, ``poisoned``, ``images``, ``draw``, ``o_asr``, ``p_asr``, ``accuracy_start``,
+    ``accuracy_end``, ``steps`` (of the fine-tuning), ``diverged``.
+    """
+    names = ("poisoned", "images", "draw", "o_asr", "p_asr", "accuracy_start", "accuracy_end")
+    return pd.DataFrame(
+        {**_place(row), **{name: one[name] for name in names}, "steps": one["steps"][-1], "diverged": one["diverged"]}
+        for row, records in _records(frame, RETUNING)
+        for one in records
+    )
 
 
 def membership_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from search_spaces.space import published_for
 from study.plan.jobs import prepare
 from study.record.columns import SCHEMA, to_frame
 from study.record.folder import check_store
+from study.report.aftermath import in_words
 from study.report.cells import detected
 from study.spec.load import make_spec, without_sweep
 from study.spec.schema import StudySpec
@@ -119,6 +120,7 @@ def describe(row: Mapping[str, Any]) -> str:
         lines.append(f"  {'flags':<20} {', '.join(row['flags'])}")
     if "victim_trained_otherwise" in row["flags"]:
         lines.append(f"  {'victim trained on':<20} {row['victim_trained_on']}: trained like this trial it may differ")
+    lines += [f"  {said}" for said in in_words(row)]
     lines.append(f"  {row['steps']} steps in {row['seconds_repair']:.1f} s on {row['device']}")
     return "\n".join(lines)
 

@@ -53,7 +53,7 @@ def repeat_trial(
     plan, _, _ = prepare(spec)
     settings = {key.removeprefix("param."): value for key, value in row.items() if key.startswith("param.")}
     role: Role = row["role"]
-    asked = plan.spec.aftermath.resolved() if {"reinjection", "membership"} & row.keys() else None
+    asked = plan.spec.aftermath.resolved() if {"reinjection", "retuning", "membership"} & row.keys() else None
     job = Job(
         str(row["search"] or trial),
         trial,

@@ -14,6 +14,7 @@ from trainables.evaluation.aftermath.settings import (
     Membership,
     MembershipAttack,
     Reinjection,
+    Retuning,
 )
 
 FEWEST = 20  # images per side: below, an AUC says nothing
@@ -49,6 +50,20 @@ class ReinjectionPart(Part):
         return Reinjection(tuple(self.rates), tuple(self.counts), tuple(self.lrs), self.epochs, self.batch_size)
 
 
+class RetuningPart(Part):
+    """A short fine-tuning on few images, some of them poisoned, see `Retuning`."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = Retuning.share
+    counts: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
+        default_factory=lambda: list(Retuning.counts)
+    )
+    draws: Annotated[int, Field(ge=1)] = Retuning.draws
+
+    def resolved(self) -> Retuning:
+        """The same for `trainables`."""
+        return Retuning(self.share, tuple(self.counts), self.draws)
+
+
 class MembershipPart(Part):
     """Who asks whether an image was in the training set, and how, see `Membership`."""
 
@@ -70,13 +85,14 @@ class AftermathPart(Part):
 
     trials: Literal["baselines", "all"] = "baselines"
     reinjection: ReinjectionPart | None = None
+    retuning: RetuningPart | None = None
     membership: MembershipPart | None = None
 
     def resolved(self) -> Aftermath | None:
         """The same for `trainables`; None: nothing is asked."""
-        if self.reinjection is None and self.membership is None:
-            return None
-        return Aftermath(
+        asked = Aftermath(
             None if self.reinjection is None else self.reinjection.resolved(),
+            None if self.retuning is None else self.retuning.resolved(),
             None if self.membership is None else self.membership.resolved(),
         )
+        return None if asked == Aftermath() else asked

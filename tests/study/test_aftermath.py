@@ -10,7 +10,8 @@ import pytest
 from study.plan.costs import aftermath_left, work_left
 from study.plan.forecast import plan_lines
 from study.plan.jobs import Plan, check_plan, load_data, make_plan
-from study.report.aftermath import aftermath_parts
+from study.record.columns import to_frame
+from study.report.aftermath import aftermath_parts, in_words
 from study.report.figures.reinjection import reinjection_png
 from study.report.write import write_report
 from study.results.aftermath import membership_table, reading_order, reinjection_curves, reinjection_table
@@ -87,6 +88,8 @@ def test_the_plan_says_how_an_attack_without_poisoned_data_is_re_injected() -> N
         (("aftermath.reinjection.epoch=1",), SpecError, "did you mean 'aftermath.reinjection.epochs'"),
         (("aftermath.membership.attacks=[los]",), SpecError, "attacks.0: must be 'loss'"),
         (("aftermath.reinjection={}", "attacks=[clean]"), DataError, "attack clean has no trigger"),
+        (("aftermath.retuning={}", "attacks=[clean]"), DataError, "aftermath.retuning: attack clean has no trigger"),
+        (("aftermath.retuning.counts=[27]",), DataError, "27 poisoned images .* share 0.02 of 1297 is 26"),
         (("aftermath.membership.images=5000",), DataError, "5000 members .* use at most 500"),
     ],
 )
@@ -162,6 +165,22 @@ def member(auc: float, group: str = "clean") -> dict[str, Any]:
     }
 
 
+def retuned(poisoned: int, p_asr: float) -> dict[str, Any]:
+    return {
+        "poisoned": poisoned,
+        "images": 20,
+        "draw": 0,
+        "o_asr": 0.1,
+        "p_asr": p_asr,
+        "diverged": False,
+        "accuracy_start": 0.9,
+        "accuracy_end": 0.8,
+        "steps": [0, 1, 5],
+        "asr": [0.1, 0.2, p_asr],
+        "clean_accuracy": [0.9, 0.9, 0.8],
+    }
+
+
 def study_rows() -> list[dict[str, Any]]:
     """Undefended, clean, from scratch, and a repair that hid the backdoor; two seeds."""
     found = {
@@ -178,6 +197,7 @@ def study_rows() -> list[dict[str, Any]]:
             search=None,
             reinjection=json.dumps([curve(asr)]),
             membership=json.dumps([member(auc), member(auc, "poisoned")]),
+            retuning=json.dumps([retuned(0, asr[0]), retuned(5, asr[-1])]),
         )
         for (defense, role), (asr, auc) in found.items()
         for seed in (0, 1)
@@ -186,8 +206,6 @@ def study_rows() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def frame() -> pd.DataFrame:
-    from study.record.columns import to_frame
-
     return to_frame(study_rows())
 
 
@@ -198,11 +216,21 @@ def test_every_model_is_read_against_the_clean_one_of_its_seed(frame: pd.DataFra
     assert table.loc[("clean model", 0), "area_over_clean"] == 1.0
     assert table.loc[("ft", 1), "area_over_clean"] == pytest.approx((0.35 + 0.75 + 1.9) / 0.7)
     assert (table.loc[("ft", 0), "steps_to_half"], table.loc[("ft", 0), "steps_to_90"]) == (1, 2)
+    assert table.loc[("scratch", 0), "area_over_clean"] < 1.0
     assert pd.isna(table.loc[("clean model", 0), "steps_to_half"])
     assert pd.isna(table.loc[("ft", 0), "steps_to_half_over_clean"])
     known = membership_table(frame).set_index(["shown_as", "seed", "group"]).sort_index()
     assert known.loc[("ft", 0, "clean"), "auc_over_undefended"] == pytest.approx(-0.05)
     assert known.loc[("ft", 0, "poisoned"), "auc_over_clean"] == pytest.approx(0.05)
+
+
+def test_a_clean_model_that_never_obeys_counts_as_one_image() -> None:
+    rows = [
+        make_row("badnets/none/control", role="control", reinjection=json.dumps([curve([0.0] * 4)])),
+        make_row("badnets/ft/baseline", reinjection=json.dumps([curve([0.5] * 4)])),
+    ]
+    table = reinjection_table(to_frame(rows)).set_index("shown_as")
+    assert table.loc["ft", "area_over_clean"] == pytest.approx(0.5 * rows[1]["n_triggered_report"])
 
 
 def test_models_to_read_against_stand_around_the_repairs() -> None:
@@ -220,9 +248,19 @@ def test_the_figure_draws_the_measured_points(frame: pd.DataFrame) -> None:
     assert lines["ft"].get_ydata().tolist() == pytest.approx([0.1, 0.6, 0.9, 1.0])
 
 
-def test_rows_without_an_aftermath_add_nothing_to_the_page(tmp_path: Path) -> None:
-    from study.record.columns import to_frame
+def test_a_single_trial_says_it_in_lines() -> None:
+    repaired = study_rows()[-1]
+    assert in_words(repaired) == [
+        "re-injection, 5 images at rate 0.001: ASR 0.1000 -> 1.0000 in 4 steps, 0.5 after 1 steps, mean 0.7500",
+        "retuning, 0 poisoned of 20 images, draw 0: O-ASR 0.1000, P-ASR 0.1000",
+        "retuning, 5 poisoned of 20 images, draw 0: O-ASR 0.1000, P-ASR 1.0000",
+        "membership of clean images, loss: AUC 0.6500, balanced accuracy 0.5000, gap 0.0400 (100 members)",
+        "membership of poisoned images, loss: AUC 0.6500, balanced accuracy 0.5000, gap 0.0400 (100 members)",
+    ]
+    assert in_words(make_row()) == []
 
+
+def test_rows_without_an_aftermath_add_nothing_to_the_page(tmp_path: Path) -> None:
     assert aftermath_parts(to_frame([make_row()]), "") == {}
 
 
@@ -230,14 +268,17 @@ def test_the_report_shows_both_and_writes_their_tables(tmp_path: Path) -> None:
     (tmp_path / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in study_rows()))
     page = write_report(tmp_path).read_text()
     assert "How quickly does the backdoor come back?" in page
+    assert "Do a few poisoned images bring the backdoor back?" in page
     assert "Does the model tell who was in its training set?" in page
     assert "could not be drawn" not in page
     assert (tmp_path / "figures" / "reinjection_badnets.png").stat().st_size > 10_000
     tables = {
-        name: pd.read_csv(tmp_path / f"{name}.csv") for name in ("reinjection", "reinjection_curves", "membership")
+        name: pd.read_csv(tmp_path / f"{name}.csv")
+        for name in ("reinjection", "reinjection_curves", "retuning", "membership")
     }
     assert {name: len(table) for name, table in tables.items()} == {
         "reinjection": 8,
         "reinjection_curves": 32,
+        "retuning": 16,
         "membership": 16,
     }

@@ -15,7 +15,7 @@ from trainables.columns import AFTERMATH_COLUMNS, CIRCUMSTANCES
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, Defense, NoData, Repair
-from trainables.evaluation.aftermath.settings import Aftermath, Membership, Reinjection
+from trainables.evaluation.aftermath.settings import Aftermath, Membership, Reinjection, Retuning
 from trainables.job import Cell
 from trainables.models.classifier import Classifier
 from trainables.storage.memo import Memo
@@ -28,7 +28,11 @@ from trainables.victims import Victim
 CPU = torch.device("cpu")
 SHORT: dict[str, Any] = {"iterations": 3, "batch_size": 8}
 REINJECTED = Reinjection(rates=("original",), counts=(0, 5), epochs=1, batch_size=64)
-ASKED = Aftermath(REINJECTED, Membership(images=60, attacks=("loss", "entropy", "shadow", "lira"), shadows=2))
+ASKED = Aftermath(
+    REINJECTED,
+    Retuning(share=0.1, counts=(0, 5), draws=1),
+    Membership(images=60, attacks=("loss", "entropy", "shadow", "lira"), shadows=2),
+)
 
 
 def cell_of(victim: Victim, defense: str = "super_ft", **changes: Any) -> Cell:
@@ -57,6 +61,9 @@ def test_no_number_of_the_repair_depends_on_the_aftermath(toy: Dataset, toy_vict
         assert (curve["asr"][0], curve["clean_accuracy"][0]) == pytest.approx(
             (asked["asr_report"], asked["clean_accuracy_report"]), abs=1e-5
         )
+    without_poison, retuned = json.loads(asked["retuning"])
+    assert (retuned["poisoned"], retuned["images"], retuned["steps"]) == (5, 20, [0, 1, 2, 5])
+    assert retuned["o_asr"] == without_poison["o_asr"] == pytest.approx(asked["asr_report"], abs=1e-5)
     records = json.loads(asked["membership"])
     assert {record["group"] for record in records} == {"clean", "defender", "poisoned"}
     assert {record["attack"] for record in records} == {"loss", "entropy", "shadow", "lira"}
@@ -83,7 +90,7 @@ def test_the_clean_control_is_asked_under_the_victims_trigger(toy: Dataset, toy_
             appended=None,
         ),
     )
-    asked = Aftermath(None, Membership(images=60, attacks=("loss",)))
+    asked = Aftermath(membership=Membership(images=60, attacks=("loss",)))
     groups = {}
     for victim in (toy_victim, clean):
         cell = cell_of(toy_victim, "none", control=victim.is_control)
@@ -133,7 +140,7 @@ def test_membership_beyond_the_data_is_refused_in_one_line(
     toy: Dataset, toy_victim: Victim, asked: dict[str, Any], cell: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        check_aftermath(Aftermath(None, Membership(**asked)), cell_of(toy_victim, **cell), SHORT, toy)
+        check_aftermath(Aftermath(membership=Membership(**asked)), cell_of(toy_victim, **cell), SHORT, toy)
     assert "\n" not in str(caught.value)
 
 
@@ -142,4 +149,4 @@ def test_membership_needs_the_attackers_own_task(toy: Dataset, toy_victim: Victi
         DataSource("toy"), dataclasses.replace(toy_spec("badnets"), scenario="new_head"), "none", scenario="new-head"
     )
     with pytest.raises(DataError, match="in scenario new-head the attacker's training images are of another task"):
-        check_aftermath(Aftermath(None, Membership()), cell, {}, toy)
+        check_aftermath(Aftermath(membership=Membership()), cell, {}, toy)

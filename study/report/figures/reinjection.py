@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from study.report.figures.registry import AttackTables, Drawing, register
 from study.report.figures.style import (
@@ -29,6 +29,7 @@ from study.results.aftermath import (
 from trainables.evaluation.aftermath.settings import FROM_SCRATCH
 
 PANELS = 3  # side by side
+EPOCHS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)  # that the axis names
 # The models to read against are told from the repairs by the line.
 LINES = {NOT_REPAIRED: "-", FROM_SCRATCH: "--", CLEAN_CONTROL: ":"}
 
@@ -66,6 +67,8 @@ def reinjection_png(title: str, curves: pd.DataFrame) -> Figure:
         # The curve may be over within an epoch, and fifty follow: as wide as the rest, up to 1.
         axis.set_xscale("symlog", linthresh=1.0, linscale=1.0)
         axis.set_xlim(0, max(1.0, float(curves["epoch"].max())))
+        axis.xaxis.set_major_locator(FixedLocator(EPOCHS))
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_major_formatter(FuncFormatter(percent_tick))
         axis.set_xlabel("epoch of re-injection" if index + wide >= len(arms) else "")

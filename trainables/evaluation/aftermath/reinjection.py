@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +17,13 @@ from torch import Tensor
 from trainables.attacks.base import Attack, DataPoisoning, Trigger, stamp
 from trainables.attacks.in_loop import InLoop
 from trainables.data.images import DataError, ImageSet, TriggeredSet
+from trainables.evaluation.aftermath.further_training import follow, report_part
 from trainables.evaluation.aftermath.settings import ORIGINAL, RATE_WITHOUT_POISON, Arm, Reinjection
-from trainables.evaluation.metrics import report_half
 from trainables.machine.float32 import exact_float32
 from trainables.models.classifier import Classifier
 from trainables.seeding import generator_for
-from trainables.training import schedules
 from trainables.training.geometry import Moves
-from trainables.training.loop import BatchTransform, Counters, DivergedError, Optimizer
-from trainables.training.predict import predict
+from trainables.training.loop import BatchTransform, Counters, Optimizer
 from trainables.training.trainer import Trainer
 
 # Within the first epoch, where the curve may already be over; later it is measured after every epoch.
@@ -211,7 +208,7 @@ def reinject(
     trigger = copy.deepcopy(trigger).to(trainer.device).eval()
     chosen = candidates(attack, train.labels, trainer.num_classes).cpu()
     chosen = chosen[torch.randperm(len(chosen), generator=generator_for(seed, "reinjection"))]
-    halves = _report_part(test, triggered)
+    halves = report_part(test, triggered)
     curves = []
     for arm in planned_arms(settings, attack, train.labels.cpu()):
         poison = chosen[: amount(arm, len(train))]
@@ -231,37 +228,22 @@ def _one(
     trainer: Trainer,
 ) -> Curve:
     """One arm; ``model`` is trained in place."""
-    due = set(measured_steps(settings, len(train)))
-    seen: list[tuple[int, float, float]] = []
-
-    def measure(step: int) -> None:
-        if step in due:
-            # Training goes on afterwards: `predict` puts every layer back into its mode.
-            seen.append((step, *_rates(model, *halves, trainer)))
-
     data, transform, augmented = _poisoned(attack, trigger, poison, train, trainer, arm)
-    diverged = False
-    try:
-        measure(0)
-        trainer.fit(
-            model,
-            data,
-            purpose="reinjection",
-            steps=total_steps(settings, len(train)),
-            lr_at=schedules.constant(arm.lr),
-            batch_size=settings.batch_size,
-            optimizer=Optimizer("sgd", momentum=0.9),
-            augmentation=trainer.augmentation() if augmented else None,
-            transform=transform,
-            after_step=lambda step: measure(step + 1),
-        )
-    except DivergedError:
-        if not seen:
-            raise
-        diverged = True
-    steps, asr, accuracy = zip(*seen, strict=True)
+    found = follow(
+        model,
+        data,
+        halves,
+        trainer,
+        measured_steps(settings, len(train)),
+        purpose="reinjection",
+        lr=arm.lr,
+        batch_size=settings.batch_size,
+        optimizer=Optimizer("sgd", momentum=0.9),
+        augmentation=trainer.augmentation() if augmented else None,
+        transform=transform,
+    )
     epoch = steps_per_epoch(settings, len(train))
-    return Curve(arm, len(poison), steps, asr, accuracy, epoch, diverged)
+    return Curve(arm, len(poison), found.steps, found.asr, found.clean_accuracy, epoch, found.diverged)
 
 
 def _poisoned(
@@ -292,34 +274,3 @@ def _poisoned(
         return (images if moves is None else moves(images, trainer.flip, stream)), labels
 
     return ImageSet(train.images, labels), stamped, moves is None
-
-
-def _report_part(test: ImageSet, triggered: TriggeredSet) -> tuple[ImageSet, TriggeredSet]:
-    """What people read of both test sets: the search never saw it."""
-    mask = report_half(len(test))
-    chosen = mask[triggered.sources.cpu()].nonzero()[:, 0].to(triggered.images.device)
-    fields = (triggered.images, triggered.labels, triggered.targets, triggered.sources)
-    return test.subset(mask.nonzero()[:, 0]), TriggeredSet(*(field[chosen] for field in fields))
-
-
-def report_sizes(test: ImageSet, triggered_sources: Tensor) -> int:
-    """Clean and triggered test images of the report half, together."""
-    mask = report_half(len(test))
-    return int(mask.sum()) + int(mask[triggered_sources.cpu()].sum())
-
-
-def _rates(model: Classifier, test: ImageSet, triggered: TriggeredSet, trainer: Trainer) -> tuple[float, float]:
-    """ASR and clean accuracy."""
-    stamped = predict(model, triggered.images, precision=trainer.precision, counters=trainer.counters)
-    clean = predict(model, test.images, precision=trainer.precision, counters=trainer.counters)
-    return (
-        int((stamped == triggered.targets).sum()) / len(stamped),
-        int((clean == test.labels).sum()) / len(clean),
-    )
-
-
-def ratios(curves: Sequence[Mapping[str, Any]], control: Sequence[Mapping[str, Any]]) -> list[float | None]:
-    """Area of each recorded curve over that of the clean control's in the same arm; None where it has none, or 0."""
-    areas = {(one["arm"], one["lr"]): one["area"] for one in control}
-    found = (areas.get((one["arm"], one["lr"])) for one in curves)
-    return [one["area"] / area if area else None for one, area in zip(curves, found, strict=True)]

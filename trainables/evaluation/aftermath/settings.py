@@ -1,4 +1,4 @@
-"""What is asked of the aftermath of a repair: re-injection of the backdoor, and membership inference."""
+"""What is asked of the aftermath of a repair: re-injection of the backdoor, retuning, membership inference."""
 
 from __future__ import annotations
 
@@ -64,6 +64,21 @@ class Reinjection:
 
 
 @dataclass(frozen=True)
+class Retuning:
+    """A short fine-tuning on few images, some of them poisoned, see `retuning`.
+
+    Args:
+        share: of the attacker's training set that is trained on, in (0, 1].
+        counts: how many of these images carry the trigger, >= 0 each; 0 is the comparison.
+        draws: of the images, >= 1: with so few of them, which they are decides much.
+    """
+
+    share: float = 0.02
+    counts: tuple[int, ...] = (0, 5)
+    draws: int = 5
+
+
+@dataclass(frozen=True)
 class Membership:
     """Somebody with the repaired model asks whether an image was in the training set.
 
@@ -95,4 +110,5 @@ class Aftermath:
     """What is measured on a repaired model once its own numbers are taken; None: not asked for."""
 
     reinjection: Reinjection | None = None
+    retuning: Retuning | None = None
     membership: Membership | None = None
