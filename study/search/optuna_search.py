@@ -168,8 +168,8 @@ class OptunaSearch:
         Returns:
             (trial id, settings) to be run again, under the Optuna trials they already have.
         """
-        for trial_id, remark in remarks.items():
-            self._note(trial_id, remark)
+        for finished_id, remark in remarks.items():
+            self._note(finished_id, remark)
         trials = self.study.get_trials(deepcopy=False)
         present = {trial.user_attrs["id"] for trial in trials if "id" in trial.user_attrs}
         self.origins |= {

@@ -56,7 +56,7 @@ def run_simulation(
 
     traces = simulate(question, jobs, say_sometimes)
     result = result_of(question, traces, known)
-    files = write(out, table, result)
+    files = write(out, table, surrogates, result)
     return "\n\n".join([surrogate_text(table, surrogates), result_text(result), f"wrote {', '.join(files)} to {out}"])
 
 

@@ -18,6 +18,8 @@ from study.report.figures.style import (
     percent_tick,
     searched_style,
 )
+from study.simulate.dependence import Dependence
+from study.simulate.table import Table
 
 BOX_NAMES = {"hypervolume": "hypervolume", "corner": "hypervolume of the corner"}
 
@@ -71,6 +73,29 @@ def attainment_png(result: Mapping[str, Any]) -> Figure:
     _legend(figure, axes[0][0])
     what = "50 % of searches (line), 25 to 75 % (shaded)"
     figure.suptitle(f"Attainment of {result['defense']}: {what}", fontsize=FONT, fontweight="bold")
+    return figure
+
+
+def dependence_png(defense: str, found: Dependence, table: Table) -> Figure:
+    """ASR and clean accuracy over two parameters, a line per attack; dots are the settings that were measured."""
+    attacks = list(found.rates)
+    figure = canvas(TEXT_WIDTH, 0.5 + 2.1 * len(attacks))
+    axes = figure.subplots(len(attacks), 2, squeeze=False)
+    for line, attack in enumerate(attacks):
+        measured = table.means(attack)
+        for axis, (rate, name) in zip(axes[line], (("asr", "ASR"), ("clean_accuracy", "clean accuracy")), strict=True):
+            mesh = axis.pcolormesh(*found.values, found.rates[attack][rate].T, cmap="cividis", shading="gouraud")
+            axis.plot(measured[found.names[0]], measured[found.names[1]], ".", color="white", markersize=1, alpha=0.5)
+            for parameter, set_scale in zip(found.names, (axis.set_xscale, axis.set_yscale), strict=True):
+                set_scale("log" if getattr(table.space[parameter], "log", False) else "linear")
+            axis.set(xlabel=found.names[0], ylabel=found.names[1], title=f"{attack}: {name}")
+            for_print(axis)
+            axis.grid(visible=False)
+            bar = figure.colorbar(mesh, ax=axis)
+            bar.ax.yaxis.set_major_formatter(percent_tick)
+            bar.ax.tick_params(labelsize=SMALL_FONT)
+    what = "means over the other parameters (surrogate); dots: measured settings"
+    figure.suptitle(f"{defense} over {' and '.join(found.names)}: {what}", fontsize=FONT, fontweight="bold")
     return figure
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from study.record.files import write_atomically
 from study.record.folder import SPEC_FILE
 from study.report.terminal import Column, table_text, terminal_width
-from study.simulate.figures import attainment_png, curves_png
+from study.simulate.dependence import dependence
+from study.simulate.figures import attainment_png, curves_png, dependence_png
 from study.simulate.grid import Grid
 from study.simulate.runs import Question
 from study.simulate.summary import (
@@ -193,10 +194,12 @@ def check_out(directory: Path) -> None:
         raise SpecError(f"--out {directory} holds a study; name another folder")
 
 
-def write(directory: Path, table: Table, result: Mapping[str, Any]) -> list[str]:
+def write(directory: Path, table: Table, surrogates: Mapping[str, Surrogate], result: Mapping[str, Any]) -> list[str]:
     """The result, its pictures and the table itself; the names of the files."""
     export(table, directory)
     pictures = {"hypervolume.png": curves_png(result), "attainment.png": attainment_png(result)}
+    if (found := dependence(table, surrogates)) is not None:
+        pictures["dependence.png"] = dependence_png(table.label, found, table)
     for name, figure in pictures.items():
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=200)

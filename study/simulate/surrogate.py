@@ -84,6 +84,11 @@ class Surrogate:
         (asr, accuracy), (epochs, seconds) = self._predict(RATES, x), np.exp(self._predict(COSTS, x))
         return Answer(min(1.0, max(0.0, asr)), min(1.0, max(0.0, accuracy)), float(epochs), float(seconds))
 
+    def rates(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`RATES` of many settings without noise, (settings, coordinates) -> (settings, 2)."""
+        forest, centre, scale = self._forests[RATES]
+        return np.asarray(forest.predict(np.asarray(x, dtype=np.float32)) * scale + centre, dtype=np.float64)
+
     def noisy(self, true: Answer, x: NDArray[np.float64], seed: int, params: Mapping[str, Any]) -> Answer:
         """The same with what one cell of a similar measured setting deviated from that setting's mean.
 

@@ -19,6 +19,7 @@ from study.run.driver import Driver
 from study.search.optuna_search import open_searches
 from study.simulate.clock import LedgerInMemory, Oracle, run_in_virtual_time
 from study.simulate.command import run_simulation
+from study.simulate.dependence import dependence
 from study.simulate.grid import measure_grid, parse_grid
 from study.simulate.runs import Question, check, parse_variants, run_once, simulate
 from study.simulate.surrogate import Surrogate, fit
@@ -277,7 +278,7 @@ def test_the_command_says_and_writes_what_was_found(folder: Path, tmp_path: Path
             low <= mean <= high for low, mean, high in zip(curve["low"], curve["mean"], curve["high"], strict=True)
         )
     assert set(result["attainment"]) == {"badnets/super_ft", "blended/super_ft"}
-    for name in ("hypervolume.png", "attainment.png"):
+    for name in ("hypervolume.png", "attainment.png", "dependence.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert len(read_table([out / "table.json"]).frame) == 240
 
@@ -293,6 +294,17 @@ def test_a_grid_is_what_its_settings_come_to(table: Table, surrogates: dict[str,
     )
     assert grid.trials == 4
     assert grid.targets["hypervolume"]["badnets/super_ft"] >= best
+
+
+def test_dependence_is_on_the_two_parameters_that_matter(table: Table, surrogates: dict[str, Surrogate]) -> None:
+    """The made-up ASR falls with the rate and the length of the first phase, and depends on nothing else."""
+    found = dependence(table, surrogates)
+    assert found is not None
+    assert found.names == ("lr_max1", "iterations")
+    assert (found.values[0][0], found.values[0][-1]) == (pytest.approx(0.01), pytest.approx(2.0))
+    asr = found.rates["badnets"]["asr"]
+    assert asr[0, 0] > asr[0, -1] > asr[-1, -1]
+    assert asr[0, 0] > asr[-1, 0] > asr[-1, -1]
 
 
 def test_the_shipped_table_recipe_has_no_adaptive_bias() -> None:
