@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from trainables.storage.remote import RemoteError, as_place
+from trainables.storage.remote import Place, RemoteError, as_place
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,3 +88,17 @@ PLUGIN = click.option(
     help="A module, file or folder that registers attacks, defenses, models, ...; also: plugins in the spec.",
 )
 DOWNLOAD = click.option("--download", is_flag=True, help="Fetch the data set if its files are missing.")
+
+
+def resolve(
+    spec: str, assignments: Sequence[str], store: Place | None, download: bool, plugins: Sequence[str] = ()
+) -> Any:
+    """The spec of a recipe, a file or standard input (``-``), with what the options of a command say."""
+    from study.spec.load import load_spec
+
+    given = list(assignments)
+    if store is not None and not any(item.startswith("store=") for item in given):
+        given.append(f"store={store if isinstance(store, str) else store.expanduser().resolve()}")
+    if download:
+        given.append("download=true")
+    return load_spec(spec, given, plugins)

@@ -7,9 +7,11 @@ from contextlib import ExitStack
 
 import click
 
+from study.commands.shared import bad_input_is_one_line
 from trainables.storage.remote import Place, as_place
 
 
+@click.command()
 @click.argument("directories", nargs=-1, required=True, type=as_place, metavar="DIR...")
 @click.option("--json", "form", flag_value="json", help="Print one object of JSON, and nothing else.")
 @click.option("--markdown", "form", flag_value="markdown", help="Print tables of Markdown, as in docs/reproduction.md.")
@@ -20,7 +22,8 @@ from trainables.storage.remote import Place, as_place
     metavar="OURS=PAPERS",
     help="That a data set of these studies is one of the paper's, e.g. folder:cifar10.zip=cifar10.",
 )
-def print_claims(directories: tuple[Place, ...], form: str | None, stand_ins: tuple[str, ...]) -> None:
+@bad_input_is_one_line
+def claims(directories: tuple[Place, ...], form: str | None, stand_ins: tuple[str, ...]) -> None:
     """Set the paper's claims beside these studies: reproduced, not reproduced, refuted, or not comparable and why.
 
     A claim is compared with runs under its own conditions alone: data set, model, width, clean fraction, attack,

@@ -1,0 +1,78 @@
+"""Commands that look at a study: how far it is, its front, its report, what to cite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import click
+
+from study.commands.shared import PLUGIN, bad_input_is_one_line
+from trainables.storage.remote import Place, as_place
+
+
+@click.command()
+@click.argument("directory", type=as_place)
+@bad_input_is_one_line
+def show(directory: Place) -> None:
+    """Say how far a study is (also while it runs): trials, failures, fronts, hypervolume."""
+    from study.overview import overview
+    from study.record.remote_folder import open_folder
+
+    with open_folder(directory) as folder:
+        folder.fetch(rows_only=True)
+        click.echo(overview(folder.path, called=folder.called))
+
+
+@click.command()
+@click.argument("directories", nargs=-1, required=True, type=as_place)
+@bad_input_is_one_line
+def front(directories: tuple[Place, ...]) -> None:
+    """Print the Pareto front of a study, or compare the fronts of several."""
+    from study.record.remote_folder import open_folder
+    from study.report.terminal import compare_summary, front_summary
+
+    with ExitStack() as stack:
+        folders = [stack.enter_context(open_folder(directory)) for directory in directories]
+        for folder in folders:
+            folder.fetch(rows_only=True)
+        if len(folders) == 1:
+            click.echo(front_summary(folders[0].path))
+        else:
+            click.echo(compare_summary({folder.called: folder.path for folder in folders}))
+
+
+@click.command()
+@click.argument("directory", type=as_place)
+@PLUGIN
+@bad_input_is_one_line
+def report(directory: Place, plugins: Sequence[str]) -> None:
+    """Write report.html, the figures and the tables of a study again, from its ledger."""
+    from study.record.folder import stored_spec
+    from study.record.remote_folder import open_folder
+    from study.report.write import write_report
+    from trainables.plugins.load import load
+
+    load(plugins)
+    with open_folder(directory) as folder:
+        folder.fetch()
+        stored_spec(folder.path)
+        written = write_report(folder.path)
+        folder.publish()
+        click.echo(f"{folder.called}/{written.name}")
+
+
+@click.command()
+@click.argument("directory", type=as_place, required=False)
+@bad_input_is_one_line
+def cite(directory: Place | None) -> None:
+    """Print the references (BibTeX) of what a study used: attacks, defenses, tools. Without DIRECTORY: of superft."""
+    from study.citations import references
+    from study.record.remote_folder import open_folder
+
+    if directory is None:
+        click.echo(references())
+        return
+    with open_folder(directory) as folder:
+        folder.fetch(rows_only=True)
+        click.echo(references(folder.path))
