@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from study.claims.candidates import Candidate, find_candidates, readings_of, recipe_of
 from study.claims.estimates import Pair, estimates
 from study.claims.paper import Claim, Expected, Paper, Reading, Tolerance
-from study.claims.runs import Run, difference, distinct
+from study.claims.runs import Run, difference, distinct, in_words
 from study.results.equal_rules import Estimate
 from study.results.outcomes import NO_BACKDOOR
 
@@ -37,7 +37,7 @@ class Measured:
     Args:
         reading: of the schedule; of a claim about something else, how the attacker trained.
         recipe: how the attacker trained.
-        where: data set, model and width.
+        where: data set, model and width, clean fraction.
         estimates: mean and interval of every measure.
         seeds, runs: how many attack seeds, and how many runs of them all.
         seeds_met, runs_met: how many of these meet the claim.
@@ -195,12 +195,13 @@ def _why(claim: Claim, places: Sequence[Place]) -> str:
 
 
 def _measure(tolerance: Tolerance, claim: Claim, candidates: Sequence[Candidate]) -> tuple[Measured, ...]:
-    """The numbers of each reading; runs of different attacks, data sets, models and recipes stay apart."""
-    groups: dict[tuple[str, ...], list[Candidate]] = {}
+    """The numbers of each reading; runs of other attacks, data sets, models or conditions stay apart."""
+    groups: dict[tuple[Any, ...], list[Candidate]] = {}
     for one in candidates:
-        groups.setdefault((one.reading, recipe_of(one.run), _where(one.run), one.run.attack), []).append(one)
+        key = (one.reading, recipe_of(one.run), _where(one.run), one.run.attack, one.differs)
+        groups.setdefault(key, []).append(one)
     found = []
-    for (reading, recipe, where, attack), members in groups.items():
+    for (reading, recipe, where, attack, _), members in groups.items():
         met: dict[int, list[bool]] = {}
         for one in members:
             met.setdefault(one.run.seed, []).append(_meets(tolerance, claim, one.pair))
@@ -241,12 +242,13 @@ def meets(tolerance: Tolerance, measure: str, expected: Expected, value: float) 
 
 
 def _where(run: Run) -> str:
-    width = run.conditions["width"]
-    return f"{run.conditions['dataset']}, {run.conditions['model']}" + (f" of width {width}" if width else "")
+    width, share = run.conditions["width"], run.conditions["clean_fraction"]
+    model = f"{run.conditions['model']} of width {width}" if width else run.conditions["model"]
+    return f"{run.conditions['dataset']}, {model}" + (f", clean fraction {in_words(share)}" if share else "")
 
 
 def _directions(tolerance: Tolerance, claim: Claim, candidates: Sequence[Candidate]) -> tuple[Measured, ...]:
-    """The claim's question at a smaller scale: ASR, and signs of differences, for an accuracy there means nothing."""
+    """The claim's question at a smaller scale: of ASR and of differences, for an accuracy alone means nothing there."""
     about = {name: one for name, one in claim.expect.items() if name != "clean_accuracy" or claim.minus is not None}
     if not about:
         return ()

@@ -146,7 +146,7 @@ def _told(paper: Paper, one: Judgement) -> list[tuple[str, str]]:
     if numbers:
         told.append(("ours", "; ".join(numbers)))
     if one.directions:
-        told.append(("direction", "; ".join(_direction(claim, item) for item in one.directions)))
+        told.append(("direction", "; ".join(_directions(claim, one.directions))))
     if any(place.measured for place in one.places):
         told += [("note", paper.caveats[key]) for key in claim.caveats]
     return told
@@ -182,10 +182,14 @@ def _reading(claim: Claim, item: Measured) -> str:
     return f"{item.reading}, {victims}" if claim.under == "schedule" else victims
 
 
-def _direction(claim: Claim, item: Measured) -> str:
-    reading = f", {item.reading}" if claim.under == "schedule" else ""
-    met = f"as claimed in {item.runs_met} of {item.runs} runs ({_values(claim, item)})"
-    return f"{item.attack} on {item.where}{reading}: {met}"
+def _directions(claim: Claim, items: Sequence[Measured]) -> list[str]:
+    """One text for each attack and task, with all readings that were run there."""
+    groups: dict[str, list[str]] = {}
+    for item in items:
+        reading = f"{item.reading} " if claim.under == "schedule" else ""
+        met = f"{reading}{item.runs_met} of {item.runs} runs ({_values(claim, item)})"
+        groups.setdefault(f"{item.attack} on {item.where}", []).append(met)
+    return [f"{task}: as claimed in {', '.join(met)}" for task, met in groups.items()]
 
 
 def _values(claim: Claim, item: Measured) -> str:

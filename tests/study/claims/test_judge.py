@@ -15,6 +15,7 @@ from tests.study.claims.made_up import PAPER, READINGS, judged, rows_of, spec_of
 from tests.study.rows import make_row
 
 TWENTY: dict[str, Any] = {"clean_fraction": 0.2}
+SMALL_TASK = "digits, airbench_cnn of width 8, clean fraction 0.1"
 
 
 def test_two_of_three_attackers_make_it_reproduced() -> None:
@@ -105,7 +106,11 @@ def test_smaller_tasks_show_a_direction_and_never_a_verdict() -> None:
     found = judged("fig13-10", *rows_of(asr=(0.0, 0.0, 0.95), **{**small, "clean_fraction": 0.1}))
     assert found.verdict == "not comparable"
     (direction,) = found.directions
-    assert (direction.runs_met, direction.runs, direction.where) == (1, 3, "digits, airbench_cnn of width 8")
+    assert (direction.runs_met, direction.runs, direction.where) == (1, 3, SMALL_TASK)
+    # Other conditions are another direction, not more runs of the same.
+    two = [row for steps in (50, 500) for row in fine_tuned(0.01, 0.5, steps) for row in [{**row, **small}]]
+    found = judged("fig14-victim-rate", *two, spec=spec_of("bb"))
+    assert [one.runs for one in found.directions] == [3, 3]
     # The share of clean images is what this claim is about.
     assert judged("fig13-10", *rows_of(**{**small, "clean_fraction": 0.5})).directions == ()
     # An accuracy on digits says nothing of one on photographs.
