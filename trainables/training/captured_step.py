@@ -194,8 +194,11 @@ class CapturedStep:
 
     def _give_up(self, error: RuntimeError) -> None:
         self.given_up = True
-        full = is_out_of_memory(error) or is_out_of_memory(error.__context__)
-        why = "the card has no memory left for it" if full else str(error).partition("\n")[0]
+        # What ends the capture may fail again on its way out, and hide the first error.
+        cause: BaseException | None = error
+        while cause is not None and not is_out_of_memory(cause):
+            cause = cause.__context__
+        why = str(error).partition("\n")[0] if cause is None else "the card has no memory left for it"
         log.warning("the training step could not be captured as a CUDA graph and goes on without: %s", why)
 
 

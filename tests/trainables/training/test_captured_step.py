@@ -175,9 +175,17 @@ def test_what_a_loss_counts_is_counted_in_every_replay(images: ImageSet, graphs:
     assert counters == Counters(steps=STEPS, forward_samples=STEPS * 8 * 3, backward_samples=STEPS * 8)
 
 
+def hidden() -> RuntimeError:
+    """Out of memory, and then the end of the capture fails, too."""
+    error = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    error.__context__ = torch.OutOfMemoryError("CUDA out of memory")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "why"),
     [
+        (hidden(), "the card has no memory left for it"),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
             "the card has no memory left for it",
