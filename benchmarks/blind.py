@@ -286,7 +286,9 @@ def oracle(own: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for points in (2, 5):
         for _, group in tried[tried["lost"] <= points / 100 + 1e-9].groupby(["attack", "seed"]):
-            parts.append(group.nsmallest(1, "asr").assign(rule=f"oracle, {points} points (knows the ASR)"))
+            parts.append(
+                group.sort_values(["asr", "lost"]).head(1).assign(rule=f"oracle, {points} points (knows the ASR)")
+            )
     return with_regret(pd.concat(parts), own) if parts else own.iloc[:0]
 
 
@@ -296,25 +298,32 @@ def table_of(found: pd.DataFrame, own: pd.DataFrame) -> str:
     heads = ["rule", "pairs", "ASR", "ASR <= 0.1", "refused", "moved nothing", "points lost", "regret", "E", "spread"]
     lines = [heads, ["---"] * len(heads)]
     for rule, group in sorted(found.groupby("rule"), key=lambda pair: float(pair[1]["asr"].mean())):
-        low, high = bootstrap(group, "asr")
-        lost_low, lost_high = bootstrap(group, "lost")
         refused = int((group["status"] == "refused").sum())
         still = int(((group["moved"] == False) & (group["status"] != "refused")).sum())  # noqa: E712 - may be missing
         lines.append(
             [
                 str(rule),
                 str(len(group)),
-                f"{group['asr'].mean():.3f} [{low:.3f}, {high:.3f}]",
+                mean_text(group, "asr", "{:.3f}"),
                 f"{int((group['asr'] <= GONE).sum())} of {len(group)}",
                 str(refused or ""),
                 str(still or ""),
-                f"{100 * group['lost'].mean():.1f} [{100 * lost_low:.1f}, {100 * lost_high:.1f}]",
+                mean_text(group.assign(points=100 * group["lost"]), "points", "{:.1f}"),
                 f"{group['regret'].mean():.3f}",
                 f"{group['E'].mean():.0f}",
                 spread(group, changed[changed["rule"] == rule]),
             ]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def mean_text(group: pd.DataFrame, column: str, form: str) -> str:
+    """A mean with its interval; of one pair alone there is none."""
+    mean = form.format(group[column].mean())
+    if len(group) == 1:
+        return mean
+    low, high = (form.format(end) for end in bootstrap(group, column))
+    return f"{mean} [{low}, {high}]"
 
 
 def by_attack(found: pd.DataFrame) -> str:
