@@ -13,7 +13,8 @@ from trainables.evaluation.metrics import wilson
 from trainables.training.loop import History
 
 # A loss rose if its mean over so many steps came this far above where it was at any time before (in nats per image):
-# more than batches alone make of it. Not above its beginning: a model that never saw augmented images begins high and falls.
+# more than batches alone make of it. Not above its beginning: a model that never saw augmented images begins high and
+# falls.
 RISING_STEPS, RISE = 5, 0.25
 # Less of the weights' length than this is rounding and weight decay, not forgetting.
 DISPLACEMENT_NEAR_NONE = 1e-3
