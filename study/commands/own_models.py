@@ -125,12 +125,12 @@ def repair(
         plugins=plugins,
     )
     try:
-        result = repair_file(request, None if as_json else lambda line: click.echo(line, err=True))
+        result, card = repair_file(request, None if as_json else lambda line: click.echo(line, err=True))
     except DivergedError as error:
         click.echo(f"superft: the repair diverged: {error}; nothing was written; lower its learning rates", err=True)
         sys.exit(DIVERGED)
     if as_json:
-        click.echo(json.dumps(result.report, allow_nan=False))
+        click.echo(json.dumps(card, allow_nan=False))
         return
     click.echo(str(result))
     click.echo(f"weights: {out}")

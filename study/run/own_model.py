@@ -47,8 +47,8 @@ class Request:
     plugins: Sequence[str] = field(default_factory=tuple)
 
 
-def repair_file(request: Request, say: Callable[[str], None] | None = None) -> Repaired:
-    """Repair what lies in a file and write it, with a card beside it.
+def repair_file(request: Request, say: Callable[[str], None] | None = None) -> tuple[Repaired, dict[str, Any]]:
+    """Repair what lies in a file and write it with a card beside it: the result, and the card.
 
     Raises:
         SpecError, SettingError, DataError, ModelError: bad input, before any work and with nothing written.
@@ -88,8 +88,8 @@ def repair_file(request: Request, say: Callable[[str], None] | None = None) -> R
         accept=request.accept,
         say=say,
     )
-    write_with_card(fit.with_values(result.model.state_dict()), request.out, _card(result, fit, file, request))
-    return result
+    state = fit.with_values(result.model.state_dict())
+    return result, write_with_card(state, request.out, _card(result, fit, file, request))
 
 
 def make_defense(name: str, assignments: Sequence[str]) -> Defense:

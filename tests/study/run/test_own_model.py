@@ -78,7 +78,9 @@ def test_what_is_there_is_not_replaced_unasked(own: Path, tmp_path: Path) -> Non
     (tmp_path / "new.pt").write_bytes(b"precious")
     assert_refused(_repair(own, tmp_path / "new.pt"), "is there already", "--overwrite")
     assert (tmp_path / "new.pt").read_bytes() == b"precious"
-    assert _repair(own, tmp_path / "new.pt", "--overwrite", "--json").exit_code == 0
+    told = _repair(own, tmp_path / "new.pt", "--overwrite", "--json")
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout) == json.loads((tmp_path / "new.json").read_text())
     assert "module.fc.weight" in torch.load(tmp_path / "new.pt", weights_only=True)
 
 

@@ -12,9 +12,11 @@ import torch
 from tests.trainables.foreign.nets import MEAN, STD, Headless, PlainCNN, own_images, tiny_vit
 from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import DEFENSES, CleanData, NoData, PoisonedData
+from trainables.foreign.findings import loss_of
 from trainables.foreign.images import CleanImages, split
 from trainables.foreign.repair import Repaired, repair_model
 from trainables.models.build import ModelError
+from trainables.training.loop import History
 
 CPU = torch.device("cpu")
 # A few steps of each: enough to move every kind of weight.
@@ -134,6 +136,14 @@ def test_a_repair_that_moved_nothing_says_so(own_model: PlainCNN) -> None:
     strong = _repair(own_model, "ft", settings={"steps": 12, "lr": 1.0, "schedule": "constant"}).report
     assert strong["loss"]["rose"]
     assert not any("never rose" in line for line in strong["warnings"])
+
+
+def test_a_loss_that_began_high_and_fell_rose_only_if_it_climbed_again() -> None:
+    """A model that never saw crops begins with a loss that it soon gets rid of: that is no forgetting."""
+    falling = [2.0 - 0.1 * step for step in range(20)]
+    assert not loss_of(History(loss=falling))["rose"]
+    assert loss_of(History(loss=[*falling, *[1.0] * 5, 0.1]))["rise"] == pytest.approx(1.0 - 0.3)
+    assert loss_of(History(loss=[0.1] * 3)) == {"trained": False}
 
 
 def test_the_rates_are_those_of_the_held_out_images(own_model: PlainCNN) -> None:
