@@ -53,7 +53,6 @@ CELL_COLUMNS = (
     Column("model", "text", "registered name of the architecture"),
     Column("seed", "count", "of the attacker: the victim's poison, first weights and training"),
     Column("defense_seed", "count", "of the defender: which clean images he holds, and the draws of the repair"),
-    Column("combination", "text", "of a study that sweeps keys: which of its combinations; else empty"),
 )
 CONDITION_COLUMNS = (
     Column("scenario", "text", "what the data set is to the attacker: standalone, same-label, new-head, encoder"),
@@ -61,6 +60,7 @@ CONDITION_COLUMNS = (
     Column("clean_source", "text", "where a defender's images come from: overlap, unpoisoned, heldout"),
     Column("poison_rate", "number", "of the attacker's training set; missing where the attack has none", SHARE),
     Column("width", "count", "channels of the model's first stage; missing where the architecture fixes it"),
+    Column("combination", "text", "of a study that sweeps keys: which of its combinations; else empty"),
     Column("swept", "json", "the keys of that combination and their values; missing where nothing is swept"),
 )
 STATUS = Column(

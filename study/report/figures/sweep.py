@@ -172,6 +172,8 @@ def sweep_png(title: str, panels: Panels) -> Figure:
                 dashes = DASHES[place % len(DASHES)]
                 line = _draw(axis, panels.values, one, rate, colour, "" if place else marker, dashes)
                 handles.setdefault(one.name, line)
+            if not lines:  # no model there holds a backdoor, or nothing has ended yet
+                axis.text(0.5, 0.5, "no result", transform=axis.transAxes, ha="center", color=GREY, fontsize=FONT)
             _dress(axis, panels)
             if column == 0:
                 axis.set_ylabel(words)
