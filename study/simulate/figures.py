@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from study.report.figures.style import (
     FONT,
@@ -86,8 +87,13 @@ def dependence_png(defense: str, found: Dependence, table: Table) -> Figure:
         for axis, (rate, name) in zip(axes[line], (("asr", "ASR"), ("clean_accuracy", "clean accuracy")), strict=True):
             mesh = axis.pcolormesh(*found.values, found.rates[attack][rate].T, cmap="cividis", shading="gouraud")
             axis.plot(measured[found.names[0]], measured[found.names[1]], ".", color="white", markersize=1, alpha=0.5)
-            for parameter, set_scale in zip(found.names, (axis.set_xscale, axis.set_yscale), strict=True):
-                set_scale("log" if getattr(table.space[parameter], "log", False) else "linear")
+            for parameter, side in zip(found.names, ("x", "y"), strict=True):
+                if getattr(table.space[parameter], "log", False):
+                    axis.set(**{f"{side}scale": "log"})
+                    scale = getattr(axis, f"{side}axis")
+                    scale.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                    scale.set_minor_formatter(NullFormatter())
             axis.set(xlabel=found.names[0], ylabel=found.names[1], title=f"{attack}: {name}")
             for_print(axis)
             axis.grid(visible=False)

@@ -150,7 +150,7 @@ def result_text(result: Mapping[str, Any]) -> str:
         rows.append(cells)
     searches = "one search over all attacks" if result["per"] == "all" else "a search for each attack"
     title = (
-        f"{result['defense']}, {searches}, {result['trials']} settings on {result['slots']} slots, {result['seeds']} "
+        f"{result['defense']}, {searches}, {result['trials']} settings, {result['slots']} at a time, {result['seeds']} "
         f"seeds{', told with noise' if result['noise'] else ''}: hypervolume at the end, mean over searches and seeds"
     )
     text = [table_text(title, columns, rows)]

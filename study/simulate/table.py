@@ -178,7 +178,7 @@ def _of_export(path: Path, label: str | None) -> Table:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         spec, own = spec_of_stranger(about["study"], path), str(about["defense"])
-        frame = pd.read_csv(path.with_name(Path(about["rows"]).name), float_precision="round_trip")
+        frame = pd.read_csv(path.with_name(Path(about["rows"]).name))
         samplers = tuple(about["samplers"])
         missing = {"setting", *search_of(spec, own).space.distributions, *CELL, *VALUES} - set(frame.columns)
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
