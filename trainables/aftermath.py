@@ -96,8 +96,9 @@ def planned_work(asked: Aftermath, cell: Cell, settings: Mapping[str, Any], data
         drawn = 2 * _images(asked.membership, cell.victim, dataset)
         total.forward_samples += drawn * (1 + asked.membership.shadow_models)
         defense = DEFENSES.create(cell.defense, settings)
+        pool = _pool(asked.membership, cell.victim, dataset)
         for number in range(asked.membership.shadow_models if asked.membership.adaptive else 0):
-            own, _ = _half(_pool(asked.membership, cell.victim, dataset), cell, dataset, number)
+            own, _ = _half(pool, cell, dataset, number)
             held = (len(own), 0) if defense.owns is PoisonedData else (0, 0)
             if defense.owns is CleanData:
                 split = split_clean(labels[own], cell.clean_fraction, num_classes=dataset.num_classes, seed=0)
@@ -110,8 +111,9 @@ def shadow_work(asked: Aftermath, cell: Cell, dataset: Dataset) -> Counters:
     """Work of training the shadow models of one victim, which all of its trials share."""
     total = Counters()
     if asked.membership is not None:
+        pool = _pool(asked.membership, cell.victim, dataset)
         for number in range(asked.membership.shadow_models):
-            n = len(_half(_pool(asked.membership, cell.victim, dataset), cell, dataset, number)[0])
+            n = len(_half(pool, cell, dataset, number)[0])
             steps = cell.victim.recipe.steps(n)
             samples = steps * min(cell.victim.recipe.batch_size, n)
             _add(total, Counters(steps, samples, samples))
@@ -178,19 +180,23 @@ def _membership(
     train, test = dataset.train.subset(victim.attacker_indices), dataset.test
     touched = victim.poisoned.indices
     n = _images(asked, cell.victim, dataset, touched)
-    clean, members = _clean_group(n, cell.victim, dataset, touched)
-    groups = [clean]
+    members = _members(n, cell.victim, dataset, touched)
     others = (test.images, test.labels)
+    left = _untouched(cell.victim, dataset, touched)
+    stream = generator_for(cell.seed, "membership", "clean")
+    clean = membership.draw_group("clean", (train.images[left], train.labels[left]), others, n, classes, stream)
+    assert clean is not None, "check_aftermath refuses data sets with fewer images"
+    groups = [clean]
     if DEFENSES.get(cell.defense).owns is CleanData:
         split = victim.clean_split(dataset, cell.clean_fraction, cell.clean_source, cell.defense_seed)
         held = dataset.train.subset(split.train)
         stream = generator_for(cell.seed, "membership", "defender", cell.defense_seed)
         if drawn := membership.draw_group("defender", (held.images, held.labels), others, n, classes, stream):
-            groups.append(drawn[0])
+            groups.append(drawn)
     if (sides := _poisoned_sides(cell.victim.make_attack(), victim, test)) is not None:
         stream = generator_for(cell.seed, "membership", "poisoned")
         if drawn := membership.draw_group("poisoned", *sides, n, classes, stream):
-            groups.append(drawn[0])
+            groups.append(drawn)
     groups = [dataclasses.replace(group, images=group.images.to(device)) for group in groups]
     pool = _without(len(train), members)
 
@@ -312,26 +318,17 @@ def _images(asked: Membership, spec: VictimSpec, dataset: Dataset, touched: Tens
     return min(there, MEMBERSHIP_IMAGES if asked.images is None else asked.images)
 
 
-def _clean_group(n: int, spec: VictimSpec, dataset: Dataset, touched: Tensor) -> tuple[membership.Group, Tensor]:
-    """The group ``clean``, and the positions of its members in the attacker's training set."""
-    at = _untouched(spec, dataset, touched)
-    members = dataset.train.subset(attacker_indices(spec, dataset)[at])
-    drawn = membership.draw_group(
-        "clean",
-        (members.images, members.labels),
-        (dataset.test.images, dataset.test.labels),
-        n,
-        dataset.num_classes,
-        generator_for(spec.seed, "membership", "clean"),
-    )
-    assert drawn is not None, "check_aftermath refuses data sets with fewer images"
-    return drawn[0], at[drawn[1]]
+def _members(n: int, spec: VictimSpec, dataset: Dataset, touched: Tensor) -> Tensor:
+    """Positions in the attacker's training set of the members of the group ``clean``."""
+    left, stream = _untouched(spec, dataset, touched), generator_for(spec.seed, "membership", "clean")
+    labels = _labels(spec, dataset)[left]
+    own, _ = membership.draw_pairs(labels, dataset.test.labels, n, dataset.num_classes, stream)
+    return left[own]
 
 
 def _pool(asked: Membership, spec: VictimSpec, dataset: Dataset) -> Tensor:
     """Positions that shadow models may be trained on, as far as they are known before the victim is."""
-    nothing = torch.arange(0)
-    _, members = _clean_group(_images(asked, spec, dataset), spec, dataset, nothing)
+    members = _members(_images(asked, spec, dataset), spec, dataset, torch.arange(0))
     return _without(len(_labels(spec, dataset)), members)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.offline
 import yaml
 
+from study.record.cost import epochs
 from study.record.victims import Judged, Key, absent, absent_in_words
 from study.record.words import percent
 from study.report import captions, matrix, template
@@ -226,6 +227,12 @@ def _what_was_run(spec: Mapping[str, Any], directory: Path, frame: pd.DataFrame)
         hours = frame["wall_seconds"].sum() / 3600
         spent = charged_epochs(frame).sum()
         facts["cost of all trials"] = f"{spent:.1f} E, {hours:.2f} hours of trial time ({captions.E_WORDS})"
+        if frame["seconds_aftermath"].notna().any():
+            names = ("forward", "backward", "input_backward")
+            asked = frame[frame["seconds_aftermath"].notna()]
+            work = epochs(*(asked[f"aftermath_{name}_samples"] for name in names), asked["train_size"]).sum()
+            hours = asked["seconds_aftermath"].sum() / 3600
+            facts["cost of the aftermath"] = f"{work:.1f} E, {hours:.2f} hours, beside that of the trials"
         facts["devices"] = "; ".join(sorted(frame["device"].dropna().unique()))
         facts["versions"] = " | ".join(sorted(frame["versions"].dropna().unique()))
         started = frame["started"].dropna()

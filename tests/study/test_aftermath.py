@@ -198,6 +198,10 @@ def study_rows() -> list[dict[str, Any]]:
             reinjection=json.dumps([curve(asr)]),
             membership=json.dumps([member(auc), member(auc, "poisoned")]),
             retuning=json.dumps([retuned(0, asr[0]), retuned(5, asr[-1])]),
+            seconds_aftermath=450.0,
+            aftermath_forward_samples=1257,
+            aftermath_backward_samples=1257,
+            aftermath_input_backward_samples=0,
         )
         for (defense, role), (asr, auc) in found.items()
         for seed in (0, 1)
@@ -270,6 +274,7 @@ def test_the_report_shows_both_and_writes_their_tables(tmp_path: Path) -> None:
     assert "How quickly does the backdoor come back?" in page
     assert "Do a few poisoned images bring the backdoor back?" in page
     assert "Does the model tell who was in its training set?" in page
+    assert "8.0 E, 1.00 hours, beside that of the trials" in page
     assert "could not be drawn" not in page
     assert (tmp_path / "figures" / "reinjection_badnets.png").stat().st_size > 10_000
     tables = {

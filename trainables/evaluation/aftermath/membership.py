@@ -90,6 +90,25 @@ def available_pairs(members: Tensor, others: Tensor, num_classes: int) -> list[i
     return [min(pair) for pair in zip(*(count.tolist() for count in counts), strict=True)]
 
 
+def draw_pairs(
+    members: Tensor, others: Tensor, n: int, num_classes: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Positions of up to ``n`` members and of as many others, the same number of every class, in the same order.
+
+    Args:
+        members, others: labels of all there are.
+    """
+    quotas = balanced_quotas(available_pairs(members, others, num_classes), n)
+    chosen = []
+    for labels in (members, others):
+        own = []
+        for label, quota in enumerate(quotas):
+            of_class = (labels == label).nonzero()[:, 0]
+            own.append(of_class[torch.randperm(len(of_class), generator=generator)[:quota]])
+        chosen.append(torch.cat(own))
+    return chosen[0], chosen[1]
+
+
 def draw_group(
     name: str,
     members: tuple[Tensor, Tensor],
@@ -97,36 +116,24 @@ def draw_group(
     n: int,
     num_classes: int,
     generator: torch.Generator,
-) -> tuple[Group, Tensor] | None:
+) -> Group | None:
     """A group of up to ``n`` members and as many others, matched by class; None where there are not 2 pairs.
 
     Args:
         members, others: images and labels to draw from; the labels on the CPU.
-
-    Returns:
-        The group, and the positions of its members among ``members``.
     """
-    quotas = balanced_quotas(available_pairs(members[1], others[1], num_classes), n)
-    if sum(quotas) < 2:
+    own, rest = draw_pairs(members[1], others[1], n, num_classes, generator)
+    if len(own) < 2:
         return None
-    chosen, calibration = [], []
-    for _, labels in (members, others):
-        own = []
-        for label, quota in enumerate(quotas):
-            of_class = (labels == label).nonzero()[:, 0]
-            own.append(of_class[torch.randperm(len(of_class), generator=generator)[:quota]])
-        chosen.append(torch.cat(own))
-        # Every second one of each class, so that both halves have all classes.
-        calibration.append(torch.arange(len(chosen[-1])) % 2 == 0)
-    at = [one.to(images.device) for one, (images, _) in zip(chosen, (members, others), strict=True)]
-    group = Group(
+    # Every second pair, so that both halves have all classes.
+    calibration = torch.arange(len(own)) % 2 == 0
+    return Group(
         name,
-        torch.cat([members[0][at[0]], others[0][at[1]]]),
-        torch.cat([members[1][chosen[0]], others[1][chosen[1]]]),
-        torch.arange(2 * len(chosen[0])) < len(chosen[0]),
-        torch.cat(calibration),
+        torch.cat([members[0][own.to(members[0].device)], others[0][rest.to(others[0].device)]]),
+        torch.cat([members[1][own], others[1][rest]]),
+        torch.arange(2 * len(own)) < len(own),
+        calibration.repeat(2),
     )
-    return group, chosen[0]
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from trainables.evaluation.aftermath.membership import (
     best_threshold,
     cross_entropy,
     draw_group,
+    draw_pairs,
     judged,
     likelihood_ratio,
     modified_entropy,
@@ -52,11 +53,11 @@ def test_members_and_others_have_the_same_classes_and_halves() -> None:
     generator = torch.Generator().manual_seed(0)
     sides = [(torch.zeros(60, 3, 2, 2, dtype=torch.uint8), torch.arange(60) % 4) for _ in range(2)]
     assert available_pairs(sides[0][1], sides[1][1], 4) == [15] * 4
-    drawn = draw_group("clean", sides[0], sides[1], 20, 4, generator)
-    assert drawn is not None
-    group, positions = drawn
-    assert len(group.labels) == 40
-    assert len(positions.unique()) == 20
+    own, rest = draw_pairs(sides[0][1], sides[1][1], 20, 4, torch.Generator().manual_seed(0))
+    assert len(own.unique()) == len(rest.unique()) == 20
+    group = draw_group("clean", sides[0], sides[1], 20, 4, generator)
+    assert group is not None
+    assert torch.equal(group.labels, torch.cat([sides[0][1][own], sides[1][1][rest]]))
     for half in (group.calibration, ~group.calibration):
         counts = [
             torch.bincount(group.labels[half & side], minlength=4).tolist() for side in (group.member, ~group.member)
