@@ -44,8 +44,9 @@ from trainables.machine.threads import on_threads
 from trainables.storage.store import Store
 from trainables.training.loop import Counters
 from trainables.training.recipes import RECIPES
-from trainables.trial import Workbench, assets_for, defender_seed
+from trainables.trial import assets_for, defender_seed
 from trainables.victims import Victim, VictimSpec, make_trainer
+from trainables.workbench import Workbench
 
 LEDGER = RESULTS / "blind.jsonl"
 ATTACKS = ("badnets", "blended", "adap_blend", "imc", "sig", "lf")

@@ -29,8 +29,8 @@ from trainables.data.load import DataSource
 from trainables.job import Cell
 from trainables.storage.store import Store
 from trainables.training.recipes import RECIPES, TrainingRecipe
-from trainables.trial import Workbench
 from trainables.victims import VictimSpec
+from trainables.workbench import Workbench
 
 # BackdoorBench trains for 100 epochs; images per second of a loop like its own, see above.
 RIVAL_EPOCHS, RIVAL_RATE = RECIPES["bb"].epochs, 59.0

@@ -17,7 +17,8 @@ from trainables.data.load import DataSource, load_dataset
 from trainables.evaluation.metrics import evaluate
 from trainables.job import Cell
 from trainables.training.recipes import TrainingRecipe
-from trainables.trial import TrialResult, run_trial
+from trainables.trial import run_trial
+from trainables.trial_result import TrialResult
 from trainables.victims import Victim, VictimSpec, make_trainer
 
 

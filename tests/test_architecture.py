@@ -28,7 +28,7 @@ FLOORS = {
         *({"results"}, {"plan"}, {"record"}, {"spec"}),
     ),
     "trainables": (
-        *({"tune"}, {"trial", "foreign"}, {"aftermath"}, {"job"}, {"victims"}, {"choice"}),
+        *({"tune"}, {"workbench"}, {"trial", "foreign"}, {"trial_result", "aftermath"}, {"job"}, {"victims"}, {"choice"}),
         *({"evaluation", "scenarios"}, {"attacks", "defenses"}),
         *(
             {"training"},

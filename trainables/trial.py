@@ -7,9 +7,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,18 +15,16 @@ import torch
 from trainables.aftermath import measure_aftermath
 from trainables.attacks.base import ATTACKS
 from trainables.data.images import DataError, Dataset
-from trainables.data.load import DataSource
 from trainables.data.sources.base import SOURCES
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData, Repair
 from trainables.defenses.none import NoDefense
 from trainables.evaluation.aftermath.settings import Aftermath
-from trainables.evaluation.curve import Curve, Every, Point
+from trainables.evaluation.curve import Curve, Every
 from trainables.evaluation.detection import detection_columns
-from trainables.evaluation.metrics import Evaluation, der, evaluate
+from trainables.evaluation.metrics import Evaluation, evaluate
 from trainables.job import Cell
 from trainables.machine.float32 import exact_float32
 from trainables.machine.provenance import code, describe_device, peak_memory_bytes, versions
-from trainables.machine.threads import on_threads
 from trainables.models.build import MODELS
 from trainables.models.classifier import Classifier
 from trainables.plugins.modules import PluginError
@@ -36,195 +32,13 @@ from trainables.plugins.origin import origin, used
 from trainables.registry import Registry
 from trainables.seeding import derive_seed
 from trainables.storage.memo import Memo
-from trainables.storage.store import Store, StoreUnavailableError, content_key
+from trainables.storage.store import content_key
 from trainables.training.arithmetic import arithmetic, arithmetic_text
 from trainables.training.loop import Counters, DivergedError
 from trainables.training.movement import Movement, Snapshot, movement
 from trainables.training.watch import watching
-from trainables.victims import Victim, check_measured_again, make_trainer, obtain_victim
-
-MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
-
-
-@dataclass
-class TrialResult:
-    """What one trial found; `row` makes it one line of the ledger, whose columns `trainables.columns` describes.
-
-    ``settings`` are those that were given (searched, published or fixed by a spec), ``resolved_settings`` all of them,
-    defaults included, as JSON. ``plugins``: names and versions of the plug-ins that attack, defense, model and data
-    come from; empty: all are ours. ``metrics`` are None only for a failed trial. ``detection`` holds the columns of
-    `detection.detection_columns`, for defenses that detect. ``by_class``: rates per true class, as JSON lists.
-    ``curve``: points along the repair where they were asked for, no part of the row.
-    ``aftermath``: the columns of `aftermath.measure_aftermath`, where it was asked for.
-
-    What the trial found ready made by an earlier trial (flag ``WHAT_reused``) costs nothing again; the work it once
-    took is in ``reused_*_samples``, so that the cost of a setting alone is their sum. ``shared_work`` says what that
-    was: names ``made``, and ``reused`` names with their samples.
-    """
-
-    cell: Cell
-    settings: dict[str, Any]
-    resolved_settings: str = "{}"
-    status: str = "failed"
-    metrics: dict[str, float | int | None] = field(default_factory=dict)
-    steps: int = 0
-    batch: int | None = None
-    forward_samples: int = 0
-    backward_samples: int = 0
-    input_backward_samples: int = 0
-    reused_forward_samples: int = 0
-    reused_backward_samples: int = 0
-    reused_input_backward_samples: int = 0
-    shared_work: str = ""
-    eval_forward_samples: int = 0
-    wall_seconds: float = 0.0
-    seconds_setup: float = 0.0
-    seconds_repair: float = 0.0
-    seconds_evaluate: float = 0.0
-    peak_memory_bytes: int = 0
-    train_size: int = 0
-    device: str = ""
-    versions: str = ""
-    target_label: int | None = None
-    target_class: str | None = None
-    image_size: int = 0
-    flip: bool = False
-    threads: int = 0
-    precision: str = ""
-    code: str = ""
-    plugins: str = ""
-    victim: str = ""
-    victim_trained_on: str = ""
-    started: str = ""
-    collapsed: bool = False
-    moved: bool | None = None
-    loss_rise: float | None = None
-    displacement: float | None = None
-    displacement_share: float | None = None
-    flags: list[str] = field(default_factory=list)
-    notes: dict[str, Any] = field(default_factory=dict)
-    detection: dict[str, Any] = field(default_factory=dict)
-    by_class: dict[str, str] = field(default_factory=dict)
-    curve: list[Point] = field(default_factory=list)
-    aftermath: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
-
-    def row(self, **extra: Any) -> dict[str, Any]:
-        """Flat and JSON-able; ``extra`` are columns that the caller knows (study, trial, role)."""
-        row: dict[str, Any] = {**extra, **self.cell.columns()}
-        for item in dataclasses.fields(self):
-            if item.name not in ("cell", "settings", "metrics", "notes", "detection", "by_class", "curve", "aftermath"):
-                row[item.name] = getattr(self, item.name)
-        row.update(self.metrics)
-        row.update(self.detection)
-        row.update(self.by_class)
-        row.update(self.aftermath)
-        row.update({f"param.{key}": value for key, value in self.settings.items()})
-        row.update({f"note.{key}": value for key, value in self.notes.items()})
-        return row
-
-
-@lru_cache(maxsize=2)
-def _load(data: DataSource) -> Dataset:
-    return data.load()
-
-
-class Workbench:
-    """What stays in a process over trials: data sets and victims are loaded once.
-
-    Args:
-        store: of victims; what trials share (features, retrained models) lies in its folder ``derived``.
-        device: trials run on.
-        keep: how many victims are kept; the oldest goes first.
-        trains: whether a victim that the store does not hold is trained; else that is a StoreUnavailableError.
-        threads: that PyTorch computes on in `victim` and `run`, >= 1; as many as a study's trials have by default,
-            whatever this process had before and has again after: on others the results differ.
-    """
-
-    def __init__(
-        self, store: Store, device: torch.device, keep: int = 16, *, trains: bool = True, threads: int = 1
-    ) -> None:
-        self.store, self.device, self.keep, self.trains, self.threads = store, device, keep, trains, threads
-        self._victims: dict[tuple[str, bool], Victim] = {}
-        self.memo = Memo(store.derived())
-
-    def dataset(self, data: DataSource) -> Dataset:
-        """The data set, on the CPU, loaded once per process."""
-        return _load(data)
-
-    def upstream(self, cell: Cell) -> Dataset | None:
-        """The attacker's data set, where it is not the user's."""
-        return None if cell.upstream is None else _load(cell.upstream)
-
-    def victim_name(self, cell: Cell) -> str:
-        """Name of the cell's victim in the store."""
-        return cell.victim.name(self.dataset(cell.data), self.upstream(cell))
-
-    def victim(self, cell: Cell) -> Victim:
-        """The cell's victim: kept, from the store, or trained now."""
-        key = (self.victim_name(cell), cell.control)
-        if key not in self._victims:
-            with on_threads(self.threads):
-                victim = self._obtain(cell)
-            while len(self._victims) >= self.keep:
-                self._victims.pop(next(iter(self._victims)))
-            self._victims[key] = victim
-        return self._victims[key]
-
-    def _obtain(self, cell: Cell) -> Victim:
-        dataset, upstream = self.dataset(cell.data), self.upstream(cell)
-        if not self.trains and not self.store.holds(name := self.victim_name(cell)):
-            raise StoreUnavailableError(f"store {self.store.where} holds victim {name} no more")
-        victim = obtain_victim(cell.victim, dataset, self.store, self.device, upstream)
-        if not cell.control:
-            return victim
-        clean = obtain_victim(cell.victim.control(), dataset, self.store, self.device, upstream)
-        model = copy.deepcopy(clean.model).to(self.device)
-        test, triggered = dataset.test.to(self.device), victim.triggered.to(self.device)
-        return victim.as_control(clean, evaluate(model, test, triggered, precision=cell.victim.precision))
-
-    def run(
-        self,
-        cell: Cell,
-        settings: Mapping[str, Any],
-        curve: Every | None = None,
-        aftermath: Aftermath | None = None,
-        keep: Callable[[Classifier], None] | None = None,
-    ) -> TrialResult:
-        """`run_trial` with this bench's data set, victim and device."""
-        started = time.perf_counter()
-        victim = self.victim(cell)
-        waited = time.perf_counter() - started
-        with on_threads(self.threads):
-            result = run_trial(
-                cell,
-                settings,
-                dataset=self.dataset(cell.data),
-                victim=victim,
-                device=self.device,
-                memo=self.memo,
-                curve=curve,
-                aftermath=aftermath,
-                keep=keep,
-            )
-        result.seconds_setup += waited
-        result.wall_seconds += waited
-        return result
-
-    def judge_detectors(
-        self, cell: Cell, proposed: Sequence[Mapping[str, Any]]
-    ) -> tuple[list[dict[str, Any]], Counters]:
-        """`judge_detectors` with this bench's data set, victim and device."""
-        victim = self.victim(cell)
-        with on_threads(self.threads):
-            return judge_detectors(
-                cell,
-                proposed,
-                dataset=self.dataset(cell.data),
-                victim=victim,
-                device=self.device,
-                memo=self.memo,
-            )
+from trainables.trial_result import TrialResult, as_json_shares, rates
+from trainables.victims import Victim, check_measured_again, make_trainer
 
 
 def plugins_of(cell: Cell) -> str:
@@ -372,11 +186,11 @@ def run_trial(
     result.seconds_evaluate = clock() - ready - result.seconds_repair
     if (why := victim.why_not_implanted) is not None:  # whatever became of the model: there was nothing to remove
         result.status, result.error = "backdoor_not_implanted", "; ".join(filter(None, (why, result.error)))
-    result.metrics = _metrics(evaluation, victim)
+    result.metrics = rates(evaluation, victim)
     if evaluation is not None:
         result.by_class = {
-            "accuracy_by_class": _json_shares(evaluation.accuracy_by_class),
-            "asr_by_class": _json_shares(evaluation.asr_by_class),
+            "accuracy_by_class": as_json_shares(evaluation.accuracy_by_class),
+            "asr_by_class": as_json_shares(evaluation.asr_by_class),
         }
     if evaluation is not None:  # a constant predictor's ASR is 0 or 1 by accident
         result.collapsed = evaluation.why_collapsed is not None
@@ -503,31 +317,3 @@ def _task(cell: Cell, defense: Defense, victim: Victim, how: Mapping[str, Any]) 
     if (by := origin(DEFENSES, cell.defense)) is not None:  # what edited code makes is not what it made before
         given["defense_by"] = by
     return content_key(given)
-
-
-def _metrics(evaluation: Evaluation | None, victim: Victim) -> dict[str, float | int | None]:
-    """The rates of all parts, after and before; the worst point where there is no evaluation."""
-    before = victim.evaluation
-    worst = {"asr": 1.0, "clean_accuracy": 0.0, "robust_accuracy": 0.0}
-    found: dict[str, float | int | None] = {}
-    for suffix, part in (("", "full"), ("_search", "search"), ("_report", "report")):
-        for measure in MEASURES:
-            found[measure + suffix] = (
-                worst[measure] if evaluation is None else getattr(getattr(evaluation, part), measure)
-            )
-    for measure in MEASURES:
-        found[f"{measure}_before"] = getattr(before.full, measure)
-        found[f"{measure}_before_report"] = getattr(before.report, measure)
-    after = worst if evaluation is None else vars(evaluation.full)
-    found["der"] = der(before.full.asr, after["asr"], before.full.clean_accuracy, after["clean_accuracy"])
-    found["asr_max"] = 1.0 if evaluation is None else evaluation.asr_max
-    found["asr_max_before"], found["asr_including_target_before"] = before.asr_max, victim.asr_including_target
-    found["asr_base"] = victim.asr_base
-    found["false_target_rate"] = None if evaluation is None else evaluation.false_target_rate
-    found["n_clean"], found["n_triggered"] = before.full.n_clean, before.full.n_triggered
-    found["n_clean_report"], found["n_triggered_report"] = before.report.n_clean, before.report.n_triggered
-    return found
-
-
-def _json_shares(shares: tuple[float | None, ...]) -> str:
-    return json.dumps([None if share is None else round(share, 4) for share in shares])

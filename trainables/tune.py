@@ -33,7 +33,8 @@ from trainables.storage.remote_store import open_store
 from trainables.storage.store import StoreUnavailableError
 from trainables.training.arithmetic import arithmetic, arithmetic_text
 from trainables.training.loop import Counters, DivergedError
-from trainables.trial import Workbench, run_trial
+from trainables.trial import run_trial
+from trainables.workbench import Workbench
 
 # What a trial beyond its time limit gets to come back to Python in.
 GRACE_SECONDS = 30.0

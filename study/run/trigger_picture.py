@@ -24,7 +24,7 @@ from trainables.plugins.load import load, load_installed
 from trainables.storage.remote import Place
 from trainables.storage.remote_store import open_store
 from trainables.storage.store import DamagedArtifactError, Store
-from trainables.trial import Workbench
+from trainables.workbench import Workbench
 
 
 def write_trigger_picture(

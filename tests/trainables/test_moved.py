@@ -10,7 +10,8 @@ from trainables.columns import RESULT_COLUMNS
 from trainables.data.images import Dataset
 from trainables.data.load import DataSource
 from trainables.job import Cell
-from trainables.trial import TrialResult, run_trial
+from trainables.trial import run_trial
+from trainables.trial_result import TrialResult
 from trainables.victims import Victim
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.toy import toy_dataset, toy_spec
-from trainables import trial
+from trainables import workbench
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource
 from trainables.evaluation.conditions import Conditions
@@ -19,8 +19,9 @@ from trainables.registry import SettingError
 from trainables.scenarios import check_scenario, take_over
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe
-from trainables.trial import TrialResult, Workbench
+from trainables.trial_result import TrialResult
 from trainables.victims import Victim, VictimSpec, check_victim, make_trainer, obtain_victim
+from trainables.workbench import Workbench
 
 CPU = torch.device("cpu")
 RECIPE = TrainingRecipe(epochs=15, batch_size=32, lr=0.05, schedule="one_cycle")
@@ -44,7 +45,7 @@ def taken_over(toy: Dataset, downstream: Dataset, toy_store: Store) -> Victim:
 @pytest.fixture
 def bench(toy: Dataset, downstream: Dataset, toy_store: Store, monkeypatch: pytest.MonkeyPatch) -> Workbench:
     data = {"toy": toy, "other": downstream}
-    monkeypatch.setattr(trial, "_load", lambda source: data[source.name])
+    monkeypatch.setattr(workbench, "_load", lambda source: data[source.name])
     return Workbench(toy_store, CPU)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.toy import toy_dataset, toy_spec
-from trainables import trial
+from trainables import workbench
 from trainables.columns import CIRCUMSTANCES
 from trainables.data.images import Dataset
 from trainables.data.load import DataSource
@@ -21,8 +21,9 @@ from trainables.job import Cell
 from trainables.machine.threads import on_threads
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe
-from trainables.trial import Workbench, run_trial
+from trainables.trial import run_trial
 from trainables.victims import Victim
+from trainables.workbench import Workbench
 
 CPU = torch.device("cpu")
 SHORT: dict[str, Any] = {"iterations": 6, "batch_size": 16}
@@ -36,7 +37,7 @@ if sys.argv[3] == "one core" and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import torch
 from tests.toy import toy_dataset, toy_spec
-from trainables import trial
+from trainables import trial, workbench
 from trainables.data import load
 from trainables.data.load import DataSource
 from trainables.job import Cell
@@ -54,7 +55,7 @@ def noted(model, *arguments, **settings):
     return evaluate(model, *arguments, **settings)
 trial.evaluate = noted
 own = torch.get_num_threads()
-bench = trial.Workbench(Store(Path(sys.argv[1])), torch.device("cpu"), threads=int(sys.argv[2]))
+bench = workbench.Workbench(Store(Path(sys.argv[1])), torch.device("cpu"), threads=int(sys.argv[2]))
 brief = TrainingRecipe(epochs=1, batch_size=32, lr=0.05)
 cell = Cell(DataSource("toy"), toy_spec("badnets", recipe=brief), "super_ft", 0.3)
 row = bench.run(cell, {"iterations": 6, "batch_size": 16}).row()
@@ -93,9 +94,9 @@ def test_equal_threads_give_equal_bits_in_every_process(tmp_path: Path, threads:
 @pytest.fixture
 def toy_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("trainables.data.load.load_dataset", lambda _name, **_settings: toy_dataset())
-    trial._load.cache_clear()
+    workbench._load.cache_clear()
     yield
-    trial._load.cache_clear()
+    workbench._load.cache_clear()
 
 
 def cell(defense: str) -> Cell:

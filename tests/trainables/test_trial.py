@@ -15,7 +15,7 @@ import torch
 
 from superft.testing.defense_checks import reachable
 from tests.toy import toy_dataset, toy_spec
-from trainables import trial, victims
+from trainables import victims, workbench
 from trainables.attacks import base
 from trainables.attacks.base import ATTACKS, PoisonedSamples, Trigger
 from trainables.columns import CELL_COLUMNS, CONDITION_COLUMNS, RESULT_COLUMNS, STATUS
@@ -34,8 +34,10 @@ from trainables.storage.store import Store
 from trainables.training.loop import Counters, DivergedError
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-from trainables.trial import MEASURES, TrialResult, Workbench, assets_for, defender_seed, run_trial
+from trainables.trial import assets_for, defender_seed, run_trial
+from trainables.trial_result import MEASURES, TrialResult
 from trainables.victims import Victim, VictimSpec, obtain_victim
+from trainables.workbench import Workbench
 
 CPU = torch.device("cpu")
 SHORT: dict[str, Any] = {"iterations": 3, "batch_size": 8}
@@ -455,7 +457,7 @@ def test_workbench_loads_data_and_victims_once(toy_store: Store, monkeypatch: py
         return toy_dataset()
 
     monkeypatch.setattr("trainables.data.load.load_dataset", load)
-    trial._load.cache_clear()
+    workbench._load.cache_clear()
     try:
         bench = Workbench(toy_store, CPU)
         cell = Cell(DataSource("toy"), toy_spec("badnets"), "none", 0.3)
@@ -465,7 +467,7 @@ def test_workbench_loads_data_and_victims_once(toy_store: Store, monkeypatch: py
         assert first.metrics == second.metrics
         assert first.wall_seconds >= first.seconds_setup
     finally:
-        trial._load.cache_clear()
+        workbench._load.cache_clear()
 
 
 def test_workbench_keeps_only_so_many_victims(toy: Dataset, toy_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,7 +501,7 @@ def test_second_trial_of_a_cell_reads_nothing_and_stamps_nothing(
 
     shutil.copytree(toy_store.root / toy_victim.name, tmp_path / toy_victim.name)
     monkeypatch.setattr("trainables.data.load.load_dataset", lambda _name, **_settings: toy_dataset())
-    trial._load.cache_clear()
+    workbench._load.cache_clear()
     try:
         bench, cell = Workbench(Store(tmp_path), CPU, trains=False), cell_of(toy_victim, "super_ft")
         first = bench.run(cell, SHORT)
@@ -509,7 +511,7 @@ def test_second_trial_of_a_cell_reads_nothing_and_stamps_nothing(
         monkeypatch.setattr(base, "stamp", never)
         second = bench.run(cell, SHORT)
     finally:
-        trial._load.cache_clear()
+        workbench._load.cache_clear()
     assert second.metrics == first.metrics
 
 

@@ -18,7 +18,7 @@ from trainables.job import Cell, Failed, Job, NoGpu, OutOfMemory
 from trainables.machine import device_meter
 from trainables.machine.device import NoGpuError
 from trainables.plugins.errors import MethodError
-from trainables.trial import Workbench
+from trainables.workbench import Workbench
 
 __all__ = ["driver"]
 CELL = Cell(DataSource("toy"), toy_spec("badnets"), "none", 0.3)

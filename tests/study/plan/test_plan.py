@@ -24,7 +24,7 @@ from trainables.job import Cell
 from trainables.models.build import ModelError
 from trainables.registry import SettingError
 from trainables.storage.store import Store
-from trainables.trial import Workbench
+from trainables.workbench import Workbench
 
 TWO = ("attacks=[badnets, blended]", "seeds=[0, 7]", "baselines=[none, ft]", "defenses=[super_ft, scratch]")
 

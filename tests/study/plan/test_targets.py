@@ -16,7 +16,7 @@ from study.spec.yaml_io import parse_yaml
 from tests.study.tiny import tiny_spec
 from trainables.registry import SettingError
 from trainables.storage.store import Store
-from trainables.trial import Workbench
+from trainables.workbench import Workbench
 
 NAMES = ("1", "10", "2")  # as folders are sorted
 

@@ -16,7 +16,7 @@ from tests.study.tiny import tiny_spec
 from trainables.data.images import DataError
 from trainables.registry import SettingError
 from trainables.storage.store import Store
-from trainables.trial import Workbench
+from trainables.workbench import Workbench
 
 TRANSFER = ("scenario.type=new-head", "attacks=[badnets, blended]", "baselines=[none, ft]", "seeds=[0, 7]")
 

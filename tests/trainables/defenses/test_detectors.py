@@ -22,8 +22,10 @@ from trainables.models.classifier import Classifier
 from trainables.storage.memo import Memo
 from trainables.storage.store import Store
 from trainables.training.recipes import RECIPES
-from trainables.trial import TrialResult, Workbench, assets_for, judge_detectors, run_trial
+from trainables.trial import assets_for, judge_detectors, run_trial
+from trainables.trial_result import TrialResult
 from trainables.victims import Victim, VictimSpec, make_trainer
+from trainables.workbench import Workbench
 
 CPU = torch.device("cpu")
 DETECTORS = ("abl", "ac", "spectral")

@@ -9,8 +9,9 @@ from trainables.data.load import DataSource
 from trainables.job import Cell
 from trainables.storage.store import Store
 from trainables.training.recipes import RECIPES
-from trainables.trial import TrialResult, Workbench
+from trainables.trial_result import TrialResult
 from trainables.victims import VictimSpec
+from trainables.workbench import Workbench
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,8 @@ from trainables.storage.store import Store
 from trainables.training.loop import Counters, DivergedError
 from trainables.training.trainer import Trainer
 from trainables.training.watch import Moment, watching
-from trainables.trial import TrialResult, run_trial
+from trainables.trial import run_trial
+from trainables.trial_result import TrialResult
 from trainables.victims import Victim
 
 CPU = torch.device("cpu")

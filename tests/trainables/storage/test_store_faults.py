@@ -19,7 +19,7 @@ from trainables.data.load import DataSource
 from trainables.job import Cell
 from trainables.storage import store as store_module
 from trainables.storage.store import Artifact, Store, StoreUnavailableError
-from trainables.trial import Workbench
+from trainables.workbench import Workbench
 
 ARTIFACT = Artifact({"a": {"x": torch.zeros(3)}, "b": {"x": torch.ones(3)}}, {"asr": 1.0})
 
