@@ -202,9 +202,11 @@ def _what_was_run(spec: Mapping[str, Any], directory: Path, frame: pd.DataFrame)
         spent = charged_epochs(frame).sum()
         facts["cost of all trials"] = f"{spent:.1f} E, {hours:.2f} hours of trial time ({captions.E_WORDS})"
         if frame["seconds_aftermath"].notna().any():
-            names = ("forward", "backward", "input_backward")
             asked = frame[frame["seconds_aftermath"].notna()]
-            work = epochs(*(asked[f"aftermath_{name}_samples"] for name in names), asked["train_size"]).sum()
+            forward, backward, inputs = (
+                asked[f"aftermath_{name}_samples"] for name in ("forward", "backward", "input_backward")
+            )
+            work = epochs(forward, backward, inputs, asked["train_size"]).sum()
             hours = asked["seconds_aftermath"].sum() / 3600
             facts["cost of the aftermath"] = f"{work:.1f} E, {hours:.2f} hours, beside that of the trials"
         facts["devices"] = "; ".join(sorted(frame["device"].dropna().unique()))
