@@ -225,7 +225,7 @@ def nudge(parameters: Sequence[nn.Parameter]) -> None:
         {"steps": FEWEST_STEPS - 1},
         {"execution": "eager"},
     ],
-    ids=str,
+    ids=["a loss without mark", "a perturbation without mark", "moving momentum", "few steps", "asked for"],
 )
 def test_what_cannot_or_need_not_be_captured_is_not_tried(
     settings: dict[str, Any], images: ImageSet, graphs: RecordedGraphs
