@@ -28,7 +28,15 @@ FLOORS = {
         *({"results"}, {"plan"}, {"record"}, {"spec"}),
     ),
     "trainables": (
-        *({"tune"}, {"workbench"}, {"trial", "foreign"}, {"trial_result", "aftermath"}, {"job"}, {"victims"}, {"choice"}),
+        *(
+            {"tune"},
+            {"workbench"},
+            {"trial", "foreign"},
+            {"trial_result", "aftermath"},
+            {"job"},
+            {"victims"},
+            {"choice"},
+        ),
         *({"evaluation", "scenarios"}, {"attacks", "defenses"}),
         *(
             {"training"},

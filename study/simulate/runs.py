@@ -177,7 +177,7 @@ def _run(task: tuple[int, int]) -> dict[str, Trace]:
 
 
 def _spec(question: Question, variant: Variant, seed: int) -> StudySpec:
-    own = question.table.spec.model_dump(mode="json")
+    own = question.table.spec.model_dump(mode="json", exclude={"curve", "aftermath"})
     kept = {key: own["search"][key] for key in ("space", "ranges", "published")}
     settings: dict[str, Any] = {
         **own,

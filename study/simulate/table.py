@@ -138,6 +138,11 @@ def _of_study(directory: Path, label: str | None, ledger: Path | None = None) ->
     if not (directory / SPEC_FILE).is_file():
         raise SpecError(f"{directory} holds no {SPEC_FILE}, which says what was searched; name a study folder")
     spec = stored_spec(directory)
+    if spec.sweep:
+        swept = ", ".join(spec.sweep)
+        raise SpecError(
+            f"{directory} sweeps {swept}: its searches are of different tasks; run one combination by itself"
+        )
     if len(spec.defenses) != 1 and label is None:
         named = f"searches {', '.join(spec.defenses)}; choose one with --defense" if spec.defenses else "has no search"
         raise SpecError(f"{directory} {named}")

@@ -7,17 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainables.evaluation.metrics import wilson
 from trainables.training.loop import History
-
-# A loss rose if its mean over so many steps came this far above where it was at any time before (in nats per image):
-# more than batches alone make of it. Not above its beginning: a model that never saw augmented images begins high and
-# falls.
-RISING_STEPS, RISE = 5, 0.25
-# Less of the weights' length than this is rounding and weight decay, not forgetting.
-DISPLACEMENT_NEAR_NONE = 1e-3
+from trainables.training.movement import WINDOW, Movement
 
 UNKNOWN = (
     "the attack success rate: nobody has the trigger, if there is one, so nothing here says whether a backdoor was "
@@ -44,29 +38,23 @@ def measured(labels: Tensor, before: Tensor, after: Tensor) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def displacement(model: nn.Module, then: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict[str, float]:
-    """Euclidean distance of all parameters, and in units of their length before."""
-    names = [name for name, _ in model.named_parameters()]
-    moved = sum(float((now[name].double() - then[name].double()).square().sum()) for name in names) ** 0.5
-    length = sum(float(then[name].double().square().sum()) for name in names) ** 0.5
-    return {"distance": moved, "relative": moved / length if length > 0 else 0.0}
+def moved(found: Movement, history: History) -> dict[str, Any]:
+    """How far weights and training loss went, as rows of a study say it (`training.movement`).
 
-
-def loss_of(history: History) -> dict[str, Any]:
-    """The loss of the first batch, before any step; the highest and last mean over five steps; the largest rise."""
-    if len(history.loss) < RISING_STEPS:
-        return {"trained": False}
+    The loss: of the first batch, before any step; the highest and last mean over a few steps; what the highest is above
+    the first.
+    """
     losses = torch.tensor(history.loss, dtype=torch.float64)
-    means = torch.cat([losses[:1], losses.unfold(0, RISING_STEPS, 1).mean(1)])
-    rise = float((means - means.cummin(0).values).max())
+    width = min(WINDOW, len(losses))
+    means = losses.unfold(0, width, 1).mean(1) if width else losses
     return {
-        "trained": True,
-        "first": float(losses[0]),
-        "highest": float(means[1:].max()),
-        "last": float(means[-1]),
-        "rise": rise,
-        "rose": rise > RISE,
+        "moved": found.moved,
+        "displacement": {"distance": found.displacement, "relative": found.displacement_share},
+        "loss": {
+            "trained": bool(width),
+            **({"first": float(losses[0]), "highest": float(means.max()), "last": float(means[-1])} if width else {}),
+            **({"rise": found.loss_rise} if width else {}),
+        },
     }
 
 
@@ -75,15 +63,13 @@ def warnings_of(facts: Mapping[str, Any]) -> list[str]:
     found = []
     if facts["status"] == "abstained":
         found.append("the defense found nothing to repair and left the model as it was")
-    elif facts["displacement"]["relative"] < DISPLACEMENT_NEAR_NONE:
+    elif facts["moved"] is False:
+        rise = facts["loss"].get("rise")
+        rose = "" if rise is None else f" and its loss {f'rose by {rise:.3f} at most' if rise > 0 else 'never rose'}"
         found.append(
-            f"the repair hardly moved the weights ({facts['displacement']['relative']:.2g} of their length): a "
-            "backdoor, if there is one, is most likely still whole"
-        )
-    if facts["loss"].get("rose") is False and facts["status"] == "ok":
-        found.append(
-            f"the training loss never rose (by {facts['loss']['rise']:.3f} at most): a repair that "
-            "forgets nothing on its way may leave a backdoor whole; more steps or a higher rate move more"
+            f"the repair moved nothing: the weights went {facts['displacement']['relative']:.2g} of their "
+            f"length{rose}; a backdoor, if there is one, is most likely still whole; more steps or a higher rate move "
+            "more"
         )
     if facts["clean_accuracy_after"]["interval"][1] < facts["clean_accuracy_before"]["interval"][0]:
         found.append("clean accuracy fell by more than chance explains: the intervals before and after lie apart")

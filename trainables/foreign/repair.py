@@ -19,7 +19,7 @@ from trainables.defenses.super_ft import SuperFineTuning
 from trainables.defenses.trigger_inversion import anomaly_indices, flagged, invert_triggers
 from trainables.evaluation.conditions import why_collapsed
 from trainables.foreign.adapter import ForeignClassifier, adapt, unwrapped
-from trainables.foreign.findings import UNKNOWN, displacement, json_able, loss_of, measured, warnings_of
+from trainables.foreign.findings import UNKNOWN, json_able, measured, moved, warnings_of
 from trainables.foreign.images import CleanImages, Parts, split
 from trainables.foreign.progress import told, work_of
 from trainables.foreign.weights import refuse_unusable
@@ -31,6 +31,7 @@ from trainables.models.parts import refuse_lacking
 from trainables.seeding import derive_seed
 from trainables.training.arithmetic import arithmetic
 from trainables.training.loop import Counters, DivergedError
+from trainables.training.movement import Snapshot, movement
 from trainables.training.predict import predict
 from trainables.training.trainer import Trainer
 
@@ -151,8 +152,7 @@ def repair_model(
     if neural_cleanse:
         flags["after"] = _flags(repair.model, seeker, parts, trainer, say, "trigger search after")
 
-    now, then = _inner(repair.model).state_dict(), _inner(old).state_dict()
-    result = _with_state(plain, now, types)
+    result = _with_state(plain, _inner(repair.model).state_dict(), types)
     facts = {
         "status": repair.status,
         "defense": defense.name,
@@ -170,8 +170,7 @@ def repair_model(
         },
         **_normalization(old),
         **measured(parts.held_out.labels.cpu(), before, after),
-        "displacement": displacement(_inner(old), then, now),
-        "loss": loss_of(repair.history),
+        **moved(movement(Snapshot.of(_inner(old)), _inner(repair.model), repair.history.loss), repair.history),
         "neural_cleanse": flags,
         "notes": json_able(repair.notes),
         "work": dataclasses.asdict(work),

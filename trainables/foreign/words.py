@@ -21,7 +21,7 @@ def describe(report: Mapping[str, Any]) -> str:
     if loss["trained"]:
         lines.append(
             f"  training loss    {loss['first']:.3f} before the first step, {loss['highest']:.3f} at its highest, "
-            f"{loss['last']:.3f} at the end; largest rise {loss['rise']:.3f} (means of 5 steps)"
+            f"{loss['last']:.3f} at the end (means of 5 steps)"
         )
     lines.append(f"  Neural Cleanse   {_flags(report['neural_cleanse'], images['classes'])}")
     lines += [f"  warning: {line}" for line in report["warnings"]]

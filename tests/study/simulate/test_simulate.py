@@ -28,6 +28,7 @@ from study.spec.load import load_spec
 from study.spec.yaml_io import SpecError
 from tests.study.commands import assert_refused, invoke
 from tests.study.simulate.made_up import BEFORE, finished_study
+from tests.study.tiny import tiny_spec
 
 Make = Callable[..., Path]
 
@@ -237,6 +238,13 @@ def test_a_place_that_is_no_table_is_refused(folder: Path, tmp_path: Path) -> No
     assert_refused(invoke("simulate", tmp_path), "study.yaml")
     assert_refused(invoke("simulate", tmp_path / "other.json"), "no table of superft simulate")
     assert_refused(invoke("simulate", folder, "--out", folder), "holds a study")
+
+
+def test_the_searches_of_a_sweep_are_no_table(tmp_path: Path) -> None:
+    swept = tmp_path / "swept"
+    swept.mkdir()
+    (swept / "study.yaml").write_text(tiny_spec("sweep.clean_fraction=[0.1, 0.2]").to_yaml())
+    assert_refused(invoke("simulate", swept), "sweeps clean_fraction", "make a study of one combination")
 
 
 def test_a_table_from_a_stranger_runs_no_code(table: Table, tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import torch
 from tests.trainables.foreign.nets import MEAN, STD, Headless, PlainCNN, own_images, tiny_vit
 from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import DEFENSES, CleanData, NoData, PoisonedData
-from trainables.foreign.findings import loss_of
+from trainables.foreign.findings import moved
 from trainables.foreign.images import CleanImages, split
 from trainables.foreign.repair import Repaired, repair_model
 from trainables.models.build import ModelError
 from trainables.training.loop import History
+from trainables.training.movement import Movement, loss_rise
 
 CPU = torch.device("cpu")
 # A few steps of each: enough to move every kind of weight.
@@ -62,9 +63,9 @@ def test_every_defense_repairs_a_plain_cnn_and_plain_torch_loads_it(name: str, o
     assert all(torch.equal(before[key], value) for key, value in own_model.state_dict().items())
     assert result.report["defense"] == name
     assert json.loads(json.dumps(result.report, allow_nan=False)) == result.report
-    moved = result.report["displacement"]["distance"] > 0
+    went = result.report["displacement"]["distance"] > 0
     # Pruning too few validation images allow, and detectors that flag nothing, leave the model as it is.
-    assert moved == (result.report["status"] == "ok" and name != "none")
+    assert went == (result.report["status"] == "ok" and name != "none")
 
 
 @pytest.mark.parametrize("name", ["super_ft", "fst", "fp", "ibau", "sau"])
@@ -130,20 +131,26 @@ def test_a_half_precision_model_comes_back_in_half_precision(own_model: PlainCNN
 
 
 def test_a_repair_that_moved_nothing_says_so(own_model: PlainCNN) -> None:
-    told = _repair(own_model, "ft", settings={"steps": 6, "lr": 1e-9, "weight_decay": 0.0}).report["warnings"]
-    assert any("hardly moved the weights" in line for line in told)
-    assert any("never rose" in line for line in told)
+    weak = _repair(own_model, "ft", settings={"steps": 6, "lr": 1e-9, "weight_decay": 0.0}).report
+    assert weak["moved"] is False
+    assert any("the repair moved nothing" in line for line in weak["warnings"])
     strong = _repair(own_model, "ft", settings={"steps": 12, "lr": 1.0, "schedule": "constant"}).report
-    assert strong["loss"]["rose"]
-    assert not any("never rose" in line for line in strong["warnings"])
+    assert strong["moved"] is True
+    assert strong["loss"]["rise"] > 0
+    assert not any("moved nothing" in line for line in strong["warnings"])
 
 
-def test_a_loss_that_began_high_and_fell_rose_only_if_it_climbed_again() -> None:
-    """A model that never saw crops begins with a loss that it soon gets rid of: that is no forgetting."""
-    falling = [2.0 - 0.1 * step for step in range(20)]
-    assert not loss_of(History(loss=falling))["rose"]
-    assert loss_of(History(loss=[*falling, *[1.0] * 5, 0.1]))["rise"] == pytest.approx(1.0 - 0.3)
-    assert loss_of(History(loss=[0.1] * 3)) == {"trained": False}
+def test_the_losses_that_are_told_are_means_over_five_steps() -> None:
+    still = Movement(loss_rise([2.0, *[1.0] * 5, 3.0]), 0.0, 0.0, 0.0)
+    told = moved(still, History(loss=[2.0, *[1.0] * 5, 3.0]))["loss"]
+    assert told == {
+        "trained": True,
+        "first": 2.0,
+        "highest": pytest.approx(1.4),
+        "last": pytest.approx(1.4),
+        "rise": pytest.approx(1.4 - 2.0),
+    }
+    assert moved(Movement(None, 0.0, 0.0, 0.0), History())["loss"] == {"trained": False}
 
 
 def test_the_rates_are_those_of_the_held_out_images(own_model: PlainCNN) -> None:
