@@ -269,7 +269,7 @@ def with_regret(found: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
 
 def transfer(own: pd.DataFrame) -> pd.DataFrame:
     """What the candidate that was best on the other attacks comes to on each."""
-    tried = own[own["kind"] == "candidate"].assign(role="search", dataset="", model="")
+    tried = own[own["kind"] == "candidate"].assign(role="search", dataset="", model="", combination="")
     parts = []
     for attack in tried["attack"].unique():
         best = best_elsewhere(tried, attack)

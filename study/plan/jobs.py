@@ -182,7 +182,8 @@ def _together(spec: StudySpec, parts: Sequence[Combination]) -> Plan:
     """The plan of a study that has these combinations."""
     plans = [_plan_of(part) for part in parts]
     baselines = tuple(job for plan in plans for job in plan.baselines)
-    return Plan(spec, baselines, tuple(search for plan in plans for search in plan.searches))
+    searches = tuple(search for plan in plans for search in plan.searches)
+    return Plan(spec, baselines, searches, plans[0].aftermath)  # the aftermath is the whole study's
 
 
 def _plan_of(part: Combination) -> Plan:

@@ -112,7 +112,7 @@ def describe(row: Mapping[str, Any]) -> str:
         ("robust_accuracy", "robust accuracy"),
     ):
         lines.append(f"  {label:<20} {row[f'{name}_before']:.4f} -> {row[name]:.4f}")
-    if row["moved"] is False and row["status"] == "ok":
+    if row.get("moved") is False and row["status"] == "ok":
         lines.append("  it moved nothing: the training loss never rose, and the weights stayed where they were")
     if found := {heading: text for heading, text in detected(to_frame([row])).items() if text}:
         lines.append(f"  {'detector':<20} {', '.join(f'{heading} {text}' for heading, text in found.items())}")

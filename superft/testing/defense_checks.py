@@ -78,7 +78,13 @@ def counters_equal_what_hooks_counted(subject: Subject) -> None:
 
 def plan_is_what_the_run_really_did(subject: Subject) -> None:
     for candidate in one_setting_changed(subject):
-        run, _ = subject.run(candidate)
+        try:
+            run, _ = subject.run(candidate)
+        except DivergedError:
+            # It ended before its plan. Whether a changed setting does so on a toy task hangs on the processor's
+            # rounding; the small settings themselves must not.
+            assert candidate != subject.defense
+            continue
         validation = len(run.assets.validation) if isinstance(run.assets, CleanData) else 0
         planned = candidate.plan(subject.n_owned, validation)
         if candidate.plan_is_exact:

@@ -83,8 +83,8 @@ STUDIES = [
 @pytest.mark.parametrize(("page", "text"), STUDIES, ids=[page for page, _ in STUDIES])
 def test_every_study_is_a_whole_study(page: str, text: str) -> None:
     plan = make_plan(make_spec(parse_yaml(text, page)))
-    assert plan.searches
     assert plan.baselines
+    assert plan.searches or "defenses: []" in text
 
 
 def examples() -> list[Any]:

@@ -64,6 +64,12 @@ class LowFrequency(DataPoisoning):
             if self.source == "random" and getattr(self, key) != type(self).__dataclass_fields__[key].default:
                 raise ValueError(f"{key} is a setting of the adversarial source; leave it out with source random")
 
+    def identity(self) -> dict[str, Any]:
+        own = super().identity()
+        if self.deepfool_batch == 1:  # as it was before there was a choice: stored victims keep their key
+            del own["deepfool_batch"]
+        return own
+
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)
         if self.source == "adversarial" and self.draws >= len(labels):

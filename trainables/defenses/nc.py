@@ -73,7 +73,7 @@ class NeuralCleanse(Defense):
     plan_is_exact: ClassVar[bool] = False  # classes settle early, and without a flag nothing is tuned
     # What steers the search shows after some passes of it.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "tau": {"mask_steps": 16, "steps": 1},
+        "tau": {"mask_steps": 16, "steps": 1, "init_cost": 1.0},
         "patience": {"mask_steps": 16, "steps": 1},
         "stop_patience": {"mask_steps": 16, "steps": 1, "init_cost": 1e6, "mask_lr": 1e-3, "tau": 1e-6},
     }

@@ -16,7 +16,7 @@ RELEASED: dict[str, frozenset[str]] = {
     ),
     "defense": frozenset(
         (
-            *("abl", "ac", "anp", "awm", "clp", "fp", "fst", "ft", "ft_sam", "ibau", "nad", "nc", "none"),
+            *("abl", "ac", "anp", "awm", "clp", "d3", "fp", "fst", "ft", "ft_sam", "ibau", "nad", "nc", "none"),
             *("rnp", "sau", "scratch", "spectral", "super_ft"),
         )
     ),
@@ -27,6 +27,6 @@ RELEASED: dict[str, frozenset[str]] = {
         )
     ),
     "dataset": frozenset(("cifar10", "cifar100", "digits", "gtsrb", "stl10", "svhn", "tiny_imagenet")),
-    "sampler": frozenset(("gp", "nsga2", "random", "tpe")),
+    "sampler": frozenset(("gp", "nsga2", "qmc", "random", "tpe")),
     "tracking tool": frozenset(("mlflow", "tensorboard", "wandb")),
 }
