@@ -103,9 +103,11 @@ class VictimSpec:
 
     def name(self, dataset: Dataset, upstream: Dataset | None = None) -> str:
         """Readable prefix and content key: the artifact's name in the store."""
+        attack = self.make_attack().at(dataset.image_size)
+        own = {key: value for key, value in attack.identity().items() if attack.came_later.get(key, ...) != value}
         identity = {
             "schema": SCHEMA,
-            **self.make_attack().at(dataset.image_size).identity(),
+            **own,
             **self._conditions(dataset, upstream),
         }
         # An edited trigger is another trigger, whatever its settings say.

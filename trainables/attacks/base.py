@@ -241,6 +241,9 @@ class Attack(ABC):
     releases_encoder: ClassVar[bool] = False
     # Whether a victim that hardly obeys is refused as a failed implant; False where the literature reports such.
     must_work: ClassVar[bool] = True
+    # Settings that a release added, each with the value at which all is as it was without it: at that value it is no
+    # part of a victim's key, so that stored victims are found again.
+    came_later: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     # Fields that do nothing at the defaults -> settings beside which they matter; those of the bases hold as well. The
     # suite holds every other field to changing the attack by itself.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -51,6 +53,8 @@ class LowFrequency(DataPoisoning):
             from what the ones before it left, image by image. More is another signal, and far fewer passes on a card.
     """
 
+    came_later: ClassVar[Mapping[str, Any]] = MappingProxyType({"deepfool_batch": 1})
+
     source: Literal["adversarial", "random"] = "adversarial"
     amplitude: Annotated[float, Within("[1/255, 1]")] = 0.2
     draws: Count = 100
@@ -63,12 +67,6 @@ class LowFrequency(DataPoisoning):
         for key in ("draws", "max_passes", "deepfool_steps", "deepfool_batch"):
             if self.source == "random" and getattr(self, key) != type(self).__dataclass_fields__[key].default:
                 raise ValueError(f"{key} is a setting of the adversarial source; leave it out with source random")
-
-    def identity(self) -> dict[str, Any]:
-        own = super().identity()
-        if self.deepfool_batch == 1:  # as it was before there was a choice: stored victims keep their key
-            del own["deepfool_batch"]
-        return own
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         super().check(labels, num_classes, image_size)

@@ -244,7 +244,7 @@ def test_the_searches_of_a_sweep_are_no_table(tmp_path: Path) -> None:
     swept = tmp_path / "swept"
     swept.mkdir()
     (swept / "study.yaml").write_text(tiny_spec("sweep.clean_fraction=[0.1, 0.2]").to_yaml())
-    assert_refused(invoke("simulate", swept), "sweeps clean_fraction", "make a study of one combination")
+    assert_refused(invoke("simulate", swept), "sweeps clean_fraction", "run one combination by itself")
 
 
 def test_a_table_from_a_stranger_runs_no_code(table: Table, tmp_path: Path) -> None:
