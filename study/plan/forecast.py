@@ -22,6 +22,7 @@ from study.spec.sweep import combinations
 from trainables.data.images import Dataset
 from trainables.data.sources.folders import FOLDER
 from trainables.evaluation.aftermath.reinjection import without_poisoned_data
+from trainables.evaluation.aftermath.settings import PARTS
 from trainables.job import Cell
 from trainables.machine.device_meter import CONTEXT_BYTES
 
@@ -125,7 +126,7 @@ def aftermath_lines(plan: Plan, data: Data, left: Mapping[str, int] | None = Non
     if asked is None:
         return []
     work = aftermath_left(plan, data, left)
-    parts = [name for name in ("reinjection", "retuning", "membership") if getattr(asked, name) is not None]
+    parts = [name for name in PARTS if getattr(asked, name) is not None]
     shadows = f", and {work.shadow_epochs:.1f} E for shadow models" if work.shadow_epochs else ""
     asks = f"{' and '.join(parts)} of {work.trials} repaired models"
     lines = [f"aftermath: {asks}, {work.epochs:.1f} E{shadows}; charged to no search"]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from trainables.evaluation.aftermath.settings import FROM_SCRATCH, UNDEFENDED
+from trainables.evaluation.aftermath.settings import FROM_SCRATCH, PARTS, UNDEFENDED
 
 # What tells one repaired model from another.
 MODEL = ("combination", "dataset", "model", "attack", "defense_label", "role", "trial", "seed", "defense_seed")
-REINJECTION, RETUNING, MEMBERSHIP = "reinjection", "retuning", "membership"
+REINJECTION, RETUNING, MEMBERSHIP = PARTS
 CLEAN_CONTROL, NOT_REPAIRED = "clean model", "undefended"
 
 

@@ -12,6 +12,7 @@ from study.record.remote_folder import open_folder
 from study.run.one_trial import pick_device, run_job
 from study.spec.yaml_io import SpecError
 from trainables.columns import CIRCUMSTANCES
+from trainables.evaluation.aftermath.settings import PARTS
 from trainables.job import Cell, Job, Role
 from trainables.models.classifier import Classifier
 from trainables.registry import nearest
@@ -53,7 +54,7 @@ def repeat_trial(
     plan, _, _ = prepare(spec)
     settings = {key.removeprefix("param."): value for key, value in row.items() if key.startswith("param.")}
     role: Role = row["role"]
-    asked = plan.spec.aftermath.resolved() if {"reinjection", "retuning", "membership"} & row.keys() else None
+    asked = plan.spec.aftermath.resolved() if row.keys() & set(PARTS) else None
     job = Job(
         str(row["search"] or trial),
         trial,

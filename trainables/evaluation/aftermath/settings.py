@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -112,3 +113,7 @@ class Aftermath:
     reinjection: Reinjection | None = None
     retuning: Retuning | None = None
     membership: Membership | None = None
+
+
+# What may be asked; each also names the column of a row that holds what was found.
+PARTS = tuple(part.name for part in dataclasses.fields(Aftermath))
