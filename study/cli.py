@@ -11,7 +11,7 @@ from study.commands.claims import claims
 from study.commands.listings import list_names, new, print_recipe
 from study.commands.machine import check_cluster, doctor
 from study.commands.own_models import evaluate, export, repair
-from study.commands.results import cite, front, report, show
+from study.commands.results import cite, front, report, show, table
 from study.commands.simulate import simulate
 from study.commands.single import trial, trigger
 from study.commands.studies import merge, plan, run, submit
@@ -41,7 +41,7 @@ def main(verbose: bool) -> None:
 
 
 for command in (
-    *(run, plan, submit, merge, show, front, report, cite, claims, simulate),
+    *(run, plan, submit, merge, show, front, table, report, cite, claims, simulate),
     *(trial, trigger, repair, export, evaluate),
     *(list_names, print_recipe, new, doctor, check_cluster),
 ):

@@ -9,6 +9,7 @@ from typing import Any
 from study.claims.judge import NOT_COMPARABLE, NOT_REPRODUCED, REFUTED, REPRODUCED, Judgement, Measured, Place
 from study.claims.paper import MEASURES, Claim, Expected, Paper, Reading
 from study.claims.runs import in_words
+from study.report.markdown import markdown_table
 
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, REFUTED, NOT_COMPARABLE)
 NO_VERDICT = "A check at a smaller scale is a direction, never a reproduction"
@@ -56,12 +57,12 @@ def as_markdown(
     return "\n\n".join(
         [
             f"{_summary(judged)}. {_rule(paper)}{_assumed(stand_ins)}",
-            _table(head, rows),
+            markdown_table(head, rows),
             "## The paper against itself",
             "\n".join(f"- {text}" for text in _contradictions(paper)),
             "## Readings of the schedule",
             f"Each is a repair of the recipe `{paper.readings.recipe}`: what it states beside the defaults.",
-            _table(("reading", "settings"), _readings(readings)),
+            markdown_table(("reading", "settings"), _readings(readings)),
         ]
     )
 
@@ -221,12 +222,6 @@ def _readings(readings: Mapping[str, Reading]) -> list[tuple[str, str]]:
 
 def _filled(text: str, width: int, indent: int = 0) -> str:
     return textwrap.fill(text, width, subsequent_indent=" " * indent, drop_whitespace=True)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def _place_json(place: Place) -> dict[str, Any]:

@@ -44,6 +44,33 @@ def front(directories: tuple[Place, ...]) -> None:
 
 @click.command()
 @click.argument("directory", type=as_place)
+@click.option("--less", metavar="LABEL", help="Also what this repair has more than each other one in the same run.")
+@bad_input_is_one_line
+def table(directory: Place, less: str | None) -> None:
+    """Print the repairs of a study beside each other, as Markdown: backdoors gone, ASR, clean accuracy.
+
+    Baselines and published points alone, on the whole test set: none of them was chosen with the ASR at hand. ASR and
+    accuracy are the least and the most of the runs. Broken: runs that failed, diverged, or left a model that classifies
+    next to nothing.
+    """
+    from study.record.folder import LEDGER_FILE, stored_spec
+    from study.record.ledger import Ledger
+    from study.record.remote_folder import open_folder
+    from study.report.repairs import repairs_markdown
+    from study.spec.yaml_io import SpecError
+
+    with open_folder(directory) as folder:
+        folder.fetch(rows_only=True)
+        spec = stored_spec(folder.path)
+        frame = Ledger.read(folder.path / LEDGER_FILE).to_frame()
+    try:
+        click.echo(repairs_markdown(frame, (*spec.baselines, *spec.defenses), less))
+    except ValueError as problem:
+        raise SpecError(str(problem)) from None
+
+
+@click.command()
+@click.argument("directory", type=as_place)
 @PLUGIN
 @bad_input_is_one_line
 def report(directory: Place, plugins: Sequence[str]) -> None:

@@ -1,0 +1,115 @@
+"""The repairs of a study beside each other as a table of a paper has them: pure functions of ledger rows.
+
+A repair is a baseline, or the published point of a search: nothing here was chosen with the ASR at hand, so all values
+are those of the whole test set. What a search found is told by its front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from study.results.equal_rules import Counted, Estimate, interval_of, resample
+from study.results.outcomes import NO_BACKDOOR, REMOVED_ASR, outcome_of
+from study.results.settings import PLACE
+
+# What makes two rows runs on the same victim by the same defender, so that their difference counts.
+PAIR = ("seed", "defense_seed", "victim")
+WORKS = ("ok", "abstained")
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What the runs of one repair came to.
+
+    Args:
+        label: the defense's name in the study.
+        gone: runs after which the backdoor is gone: ASR of at most `outcomes.REMOVED_ASR` in a model that works.
+        runs: of victims with a backdoor.
+        broken: runs that failed, diverged, or left a model that classifies next to nothing; no range counts them.
+        asr, clean_accuracy: (least, most) of the others; None where there is none.
+        mean_accuracy: their mean.
+    """
+
+    label: str
+    gone: int
+    runs: int
+    broken: int
+    asr: tuple[float, float] | None
+    clean_accuracy: tuple[float, float] | None
+    mean_accuracy: float | None
+
+
+def repairs(frame: pd.DataFrame) -> dict[tuple[str, ...], list[Repair]]:
+    """The repairs of each place (see `settings.PLACE`), in the order in which their first runs were finished."""
+    rows = _published(frame)
+    return {
+        tuple(map(str, place)): [
+            _repair(str(label), runs) for label, runs in group.groupby("defense_label", sort=False)
+        ]
+        for place, group in rows.groupby(list(PLACE), sort=False)
+    }
+
+
+def less_others(frame: pd.DataFrame, label: str) -> dict[tuple[str, ...], dict[str, tuple[Estimate, Estimate]]]:
+    """ASR and clean accuracy of one repair less those of each other in the same run, with 95 % intervals.
+
+    Runs that are broken on either side leave their pair out, see `Repair`. Intervals are drawn over attackers, of each
+    its defenders, and the counts of test images, see `equal_rules.resample`; of three attackers such an interval is too
+    narrow.
+
+    Raises:
+        ValueError: no run of the study is a repair of that label.
+    """
+    rows = _published(frame)
+    rows = rows[rows["outcome"].isin(WORKS)]
+    if label not in set(rows["defense_label"]):
+        known = ", ".join(map(str, dict.fromkeys(rows["defense_label"])))
+        raise ValueError(f"no repair of this study is called {label}; known: {known}")
+    found: dict[tuple[str, ...], dict[str, tuple[Estimate, Estimate]]] = {}
+    for place, group in rows.groupby(list(PLACE), sort=False):
+        of = {str(name): runs.set_index(list(PAIR)) for name, runs in group.groupby("defense_label", sort=False)}
+        if (own := of.pop(label, None)) is None:
+            continue
+        for name, others in of.items():
+            both = own.index.intersection(others.index)
+            if len(both) and name != "none":
+                found.setdefault(tuple(map(str, place)), {})[name] = _difference(own.loc[both], others.loc[both])
+    return found
+
+
+def _published(frame: pd.DataFrame) -> pd.DataFrame:
+    """Runs of baselines and of published points on victims with a backdoor, with their outcome."""
+    rows = frame.assign(outcome=outcome_of(frame))
+    told = (rows["role"] == "baseline") | rows["published"].eq(True)
+    return rows[told & (rows["outcome"] != NO_BACKDOOR)]
+
+
+def _repair(label: str, runs: pd.DataFrame) -> Repair:
+    works = runs[runs["outcome"].isin(WORKS)]
+    asr, accuracy = works["asr"].astype(float), works["clean_accuracy"].astype(float)
+    return Repair(
+        label=label,
+        gone=int((asr <= REMOVED_ASR).sum()),
+        runs=len(runs),
+        broken=len(runs) - len(works),
+        asr=(asr.min(), asr.max()) if len(works) else None,
+        clean_accuracy=(accuracy.min(), accuracy.max()) if len(works) else None,
+        mean_accuracy=accuracy.mean() if len(works) else None,
+    )
+
+
+def _difference(own: pd.DataFrame, others: pd.DataFrame) -> tuple[Estimate, Estimate]:
+    """ASR and clean accuracy of the one less the other; rows in the same order of pairs."""
+    sides = [own, others]
+    asr, accuracy = (np.array([side[name].astype(float) for side in sides]) for name in ("asr", "clean_accuracy"))
+    counts = [own[name].astype(float).to_numpy() for name in ("n_triggered", "n_clean")]
+    seeds, defenders = (own.index.get_level_values(name).to_numpy(dtype=np.int64) for name in PAIR[:2])
+    drawn = resample(Counted(asr, accuracy, counts[0], counts[1], seeds, defenders))
+    first, second = (
+        interval_of(float((rates[0] - rates[1]).mean()), values[:, 0] - values[:, 1])
+        for rates, values in zip((asr, accuracy), drawn, strict=True)
+    )
+    return first, second
