@@ -47,6 +47,11 @@ SPEC_KEYS: dict[str, str] = {
         "`attack`: one search per attack. `all`: one search, each setting scored over all attacks: means over the "
         "models that hold a backdoor."
     ),
+    "search.aggregate": (
+        "With `search.per: all`, what a setting's rates over the attacks come to: `mean`, `worst` (the attack it does "
+        "worst on), or `cvar:0.25`, the mean of the worst quarter of the attacks. See "
+        "[several attacks](#one-search-over-several-attacks)."
+    ),
     "search.published": "Begin each search with the published point. `false` allows a space that leaves it out.",
     "search.startup_trials": "Settings drawn, see `search.startup`, before the sampler learns from results.",
     "search.storage": (

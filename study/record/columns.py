@@ -40,6 +40,11 @@ PLACE_COLUMNS = (
     Column(
         "warm_start", "text", "the study whose front the setting was taken from, see search.warm_start; else missing"
     ),
+    Column(
+        "aggregate",
+        "text",
+        "how the study takes attacks together, see search.aggregate: worst, cvar:LEVEL; missing: mean",
+    ),
     Column("gpus", "number", "share of a GPU that the trial had", "GPUs"),
     Column("node", "text", "of the cluster, the beginning of its id"),
     Column("schema", "count", "version of these columns"),

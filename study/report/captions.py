@@ -84,6 +84,11 @@ images (Jeffreys), with the same luck for all settings that were measured on the
 again in each draw. With two or three seeds such an interval is too narrow. Searches that overlap here cannot be told
 apart.</p>
 """
+CAPTION_RULES = """
+<p class="caption">The same settings, and of them the front by the means over the attacks and that of the worst case.
+Each front is chosen on the search half by its own rule, and its settings are judged here on the report half by
+both.</p>
+"""
 CAPTION_COSTS = f"""
 <p class="caption">What it took to find the settings: sums over all trials of a search, whatever became of them.
 <b>E</b>: {E_WORDS}, counted in training images. Work of earlier trials that was taken over ready made (features,

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from study.plan.jobs import Plan
@@ -30,12 +29,12 @@ from study.results.aftermath import membership_table, reinjection_curves, reinje
 from study.results.left import plan_in, unfinished_in_words
 from study.results.settings import (
     ALL_ATTACKS,
-    aggregate,
+    aggregate_all,
     at,
     candidates,
     fronts,
+    fronts_by_rule,
     hypervolume_over_trials,
-    is_shared,
     marked,
 )
 from study.results.verdicts import shared_members
@@ -76,10 +75,10 @@ def write_report(directory: Path | str) -> Path:
         if len(whole):
             write_atomically(directory / f"{name}.csv", whole.to_csv(index=False).encode())
 
-    settings = [aggregate(frame)] + ([aggregate(frame, across_attacks=True)] if is_shared(frame) else [])
-    table = pd.concat(settings, ignore_index=True) if len(settings) > 1 else settings[0]
+    table = aggregate_all(frame)
     searched = candidates(frame)
     history = hypervolume_over_trials(frame)
+    by_rule = fronts_by_rule(frame)
     beside, costs = equal_rules.parity(frame, _budget(spec)), equal_rules.search_costs(frame)
     drawn: dict[str, bytes] = {}
     troubles: list[str] = []
@@ -94,7 +93,7 @@ def write_report(directory: Path | str) -> Path:
     for place in places:
         combination, dataset, model, attack = place
         wholes = {"settings": table, "members": members, "searched": searched, "history": history}
-        wholes |= {"beside": beside, "costs": costs, "rows": frame, "curves": curves}
+        wholes |= {"beside": beside, "costs": costs, "rows": frame, "curves": curves, "by_rule": by_rule}
         parts = {name: at(whole, place) for name, whole in wholes.items()}
         tables = AttackTables(**parts, shared=shared_members(at(members, (*place[:-1], ALL_ATTACKS))))
         swept = swept_in(at(frame, place) if attack != ALL_ATTACKS else frame[frame["combination"] == combination])

@@ -19,6 +19,7 @@ from study.results.pareto import RunningFront
 from study.results.scores import front_point, remarks_on, scores, without_backdoor
 from study.search.optuna_search import OptunaSearch
 from study.spec.methods import is_published
+from study.spec.over_attacks import MEAN
 from trainables.evaluation.curve import Point
 from trainables.job import Cell, Job
 from trainables.trial import plugins_of
@@ -210,6 +211,8 @@ class Driver:
             "schema": SCHEMA,
             "models": self.plan.models(job.role),
         }
+        if (rule := self.plan.spec.search.aggregate) != str(MEAN):
+            full["aggregate"] = rule
         search = self._by_label.get(job.label)
         if search is not None and job.trial in search.origins:
             full["warm_start"] = search.origins[job.trial]

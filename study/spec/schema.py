@@ -15,6 +15,7 @@ from search_spaces import space as search_spaces
 from study.spec.aftermath import AftermathPart
 from study.spec.combinations import check_sweep, combinations_of, with_values
 from study.spec.methods import is_published, method_of, published_settings, typed_settings, without_method
+from study.spec.over_attacks import MEAN, parse_rule
 from study.spec.part import Part as _Part
 from study.spec.plugins import load_plugins
 from study.spec.resolved import Resolved, ResolvedAttack, ResolvedBaseline, ResolvedSearch
@@ -77,6 +78,8 @@ class SearchSpec(_Part):
     which is slow after some thousand. ``startup``: how the first ``startup_trials`` are drawn. ``warm_start``: folders
     of studies whose fronts are tried first, in the place of as many of those. ``accuracy_floor``: settings that give up
     more clean accuracy than this (a fraction, of the search half) are worth less to the sampler than any other.
+    ``aggregate``, with ``per: all``: what of the attacks counts, their ``mean``, the ``worst``, or the mean of the
+    worst share, ``cvar:0.25``; search, progress, report and ``superft front`` keep to it.
     """
 
     trials: Annotated[int, Field(ge=1)] = TRIALS
@@ -90,6 +93,7 @@ class SearchSpec(_Part):
     startup: Literal["random", "qmc"] = "random"
     warm_start: list[Annotated[Place, BeforeValidator(_place)]] = Field(default_factory=list)
     accuracy_floor: Annotated[float, Field(ge=0, lt=1)] | None = None
+    aggregate: str = "mean"
     space: dict[str, str] = Field(default_factory=dict)
     ranges: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
 
@@ -128,6 +132,16 @@ class SearchSpec(_Part):
             if value.count(place) > 1:
                 raise ValueError(f"names {str(place)!r} more than once")
         return value
+
+    @field_validator("aggregate")
+    @classmethod
+    def _known_rule(cls, value: str, info: ValidationInfo) -> str:
+        rule = parse_rule(value)
+        if rule != MEAN and info.data.get("per") == "attack":
+            raise ValueError(
+                f"{rule} is over the attacks of a setting, which per: attack scores one by one; add per: all"
+            )
+        return str(rule)
 
     @field_validator("storage")
     @classmethod
@@ -372,6 +386,11 @@ class StudySpec(_Part):
             given, key = self.search.ranges.get(name, {}), f"search.ranges.{name}"
             method, space = self.method(name), self._space(name)
             search_spaces.check_space(method, space, {**space.beside(method), **self._fixed(name)}, given, key)
+        if parse_rule(self.search.aggregate) != MEAN and len(self.attacks) == 1:
+            raise SpecError(
+                f"search.aggregate: {self.search.aggregate} has no meaning over one attack; name several attacks, or "
+                "leave it out"
+            )
         self.resolve()
         if self.scenario.type == "same-label" and self.clean_source != "overlap":
             raise ValueError(

@@ -42,6 +42,9 @@ BAD = [
     ("search.trials=", "search.trials", "None", "whole number"),
     ("search=5", "search", "5", "mapping of keys"),
     ("search.per=both", "search.per", "'both'", "'attack' or 'all'"),
+    ("search.aggregate=worse", "search.aggregate", "'worse'", "mean, worst, or cvar:LEVEL"),
+    ("search.aggregate=cvar:1.5", "search.aggregate", "'cvar:1.5'", "in (0, 1]"),
+    ("search.aggregate=worst", "search.aggregate", "worst", "add per: all"),
     ("search.storage=redis", "search.storage", "'redis'", "journal or a database URL"),
     ("victim.poison_rate=0", "victim.poison_rate", "0", "greater than 0"),
     ("victim.poison_rate=1.01", "victim.poison_rate", "1.01", "less than or equal to 1"),
@@ -116,6 +119,13 @@ def test_bad_input_is_refused_naming_key_value_and_remedy(assignment: str, key: 
 def test_a_study_without_any_defense_is_refused() -> None:
     with pytest.raises(SpecError, match="at least one defense"):
         tiny_spec("defenses=[]", "baselines=[]")
+
+
+def test_one_attack_has_no_worst_one() -> None:
+    with pytest.raises(SpecError, match=r"search\.aggregate: worst has no meaning over one attack; name several"):
+        tiny_spec("search.per=all", "search.aggregate=worst")
+    several = tiny_spec("search.per=all", "attacks=[badnets, wanet]", "search.aggregate=cvar")
+    assert several.search.aggregate == "cvar:0.25"
 
 
 def test_a_study_without_attacks_is_refused() -> None:
