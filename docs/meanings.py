@@ -52,6 +52,10 @@ SPEC_KEYS: dict[str, str] = {
         "worst on), or `cvar:0.25`, the mean of the worst quarter of the attacks. See "
         "[several attacks](#one-search-over-several-attacks)."
     ),
+    "search.repeats": (
+        "How often each search is made, with other draws of the sampler: the first is the study's, the others show how "
+        "much of its hypervolume is luck. Not with `search.budget_epochs`. See [repeated searches](#repeated-searches)."
+    ),
     "search.published": "Begin each search with the published point. `false` allows a space that leaves it out.",
     "search.startup_trials": "Settings drawn, see `search.startup`, before the sampler learns from results.",
     "search.storage": (

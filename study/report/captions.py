@@ -89,6 +89,12 @@ CAPTION_RULES = """
 Each front is chosen on the search half by its own rule, and its settings are judged here on the report half by
 both.</p>
 """
+CAPTION_REPEATS = """
+<p class="caption">Each search was made several times with other draws of its sampler, on the same models. <b>[a,
+b]</b>: 95 % interval of the mean over the searches (Student's t). It is the luck of the search alone: the models and
+the test images are the same for all of them, so seeds and images add their own. All else on this page is of the first
+search, which no result has chosen. Fronts are chosen on the search half, and measured on the report half.</p>
+"""
 CAPTION_COSTS = f"""
 <p class="caption">What it took to find the settings: sums over all trials of a search, whatever became of them.
 <b>E</b>: {E_WORDS}, counted in training images. Work of earlier trials that was taken over ready made (features,

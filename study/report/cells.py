@@ -99,6 +99,21 @@ def hypervolume_table(found: pd.DataFrame) -> Table:
     return rows
 
 
+def repeats_table(repeated: pd.DataFrame) -> Table:
+    """Rows of ``repeats.repeated_searches`` as texts."""
+    rows: Table = []
+    for _, one in repeated.iterrows():
+        row = {"defense": str(one["defense_label"]), "searches": str(one["searches"])}
+        least, most = int(one["settings_least"]), int(one["settings_most"])
+        row["settings each"] = str(most) if least == most else f"{least} to {most}"
+        for key, name in (("hypervolume", "hypervolume"), ("box", "corner")):
+            row[name] = _estimate(one, key)
+            row[f"{name}: first search"] = number(one[f"{key}_first"], 3)
+            row[f"{name}: least to most"] = f"{one[f'{key}_least']:.3f} to {one[f'{key}_most']:.3f}"
+        rows.append(row)
+    return rows
+
+
 def rules_table(by_rule: pd.DataFrame) -> Table:
     """Rows of ``settings.fronts_by_rule`` as texts: each front, and what it comes to by means and in the worst case."""
     rows: Table = []

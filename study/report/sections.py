@@ -17,6 +17,7 @@ from study.report.cells import (
     detection_table,
     honours,
     hypervolume_table,
+    repeats_table,
     rules_table,
     status_text,
     told,
@@ -122,6 +123,9 @@ def _folded_parts(
         add("long", "Was the search long enough?", figures["hypervolume"].html + captions.CAPTION_HYPERVOLUME)
         drawn = figures["importance"].html + captions.CAPTION_IMPORTANCE if "importance" in figures else ""
         add("parameters", "Which parameters mattered?", drawn + "".join(_importance_notes(tables.importances)))
+    if len(tables.repeated):
+        table = table_html(repeats_table(tables.repeated)) + captions.CAPTION_REPEATS
+        add("repeats", "Would another search find as much?", table)
     if "worst" in figures:
         content = figures["worst"].html + table_html(rules_table(tables.by_rule)) + captions.CAPTION_RULES
         add("worst", figures["worst"].title, content)

@@ -22,6 +22,7 @@ from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
 from study.record.victims import absent, read_victims
 from study.report.targets import target_text
+from study.results.repeats import repeated_searches
 from study.results.settings import (
     ALL_ATTACKS,
     GROUP,
@@ -97,7 +98,18 @@ def front_summary(directory: Path) -> str:
         called = f"all attacks ({rule_in_words(group)})" if attack == ALL_ATTACKS else attack
         title = f"{where}{called} on {dataset}, {model}{aim}: front and baselines (report half)"
         texts.append(table_text(title, FRONT_COLUMNS, _front_lines(attack, group, members)))
+    texts += [textwrap.fill(_repeated_line(one), terminal_width()) for _, one in repeated_searches(frame).iterrows()]
     return "\n\n".join([*texts, textwrap.fill(E_LINE, terminal_width())])
+
+
+def _repeated_line(one: pd.Series[Any]) -> str:
+    """What the searches that were made several times come to."""
+    where = f"{one['combination']}/" if one["combination"] else ""
+    return (
+        f"{where}{one['attack']}/{one['defense_label']}: searched {one['searches']} times, hypervolume "
+        f"{one['hypervolume']:.4f} [{one['hypervolume_low']:.4f}, {one['hypervolume_high']:.4f}] (report half; mean "
+        "and 95 % interval of the search's luck); shown is the first search"
+    )
 
 
 def compare_summary(directories: Mapping[str, Path]) -> str:

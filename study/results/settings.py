@@ -25,8 +25,7 @@ from trainables.evaluation.metrics import der
 GROUP = ("combination", "dataset", "model", "attack", "defense_label")
 PLACE = GROUP[:-1]  # what a section of the report is about
 ALL_ATTACKS = "all"
-# Roles of what stands beside the study itself: searches made once more, and their settings on fresh seeds.
-BESIDE = ("repeat", "confirm")
+REPEAT = "repeat"  # role of searches that were made once more: they stand beside the study itself
 METRICS = (
     *tuple(
         f"{metric}{half}"
@@ -131,8 +130,16 @@ def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
 
 
 def without_beside(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the study itself, without those of repeated searches and of confirmed settings."""
-    return frame[~frame["role"].isin(BESIDE)]
+    """The rows of the study itself, without those of repeated searches."""
+    return frame[frame["role"].ne(REPEAT)]
+
+
+def of_repeat(frame: pd.DataFrame, number: int) -> pd.DataFrame:
+    """The rows of the searches that were made for the ``number``-th time more, as if they were the study's; 0: "
+    "those."""
+    if number == 0:
+        return without_beside(frame)
+    return frame[frame["role"].eq(REPEAT) & frame["repeat"].eq(number)].assign(role="search")
 
 
 def rule_of(frame: pd.DataFrame) -> OverAttacks:
@@ -146,15 +153,14 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
 
     Cells are its pairs of seed and defense seed, with ``across_attacks`` those on every attack, under the attack name
     ``all``: there rates are taken together by ``rule`` (by default the study's), after the repair and before it, and
-    the counts of test images are of the attacks that count. ``aggregate`` names the rule. Repeated searches and
-    confirmed settings are left out. Cells whose backdoor was not implanted measure nothing and are left out, also
-    those of trials that abstained or diverged there. ``complete`` is true for a setting that has a result on every
-    cell that its rivals in the group were scored on: a mean over fewer is no fair rival, so a setting with a failed or
-    still missing cell never enters a front. ``status`` is the worst of those cells, ``collapsed`` whether any of them
-    did; ``cells`` counts those in the mean, ``models_counted`` their victims, ``models`` the victims that the setting
-    was meant for (also those without a backdoor, which may have no row); ``unmoved`` counts the cells in the mean
-    whose repair moved nothing; ``*_min`` and ``*_max`` span the cells; counts of test images are pooled; costs are
-    means per cell.
+    the counts of test images are of the attacks that count. ``aggregate`` names the rule. Repeated searches are left
+    out. Cells whose backdoor was not implanted measure nothing and are left out, also those of trials that abstained
+    or diverged there. ``complete`` is true for a setting that has a result on every cell that its rivals in the group
+    were scored on: a mean over fewer is no fair rival, so a setting with a failed or still missing cell never enters a
+    front. ``status`` is the worst of those cells, ``collapsed`` whether any of them did; ``cells`` counts those in the
+    mean, ``models_counted`` their victims, ``models`` the victims that the setting was meant for (also those without a
+    backdoor, which may have no row); ``unmoved`` counts the cells in the mean whose repair moved nothing; ``*_min``
+    and ``*_max`` span the cells; counts of test images are pooled; costs are means per cell.
     """
     params = [name for name in frame.columns if name.startswith(PARAM)]
     rows = without_beside(frame).reset_index(drop=True).copy()

@@ -79,7 +79,9 @@ class SearchSpec(_Part):
     of studies whose fronts are tried first, in the place of as many of those. ``accuracy_floor``: settings that give up
     more clean accuracy than this (a fraction, of the search half) are worth less to the sampler than any other.
     ``aggregate``, with ``per: all``: what of the attacks counts, their ``mean``, the ``worst``, or the mean of the
-    worst share, ``cvar:0.25``; search, progress, report and ``superft front`` keep to it.
+    worst share, ``cvar:0.25``; search, progress, report and     share, ``cvar:0.25``; search, progress, report and
+    ``superft front`` keep to it. ``repeats``: how often each search is made, each time with other draws of the
+    sampler: the first is the study's, the others show how much of its hypervolume was luck.
     """
 
     trials: Annotated[int, Field(ge=1)] = TRIALS
@@ -94,6 +96,7 @@ class SearchSpec(_Part):
     warm_start: list[Annotated[Place, BeforeValidator(_place)]] = Field(default_factory=list)
     accuracy_floor: Annotated[float, Field(ge=0, lt=1)] | None = None
     aggregate: str = "mean"
+    repeats: Annotated[int, Field(ge=1)] = 1
     space: dict[str, str] = Field(default_factory=dict)
     ranges: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
 
@@ -142,6 +145,16 @@ class SearchSpec(_Part):
                 f"{rule} is over the attacks of a setting, which per: attack scores one by one; add per: all"
             )
         return str(rule)
+
+    @field_validator("repeats")
+    @classmethod
+    def _repeats_have_no_budget(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("budget_epochs") is not None:
+            raise ValueError(
+                f"{value} searches beside search.budget_epochs would not cost the same, since each finds work ready "
+                "that an earlier one made; leave one of the two out"
+            )
+        return value
 
     @field_validator("storage")
     @classmethod
@@ -386,6 +399,8 @@ class StudySpec(_Part):
             given, key = self.search.ranges.get(name, {}), f"search.ranges.{name}"
             method, space = self.method(name), self._space(name)
             search_spaces.check_space(method, space, {**space.beside(method), **self._fixed(name)}, given, key)
+        if self.search.repeats > 1:
+            self._check_repeats()
         if parse_rule(self.search.aggregate) != MEAN and len(self.attacks) == 1:
             raise SpecError(
                 f"search.aggregate: {self.search.aggregate} has no meaning over one attack; name several attacks, or "
@@ -398,6 +413,19 @@ class StudySpec(_Part):
                 "the attacker's; leave it out"
             )
         return self
+
+    def _check_repeats(self) -> None:
+        """Refuse repeats of what no sampler decides (SpecError)."""
+        if not self.defenses:
+            raise SpecError(
+                "search.repeats: there is no search to repeat; name a defense under defenses, or leave it out"
+            )
+        for name in self.defenses:
+            if (size := self._space(name).size) <= self.search.trials:
+                raise SpecError(
+                    f"search.repeats: the space of {name} holds {size:.0f} settings, and each search of "
+                    f"{self.search.trials} tries all of them; fewer search.trials, or no repeats"
+                )
 
     def resolve(self) -> Resolved:
         """The spec with every question answered: what `plan.jobs.make_plan` works from.

@@ -42,6 +42,8 @@ BAD = [
     ("search.trials=", "search.trials", "None", "whole number"),
     ("search=5", "search", "5", "mapping of keys"),
     ("search.per=both", "search.per", "'both'", "'attack' or 'all'"),
+    ("search.repeats=0", "search.repeats", "0", "greater than or equal to 1"),
+    ("search={repeats: 3, budget_epochs: 9}", "search.repeats", "3", "leave one of the two out"),
     ("search.aggregate=worse", "search.aggregate", "'worse'", "mean, worst, or cvar:LEVEL"),
     ("search.aggregate=cvar:1.5", "search.aggregate", "'cvar:1.5'", "in (0, 1]"),
     ("search.aggregate=worst", "search.aggregate", "worst", "add per: all"),
@@ -119,6 +121,15 @@ def test_bad_input_is_refused_naming_key_value_and_remedy(assignment: str, key: 
 def test_a_study_without_any_defense_is_refused() -> None:
     with pytest.raises(SpecError, match="at least one defense"):
         tiny_spec("defenses=[]", "baselines=[]")
+
+
+def test_what_no_sampler_decides_is_not_repeated() -> None:
+    with pytest.raises(SpecError, match=r"search\.repeats: there is no search to repeat; name a defense"):
+        tiny_spec("search.repeats=2", "defenses=[]", "search.ranges={}")
+    with pytest.raises(
+        SpecError, match=r"search\.repeats: the space of .* holds \d+ settings, and each search of 100000"
+    ):
+        tiny_spec("search.repeats=2", "defenses=[spectral]", "search.ranges={}", "defense={}", "search.trials=100000")
 
 
 def test_one_attack_has_no_worst_one() -> None:
