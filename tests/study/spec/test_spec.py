@@ -126,10 +126,13 @@ def test_a_study_without_any_defense_is_refused() -> None:
 def test_what_no_sampler_decides_is_not_repeated() -> None:
     with pytest.raises(SpecError, match=r"search\.repeats: there is no search to repeat; name a defense"):
         tiny_spec("search.repeats=2", "defenses=[]", "search.ranges={}")
+    alone = "{lr_base: [3e-4, 3e-4], lr_max1: [0.1, 0.1], lr_max2: [1e-3, 1e-3], iterations: [499, 501]}"
+    small = ("search.repeats=2", f"search.ranges.super_ft={alone}")
     with pytest.raises(
-        SpecError, match=r"search\.repeats: the space of .* holds \d+ settings, and each search of 100000"
+        SpecError, match=r"search\.repeats: the space of super_ft holds 3 settings, and each search of 4"
     ):
-        tiny_spec("search.repeats=2", "defenses=[spectral]", "search.ranges={}", "defense={}", "search.trials=100000")
+        tiny_spec(*small)
+    assert tiny_spec(*small, "search.trials=2").search.repeats == 2
 
 
 def test_one_attack_has_no_worst_one() -> None:
