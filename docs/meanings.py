@@ -47,6 +47,15 @@ SPEC_KEYS: dict[str, str] = {
         "`attack`: one search per attack. `all`: one search, each setting scored over all attacks: means over the "
         "models that hold a backdoor."
     ),
+    "search.aggregate": (
+        "With `search.per: all`, what a setting's rates over the attacks come to: `mean`, `worst` (the attack it does "
+        "worst on), or `cvar:0.25`, the mean of the worst quarter of the attacks. See "
+        "[several attacks](#one-search-over-several-attacks)."
+    ),
+    "search.repeats": (
+        "How often each search is made, with other draws of the sampler: the first is the study's, the others show how "
+        "much of its hypervolume is luck. Not with `search.budget_epochs`. See [repeated searches](#repeated-searches)."
+    ),
     "search.published": "Begin each search with the published point. `false` allows a space that leaves it out.",
     "search.startup_trials": "Settings drawn, see `search.startup`, before the sampler learns from results.",
     "search.storage": (

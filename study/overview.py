@@ -25,7 +25,7 @@ from study.record.victims import absent, absent_in_words, decided
 from study.record.words import ago, describe, duration, finished_at, in_columns
 from study.report.terminal import front_summary
 from study.results.left import plan_in, trials_left, with_chosen_detectors
-from study.results.settings import aggregate_all, fronts, hypervolume_over_trials, models_of
+from study.results.settings import aggregate_all, fronts, hypervolume_over_trials, models_of, of_repeat
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
 from trainables.attacks.base import ATTACKS
@@ -214,10 +214,10 @@ def _searches(plan: Plan, frame: pd.DataFrame, left: Mapping[str, int]) -> list[
     if not plan.searches:
         return []
     table = [["search", "settings", "left", "front", "hypervolume", "report half", "models"]]
-    settings = aggregate_all(frame)
-    history, members = hypervolume_over_trials(frame), fronts(frame)
+    parts = {number: of_repeat(frame, number) for number in sorted({search.repeat for search in plan.searches})}
+    tables = {n: (hypervolume_over_trials(part), fronts(part), aggregate_all(part)) for n, part in parts.items()}
     for search in plan.searches:
-        own, front, mine = (_of_search(part, search) for part in (history, members, settings))
+        own, front, mine = (_of_search(part, search) for part in tables[search.repeat])
         volumes = [f"{own[half].iloc[-1]:.4f}" if len(own) else "-" for half in ("search", "report")]
         mine = mine[mine["role"] == "search"]
         models = models_of(mine.iloc[0]) if len(mine) else ""

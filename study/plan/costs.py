@@ -89,7 +89,7 @@ def aftermath_left(plan: Plan, data: Data, left: Mapping[str, int] | None = None
             trials += 1
             add(job.cell, job.settings, job.aftermath, share)
     for search in plan.searches:
-        if plan.aftermath is not None and (there := left.get(search.label, 0)):
+        if plan.aftermath is not None and not search.repeat and (there := left.get(search.label, 0)):
             trials += there
             for cell in search.cells:
                 add(cell, search.published_settings(), plan.aftermath, there / len(search.cells))

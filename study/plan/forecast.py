@@ -68,6 +68,7 @@ def plan_lines(
     lines.append(f"victims:   {said}")
     one, budget = "if a setting costs what the published one does", spec.search.budget_epochs
     each = f"{spec.search.trials} settings" if budget is None else f"{budget:g} E"
+    times = f", each search made {spec.search.repeats} times" if spec.search.repeats > 1 else ""
     if detectors := [one for one in plan.untuned() if left is None or left.get(one.label)]:
         passes = sum(len(one.cells) for one in detectors)
         lines.append(
@@ -86,7 +87,7 @@ def plan_lines(
     return [
         *lines,
         f"baselines: {sum(item.trials for item in baselines)} trials, {_epochs(baselines):.1f} E",
-        f"searches:  {len(searches)} of {each} each ({spec.search.sampler}), "
+        f"searches:  {len(searches)} of {each} each ({spec.search.sampler}{times}), "
         f"{sum(item.trials for item in searches)} trials, {_epochs(searches):.1f} E {one}",
         f"total:     {trials} trials, {training + _epochs(work) + measuring:.1f} E; {unit}",
         *after,

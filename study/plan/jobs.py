@@ -43,6 +43,7 @@ class Search:
             searched like everything else.
         tuned: the detector's settings that were chosen so; None: not yet, the published ones stand for them.
         group: its attack, or ``all``.
+        repeat: 0; of a search that is made once more, the how manieth time (1, 2, ...).
     """
 
     label: str
@@ -53,6 +54,12 @@ class Search:
     detector: Space | None = None
     tuned: Mapping[str, Any] | None = None
     group: str = ""
+    repeat: int = 0
+
+    @property
+    def role(self) -> Role:
+        """Of its rows."""
+        return "repeat" if self.repeat else "search"
 
     def trial_id(self, number: int) -> str:
         """Id of the setting that Optuna counts as ``number``."""
@@ -132,7 +139,7 @@ class Plan:
 
     def models(self, role: Role) -> int:
         """Victims that a setting of that role is meant for, those without a backdoor included."""
-        shared = role == "search" and self.spec.search.per == "all"
+        shared = role in ("search", "repeat") and self.spec.search.per == "all"
         return len(self.spec.seeds) * (len(self.spec.attacks) if shared else 1)
 
     def without(self, absent: Collection[Key]) -> Plan:
@@ -224,18 +231,19 @@ def _plan_of(part: Combination) -> Plan:
     groups = {"all": study.attacks} if study.shared else {attack.name: (attack,) for attack in study.attacks}
     searches = []
     for group, attacks in groups.items():
-        for search in study.searches:
+        for search, again in itertools.product(study.searches, range(part.spec.search.repeats)):
             pairs = itertools.product(attacks, study.seeds, study.defense_seeds)
             cells = tuple(cell_of(attack, search, seed, own) for attack, seed, own in pairs)
             searches.append(
                 Search(
-                    label=f"{before}{group}/{search.label}",
+                    label=f"{before}{group}/{search.label}" + (f"/repeat-{again}" if again else ""),
                     defense=search.defense,
                     cells=cells,
                     space=search.space,
                     fixed=search.fixed,
                     detector=search.detector,
                     group=group,
+                    repeat=again,
                 )
             )
     of_searches = study.aftermath if part.spec.aftermath.trials == "all" else None

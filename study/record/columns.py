@@ -31,7 +31,9 @@ STUDY_COLUMNS = (
     Column("trial", "text", "id of the setting: SEARCH/NUMBER, or ATTACK/DEFENSE/baseline or /control"),
 )
 PLACE_COLUMNS = (
-    Column("role", "text", "search, baseline (run once), or control: a baseline on the clean model"),
+    Column(
+        "role", "text", "search, repeat (of a search made once more), baseline, control: a baseline on the clean model"
+    ),
     Column("search", "text", "the search that proposed the setting: ATTACK/DEFENSE, or all/DEFENSE; else missing"),
     Column("published", "flag", "whether the settings are the published point, in all that its source states"),
     Column("on_front", "flag", "whether the setting is on its search's front; only in tables: it changes as rows come"),
@@ -40,6 +42,12 @@ PLACE_COLUMNS = (
     Column(
         "warm_start", "text", "the study whose front the setting was taken from, see search.warm_start; else missing"
     ),
+    Column(
+        "aggregate",
+        "text",
+        "how the study takes attacks together, see search.aggregate: worst, cvar:LEVEL; missing: mean",
+    ),
+    Column("repeat", "count", "of a search made once more, see search.repeats: the how manieth time; else missing"),
     Column("gpus", "number", "share of a GPU that the trial had", "GPUs"),
     Column("node", "text", "of the cluster, the beginning of its id"),
     Column("schema", "count", "version of these columns"),

@@ -84,6 +84,17 @@ images (Jeffreys), with the same luck for all settings that were measured on the
 again in each draw. With two or three seeds such an interval is too narrow. Searches that overlap here cannot be told
 apart.</p>
 """
+CAPTION_RULES = """
+<p class="caption">The same settings, and of them the front by the means over the attacks and that of the worst case.
+Each front is chosen on the search half by its own rule, and its settings are judged here on the report half by
+both.</p>
+"""
+CAPTION_REPEATS = """
+<p class="caption">Each search was made several times with other draws of its sampler, on the same models. <b>[a,
+b]</b>: 95 % interval of the mean over the searches (Student's t). It is the luck of the search alone: the models and
+the test images are the same for all of them, so seeds and images add their own. All else on this page is of the first
+search, which no result has chosen. Fronts are chosen on the search half, and measured on the report half.</p>
+"""
 CAPTION_COSTS = f"""
 <p class="caption">What it took to find the settings: sums over all trials of a search, whatever became of them.
 <b>E</b>: {E_WORDS}, counted in training images. Work of earlier trials that was taken over ready made (features,

@@ -13,7 +13,9 @@ from study.record.words import percent
 from study.report.html import Table, number, plural, rate
 from study.report.targets import target_text
 from study.results.outcomes import OUTCOMES
+from study.results.pareto import hypervolume
 from study.results.settings import movement_text
+from study.spec.over_attacks import MEAN, WORST_CASE, parse_rule
 
 # Row of the ledger -> heading, for what `trainables.evaluation.detection` measures.
 DETECTION = {
@@ -93,6 +95,33 @@ def hypervolume_table(found: pd.DataFrame) -> Table:
             count = int(one[f"settings_{rule}"])
             spent = number(one[f"epochs_{rule}"], 1)
             row[f"{name}: took"] = f"{count} {plural('setting', count)}, {spent} E"
+        rows.append(row)
+    return rows
+
+
+def repeats_table(repeated: pd.DataFrame) -> Table:
+    """Rows of ``repeats.repeated_searches`` as texts."""
+    rows: Table = []
+    for _, one in repeated.iterrows():
+        row = {"defense": str(one["defense_label"]), "searches": str(one["searches"])}
+        least, most = int(one["settings_least"]), int(one["settings_most"])
+        row["settings each"] = str(most) if least == most else f"{least} to {most}"
+        for key, name in (("hypervolume", "hypervolume"), ("box", "corner")):
+            row[name] = _estimate(one, key)
+            row[f"{name}: first search"] = number(one[f"{key}_first"], 3)
+            row[f"{name}: least to most"] = f"{one[f'{key}_least']:.3f} to {one[f'{key}_most']:.3f}"
+        rows.append(row)
+    return rows
+
+
+def rules_table(by_rule: pd.DataFrame) -> Table:
+    """Rows of ``settings.fronts_by_rule`` as texts: each front, and what it comes to by means and in the worst case."""
+    rows: Table = []
+    for (defense, rule), group in by_rule.groupby(["defense_label", "rule"], sort=True):
+        row = {"defense": str(defense), "front by": parse_rule(str(rule)).in_words, "settings": str(len(group))}
+        for judged in (MEAN, WORST_CASE):
+            points = group[[f"asr_report_{judged}", f"clean_accuracy_report_{judged}"]].to_numpy(dtype=float)
+            row[f"hypervolume, {judged.in_words}"] = number(hypervolume(points), 4)
         rows.append(row)
     return rows
 

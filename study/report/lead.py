@@ -32,6 +32,7 @@ from study.results.verdicts import (
     WORSE,
     Verdict,
 )
+from study.spec.over_attacks import MEAN, parse_rule
 
 EXAMPLES = 5  # pairs that a sentence spells out
 FEW_SENTENCES = 6  # on single defenses; more are folded
@@ -161,7 +162,7 @@ def _clear(clear: int, total: int) -> str:
 def _example(attack: str, one: Verdict, name_attack: bool) -> str:
     assert one.published is not None
     assert one.pick is not None
-    where = f" on {_attack_words(attack)}" if name_attack else ""
+    where = f" on {_attack_words(attack, one)}" if name_attack else ""
     change = ", ".join(
         f"{name} {percent(one.published[column])} → {percent(one.pick[column])}"
         for name, column in (("ASR", "asr_report"), ("clean accuracy", "clean_accuracy_report"))
@@ -176,14 +177,13 @@ def _names(pairs: Sequence[tuple[str, Verdict]]) -> str:
     """Defenses by attack: ``abl, ft (badnets); nad (blended)``."""
     by_attack: dict[str, list[str]] = {}
     for attack, one in pairs:
-        by_attack.setdefault(attack, []).append(one.defense)
-    return "; ".join(
-        f"{escape(', '.join(names))} ({escape(_attack_words(attack))})" for attack, names in by_attack.items()
-    )
+        by_attack.setdefault(_attack_words(attack, one), []).append(one.defense)
+    return "; ".join(f"{escape(', '.join(names))} ({escape(attack)})" for attack, names in by_attack.items())
 
 
-def _attack_words(attack: str) -> str:
-    return "all attacks (mean)" if attack == ALL_ATTACKS else attack
+def _attack_words(attack: str, one: Verdict) -> str:
+    rule = parse_rule(one.aggregate)
+    return f"all attacks ({rule if rule == MEAN else rule.in_words})" if attack == ALL_ATTACKS else attack
 
 
 def _removed(rows: pd.DataFrame) -> str:

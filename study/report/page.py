@@ -22,7 +22,7 @@ from study.report.lead import study_lead
 from study.report.targets import target_text
 from study.results.outcomes import outcome_counts
 from study.results.scores import STATUSES
-from study.results.settings import ALL_ATTACKS, charged_epochs, collapsed, settings_text
+from study.results.settings import ALL_ATTACKS, charged_epochs, collapsed, settings_text, without_beside
 from study.results.verdicts import Verdict, shared_members, verdicts
 from study.spec.combinations import in_words, names_of
 
@@ -117,7 +117,7 @@ def _what_was_found(spec: Mapping[str, Any], frame: pd.DataFrame, table: pd.Data
     for combination, dataset, model in places:
         own, fronts, rows = (
             one[(one["combination"] == combination) & (one["dataset"] == dataset) & (one["model"] == model)]
-            for one in (table, members, frame)
+            for one in (table, members, without_beside(frame))
         )
         swept = swept_in(rows)
         attacks = {str(attack): group for attack, group in rows.groupby("attack", sort=True)}

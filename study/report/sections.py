@@ -12,19 +12,28 @@ import pandas as pd
 from study.record.words import percent
 from study.report import captions
 from study.report.aftermath import aftermath_parts
-from study.report.cells import cost_table, detection_table, honours, hypervolume_table, status_text, told
+from study.report.cells import (
+    cost_table,
+    detection_table,
+    honours,
+    hypervolume_table,
+    repeats_table,
+    rules_table,
+    status_text,
+    told,
+)
 from study.report.detectors import CAPTION_TUNED
 from study.report.figures.registry import AttackTables, draw_all
 from study.report.figures.style import PLOTLY_CONFIG
 from study.report.html import Table, embedded, escape, folded, number, plain, plural, rate, slug, table_html
 from study.report.lead import attack_lead, measured_on_victims
 from study.results.importance import Importance
-from study.results.settings import ALL_ATTACKS, models_of, settings_of, settings_text, true_status
+from study.results.settings import ALL_ATTACKS, models_of, rule_in_words, settings_of, settings_text, true_status
 from study.results.verdicts import verdicts
 from trainables.evaluation.metrics import der, rir
 
 # Figures that have a place of their own on the page; others follow each other, by name.
-PLACED = ("front", "hypervolume", "importance", "reinjection")
+PLACED = ("front", "hypervolume", "importance", "reinjection", "worst")
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,8 @@ def attack_section(
         tuned: the detectors that were tuned before the trials.
     """
     name = slug(title)
-    heading = "all attacks (means)" if title == ALL_ATTACKS else title
     settings, members, rows = tables.settings, tables.members, tables.rows
+    heading = f"all attacks ({rule_in_words(settings)})" if title == ALL_ATTACKS else title
     troubles: list[str] = []
     figures = _figures(heading, name, tables, troubles)
     out = [f'<section id="{name}"><h2>{escape(heading)}</h2>']
@@ -114,6 +123,12 @@ def _folded_parts(
         add("long", "Was the search long enough?", figures["hypervolume"].html + captions.CAPTION_HYPERVOLUME)
         drawn = figures["importance"].html + captions.CAPTION_IMPORTANCE if "importance" in figures else ""
         add("parameters", "Which parameters mattered?", drawn + "".join(_importance_notes(tables.importances)))
+    if len(tables.repeated):
+        table = table_html(repeats_table(tables.repeated)) + captions.CAPTION_REPEATS
+        add("repeats", "Would another search find as much?", table)
+    if "worst" in figures:
+        content = figures["worst"].html + table_html(rules_table(tables.by_rule)) + captions.CAPTION_RULES
+        add("worst", figures["worst"].title, content)
     curves = figures["reinjection"].html if "reinjection" in figures else ""
     for key, (title, content) in aftermath_parts(tables.rows, curves).items():
         add(key, title, content)

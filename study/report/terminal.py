@@ -22,15 +22,18 @@ from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
 from study.record.victims import absent, read_victims
 from study.report.targets import target_text
+from study.results.repeats import repeated_searches
 from study.results.settings import (
+    ALL_ATTACKS,
     GROUP,
     PLACE,
-    aggregate,
+    aggregate_all,
     at,
     compare,
     fronts,
     models_of,
     movement_text,
+    rule_in_words,
     settings_text,
 )
 from study.spec.combinations import in_words
@@ -83,17 +86,30 @@ def front_summary(directory: Path) -> str:
         if judged and len(absent(judged)) == len(judged):
             return f"study {spec.name}: no backdoor, so there is no trial and no front"
         return f"study {spec.name}: no trial is finished yet"
-    front, settings = fronts(frame), aggregate(frame)
+    front, settings = fronts(frame), aggregate_all(frame)
     texts = []
     for keys, group in settings.groupby([*PLACE], sort=False):
         combination, dataset, model, attack = map(str, keys)
         members, rows = at(front, keys), at(frame, keys)
-        target = target_text(rows)
+        target = target_text(rows) if len(rows) else ""
         aim = f", target class {target}" if target else ""
-        where = f"{in_words(rows['swept'].iloc[0])}: " if combination else ""
-        title = f"{where}{attack} on {dataset}, {model}{aim}: front and baselines (report half)"
+        swept = frame.loc[frame["combination"] == combination, "swept"]
+        where = f"{in_words(swept.iloc[0])}: " if combination else ""
+        called = f"all attacks ({rule_in_words(group)})" if attack == ALL_ATTACKS else attack
+        title = f"{where}{called} on {dataset}, {model}{aim}: front and baselines (report half)"
         texts.append(table_text(title, FRONT_COLUMNS, _front_lines(attack, group, members)))
+    texts += [textwrap.fill(_repeated_line(one), terminal_width()) for _, one in repeated_searches(frame).iterrows()]
     return "\n\n".join([*texts, textwrap.fill(E_LINE, terminal_width())])
+
+
+def _repeated_line(one: pd.Series[Any]) -> str:
+    """What the searches that were made several times come to."""
+    where = f"{one['combination']}/" if one["combination"] else ""
+    return (
+        f"{where}{one['attack']}/{one['defense_label']}: searched {one['searches']} times, hypervolume "
+        f"{one['hypervolume']:.4f} [{one['hypervolume_low']:.4f}, {one['hypervolume_high']:.4f}] (report half; mean "
+        "and 95 % interval of the search's luck); shown is the first search"
+    )
 
 
 def compare_summary(directories: Mapping[str, Path]) -> str:

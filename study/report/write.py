@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from study.plan.jobs import Plan
@@ -28,14 +27,16 @@ from study.report.targets import target_text
 from study.results import equal_rules
 from study.results.aftermath import membership_table, reinjection_curves, reinjection_table, retuning_table
 from study.results.left import plan_in, unfinished_in_words
+from study.results.repeats import repeated_searches
 from study.results.settings import (
     ALL_ATTACKS,
-    aggregate,
+    REPEAT,
+    aggregate_all,
     at,
     candidates,
     fronts,
+    fronts_by_rule,
     hypervolume_over_trials,
-    is_shared,
     marked,
 )
 from study.results.verdicts import shared_members
@@ -76,10 +77,10 @@ def write_report(directory: Path | str) -> Path:
         if len(whole):
             write_atomically(directory / f"{name}.csv", whole.to_csv(index=False).encode())
 
-    settings = [aggregate(frame)] + ([aggregate(frame, across_attacks=True)] if is_shared(frame) else [])
-    table = pd.concat(settings, ignore_index=True) if len(settings) > 1 else settings[0]
+    table = aggregate_all(frame)
     searched = candidates(frame)
     history = hypervolume_over_trials(frame)
+    by_rule, repeated = fronts_by_rule(frame), repeated_searches(frame)
     beside, costs = equal_rules.parity(frame, _budget(spec)), equal_rules.search_costs(frame)
     drawn: dict[str, bytes] = {}
     troubles: list[str] = []
@@ -89,19 +90,31 @@ def write_report(directory: Path | str) -> Path:
     places = [(*where, attack) for where in wheres for attack in sorted(attacks[where], key=_pooled_first)]
     rows = ledger.rows()
     plan = _plan_of(directory, rows)
+    again = {one.label for one in plan.searches if one.repeat} if plan else set()
     detectors, combination_of = read_detectors(directory).values(), _combinations(plan)
-    curves = read_curves(directory, rows, troubles)
+    curves = read_curves(directory, [row for row in rows if row.get("role") != REPEAT], troubles)
     for place in places:
         combination, dataset, model, attack = place
         wholes = {"settings": table, "members": members, "searched": searched, "history": history}
-        wholes |= {"beside": beside, "costs": costs, "rows": frame, "curves": curves}
+        wholes |= {
+            "repeated": repeated,
+            "beside": beside,
+            "costs": costs,
+            "rows": frame,
+            "curves": curves,
+            "by_rule": by_rule,
+        }
         parts = {name: at(whole, place) for name, whole in wholes.items()}
         tables = AttackTables(**parts, shared=shared_members(at(members, (*place[:-1], ALL_ATTACKS))))
         swept = swept_in(at(frame, place) if attack != ALL_ATTACKS else frame[frame["combination"] == combination])
         title = title_of(str(attack), str(dataset), str(model), len(wheres), swept)
         # Of a sweep, the picture is of the first combination.
         picture = f"{TRIGGER_PREFIX}{attack}.png" if combination == wheres[0][0] else "none"
-        own = [one for one in detectors if combination_of.get(one.search, combination) == combination]
+        own = [
+            one
+            for one in detectors
+            if one.search not in again and combination_of.get(one.search, combination) == combination
+        ]
         section, images, wrong = attack_section(
             title,
             directory / "figures" / picture,

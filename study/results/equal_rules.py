@@ -28,6 +28,7 @@ from study.results.settings import (
     on_front,
     true_status,
 )
+from study.spec.over_attacks import MEAN, OverAttacks, parse_rule
 
 Array = NDArray[np.float64]
 
@@ -56,6 +57,7 @@ class Counted:
         asr, accuracy: report-half rates, (P, C).
         n_triggered, n_clean: test images behind them, (C,).
         seeds, defense_seeds: of each cell, (C,).
+        attacks: of each cell, (C,); needed by a ``rule`` that takes some attacks alone.
     """
 
     asr: Array
@@ -64,6 +66,8 @@ class Counted:
     n_clean: Array
     seeds: NDArray[np.int64]
     defense_seeds: NDArray[np.int64]
+    attacks: NDArray[np.object_] | None = None
+    rule: OverAttacks = MEAN
 
 
 def areas(asr: Array, accuracy: Array) -> Array:
@@ -97,15 +101,32 @@ def resample(counted: Counted, draws: int = DRAWS, seed: int = DRAWS_SEED) -> tu
         weights[:, own] *= _times(rng, counted.defense_seeds[own], draws)
     weights /= weights.sum(axis=1, keepdims=True)
 
-    def rates(values: Array, counts: Array) -> Array:
+    def rates(values: Array, counts: Array, high_is_worst: bool) -> Array:
         n = np.maximum(counts, 0.0)
         hits = np.rint(values * n)
         ordered = np.sort(rng.beta(hits[..., None] + 0.5, (n - hits)[..., None] + 0.5, (*values.shape, draws)), axis=2)
         luck = np.stack([rng.permutation(draws) for _ in range(values.shape[1])])  # (C, D), shared by the points
         drawn = np.take_along_axis(ordered, np.broadcast_to(luck, ordered.shape), axis=2)
-        return np.asarray(np.einsum("pcd,dc->dp", drawn, weights))
+        if counted.rule == MEAN or counted.attacks is None:
+            return np.asarray(np.einsum("pcd,dc->dp", drawn, weights))
+        return _together(drawn, weights, counted.attacks, counted.rule, high_is_worst)
 
-    return rates(counted.asr, counted.n_triggered), rates(counted.accuracy, counted.n_clean)
+    return rates(counted.asr, counted.n_triggered, True), rates(counted.accuracy, counted.n_clean, False)
+
+
+def _together(
+    drawn: Array, weights: Array, attacks: NDArray[np.object_], rule: OverAttacks, high_is_worst: bool
+) -> Array:
+    """Attacks taken together draw by draw, (D, P), of rates (P, C, D) on cells with ``weights`` (D, C)."""
+    means = []
+    for attack in np.unique(attacks):
+        own = weights * (attacks == attack)
+        # Of an attack none of whose seeds came up in a draw, all count there: it is one of the attacks all the same.
+        own = np.where(own.sum(axis=1, keepdims=True) > 0, own, (attacks == attack).astype(float))
+        means.append(np.einsum("pcd,dc->dp", drawn, own / own.sum(axis=1, keepdims=True)))
+    ordered = np.sort(np.stack(means), axis=0)
+    ordered = ordered[::-1] if high_is_worst else ordered
+    return np.asarray(np.einsum("kdp,k->dp", ordered, rule.shares(np.arange(len(means)), len(means))))
 
 
 def _times(rng: np.random.Generator, seeds: NDArray[np.int64], draws: int) -> NDArray[np.int64]:
@@ -259,4 +280,5 @@ def _counted(rows: pd.DataFrame, members: pd.DataFrame) -> Counted | None:
     seeds, own_seeds = (
         wide["asr_report"].columns.get_level_values(name).to_numpy(dtype=np.int64) for name in _CELL[:2]
     )
-    return Counted(asr, accuracy, n_triggered, n_clean, seeds, own_seeds)
+    attacks = wide["asr_report"].columns.get_level_values("cell").to_numpy(dtype=object)
+    return Counted(asr, accuracy, n_triggered, n_clean, seeds, own_seeds, attacks, parse_rule(str(first["aggregate"])))

@@ -10,6 +10,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from study.spec.over_attacks import OverAttacks, parse_rule
+
 STATUSES = ("ok", "abstained", "diverged", "failed", "backdoor_not_implanted")  # from best to worst
 NOT_IMPLANTED = "backdoor_not_implanted"
 # Trials in these states were measured; a failed one was not.
@@ -44,20 +46,28 @@ def counting(rows: Iterable[Row], absent: Collection[Victim] = ()) -> list[Row]:
 
 
 def scores(rows: Iterable[Row], absent: Collection[Victim] = ()) -> Values | None:
-    """What a search is told of a setting: (ASR, clean accuracy), means over its measured cells with a backdoor.
+    """What a search is told of a setting: (ASR, clean accuracy) over its measured cells with a backdoor.
 
-    A collapsed model counts as the worst, as a diverged one does: its ASR may be 0 by accident. None if nothing was
-    measured, or no cell has a backdoor.
+    Both are means, or what the study takes of the attacks instead, see `rule_in`. A collapsed model counts as the
+    worst, as a diverged one does: its ASR may be 0 by accident. None if nothing was measured, or no cell has a
+    backdoor.
     """
-    measured = [
-        WORST if row.get("collapsed") else (row["asr_search"], row["clean_accuracy_search"])
-        for row in counting(rows, absent)
-        if row["status"] in MEASURED
-    ]
-    if not measured:
+    own = [row for row in counting(rows, absent) if row["status"] in MEASURED]
+    if not own:
         return None
-    asr, accuracy = (math.fsum(values) / len(measured) for values in zip(*measured, strict=True))
-    return asr, accuracy
+    measured = [WORST if row.get("collapsed") else (row["asr_search"], row["clean_accuracy_search"]) for row in own]
+    asr, accuracy = zip(*measured, strict=True)
+    return taken_together(own, asr, high_is_worst=True), taken_together(own, accuracy, high_is_worst=False)
+
+
+def rule_in(rows: Sequence[Row]) -> OverAttacks:
+    """How the study that these rows are of takes attacks together."""
+    return parse_rule(rows[0].get("aggregate"))
+
+
+def taken_together(rows: Sequence[Row], values: Sequence[float], *, high_is_worst: bool) -> float:
+    """One number over the cells of a setting, by the rule of its study; ``values``: of the rows."""
+    return rule_in(rows).over([row["attack"] for row in rows], values, high_is_worst=high_is_worst)
 
 
 def front_point(rows: Sequence[Row], absent: Collection[Victim] = ()) -> Values | None:
@@ -67,17 +77,17 @@ def front_point(rows: Sequence[Row], absent: Collection[Victim] = ()) -> Values 
 
 
 def accuracy_drop(rows: Iterable[Row], absent: Collection[Victim] = ()) -> float | None:
-    """Clean accuracy that a setting gives up on the search half, a fraction: the mean over what `scores` counts.
+    """Clean accuracy that a setting gives up on the search half, a fraction: over what `scores` counts, by its rule.
 
     None if nothing was measured, or a row does not tell the accuracy before (those of failed trials, and made-up ones).
     """
+    own = [row for row in counting(rows, absent) if row["status"] in MEASURED]
     drops = []
-    for row in counting(rows, absent):
-        if row["status"] in MEASURED:
-            if (before := accuracy_before(row)) is None:
-                return None
-            drops.append(before - (WORST[1] if row.get("collapsed") else row["clean_accuracy_search"]))
-    return math.fsum(drops) / len(drops) if drops else None
+    for row in own:
+        if (before := accuracy_before(row)) is None:
+            return None
+        drops.append(before - (WORST[1] if row.get("collapsed") else row["clean_accuracy_search"]))
+    return taken_together(own, drops, high_is_worst=True) if drops else None
 
 
 def accuracy_before(row: Row) -> float | None:
@@ -104,9 +114,9 @@ def _count_victims(rows: Iterable[Row]) -> int:
 def remarks_on(rows: Sequence[Row], absent: Collection[Victim] = ()) -> dict[str, Any]:
     """What people want to see of a setting beside what its search is told, JSON-able, from the rows of its cells.
 
-    ``asr_report`` and ``clean_accuracy_report``: means over the measured cells with a backdoor, on the half that the
-    search does not read. ``charged_epochs``: E of all cells. ``status``: the worst of the cells with a backdoor;
-    ``diverged`` marks a point that is the worst there is because training left the finite numbers. ``seeds``,
+    ``asr_report`` and ``clean_accuracy_report``: over the measured cells with a backdoor as in `scores`, on the half
+    that the search does not read. ``charged_epochs``: E of all cells. ``status``: the worst of the cells with a
+    backdoor; ``diverged`` marks a point that is the worst there is because training left the finite numbers. ``seeds``,
     ``defense_seeds``: of the cells. ``models``: how many of the models that the setting was meant for count.
     ``accuracy_drop``: see `accuracy_drop`.
     """
@@ -127,7 +137,8 @@ def remarks_on(rows: Sequence[Row], absent: Collection[Victim] = ()) -> dict[str
         remarks["models"] = words
     measured = [row for row in own if row["status"] in MEASURED]
     for name in ("asr_report", "clean_accuracy_report"):
-        known = [row[name] for row in measured if row.get(name) is not None]
+        known = [row for row in measured if row.get(name) is not None]
         if known:
-            remarks[name] = math.fsum(known) / len(known)
+            high = name == "asr_report"
+            remarks[name] = taken_together(known, [row[name] for row in known], high_is_worst=high)
     return remarks

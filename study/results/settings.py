@@ -18,12 +18,14 @@ from study.record.columns import PARAM
 from study.record.cost import epochs
 from study.results.pareto import PICKS, RunningFront, hypervolume, hypervolume_box, knee, non_dominated_indices, picks
 from study.results.scores import NOT_IMPLANTED, STATUSES, models_in_words, victim_of, without_backdoor
+from study.spec.over_attacks import MEAN, WORST_CASE, OverAttacks, parse_rule
 from trainables.evaluation.metrics import der
 
 # What a search, or a baseline, is called within a study; the label is the defense's name there.
 GROUP = ("combination", "dataset", "model", "attack", "defense_label")
 PLACE = GROUP[:-1]  # what a section of the report is about
 ALL_ATTACKS = "all"
+REPEAT = "repeat"  # role of searches that were made once more: they stand beside the study itself
 METRICS = (
     *tuple(
         f"{metric}{half}"
@@ -40,11 +42,12 @@ METRICS = (
 _EXTRA_MEANS = ("asr_base", "false_target_rate", "asr_before_search", "clean_accuracy_before_search")
 _SPREAD = ("asr_report", "clean_accuracy_report")
 _COSTS = ("charged_epochs", "epochs_alone", "wall_seconds", "steps")
+_COUNTS = {"asr": "n_triggered", "clean_accuracy": "n_clean"}
 _POOLED = ("n_clean", "n_triggered", "n_clean_report", "n_triggered_report")
 _FRONT_VALUES = (
     *("asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report", "robust_accuracy_report"),
     *("asr_before_report", "clean_accuracy_before_report", "charged_epochs", "wall_seconds", "cells", "published"),
-    *("models", "models_counted", "status", "collapsed"),
+    *("models", "models_counted", "status", "collapsed", "aggregate"),
 )
 FRONT_COLUMNS = (*GROUP, "defense", "rank", "trial", *_FRONT_VALUES, "der_report", "is_knee", "picks")
 
@@ -126,20 +129,42 @@ def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
     return frame["collapsed"].eq(True).fillna(False).astype(bool)
 
 
-def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame:
+def without_beside(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the study itself, without those of repeated searches."""
+    return frame[frame["role"].ne(REPEAT)]
+
+
+def of_repeat(frame: pd.DataFrame, number: int) -> pd.DataFrame:
+    """The rows of the searches that were made for the ``number``-th time more, as if they were the study's; 0: "
+    "those."""
+    if number == 0:
+        return without_beside(frame)
+    return frame[frame["role"].eq(REPEAT) & frame["repeat"].eq(number)].assign(role="search")
+
+
+def rule_of(frame: pd.DataFrame) -> OverAttacks:
+    """How the study that these rows are of takes attacks together (``search.aggregate``)."""
+    named = frame["aggregate"].dropna()
+    return parse_rule(str(named.iloc[0]) if len(named) else None)
+
+
+def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttacks | None = None) -> pd.DataFrame:
     """One row per setting: means over its cells, in the order in which the settings were finished.
 
     Cells are its pairs of seed and defense seed, with ``across_attacks`` those on every attack, under the attack name
-    ``all``. Cells whose backdoor was not implanted measure nothing and are left out, also those of trials that
-    abstained or diverged there. ``complete`` is true for a setting that has a result on every cell that its rivals in
-    the group were scored on: a mean over fewer is no fair rival, so a setting with a failed or still missing cell never
-    enters a front. ``status`` is the worst of those cells, ``collapsed`` whether any of them did; ``cells`` counts
-    those in the mean, ``models_counted`` their victims, ``models`` the victims that the setting was meant for (also
-    those without a backdoor, which may have no row); ``unmoved`` counts the cells in the mean whose repair moved
-    nothing; ``*_min`` and ``*_max`` span the cells; counts of test images are pooled; costs are means per cell.
+    ``all``: there rates are taken together by ``rule`` (by default the study's), after the repair and before it, and
+    the counts of test images are of the attacks that count. ``aggregate`` names the rule. Repeated searches are left
+    out. Cells whose backdoor was not implanted measure nothing and are left out, also those of trials that abstained
+    or diverged there. ``complete`` is true for a setting that has a result on every cell that its rivals in the group
+    were scored on: a mean over fewer is no fair rival, so a setting with a failed or still missing cell never enters a
+    front. ``status`` is the worst of those cells, ``collapsed`` whether any of them did; ``cells`` counts those in the
+    mean, ``models_counted`` their victims, ``models`` the victims that the setting was meant for (also those without a
+    backdoor, which may have no row); ``unmoved`` counts the cells in the mean whose repair moved nothing; ``*_min``
+    and ``*_max`` span the cells; counts of test images are pooled; costs are means per cell.
     """
     params = [name for name in frame.columns if name.startswith(PARAM)]
-    rows = frame.reset_index(drop=True).copy()
+    rows = without_beside(frame).reset_index(drop=True).copy()
+    rule = (rule or rule_of(rows)) if across_attacks else MEAN
     rows["row"] = np.arange(len(rows))
     rows["role"] = rows["role"].fillna("search")
     rows["cell"], rows["of_victim"] = cell_names(rows), cell_names(rows, ("attack", "seed"))
@@ -151,6 +176,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     rows[[*means, *_POOLED]] = rows[[*means, *_POOLED]].astype("float64")
     scored = ~rows["status"].isin(["failed", NOT_IMPLANTED])
     rows.loc[~scored, [*means, *_POOLED]] = np.nan
+    rows["of_attack"] = rows["attack"]
     if across_attacks:
         single = rows["role"] != "search"  # one settings point per defense, but a trial of its own per attack
         rows.loc[single, "trial"] = (
@@ -180,6 +206,9 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     for name in _SPREAD:
         table[f"{name}_min"], table[f"{name}_max"] = grouped[name].min(), grouped[name].max()
     table[list(_POOLED)] = grouped[list(_POOLED)].sum()
+    if rule != MEAN:
+        _take_together(table, rows, rule)
+    table["aggregate"] = str(rule)
     firsts = ["study", "defense", "device", "versions", "error", "flags", *params]
     table[firsts] = rows.loc[grouped["row"].first(), firsts].to_numpy(dtype=object)
     if len(table) < len(rows):  # the first cell may hold no error where a later one does
@@ -201,6 +230,34 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False) -> pd.DataFrame
     table = table.merge(expected, on=owner, how="left")
     table["complete"] = (table["cells"] > 0) & (table["cells"] == table["expected_cells"].fillna(0))
     return table.sort_values("finished_row").reset_index(drop=True)
+
+
+def rule_in_words(settings: pd.DataFrame) -> str:
+    """How the attacks were taken together in rows of `aggregate`, for headings: ``means``, ``worst case``."""
+    return parse_rule(str(settings["aggregate"].iloc[0])).in_words
+
+
+def _take_together(table: pd.DataFrame, rows: pd.DataFrame, rule: OverAttacks) -> None:
+    """Put the rates by ``rule``, and the counts of the test images behind them, in the place of the means over cells.
+
+    Args:
+        table: one row per setting, indexed by `GROUP`, role and trial.
+        rows: one per cell, ``of_attack`` its own attack.
+    """
+    keys = list(table.index.names)
+    by_attack = rows.groupby([*keys, "of_attack"], sort=False, dropna=False)
+    means, counts = by_attack[list(METRICS)].mean(), by_attack[list(_POOLED)].sum()
+    behind = {f"{metric}{half}": f"{name}{half}" for metric, name in _COUNTS.items() for half in ("", "_report")}
+    for metric in METRICS:
+        known = means[metric].dropna().sort_values(ascending=not metric.startswith("asr"), kind="stable")
+        of_setting = known.groupby(level=keys, sort=False, dropna=False)
+        share = pd.Series(rule.shares(of_setting.cumcount(), of_setting.transform("size")), known.index)
+        taken = (known * share).groupby(level=keys, sort=False, dropna=False).sum()
+        table[metric] = taken.reindex(table.index)
+        if metric in behind:
+            images = counts.loc[share.index, behind[metric]].where(share > 0, 0.0)
+            of_images = images.groupby(level=keys, sort=False, dropna=False).sum()
+            table[behind[metric]] = of_images.reindex(table.index).fillna(0.0)
 
 
 def models_of(one: Mapping[Any, Any] | pd.Series[Any]) -> str:
@@ -262,6 +319,29 @@ def fronts(frame: pd.DataFrame) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(columns=[*FRONT_COLUMNS, *params])
     return pd.concat(parts, ignore_index=True)[[*FRONT_COLUMNS, *params]]
+
+
+def fronts_by_rule(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of settings that were scored over several attacks, the front by their means, that of the worst case, the study's.
+
+    One row per member: `GROUP`, ``rule``, ``trial``; ``asr_report`` and ``clean_accuracy_report`` by that rule; and the
+    same by means and in the worst case, ``*_mean`` and ``*_worst``. Empty where no search was over several attacks.
+    """
+    values = ["asr_report", "clean_accuracy_report"]
+    columns = [*GROUP, "rule", "trial", *values, *(f"{name}_{rule}" for name in values for rule in (MEAN, WORST_CASE))]
+    if not is_shared(frame):
+        return pd.DataFrame(columns=columns)
+    tables = {rule: aggregate(frame, True, rule) for rule in dict.fromkeys((MEAN, WORST_CASE, rule_of(frame)))}
+    tables = {rule: one[(one["role"] == "search") & one["complete"]] for rule, one in tables.items()}
+    names = [*GROUP, "trial"]
+    judged = [tables[one].set_index(names)[values].add_suffix(f"_{one}") for one in (MEAN, WORST_CASE)]
+    both = judged[0].join(judged[1])
+    found = [
+        on_front(group).assign(rule=str(rule)).join(both, on=names)
+        for rule, one in tables.items()
+        for _, group in one.groupby(list(GROUP), sort=True, dropna=False)
+    ]
+    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
 def marked(frame: pd.DataFrame) -> pd.DataFrame:

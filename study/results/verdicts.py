@@ -6,6 +6,7 @@ equal (`study.results.equal_rules`). Settings are chosen on the search half; the
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,8 @@ class Verdict:
     """One search, of ``defense`` (its label): its published setting, its tuned one, and what can be said of the two.
 
     ``published``, ``tuned`` (the pick TUNED) and ``pick`` (the one that the verdict is about) are rows of
-    ``settings.aggregate``; None where there is none. ``label`` names ``pick`` (one of PICK_ORDER).
+    ``settings.aggregate``; None where there is none. ``label`` names ``pick`` (one of PICK_ORDER). ``aggregate``: how
+    attacks were taken together, see `study.spec.over_attacks`.
     """
 
     defense: str
@@ -51,6 +53,7 @@ class Verdict:
     tuned: pd.Series[Any] | None
     pick: pd.Series[Any] | None
     label: str = TUNED
+    aggregate: str = "mean"
 
     @property
     def is_clear(self) -> bool:
@@ -81,7 +84,8 @@ def verdicts(settings: pd.DataFrame, members: pd.DataFrame, shared: pd.DataFrame
         front = members[members["defense_label"] == defense]
         if shared is not None and (shared["defense_label"] == defense).any():
             front = shared[shared["defense_label"] == defense]
-        found.append(_verdict(str(defense), group, front))
+        one = _verdict(str(defense), group, front)
+        found.append(dataclasses.replace(one, aggregate=str(group["aggregate"].iloc[0])))
     return found
 
 

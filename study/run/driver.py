@@ -19,6 +19,7 @@ from study.results.pareto import RunningFront
 from study.results.scores import front_point, remarks_on, scores, without_backdoor
 from study.search.optuna_search import OptunaSearch
 from study.spec.methods import is_published
+from study.spec.over_attacks import MEAN
 from trainables.evaluation.curve import Point
 from trainables.job import Cell, Job
 from trainables.trial import plugins_of
@@ -204,13 +205,17 @@ class Driver:
             "trial": job.trial,
             **row,
             "role": job.role,
-            "search": job.label if job.role == "search" else None,
+            "search": job.label if job.label in self._by_label else None,
             "published": job.published,
             "published_for": published_for(job.cell.defense, job.cell.data.name) if job.published else None,
             "schema": SCHEMA,
             "models": self.plan.models(job.role),
         }
+        if (rule := self.plan.spec.search.aggregate) != str(MEAN):
+            full["aggregate"] = rule
         search = self._by_label.get(job.label)
+        if search is not None and search.search.repeat:
+            full["repeat"] = search.search.repeat
         if search is not None and job.trial in search.origins:
             full["warm_start"] = search.origins[job.trial]
         if search is not None and self._is_beyond(search, job.settings):
@@ -252,7 +257,10 @@ class Driver:
         Of the searches that are ``wanted``, the one that has asked for the smallest part of its settings goes first.
         """
         for search in sorted(self.searches, key=lambda search: search.asked / search.target):
-            if not any(wanted(Job(search.search.label, "", "search", cell, {}, False)) for cell in search.search.cells):
+            if not any(
+                wanted(Job(search.search.label, "", search.search.role, cell, {}, False))
+                for cell in search.search.cells
+            ):
                 continue
             if search.asked and all(cell.made_from in self.broken for cell in search.search.cells):
                 continue
@@ -328,8 +336,10 @@ class Driver:
             spent = math.fsum(row["charged_epochs"] for row in self._on_cells(search, trial_id))
             self._held[search.search.label][trial_id] = max(0.0, self._planned(search, settings) - spent)
         for cell in search.search.cells:
-            along, after = self.plan.spec.curve.every, self.plan.aftermath
-            self._enqueue(Job(search.search.label, trial_id, "search", cell, settings, published, along, after))
+            # A repeated search is read for its front alone.
+            along, after = self.plan.spec.curve.every, None if search.search.repeat else self.plan.aftermath
+            role = search.search.role
+            self._enqueue(Job(search.search.label, trial_id, role, cell, settings, published, along, after))
 
     def _enqueue(self, job: Job) -> None:
         if not self.ledger.has(*job.key):

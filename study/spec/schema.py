@@ -15,6 +15,7 @@ from search_spaces import space as search_spaces
 from study.spec.aftermath import AftermathPart
 from study.spec.combinations import check_sweep, combinations_of, with_values
 from study.spec.methods import is_published, method_of, published_settings, typed_settings, without_method
+from study.spec.over_attacks import MEAN, parse_rule
 from study.spec.part import Part as _Part
 from study.spec.plugins import load_plugins
 from study.spec.resolved import Resolved, ResolvedAttack, ResolvedBaseline, ResolvedSearch
@@ -77,6 +78,10 @@ class SearchSpec(_Part):
     which is slow after some thousand. ``startup``: how the first ``startup_trials`` are drawn. ``warm_start``: folders
     of studies whose fronts are tried first, in the place of as many of those. ``accuracy_floor``: settings that give up
     more clean accuracy than this (a fraction, of the search half) are worth less to the sampler than any other.
+    ``aggregate``, with ``per: all``: what of the attacks counts, their ``mean``, the ``worst``, or the mean of the
+    worst share, ``cvar:0.25``; search, progress, report and     share, ``cvar:0.25``; search, progress, report and
+    ``superft front`` keep to it. ``repeats``: how often each search is made, each time with other draws of the
+    sampler: the first is the study's, the others show how much of its hypervolume was luck.
     """
 
     trials: Annotated[int, Field(ge=1)] = TRIALS
@@ -90,6 +95,8 @@ class SearchSpec(_Part):
     startup: Literal["random", "qmc"] = "random"
     warm_start: list[Annotated[Place, BeforeValidator(_place)]] = Field(default_factory=list)
     accuracy_floor: Annotated[float, Field(ge=0, lt=1)] | None = None
+    aggregate: str = "mean"
+    repeats: Annotated[int, Field(ge=1)] = 1
     space: dict[str, str] = Field(default_factory=dict)
     ranges: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
 
@@ -127,6 +134,26 @@ class SearchSpec(_Part):
         for place in value:
             if value.count(place) > 1:
                 raise ValueError(f"names {str(place)!r} more than once")
+        return value
+
+    @field_validator("aggregate")
+    @classmethod
+    def _known_rule(cls, value: str, info: ValidationInfo) -> str:
+        rule = parse_rule(value)
+        if rule != MEAN and info.data.get("per") == "attack":
+            raise ValueError(
+                f"{rule} is over the attacks of a setting, which per: attack scores one by one; add per: all"
+            )
+        return str(rule)
+
+    @field_validator("repeats")
+    @classmethod
+    def _repeats_have_no_budget(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("budget_epochs") is not None:
+            raise ValueError(
+                f"{value} searches beside search.budget_epochs would not cost the same, since each finds work ready "
+                "that an earlier one made; leave one of the two out"
+            )
         return value
 
     @field_validator("storage")
@@ -372,6 +399,13 @@ class StudySpec(_Part):
             given, key = self.search.ranges.get(name, {}), f"search.ranges.{name}"
             method, space = self.method(name), self._space(name)
             search_spaces.check_space(method, space, {**space.beside(method), **self._fixed(name)}, given, key)
+        if self.search.repeats > 1:
+            self._check_repeats()
+        if parse_rule(self.search.aggregate) != MEAN and len(self.attacks) == 1:
+            raise SpecError(
+                f"search.aggregate: {self.search.aggregate} has no meaning over one attack; name several attacks, or "
+                "leave it out"
+            )
         self.resolve()
         if self.scenario.type == "same-label" and self.clean_source != "overlap":
             raise ValueError(
@@ -379,6 +413,19 @@ class StudySpec(_Part):
                 "the attacker's; leave it out"
             )
         return self
+
+    def _check_repeats(self) -> None:
+        """Refuse repeats of what no sampler decides (SpecError)."""
+        if not self.defenses:
+            raise SpecError(
+                "search.repeats: there is no search to repeat; name a defense under defenses, or leave it out"
+            )
+        for name in self.defenses:
+            if (size := self._space(name).size) <= self.search.trials:
+                raise SpecError(
+                    f"search.repeats: the space of {name} holds {size:.0f} settings, and each search of "
+                    f"{self.search.trials} tries all of them; fewer search.trials, or no repeats"
+                )
 
     def resolve(self) -> Resolved:
         """The spec with every question answered: what `plan.jobs.make_plan` works from.

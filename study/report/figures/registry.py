@@ -24,7 +24,8 @@ class AttackTables:
     ``settings``, ``members``, ``searched``, ``history``, ``beside`` and ``costs`` are what ``settings.aggregate``,
     ``fronts``, ``candidates``, ``hypervolume_over_trials``, ``equal_rules.parity`` and ``search_costs`` return;
     ``rows`` are the ledger's. ``shared`` are the members of the fronts over all attacks, where searches were over
-    all of them. ``curves`` is what `record.curves.read_curves` returns; empty where none were kept.
+    all of them. ``curves`` is what `record.curves.read_curves` returns; empty where none were kept. ``by_rule`` is what
+    `settings.fronts_by_rule` returns, of all attacks together; ``repeated`` what `repeats.repeated_searches` does.
     """
 
     settings: pd.DataFrame
@@ -36,6 +37,8 @@ class AttackTables:
     rows: pd.DataFrame
     shared: pd.DataFrame
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
+    by_rule: pd.DataFrame = field(default_factory=pd.DataFrame)
+    repeated: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def importances(self) -> dict[str, Importance]:

@@ -42,6 +42,11 @@ BAD = [
     ("search.trials=", "search.trials", "None", "whole number"),
     ("search=5", "search", "5", "mapping of keys"),
     ("search.per=both", "search.per", "'both'", "'attack' or 'all'"),
+    ("search.repeats=0", "search.repeats", "0", "greater than or equal to 1"),
+    ("search={repeats: 3, budget_epochs: 9}", "search.repeats", "3", "leave one of the two out"),
+    ("search.aggregate=worse", "search.aggregate", "'worse'", "mean, worst, or cvar:LEVEL"),
+    ("search.aggregate=cvar:1.5", "search.aggregate", "'cvar:1.5'", "in (0, 1]"),
+    ("search.aggregate=worst", "search.aggregate", "worst", "add per: all"),
     ("search.storage=redis", "search.storage", "'redis'", "journal or a database URL"),
     ("victim.poison_rate=0", "victim.poison_rate", "0", "greater than 0"),
     ("victim.poison_rate=1.01", "victim.poison_rate", "1.01", "less than or equal to 1"),
@@ -116,6 +121,25 @@ def test_bad_input_is_refused_naming_key_value_and_remedy(assignment: str, key: 
 def test_a_study_without_any_defense_is_refused() -> None:
     with pytest.raises(SpecError, match="at least one defense"):
         tiny_spec("defenses=[]", "baselines=[]")
+
+
+def test_what_no_sampler_decides_is_not_repeated() -> None:
+    with pytest.raises(SpecError, match=r"search\.repeats: there is no search to repeat; name a defense"):
+        tiny_spec("search.repeats=2", "defenses=[]", "search.ranges={}")
+    alone = "{lr_base: [3e-4, 3e-4], lr_max1: [0.1, 0.1], lr_max2: [1e-3, 1e-3], iterations: [499, 501]}"
+    small = ("search.repeats=2", f"search.ranges.super_ft={alone}")
+    with pytest.raises(
+        SpecError, match=r"search\.repeats: the space of super_ft holds 3 settings, and each search of 4"
+    ):
+        tiny_spec(*small)
+    assert tiny_spec(*small, "search.trials=2").search.repeats == 2
+
+
+def test_one_attack_has_no_worst_one() -> None:
+    with pytest.raises(SpecError, match=r"search\.aggregate: worst has no meaning over one attack; name several"):
+        tiny_spec("search.per=all", "search.aggregate=worst")
+    several = tiny_spec("search.per=all", "attacks=[badnets, wanet]", "search.aggregate=cvar")
+    assert several.search.aggregate == "cvar:0.25"
 
 
 def test_a_study_without_attacks_is_refused() -> None:
