@@ -137,7 +137,7 @@ class Registry(Generic[T]):
         return thing
 
     def names(self) -> list[str]:
-        """All names that are offered, sorted; a class says ``offered = False`` where it is of use to one command alone."""
+        """All names that are offered, sorted; a class with ``offered = False`` is found by `get` alone."""
         self._load()
         return sorted(name for name, thing in self._things.items() if getattr(thing, "offered", True))
 

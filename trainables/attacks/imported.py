@@ -41,7 +41,9 @@ class RecordedTrigger(Trigger):
         return {"image_size": self.image_size, "count": self.count}
 
     def forward(self, images: Tensor) -> Tensor:
-        raise DataError("the trigger of an imported victim is known by its test images alone; it cannot be put on others")
+        raise DataError(
+            "the trigger of an imported victim is known by its test images alone; it cannot be put on others"
+        )
 
 
 @register("imported")
