@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
     generator = torch.Generator().manual_seed(1)
     model = build_model("preact_resnet18", num_classes=10, width=WIDTH, image_size=16, generator=generator)
     state = {f"module.{their_name(k)}": v for k, v in model.state_dict().items() if not k.startswith("normalize.")}
-    tested = (digits.test.labels != 0).nonzero()[:, 0].tolist()
+    tested = (digits.test.labels != 0).nonzero()[::4, 0].tolist()
     content = {
         "model_name": "preactresnet18",
         "num_classes": 10,
@@ -85,7 +86,7 @@ def changed(peer: Path, to: Path, **other: Any) -> Path:
     to.mkdir(exist_ok=True)
     for name in ("bd_train_dataset", "bd_test_dataset"):
         if not (to / name).exists():
-            (to / name).symlink_to(peer.parent / name)
+            shutil.copytree(peer.parent / name, to / name)
     torch.save({key: value for key, value in content.items() if value is not None}, to / peer.name)
     return to / peer.name
 
@@ -97,12 +98,14 @@ def test_a_file_goes_in_and_comes_out_unchanged_in_its_numbers(peer: Path, digit
     assert before.state.keys() == after.state.keys()
     assert all(torch.equal(before.state[name], after.state[name]) for name in before.state)
     for mine, theirs in ((before.train, after.train), (before.test, after.test)):
-        assert mine is not None and theirs is not None and mine.n == theirs.n
+        assert mine is not None
+        assert theirs is not None
+        assert mine.n == theirs.n
         for field in ("indices", "images", "given", "original"):
             assert torch.equal(getattr(mine, field), getattr(theirs, field)), field
     second = import_victim(out, width=WIDTH, store=tmp_path / "other", device="cpu")
     assert second.evaluation == first.evaluation
-    assert first.evaluation.full.n_triggered == int((digits.test.labels != 0).sum())
+    assert first.evaluation.full.n_triggered == len((digits.test.labels != 0).nonzero()[::4])
     # What the model says, by hand: without the study's own evaluation.
     with torch.no_grad():
         said = first.model(first.triggered.images.float() / 255).argmax(1)
@@ -125,6 +128,9 @@ def test_it_takes_part_in_trials_also_of_defenses_that_need_its_training_set(
     row = trial(peer, tmp_path, "none")
     assert (row["asr"], row["clean_accuracy"]) == (row["asr_before"], row["clean_accuracy_before"])
     assert row["asr_including_target_before"] is None
+    row = trial(peer, tmp_path, "spectral", "epochs=1", "batch_size=256")
+    assert row["error"] is None
+    assert row["steps"] > 0
     # Released with its training set: 30 samples of it carry the patch and label 0.
     victim = import_victim(peer, width=WIDTH, store=tmp_path, device="cpu")
     assert victim.spec.releases_training_set
@@ -140,7 +146,7 @@ def test_reinjection_on_it_is_refused_in_one_line(peer: Path, tmp_path: Path) ->
         trial(peer, tmp_path, "none", "aftermath.reinjection.epochs=1")
 
 
-def test_bad_files_are_one_line(peer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_files_are_one_line(peer: Path, tmp_path: Path) -> None:
     def refused(file: Path, says: str, width: int = WIDTH) -> None:
         with pytest.raises((DataError, SettingError, SpecError), match=says) as caught:
             import_victim(file, width=width, store=tmp_path / "store", device="cpu")
@@ -168,8 +174,9 @@ def test_bad_files_are_one_line(peer: Path, tmp_path: Path, monkeypatch: pytest.
 def test_damaged_bytes_give_one_line_and_change_nothing(peer: Path, tmp_path: Path) -> None:
     whole, dice = peer.read_bytes(), random.Random(0)
     for name in ("bd_train_dataset", "bd_test_dataset"):
-        (tmp_path / name).symlink_to(peer.parent / name)
-    damaged, refused = tmp_path / peer.name, 0
+        shutil.copytree(peer.parent / name, tmp_path / name)
+    damaged = tmp_path / peer.name
+    said: list[str] = []
     start = whole.index(b"data.pkl") + 8
     for number in range(200):
         content = bytearray(whole)
@@ -184,9 +191,10 @@ def test_damaged_bytes_give_one_line_and_change_nothing(peer: Path, tmp_path: Pa
         try:
             read_peer(damaged)
         except DataError as error:
-            refused += 1
-            assert "\n" not in str(error)
-    assert refused > 100
+            said.append(str(error))
+    assert len(said) > 100
+    assert not any("\n" in line for line in said)
+    assert len({line.split(": ", 1)[1][:20] for line in said}) > 3
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "attack_result.pt",
         "bd_test_dataset",

@@ -164,6 +164,7 @@ def _victim(path: Path, size: int) -> PeerVictim:
     height, width, channels = content["img_size"]
     if channels != 3 or height != width or type(height) is not int or not 1 <= height <= MAX_SIDE:
         raise DataError(f"import {path}: img_size must be square and of 3 channels, got {content['img_size']}")
+    state = _state(path, content["model"], size)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -182,7 +183,7 @@ def _victim(path: Path, size: int) -> PeerVictim:
         digest.hexdigest(),
         ARCHITECTURES[name],
         classes,
-        _state(path, content["model"], size),
+        state,
         height,
         str(content["clean_data"]),
         parts["bd_train"],
