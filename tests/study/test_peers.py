@@ -64,7 +64,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
     generator = torch.Generator().manual_seed(1)
     model = build_model("preact_resnet18", num_classes=10, width=WIDTH, image_size=16, generator=generator)
     state = {f"module.{their_name(k)}": v for k, v in model.state_dict().items() if not k.startswith("normalize.")}
-    tested = (digits.test.labels != 0).nonzero()[::4, 0].tolist()
+    tested = (digits.test.labels != 0).nonzero()[::16, 0].tolist()
     content = {
         "model_name": "preactresnet18",
         "num_classes": 10,
@@ -105,7 +105,7 @@ def test_a_file_goes_in_and_comes_out_unchanged_in_its_numbers(peer: Path, digit
             assert torch.equal(getattr(mine, field), getattr(theirs, field)), field
     second = import_victim(out, width=WIDTH, store=tmp_path / "other", device="cpu")
     assert second.evaluation == first.evaluation
-    assert first.evaluation.full.n_triggered == len((digits.test.labels != 0).nonzero()[::4])
+    assert first.evaluation.full.n_triggered == len((digits.test.labels != 0).nonzero()[::16])
     # What the model says, by hand: without the study's own evaluation.
     with torch.no_grad():
         said = first.model(first.triggered.images.float() / 255).argmax(1)
@@ -128,8 +128,8 @@ def test_it_takes_part_in_trials_also_of_defenses_that_need_its_training_set(
     row = trial(peer, tmp_path, "none")
     assert (row["asr"], row["clean_accuracy"]) == (row["asr_before"], row["clean_accuracy_before"])
     assert row["asr_including_target_before"] is None
-    row = trial(peer, tmp_path, "spectral", "epochs=1", "batch_size=256")
-    assert row["error"] is None
+    row = trial(peer, tmp_path, "spectral", "epochs=0.1", "batch_size=64")
+    assert row["status"] == "backdoor_not_implanted"  # the model in the file is untrained; it was repaired and measured
     assert row["steps"] > 0
     # Released with its training set: 30 samples of it carry the patch and label 0.
     victim = import_victim(peer, width=WIDTH, store=tmp_path, device="cpu")
