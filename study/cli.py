@@ -11,6 +11,7 @@ from study.commands.claims import claims
 from study.commands.listings import list_names, new, print_recipe
 from study.commands.machine import check_cluster, doctor
 from study.commands.own_models import evaluate, export, repair
+from study.commands.peers import import_victim
 from study.commands.results import cite, front, report, show, table
 from study.commands.simulate import simulate
 from study.commands.single import trial, trigger
@@ -42,7 +43,7 @@ def main(verbose: bool) -> None:
 
 for command in (
     *(run, plan, submit, merge, show, front, table, report, cite, claims, simulate),
-    *(trial, trigger, repair, export, evaluate),
+    *(trial, trigger, repair, export, evaluate, import_victim),
     *(list_names, print_recipe, new, doctor, check_cluster),
 ):
     main.add_command(command)

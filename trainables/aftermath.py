@@ -40,6 +40,11 @@ FEWEST_IMAGES = 20
 def check_aftermath(asked: Aftermath, cell: Cell, settings: Mapping[str, Any], dataset: Dataset) -> None:
     """Refuse, before any work, an aftermath that cell and data do not allow (DataError, SettingError)."""
     attack, labels = cell.victim.make_attack(), _labels(cell.victim, dataset)
+    if not attack.trigger_applies and (asked.reinjection is not None or asked.retuning is not None):
+        raise DataError(
+            f"aftermath: attack {attack.name} has a trigger that is known by its test images alone; reinjection and "
+            "retuning, which put it on others, are not possible"
+        )
     if asked.reinjection is not None:
         reinjection.check_reinjection(asked.reinjection, attack, labels, dataset.num_classes)
     if asked.retuning is not None:

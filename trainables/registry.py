@@ -137,9 +137,9 @@ class Registry(Generic[T]):
         return thing
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """All names that are offered, sorted; a class with ``offered = False`` is found by `get` alone."""
         self._load()
-        return sorted(self._things)
+        return sorted(name for name, thing in self._things.items() if getattr(thing, "offered", True))
 
     def items(self) -> list[tuple[str, T]]:
         """Names and things, sorted by name."""

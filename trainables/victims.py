@@ -165,7 +165,7 @@ class Victim:
         evaluation: of this model, before any defense.
         asr_base: success of the trigger on a clean model; None for the control itself.
         asr_including_target: success when test images that already have the target label are counted too; higher, and
-            not to be mixed with ASR. Some papers report this one.
+            not to be mixed with ASR. Some papers report this one. None: the trigger is not known.
         clean_model_accuracy: of the control.
         facts: provenance: versions, device, threads and precision (``arithmetic``), seconds, counters.
         is_control: whether the clean model stands in the victim's place, see `as_control`.
@@ -182,7 +182,7 @@ class Victim:
     evaluation: Evaluation
     asr_base: float | None
     clean_model_accuracy: float | None
-    asr_including_target: float
+    asr_including_target: float | None
     facts: dict[str, Any]
     is_control: bool = False
     upstream: Conditions | None = None
@@ -410,11 +410,12 @@ def check_measured_again(victim: Victim, evaluation: Evaluation, dataset: Datase
         before, after = getattr(stored, measure), getattr(now, measure)
         if round(abs(before - after) * n) > (0 if same else max(SLACK_IMAGES, SLACK_SHARE * n)):
             changes.append(f"{measure} {before:.4f} -> {after:.4f}")
-    sources = victim.triggered.sources[:SLACK_STAMPED]
-    again = stamp(victim.trigger.cpu(), dataset.test.images[sources])
-    moved = (again.int() - victim.triggered.images[:SLACK_STAMPED].int()).abs()
-    if int(moved.max()) > 0 if same else float((moved > 1).float().mean()) > SLACK_SHARE:
-        changes.append("other triggered images")
+    if victim.trigger.applies:
+        sources = victim.triggered.sources[:SLACK_STAMPED]
+        again = stamp(victim.trigger.cpu(), dataset.test.images[sources])
+        moved = (again.int() - victim.triggered.images[:SLACK_STAMPED].int()).abs()
+        if int(moved.max()) > 0 if same else float((moved > 1).float().mean()) > SLACK_SHARE:
+            changes.append("other triggered images")
     if changes:
         raise DataError(
             f"victim {victim.name} is not what was stored ({', '.join(changes)}): the code of its attack or model, or "
@@ -530,8 +531,10 @@ def _why_not(attack: Attack | type[Attack], seen: Conditions) -> str | None:
 
 def _asr_including_target(
     attack: Attack, implanted: Implanted, test: ImageSet, evaluation: Evaluation, precision: str
-) -> float:
+) -> float | None:
     """ASR over all test images, those of the target class too."""
+    if not implanted.trigger.applies:
+        return None
     rates = evaluation.full
     hits = round(rates.asr * rates.n_triggered)
     targets = attack.targets(test.labels, implanted.model.num_classes)

@@ -244,7 +244,11 @@ def meets(tolerance: Tolerance, measure: str, expected: Expected, value: float) 
 def _where(run: Run) -> str:
     width, share = run.conditions["width"], run.conditions["clean_fraction"]
     model = f"{run.conditions['model']} of width {width}" if width else run.conditions["model"]
-    return f"{run.conditions['dataset']}, {model}" + (f", clean fraction {in_words(share)}" if share else "")
+    rate = run.conditions["poison_rate"]
+    held = "".join(
+        f", {name} {in_words(value)}" for name, value in (("clean fraction", share), ("poison rate", rate)) if value
+    )
+    return f"{run.conditions['dataset']}, {model}{held}"
 
 
 def _directions(tolerance: Tolerance, claim: Claim, candidates: Sequence[Candidate]) -> tuple[Measured, ...]:

@@ -15,7 +15,10 @@ from trainables.storage.remote import Place, as_place
 DIVERGED = 1
 FILE = click.Path(dir_okay=False, path_type=Path)
 OUT = click.option(
-    "--out", required=True, type=FILE, help="The file to write: .safetensors, .pt or .pth; a card (.json) beside it."
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The file to write: .safetensors, .pt or .pth; a card (.json) beside it.",
 )
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is there.")
 WEIGHTS = click.option(
@@ -138,36 +141,57 @@ def repair(
 
 
 @click.command()
-@click.argument("directory", type=as_place)
+@click.argument("directory", type=as_place, required=False)
 @click.option("--trial", help="Id of the trial, as in trials.csv.")
 @click.option("--pick", help="Instead: knee, or drop_0.5, drop_1, drop_2, drop_5, max_der of the front.")
+@click.option("--victim", help="Instead of DIRECTORY: a victim of the store, with --format backdoorbench.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["weights", "backdoorbench"]),
+    default="weights",
+    show_default=True,
+    help="backdoorbench: --out is a folder, for attack_result.pt and its images.",
+)
 @click.option("--attack", help="Which front or cell, where there are several.")
 @click.option("--defense", help="Likewise.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the victim, likewise.")
 @OUT
 @OVERWRITE
 @STORE
+@DOWNLOAD
 @DEVICE
 @bad_input_is_one_line
 def export(
-    directory: Place,
+    directory: Place | None,
     trial: str | None,
     pick: str | None,
+    victim: str | None,
+    form: str,
     attack: str | None,
     defense: str | None,
     seed: int | None,
     out: Path,
     overwrite: bool,
     store: Place | None,
+    download: bool,
     device: str | None,
 ) -> None:
-    """Write the repaired model of a trial of a study.
+    """Write the repaired model of a trial of a study, or a victim for BackdoorBench.
 
     The trial is run again, which takes as long as it took, and held against its row: a model that does not measure as
     the row says is not written.
     """
     from study.run.export import export_trial
+    from study.run.peers import export_backdoorbench
+    from study.spec.yaml_io import SpecError
 
+    if (form == "backdoorbench") != (victim is not None) or (directory is None) == (victim is None):
+        raise SpecError("give either DIRECTORY, or --victim NAME --format backdoorbench")
+    if victim is not None:
+        click.echo(f"victim: {export_backdoorbench(victim, out, store=store, download=download, overwrite=overwrite)}")
+        return
+    assert directory is not None
     card = export_trial(
         directory,
         out,

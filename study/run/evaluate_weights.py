@@ -53,7 +53,7 @@ def evaluate_file(
     name, artifact = stored_victim(open_store(store), victim)
     spec, facts = artifact.facts["spec"], artifact.facts
     triggered = TriggeredSet(**artifact.tensors["triggered_test"])
-    dataset = _dataset(name, artifact, int(triggered.images.shape[-1]), download)
+    dataset = victim_dataset(name, artifact, int(triggered.images.shape[-1]), download)
     if arch is None:
         arch, width = spec["model"], spec["width"]
     built = architecture(arch, width)
@@ -115,7 +115,8 @@ def stored_victim(store: Store, victim: str) -> tuple[str, Artifact]:
     return name, artifact
 
 
-def _dataset(name: str, artifact: Artifact, image_size: int, download: bool) -> Dataset:
+def victim_dataset(name: str, artifact: Artifact, image_size: int, download: bool) -> Dataset:
+    """The data set that a victim was made on (SpecError: it is another one now)."""
     told = artifact.facts["dataset"]
     dataset = load_dataset(told["name"], image_size=image_size, download=download)
     if dataset.fingerprint != told["fingerprint"]:

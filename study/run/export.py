@@ -72,6 +72,7 @@ def export_trial(
         device=device,
         option="--trial",
         keep=kept.append,
+        again=False,
     )
     if not kept:
         raise SpecError(f"--trial {trial}: ended as {row['status']}, there is no model ({row['error']})")

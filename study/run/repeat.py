@@ -29,6 +29,7 @@ def repeat_trial(
     device: str | None = None,
     option: str = "--like",
     keep: Callable[[Classifier], None] | None = None,
+    again: bool = True,
 ) -> tuple[Row, Row]:
     """Run a trial of a study again, on as many threads: its row now, and the study's.
 
@@ -40,6 +41,7 @@ def repeat_trial(
         device: default: the CPU where the trial ran on one, else the card.
         option: what the trial was named with, for messages.
         keep: is given the repaired model.
+        again: whether an aftermath that was measured is measured again.
 
     Raises:
         SpecError, SettingError, DataError: no such trial, several to choose from, or bad input; before any work.
@@ -54,7 +56,7 @@ def repeat_trial(
     plan, _, _ = prepare(spec)
     settings = {key.removeprefix("param."): value for key, value in row.items() if key.startswith("param.")}
     role: Role = row["role"]
-    asked = plan.spec.aftermath.resolved() if row.keys() & set(PARTS) else None
+    asked = plan.spec.aftermath.resolved() if again and row.keys() & set(PARTS) else None
     job = Job(
         str(row["search"] or trial),
         trial,

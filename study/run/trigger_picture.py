@@ -106,6 +106,8 @@ def write_trigger_figures(plan: Plan, data: Data, store: Store, folder: Path) ->
         if out.exists():
             continue
         attack = cell.victim.make_attack()
+        if not attack.trigger_applies:
+            continue  # nobody can put it on the pictures' images
         dataset = data_of(data, cell.data)
         trigger = attack.preview_trigger(dataset.image_size, cell.seed)
         if trigger is None:

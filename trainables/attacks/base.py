@@ -47,6 +47,8 @@ class Trigger(nn.Module, ABC):
     """
 
     kind: ClassVar[str]
+    # Whether it can be put on any image; False: it is known by the stored test images alone.
+    applies: ClassVar[bool] = True
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -138,7 +140,7 @@ def check_trigger(attack: str, trigger: Trigger, images: Tensor) -> None:
         raise PluginError(
             f"{name} cannot be rebuilt from its kind, settings() and state: {type(error).__name__}: {what}"
         ) from error
-    if len(images) and not _same(stamp(trigger.eval(), images), stamp(again, images)):
+    if trigger.applies and len(images) and not _same(stamp(trigger.eval(), images), stamp(again, images)):
         raise PluginError(
             f"{name}, rebuilt from its kind, settings() and state, makes other images: a field is missing, or it is "
             "random"
@@ -241,6 +243,8 @@ class Attack(ABC):
     releases_encoder: ClassVar[bool] = False
     # Whether a victim that hardly obeys is refused as a failed implant; False where the literature reports such.
     must_work: ClassVar[bool] = True
+    # Whether its trigger can be put on any image, see `Trigger.applies`.
+    trigger_applies: ClassVar[bool] = True
     # Settings that a release added, each with the value at which all is as it was without it: at that value it is no
     # part of a victim's key, so that stored victims are found again.
     came_later: ClassVar[Mapping[str, Any]] = MappingProxyType({})

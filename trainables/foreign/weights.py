@@ -10,10 +10,9 @@ import hashlib
 import pickle
 import struct
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,10 +21,9 @@ from torch import Tensor
 from trainables.data.sources.parts import listed
 from trainables.models.build import ModelError
 from trainables.storage.messages import one_line
+from trainables.storage.zip_check import MAX_HEADER, MAX_MEMBERS, UnsafeZipError, check_zip
 
 MAX_BYTES = 16 * 2**30  # of a file; the largest image classifiers hold a few GiB
-MAX_MEMBERS = 20_000  # tensors of a file
-MAX_HEADER = 16 * 2**20  # bytes that describe the tensors
 MAX_DEPTH = 4  # of mappings within mappings
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 
@@ -137,7 +135,10 @@ def _read_safetensors(path: Path, size: int) -> State:
 
 def _read_torch(path: Path, size: int, start: bytes) -> Any:
     if start[:4] == b"PK\x03\x04":
-        _check_zip(path, size)
+        try:
+            check_zip(path, size)
+        except UnsafeZipError as error:
+            raise ModelError(f"weights {path}: {error}") from error
     elif start[:1] != b"\x80":  # a pickle: torch's format before 1.6
         raise ModelError(f"weights {path}: neither safetensors nor a file of torch.save, by its first bytes")
     try:
@@ -158,29 +159,6 @@ def _read_torch(path: Path, size: int, start: bytes) -> Any:
         if "TorchScript" in str(error):
             raise ModelError(f"weights {path}: a TorchScript program; save its state_dict() instead") from error
         raise ModelError(f"weights {path}: damaged ({type(error).__name__}: {one_line(error)[:200]})") from error
-
-
-def _check_zip(path: Path, size: int) -> None:
-    """Refuse a zip that torch.save would not have written, before anything in it is unpacked."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
-        raise ModelError(f"weights {path}: damaged zip file ({one_line(error)})") from error
-    if len(members) > MAX_MEMBERS:
-        raise ModelError(f"weights {path}: {len(members)} members are more than the {MAX_MEMBERS} that are read")
-    for member in members:
-        name = member.filename.replace("\\", "/")
-        if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            raise ModelError(f"weights {path}: its member {member.filename!r} leads out of the file")
-        if member.compress_type != zipfile.ZIP_STORED:
-            raise ModelError(f"weights {path}: its member {name!r} is compressed, which torch.save never does")
-        if member.file_size > size:
-            raise ModelError(f"weights {path}: damaged, {name!r} would have {member.file_size} bytes of {size}")
-        if name.endswith("data.pkl") and member.file_size > MAX_HEADER:
-            raise ModelError(f"weights {path}: {name} of {member.file_size} bytes is no list of tensors")
-    if sum(member.file_size for member in members) > size:
-        raise ModelError(f"weights {path}: damaged, its members overlap")
 
 
 def _states(content: Any, where: str, depth: int) -> Iterator[tuple[str, State]]:
