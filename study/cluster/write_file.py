@@ -54,7 +54,7 @@ def site_file(site: Site, shipped: str) -> str:
     for pattern, filled in (
         (r"  head_ip: \S+ +# CHANGE.*", f"  head_ip: {site.head}"),
         (r"  worker_ips: +# CHANGE.*(\n    - .*)+", f"  worker_ips:{workers}"),
-        (r"  ssh_user: \S+ +# CHANGE", f"  ssh_user: {site.user}   #"),
+        (r"  ssh_user: \S+ +# CHANGE:", f"  ssh_user: {site.user}  #"),
         (r"  ssh_private_key: \S+ +# CHANGE", f"  ssh_private_key: {site.key}"),
         (r"--dashboard-port=8265 --num-gpus=0", f"--dashboard-port=8265 --num-gpus={gpus_of_head}"),
         (r"RAY_HEAD_IP:6379 --num-gpus=8", f"RAY_HEAD_IP:6379 --num-gpus={site.gpus}"),
