@@ -9,7 +9,7 @@ import click
 
 from study.commands.claims import claims
 from study.commands.listings import list_names, new, print_recipe
-from study.commands.machine import check_cluster, doctor
+from study.commands.machine import check_cluster, cluster_file, doctor
 from study.commands.own_models import evaluate, export, repair
 from study.commands.peers import import_victim
 from study.commands.results import cite, front, report, show, table
@@ -44,7 +44,7 @@ def main(verbose: bool) -> None:
 for command in (
     *(run, plan, submit, merge, show, front, table, report, cite, claims, simulate),
     *(trial, trigger, repair, export, evaluate, import_victim),
-    *(list_names, print_recipe, new, doctor, check_cluster),
+    *(list_names, print_recipe, new, doctor, check_cluster, cluster_file),
 ):
     main.add_command(command)
 

@@ -60,3 +60,32 @@ def check_cluster(file: Path) -> None:
     if found.mistakes:
         sys.exit(BAD_INPUT)
     click.echo(f"{file}: ok")
+
+
+@click.command("cluster-file")
+@click.option("--head", required=True, metavar="ADDRESS", help="The head: a machine of some cores.")
+@click.option(
+    "--workers", default="", metavar="A,B,...", help="The machines with GPUs. Default: the head is one, alone."
+)
+@click.option("--gpus", type=click.IntRange(min=0), default=8, show_default=True, help="GPUs of each machine.")
+@click.option("--shared", required=True, metavar="DIR", help="The folder that all nodes see under this path.")
+@click.option("--user", required=True, help="The account that ssh logs in as: one of its own.")
+@click.option("--key", default="~/.ssh/id_ed25519", show_default=True, metavar="FILE", help="Its private key, here.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="site.yaml",
+    show_default=True,
+    help="The file to write, a new one.",
+)
+@bad_input_is_one_line
+def cluster_file(head: str, workers: str, gpus: int, shared: str, user: str, key: str, out: Path) -> None:
+    """Write a file for `ray up` with a site's machines: cluster.yaml, its lines CHANGE filled in, and check it.
+
+    SHARED must hold venv/ (an environment with superft) and ray_token (the token, mode 600); the file says more.
+    """
+    from study.cluster.write_file import Site, write_site_file
+
+    names = [name.strip() for name in workers.split(",")] if workers else []
+    write_site_file(Site(head, names, gpus, shared.rstrip("/"), user, key), out)
+    click.echo(f"{out}: ok; next: ray up {out}")

@@ -236,11 +236,14 @@ class Finished:
     stderr: str
 
 
-def wait_for(condition: Callable[[], bool], seconds: float, why: Callable[[], str] = lambda: "not met") -> None:
+def wait_for(
+    condition: Callable[[], bool], seconds: float, why: Callable[[], str] = lambda: "not met", pause: float = 0.05
+) -> None:
+    """Ask every ``pause`` seconds until it holds; after ``seconds`` it is an assertion that says ``why``."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"after {seconds} s: {why()}"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def rows_of(directory: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,56 @@
+"""The Slurm scripts on a real Slurm of one node: two jobs side by side on it, GPUs that it has not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.study.cluster.slurm import Slurm, missing, new_slurm
+from tests.study.processes import ROOT, new_place, rows_of, wait_for
+from tests.study.tiny import TINY
+
+pytestmark = pytest.mark.cluster
+WHOLE, SHARED = ROOT / "cluster" / "slurm.sbatch", ROOT / "cluster" / "slurm-shared.sbatch"
+NO_GRES = "--gpus-per-node=0"
+
+
+@pytest.fixture
+def slurm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Slurm]:
+    """A node of two CPUs; parameter: the plug-in that binds a job to its cores, or not."""
+    if why := missing():
+        pytest.skip(why)
+    with new_place(tmp_path) as place:
+        (place.folder / "venv" / "bin").mkdir(parents=True)
+        (place.folder / "venv" / "bin" / "activate").write_text(f"export PATH={Path(sys.executable).parent}:$PATH\n")
+        with new_slurm(place, cpus=2, task=getattr(request, "param", "task/none")) as running:
+            yield running
+        place.wait_until_alone()
+
+
+@pytest.mark.parametrize("slurm", ["task/affinity"], indirect=True)
+def test_two_jobs_share_a_node_each_with_a_ray_of_its_own(slurm: Slurm) -> None:
+    outs = [slurm.place.folder / name for name in ("one", "two")]
+    short = {**TINY["search"], "trials": 2, "startup_trials": 1}
+    jobs = []
+    for out in outs:
+        spec = slurm.place.spec(out.name, search=short)
+        jobs.append(slurm.submit(NO_GRES, "--cpus-per-task=1", "--time=10", SHARED, spec, "--out", out))
+    wait_for(lambda: all(rows_of(out) for out in outs), 200, lambda: "".join(map(slurm.log, jobs)), 0.5)
+    together = [slurm.show(job)["JobState"] for job in jobs]
+    ended = [slurm.end(job) for job in jobs]
+    for out, job in zip(outs, ended, strict=True):
+        assert (job.state, job.code) == ("COMPLETED", 0), job
+        assert len(rows_of(out)) == 3
+        assert "1 slot of 1 CPU" in job.log  # of the node's two, the job's own
+        assert f"report: {out}/report.html" in job.log
+    assert together == ["RUNNING", "RUNNING"], "they did not run side by side"
+
+
+def test_a_job_that_asks_for_gpus_where_slurm_counts_none_is_refused(slurm: Slurm) -> None:
+    for script in (WHOLE, SHARED):
+        refused = slurm.call("sbatch", "--nodes=1", "--cpus-per-task=1", script, "quickstart", "--out", "/nowhere")
+        assert refused.returncode != 0
+        assert "generic resource" in refused.stderr
