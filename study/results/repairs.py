@@ -105,7 +105,7 @@ def _difference(own: pd.DataFrame, others: pd.DataFrame) -> tuple[Estimate, Esti
     """ASR and clean accuracy of the one less the other; rows in the same order of pairs."""
     sides = [own, others]
     asr, accuracy = (np.array([side[name].astype(float) for side in sides]) for name in ("asr", "clean_accuracy"))
-    counts = [own[name].astype(float).to_numpy() for name in ("n_triggered", "n_clean")]
+    counts = [own[name].to_numpy(dtype=np.float64) for name in ("n_triggered", "n_clean")]
     seeds, defenders = (own.index.get_level_values(name).to_numpy(dtype=np.int64) for name in PAIR[:2])
     drawn = resample(Counted(asr, accuracy, counts[0], counts[1], seeds, defenders))
     first, second = (

@@ -15,7 +15,7 @@ from tests.study.claims.made_up import PAPER, READINGS, judged, rows_of, spec_of
 from tests.study.rows import make_row
 
 TWENTY: dict[str, Any] = {"clean_fraction": 0.2}
-SMALL_TASK = "digits, airbench_cnn of width 8, clean fraction 0.1"
+SMALL_TASK = "digits, airbench_cnn of width 8, clean fraction 0.1, poison rate 0.1"
 
 
 def test_two_of_three_attackers_make_it_reproduced() -> None:
