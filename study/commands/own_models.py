@@ -189,7 +189,8 @@ def export(
     if (form == "backdoorbench") != (victim is not None) or (directory is None) == (victim is None):
         raise SpecError("give either DIRECTORY, or --victim NAME --format backdoorbench")
     if victim is not None:
-        click.echo(f"victim: {export_backdoorbench(victim, out, store=store, download=download, overwrite=overwrite)}")
+        written = export_backdoorbench(victim, out, store=store, download=download, overwrite=overwrite)
+        click.echo(f"wrote {written}; its images lie beside it")
         return
     assert directory is not None
     card = export_trial(
