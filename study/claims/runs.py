@@ -137,6 +137,8 @@ def _run(spec: StudySpec, row: Row, outcome: str, stand_ins: Mapping[str, str]) 
     recipe, victim_lr = _recipe(spec)
     conditions = {
         **{name: row.get(name) for name in CONDITIONS},
+        # Rows of earlier versions do not tell: there was none.
+        **{name: row.get(name) or 0.0 for name in ("label_noise", "residual_poison")},
         "dataset": stand_ins.get(row["dataset"], row["dataset"]),
         "training_images": row.get("train_size"),
         "recipe": recipe,
@@ -148,6 +150,7 @@ def _run(spec: StudySpec, row: Row, outcome: str, stand_ins: Mapping[str, str]) 
     victim = row.get("victim") or f"{row['study']}/{attack}/{row['seed']}"
     defense_seed = row.get("defense_seed") or 0
     held = (row.get("clean_fraction"), row.get("clean_source"), row.get("scenario"))
+    held += (row.get("label_noise") or 0.0, row.get("residual_poison") or 0.0)
     return Run(
         study=str(row["study"]),
         attack=attack,
