@@ -1,4 +1,4 @@
-"""The images that a defender with clean data holds, and what is wrong with them: other sources, wrong labels, poison."""
+"""The images that a defender with clean data holds, and what is wrong with them: source, labels, poison."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _drawn(cell: Cell, dataset: Dataset, victim: Victim) -> tuple[ImageSet, Clea
 
 
 def _of_folder(cell: Cell, dataset: Dataset) -> tuple[ImageSet, CleanSplit]:
-    """The folder's training part with the labels of the task, and the draw from it; ``clean_fraction`` is of its classes."""
+    """The folder's training part with the labels of the task, and ``clean_fraction`` of every class of it."""
     images = matched(_folder(cell.clean_source, dataset.image_size, cell.data.root), dataset)
     own = (cell.defense_seed,) if cell.defense_seed else ()
     stream = torch.randint(0, 2**62, (), generator=generator_for(cell.seed, "clean-folder", *own))
@@ -95,8 +95,8 @@ def matched(other: Dataset, dataset: Dataset) -> ImageSet:
     missing = [name for name in dataset.classes if name not in other.classes]
     if missing:
         raise DataError(
-            f"clean_source {other.name} has no class {missing[0]!r} ({len(missing)} of {dataset.num_classes} classes of "
-            f"{dataset.name} are missing; it has {', '.join(other.classes[:5])}{', ...' * (len(other.classes) > 5)})"
+            f"clean_source {other.name} has no class {missing[0]!r} ({len(missing)} of {dataset.num_classes} classes "
+            f"of {dataset.name} are missing; it has {', '.join(other.classes[:5])}{', ...' * (len(other.classes) > 5)})"
         )
     number = {name: label for label, name in enumerate(dataset.classes)}
     labels = torch.tensor([number.get(name, -1) for name in other.classes])[other.train.labels]

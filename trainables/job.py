@@ -23,8 +23,8 @@ class Cell:
         victim: the backdoored model to repair; its seed is the cell's.
         defense: registered name.
         clean_fraction: share of every class that the defender holds, in (0, 1].
-        clean_source: ``overlap``, ``unpoisoned`` or ``heldout``, see `victims.Victim.clean_split`; or ``folder:PATH``: other
-            images of the same classes, see `defender_data`.
+        clean_source: ``overlap``, ``unpoisoned`` or ``heldout``, see `victims.Victim.clean_split`; or ``folder:PATH``:
+            other images of the same classes, see `defender_data`.
         upstream: the attacker's data, where the victim's scenario has one beside the user's (``data``).
         fresh_head: defenders with clean data get the model with its head initialised anew and train it themselves;
             without data nobody can, so the others get the head that was trained on all of the user's data.

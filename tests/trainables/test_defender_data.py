@@ -1,4 +1,4 @@
-"""Claims of trainables.defender_data: what is wrong with a defender's clean images is what the cell says, and no more."""
+"""Claims of trainables.defender_data: a defender's clean images are spoilt as the cell says, and no further."""
 
 import dataclasses
 from collections.abc import Callable
@@ -118,12 +118,12 @@ def test_another_seed_spoils_others_and_the_same_seed_the_same(
 
 def test_poison_needs_an_attack_that_has_a_trigger(toy: Dataset) -> None:
     cell = Cell(DataSource("toy"), toy_spec("clean"), "ft", 0.5, residual_poison=0.05)
-    with pytest.raises(DataError, match="residual_poison 0.05 needs a trigger, and attack clean has none"):
+    with pytest.raises(DataError, match=r"residual_poison 0\.05 needs a trigger, and attack clean has none"):
         defender_counts(cell, toy)
 
 
 def test_more_than_there_is_cannot_be_spoilt(held: Callable[..., ImageSet]) -> None:
-    with pytest.raises(DataError, match="residual_poison 0.95 of 100 clean images is 95, and only 90 can be chosen"):
+    with pytest.raises(DataError, match=r"residual_poison 0\.95 of 100 clean images is 95, and only 90 can be chosen"):
         held(residual_poison=0.95)
 
 

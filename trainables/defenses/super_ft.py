@@ -40,8 +40,8 @@ class SuperFineTuning(Defense):
         phases: how many phases are run, 1 to 3.
         up_fraction: rising share of the triangle, in (0, 1).
         shape: how the rate climbs and falls: ``linear``, ``cosine``, ``exp``, or ``constant`` at the peak.
-        equal_mass: move the peaks so that the rates of each phase have the sum that linear triangles would give: another
-            ``shape`` is then compared at equal steps and equal rate.
+        equal_mass: move the peaks so that the rates of each phase have the sum that linear triangles would give:
+            another ``shape`` is then compared at equal steps and equal rate.
         granularity: the rate moves every ``step`` or only every ``epoch``.
         phase_reset: whether a phase starts a new triangle.
         peak_decay: factor on the peak from cycle to cycle, in (0, 1].

@@ -45,7 +45,7 @@ def one_cycle(lr: float, steps: int, *, warm_fraction: float = 0.3, start: float
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a cyclic schedule: ``cycles`` triangles up to ``peak``, of ``period`` steps (None: the schedule's)."""
+    """One phase: ``cycles`` triangles up to ``peak``, each of ``period`` steps (None: the schedule's)."""
 
     peak: float
     cycles: float

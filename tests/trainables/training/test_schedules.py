@@ -8,7 +8,16 @@ from collections.abc import Sequence
 import pytest
 
 from trainables.defenses.super_ft import READINGS, SuperFineTuning, reading
-from trainables.training.schedules import CyclicSchedule, Phase, Shape, constant, cosine, lr_mass, one_cycle, with_equal_mass
+from trainables.training.schedules import (
+    CyclicSchedule,
+    Phase,
+    Shape,
+    constant,
+    cosine,
+    lr_mass,
+    one_cycle,
+    with_equal_mass,
+)
 
 # CIFAR-10 at batch 256: 196 steps per epoch.
 CIFAR10 = 50_000
