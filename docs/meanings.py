@@ -109,7 +109,8 @@ SPEC_KEYS: dict[str, str] = {
         "Where the defender's images come from. `overlap`: clean versions of the attacker's images, poisoned ones "
         "included. `unpoisoned`: only images that the attacker left alone. `heldout`: images that the attacker never "
         "had. `folder:PATH`: other images of classes of the same names, in PATH/train/CLASS/* "
-        "(beside them PATH/test/CLASS/*, which is not used); `clean_fraction` is of these, and classes that the task does not have are left out."
+        "(beside them PATH/test/CLASS/*, which is not used); `clean_fraction` is of these, and classes that the task "
+        "does not have are left out."
     ),
     "label_noise": (
         "Share of the defender's clean images, validation included, whose label is wrong: drawn by the seeds, every "

@@ -69,7 +69,9 @@ def assets_for(defense: Defense, cell: Cell, dataset: Dataset, victim: Victim, d
         train, validation = defender_images(cell, dataset, victim)
         return CleanData(train.to(device), validation.to(device))
     if defense.owns is PoisonedData:
-        if len(victim.poisoned) == 0 and ATTACKS.get(victim.spec.attack).implants_backdoor:
+        # A clean model comes with the clean training set: what a detector finds there is a false alarm.
+        without = len(victim.poisoned) == 0 and not victim.is_control
+        if without and ATTACKS.get(victim.spec.attack).implants_backdoor:
             raise DataError(
                 f"defense {defense.name} needs the poisoned training set, and victim {victim.name} comes without one "
                 "(its backdoor was not planted by poisoned data)"

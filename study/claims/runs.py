@@ -149,8 +149,8 @@ def _run(spec: StudySpec, row: Row, outcome: str, stand_ins: Mapping[str, str]) 
     values = {name: row[name] for name in ("asr", "clean_accuracy", "asr_before") if measured and _is_there(row, name)}
     victim = row.get("victim") or f"{row['study']}/{attack}/{row['seed']}"
     defense_seed = row.get("defense_seed") or 0
-    held = (row.get("clean_fraction"), row.get("clean_source"), row.get("scenario"))
-    held += (row.get("label_noise") or 0.0, row.get("residual_poison") or 0.0)
+    spoilt = (conditions["label_noise"], conditions["residual_poison"])
+    held = (row.get("clean_fraction"), row.get("clean_source"), row.get("scenario"), *spoilt)
     return Run(
         study=str(row["study"]),
         attack=attack,
