@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from tests.toy import toy_spec
+from trainables.attacks.base import PoisonedSamples
 from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.data.load import DataSource
 from trainables.defender_data import defender_counts, defender_images, matched
-from trainables.defenses.base import DEFENSES, CleanData
+from trainables.defenses.base import DEFENSES, CleanData, PoisonedData
 from trainables.job import Cell
 from trainables.trial import assets_for, run_trial
 from trainables.victims import Victim
@@ -177,3 +178,18 @@ def test_classes_that_the_task_does_not_have_are_left_out(toy: Dataset) -> None:
     kept = matched(toy, fewer)
     assert len(kept) == int((toy.train.labels < 4).sum())
     assert torch.equal(kept.labels, 3 - toy.train.labels[toy.train.labels < 4])
+
+
+# -- clean models -----------------------------------------------------------------------------------------------------
+
+
+def test_a_detector_looks_for_poison_in_the_clean_training_set_of_a_control(toy: Dataset, toy_victim: Victim) -> None:
+    nothing = PoisonedSamples.none(toy.train)
+    clean = dataclasses.replace(toy_victim, poisoned=nothing, is_control=True)
+    cell = dataclasses.replace(cell_of(toy_victim, defense="spectral"), control=True)
+    assets = assets_for(DEFENSES.create("spectral"), cell, toy, clean, CPU)
+    assert isinstance(assets, PoisonedData)
+    assert torch.equal(assets.train.images, toy.train.images)
+    assert torch.equal(assets.train.labels, toy.train.labels)
+    with pytest.raises(DataError, match="comes without one"):
+        assets_for(DEFENSES.create("spectral"), cell, toy, dataclasses.replace(clean, is_control=False), CPU)
