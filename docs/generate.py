@@ -152,7 +152,7 @@ def choices() -> str:
         "model": [f"`{name}`: {model.description}" for name, model in MODELS.items()],
         "search.sampler": [code(name) for name in SAMPLERS.names()],
         "tracking": [code(name) for name in TRACKERS.names()],
-        "clean_source": [code(name) for name in CLEAN_SOURCES],
+        "clean_source": [code(name) for name in (*CLEAN_SOURCES, "folder:PATH")],
         "search.space": [f"`{name}: {other}`" for name in search_spaces.names() for other in _variants(name)],
     }
     return table(("key", "values"), ((f"`{key}`", "<br>".join(values)) for key, values in rows.items()))

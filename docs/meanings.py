@@ -106,6 +106,10 @@ SPEC_KEYS: dict[str, str] = {
     "scenario.controls": (
         "Run every baseline also on a clean model under the same trigger, in the scenarios `new-head` and `encoder`."
     ),
+    "scenario.clean_control": (
+        "The same in the scenarios `standalone` and `same-label`: what a defense costs a model without a backdoor, and "
+        "whether a detector finds one there."
+    ),
     "clean_fraction": (
         "Share of every class that the defender holds. A tenth of it, and at least two images per class, is set apart"
         " for validation."
@@ -113,7 +117,17 @@ SPEC_KEYS: dict[str, str] = {
     "clean_source": (
         "Where the defender's images come from. `overlap`: clean versions of the attacker's images, poisoned ones "
         "included. `unpoisoned`: only images that the attacker left alone. `heldout`: images that the attacker never "
-        "had."
+        "had. `folder:PATH`: other images of classes of the same names, in PATH/train/CLASS/* "
+        "(beside them PATH/test/CLASS/*, which is not used); `clean_fraction` is of these, and classes that the task "
+        "does not have are left out."
+    ),
+    "label_noise": (
+        "Share of the defender's clean images, validation included, whose label is wrong: drawn by the seeds, every "
+        "wrong class equally likely. The defender does not know which."
+    ),
+    "residual_poison": (
+        "Share of the defender's clean images, validation included, that carry the victim's trigger and the label that "
+        "the attacker wants. The defender does not know which."
     ),
     "precision": "Arithmetic of training and evaluation. `auto`: bfloat16 where the hardware has it.",
     "sweep": (

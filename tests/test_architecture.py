@@ -32,7 +32,7 @@ FLOORS = {
             {"tune"},
             {"workbench"},
             {"trial", "foreign"},
-            {"trial_result", "aftermath"},
+            {"trial_result", "aftermath", "defender_data"},
             {"job"},
             {"victims"},
             {"choice"},

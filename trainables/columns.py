@@ -57,7 +57,9 @@ CELL_COLUMNS = (
 CONDITION_COLUMNS = (
     Column("scenario", "text", "what the data set is to the attacker: standalone, same-label, new-head, encoder"),
     Column("clean_fraction", "number", "of every class of the training set, what a defender with data holds", SHARE),
-    Column("clean_source", "text", "where a defender's images come from: overlap, unpoisoned, heldout"),
+    Column("clean_source", "text", "where a defender's images come from: overlap, unpoisoned, heldout, folder:PATH"),
+    Column("label_noise", "number", "of a defender's clean images, those with a wrong label", SHARE),
+    Column("residual_poison", "number", "of a defender's clean images, those with trigger and target label", SHARE),
     Column("poison_rate", "number", "of the attacker's training set; missing where the attack has none", SHARE),
     Column("width", "count", "channels of the model's first stage; missing where the architecture fixes it"),
     Column("combination", "text", "of a study that sweeps keys: which of its combinations; else empty"),

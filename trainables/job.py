@@ -23,7 +23,8 @@ class Cell:
         victim: the backdoored model to repair; its seed is the cell's.
         defense: registered name.
         clean_fraction: share of every class that the defender holds, in (0, 1].
-        clean_source: ``overlap``, ``unpoisoned`` or ``heldout``, see `victims.Victim.clean_split`.
+        clean_source: ``overlap``, ``unpoisoned`` or ``heldout``, see `victims.Victim.clean_split`; or ``folder:PATH``:
+            other images of the same classes, see `defender_data`.
         upstream: the attacker's data, where the victim's scenario has one beside the user's (``data``).
         fresh_head: defenders with clean data get the model with its head initialised anew and train it themselves;
             without data nobody can, so the others get the head that was trained on all of the user's data.
@@ -34,6 +35,8 @@ class Cell:
         defense_seed: of the defender: which clean images he holds, and the draws of the repair.
         combination: name of the combination of a sweep that it belongs to; empty: the study sweeps nothing.
         swept: the keys and values of that combination, as JSON.
+        label_noise: share of the defender's images with a wrong label, in [0, 1), see `defender_data`.
+        residual_poison: share of them that carries the victim's trigger and the attacker's label, in [0, 1).
     """
 
     data: DataSource
@@ -49,11 +52,18 @@ class Cell:
     defense_seed: int = 0
     combination: str = ""
     swept: str = ""
+    label_noise: float = 0.0
+    residual_poison: float = 0.0
 
     @property
     def label(self) -> str:
         """The defense's name in the study."""
         return self.defense_label or self.defense
+
+    @property
+    def is_spoiled(self) -> bool:
+        """Whether some of the defender's images are mislabelled or poisoned."""
+        return self.label_noise > 0 or self.residual_poison > 0
 
     @property
     def place(self) -> tuple[str, int, int]:
@@ -95,6 +105,8 @@ class Cell:
             "scenario": self.scenario,
             "clean_fraction": self.clean_fraction,
             "clean_source": self.clean_source,
+            "label_noise": self.label_noise,
+            "residual_poison": self.residual_poison,
             "poison_rate": getattr(self.victim.make_attack(), "poison_rate", None),
             "width": self.victim.width,
         }

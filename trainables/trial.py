@@ -16,6 +16,7 @@ from trainables.aftermath import measure_aftermath
 from trainables.attacks.base import ATTACKS
 from trainables.data.images import DataError, Dataset
 from trainables.data.sources.base import SOURCES
+from trainables.defender_data import defender_images, source_key
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData, Repair
 from trainables.defenses.none import NoDefense
 from trainables.evaluation.aftermath.settings import Aftermath
@@ -65,12 +66,12 @@ def assets_for(defense: Defense, cell: Cell, dataset: Dataset, victim: Victim, d
         DataError: the defender needs what this victim does not come with.
     """
     if defense.owns is CleanData:
-        split = victim.clean_split(dataset, cell.clean_fraction, cell.clean_source, cell.defense_seed)
-        return CleanData(
-            dataset.train.subset(split.train).to(device), dataset.train.subset(split.validation).to(device)
-        )
+        train, validation = defender_images(cell, dataset, victim)
+        return CleanData(train.to(device), validation.to(device))
     if defense.owns is PoisonedData:
-        if len(victim.poisoned) == 0 and ATTACKS.get(victim.spec.attack).implants_backdoor:
+        # A clean model comes with the clean training set: what a detector finds there is a false alarm.
+        without = len(victim.poisoned) == 0 and not victim.is_control
+        if without and ATTACKS.get(victim.spec.attack).implants_backdoor:
             raise DataError(
                 f"defense {defense.name} needs the poisoned training set, and victim {victim.name} comes without one "
                 "(its backdoor was not planted by poisoned data)"
@@ -138,7 +139,7 @@ def run_trial(
     if counters is not None:
         trainer.counters = counters
     if memo is not None:
-        trainer.memo, trainer.task = memo, _task(cell, defense, victim, how)
+        trainer.memo, trainer.task = memo, _task(cell, defense, dataset, victim, how)
     model = copy.deepcopy(victim.model).to(device)
     if cell.fresh_head and defense.owns is CleanData:
         model.reset_head(trainer.generator("weights", "fresh-head"))
@@ -245,7 +246,7 @@ def judge_detectors(
     model = copy.deepcopy(victim.model).to(device)
     for settings in proposed:
         defense = DEFENSES.create(cell.defense, settings)
-        trainer.task = _task(cell, defense, victim, arithmetic(device, cell.victim.precision))
+        trainer.task = _task(cell, defense, dataset, victim, arithmetic(device, cell.victim.precision))
         assets = assets_for(defense, cell, dataset, victim, device)
         found.append(_detection(defense.detect(model, assets, trainer), victim, dataset))
     return found, trainer.counters
@@ -305,13 +306,15 @@ def _target(cell: Cell, dataset: Dataset) -> dict[str, Any]:
     return {"target_label": label, "target_class": dataset.classes[label] if named else None}
 
 
-def _task(cell: Cell, defense: Defense, victim: Victim, how: Mapping[str, Any]) -> str:
+def _task(cell: Cell, defense: Defense, dataset: Dataset, victim: Victim, how: Mapping[str, Any]) -> str:
     """Key of all that a defense is given beside its settings: trials that share it may share results.
 
     The victim's facts are in it because a victim that was trained again, after damage, may differ in its last bits.
     So may what was computed with other threads: a row must not depend on who computed before.
     """
-    held = [cell.clean_fraction, cell.clean_source, cell.fresh_head] if defense.owns is CleanData else []
+    held: list[Any] = []
+    if defense.owns is CleanData:
+        held = [cell.clean_fraction, cell.clean_source, cell.fresh_head, *source_key(cell, dataset)]
     given: dict[str, Any] = {"victim": victim.name, "facts": victim.facts, "seed": defender_seed(cell), "held": held}
     given["arithmetic"] = dict(how)
     if (by := origin(DEFENSES, cell.defense)) is not None:  # what edited code makes is not what it made before

@@ -29,6 +29,8 @@ CONDITIONS = {
     "scenario": "scenario",
     "clean_fraction": "clean fraction",
     "clean_source": "clean source",
+    "label_noise": "label noise",
+    "residual_poison": "residual poison",
     "poison_rate": "poison rate",
     "recipe": "victims' recipe",
     "attack_settings": "settings of the attack",

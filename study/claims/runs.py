@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from study.record.columns import to_frame
 from study.results.outcomes import outcome_of
 from study.spec.schema import StudySpec
 from trainables.attacks.base import ATTACKS
+from trainables.defenses.base import DEFENSES
 from trainables.training.recipes import RECIPES, TrainingRecipe
 
 Row = Mapping[str, Any]
@@ -132,11 +134,13 @@ def _same(ours: Any, wanted: Any) -> bool:
 
 
 def _run(spec: StudySpec, row: Row, outcome: str, stand_ins: Mapping[str, str]) -> Run:
-    settings = json.loads(row.get("resolved_settings") or "{}")
+    settings = _with_later(str(row["defense"]), json.loads(row.get("resolved_settings") or "{}"))
     attack = str(row["attack"])
     recipe, victim_lr = _recipe(spec)
     conditions = {
         **{name: row.get(name) for name in CONDITIONS},
+        # Rows of earlier versions do not tell: there was none.
+        **{name: row.get(name) or 0.0 for name in ("label_noise", "residual_poison")},
         "dataset": stand_ins.get(row["dataset"], row["dataset"]),
         "training_images": row.get("train_size"),
         "recipe": recipe,
@@ -147,7 +151,8 @@ def _run(spec: StudySpec, row: Row, outcome: str, stand_ins: Mapping[str, str]) 
     values = {name: row[name] for name in ("asr", "clean_accuracy", "asr_before") if measured and _is_there(row, name)}
     victim = row.get("victim") or f"{row['study']}/{attack}/{row['seed']}"
     defense_seed = row.get("defense_seed") or 0
-    held = (row.get("clean_fraction"), row.get("clean_source"), row.get("scenario"))
+    spoilt = (conditions["label_noise"], conditions["residual_poison"])
+    held = (row.get("clean_fraction"), row.get("clean_source"), row.get("scenario"), *spoilt)
     return Run(
         study=str(row["study"]),
         attack=attack,
@@ -165,6 +170,13 @@ def _run(spec: StudySpec, row: Row, outcome: str, stand_ins: Mapping[str, str]) 
         victim=victim,
         identity=(victim, row["defense"], json.dumps(settings, sort_keys=True), defense_seed, *held),
     )
+
+
+def _with_later(defense: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a row has them, with those that its version did not know: their defaults change nothing."""
+    if not settings or defense not in DEFENSES.names():
+        return settings
+    return {**dataclasses.asdict(DEFENSES.create(defense)), **settings}
 
 
 def _is_there(row: Row, name: str) -> bool:

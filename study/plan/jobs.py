@@ -18,7 +18,7 @@ from study.spec.sweep import Combination, combinations
 from trainables.aftermath import check_aftermath
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource
-from trainables.data.split import split_clean
+from trainables.defender_data import defender_counts
 from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
 from trainables.evaluation.aftermath.settings import UNDEFENDED, Aftermath
 from trainables.job import Cell, Job, Role
@@ -209,6 +209,8 @@ def _plan_of(part: Combination) -> Plan:
             defense_seed=own,
             clean_fraction=study.clean_fraction,
             clean_source=study.clean_source,
+            label_noise=study.label_noise,
+            residual_poison=study.residual_poison,
             upstream=study.upstream,
             fresh_head=study.fresh_head,
             control=control,
@@ -334,6 +336,5 @@ def held(defense: Defense, cell: Cell, dataset: Dataset) -> tuple[int, int]:
             )
         return len(attacker_indices(cell.victim, dataset)), 0
     if defense.owns is CleanData:
-        split = split_clean(dataset.train.labels, cell.clean_fraction, num_classes=dataset.num_classes, seed=cell.seed)
-        return len(split.train), len(split.validation)
+        return defender_counts(cell, dataset)
     return 0, 0

@@ -70,7 +70,7 @@ PARAMS = Column(f"{PARAM}NAME", "text", "a setting of the defense; numbers where
 NOTES = Column(f"{NOTE}NAME", "text", "a further number that the defense reports, see its page")
 
 # What a row of an earlier version means that does not have a column.
-_WITHOUT = {"combination": ""}
+_WITHOUT: dict[str, Any] = {"combination": "", "label_noise": 0.0, "residual_poison": 0.0}
 _DTYPES = {"count": "Int64", "number": "float64", "flag": "boolean"}
 
 

@@ -18,6 +18,7 @@ LISTED = ("attacks", "defenses", "baselines", "seeds", "defense_seeds", "trackin
 OF_THE_STUDY = (
     *("name", "sweep", "search", "resources", "store", "download", "data_root", "victim.require_implanted"),
     *("curve", "aftermath", "scenario.type", "scenario.upstream", "scenario.controls"),
+    "scenario.clean_control",
 )
 MAY_DIFFER = ("search.space", "search.ranges")  # each combination has searches of its own
 

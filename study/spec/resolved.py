@@ -66,6 +66,7 @@ class Resolved:
         scenario: as spelled in the spec.
         victim_scenario: what that means for the making of victims.
         clean_fraction, clean_source: what a defender holds.
+        label_noise, residual_poison: shares of it that are mislabelled, and poisoned.
         fresh_head: defenders with clean data train a new head.
         controls: baselines are also run on clean models.
         aftermath: what is asked of repaired models.
@@ -91,6 +92,8 @@ class Resolved:
     fresh_head: bool
     controls: bool
     aftermath: Aftermath | None = None
+    label_noise: float = 0.0
+    residual_poison: float = 0.0
 
     def victim(self, attack: ResolvedAttack, seed: int) -> VictimSpec:
         """What decides the victim of an attack under a seed."""

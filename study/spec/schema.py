@@ -26,6 +26,7 @@ from trainables.attacks.base import ATTACKS
 from trainables.data.load import DataSource
 from trainables.data.sources.base import SOURCES
 from trainables.data.sources.folders import FOLDER
+from trainables.defender_data import is_folder
 from trainables.defenses.base import DEFENSES
 from trainables.evaluation.aftermath.settings import FROM_SCRATCH, UNDEFENDED
 from trainables.models.build import MODELS
@@ -218,13 +219,15 @@ class ScenarioSpec(_Part):
     user puts a new head on the model. ``encoder``: an encoder was attacked that was trained on ``upstream``.
     ``head``: ``fresh``: defenders with clean data train a new head themselves; ``probe``: they get the one that was
     trained on the fixed model, as everybody without data does. ``controls``: run every baseline also on a clean model
-    under the same trigger: what a new task does to a model by itself is no merit of a defense.
+    under the same trigger: what a new task does to a model by itself is no merit of a defense. ``clean_control``: the
+    same in the scenarios without a new task, where it tells what a defense costs a model that has no backdoor.
     """
 
     type: Literal["standalone", "same-label", "new-head", "encoder"] = "standalone"
     upstream: str | None = None
     head: Literal["fresh", "probe"] = "fresh"
     controls: bool = True
+    clean_control: bool = False
 
     @model_validator(mode="after")
     def _upstream_where_there_is_one(self) -> ScenarioSpec:
@@ -234,6 +237,8 @@ class ScenarioSpec(_Part):
             for key in ("upstream", "head", "controls"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(f"{key} has no meaning in type {self.type}; leave it out")
+        elif self.clean_control:
+            raise ValueError(f"clean_control has no meaning in type {self.type}, where controls says it; leave it out")
         return self
 
     @property
@@ -303,6 +308,8 @@ class StudySpec(_Part):
     scenario: ScenarioSpec = ScenarioSpec()
     clean_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     clean_source: str = "overlap"
+    label_noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    residual_poison: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision = "auto"
     sweep: dict[str, list[Any]] = Field(default_factory=dict)
     curve: CurveSpec = CurveSpec()
@@ -336,8 +343,9 @@ class StudySpec(_Part):
     @field_validator("clean_source")
     @classmethod
     def _known_source(cls, value: str) -> str:
-        if value not in CLEAN_SOURCES:
-            raise ValueError(f"unknown clean_source {value!r}: {nearest(value, CLEAN_SOURCES)}")
+        if value not in CLEAN_SOURCES and not is_folder(value):
+            known = [*CLEAN_SOURCES, f"{FOLDER}PATH"]
+            raise ValueError(f"unknown clean_source {value!r}: {nearest(value, known)}")
         return value
 
     @model_validator(mode="before")
@@ -412,6 +420,12 @@ class StudySpec(_Part):
                 f"clean_source {self.clean_source} does not fit scenario same-label, where the user's images are never "
                 "the attacker's; leave it out"
             )
+        spoilt = is_folder(self.clean_source) or self.label_noise > 0 or self.residual_poison > 0
+        if spoilt and self.aftermath.membership is not None:
+            raise ValueError(
+                "aftermath.membership asks who was among the task's own clean images: it goes with no label_noise, "
+                f"residual_poison or clean_source {FOLDER}PATH; leave one out"
+            )
         return self
 
     def _check_repeats(self) -> None:
@@ -458,8 +472,10 @@ class StudySpec(_Part):
             victim_scenario=VICTIM_SCENARIOS[scenario.type],
             clean_fraction=fraction,
             clean_source=source,
+            label_noise=self.label_noise,
+            residual_poison=self.residual_poison,
             fresh_head=scenario.has_upstream and scenario.head == "fresh",
-            controls=scenario.has_upstream and scenario.controls,
+            controls=scenario.controls if scenario.has_upstream else scenario.clean_control,
             aftermath=self.aftermath.resolved(),
         )
 

@@ -13,7 +13,7 @@ from trainables.defenses.ft import in_scope, parts_of
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, PositiveShare, ShareBelowOne
 from trainables.training.loop import Counters, Optimizer, OptimizerName, Schedule
-from trainables.training.schedules import CyclicSchedule, Phase, Shape, constant, lr_mass
+from trainables.training.schedules import CyclicSchedule, Phase, Shape, constant, lr_mass, with_equal_mass
 from trainables.training.trainer import Trainer
 
 
@@ -33,12 +33,15 @@ class SuperFineTuning(Defense):
         lr_max2: peak of phase 2, > 0.
         lr_max3: peak of phase 3, > 0.
         iterations: length of one full triangle, in ``length_unit``, >= 1.
+        iterations1: the same of phase 1 alone, >= 0; None: ``iterations``. 0 leaves the phase out.
         length_unit: ``step`` (one batch), or ``epoch`` of the clean set. In steps the work does not depend on the clean
             fraction.
         cycles1, cycles2, cycles3: triangles of phase 1, 2 and 3, >= 0; a part of one is allowed.
         phases: how many phases are run, 1 to 3.
         up_fraction: rising share of the triangle, in (0, 1).
         shape: how the rate climbs and falls: ``linear``, ``cosine``, ``exp``, or ``constant`` at the peak.
+        equal_mass: move the peaks so that the rates of each phase have the sum that linear triangles would give:
+            another ``shape`` is then compared at equal steps and equal rate.
         granularity: the rate moves every ``step`` or only every ``epoch``.
         phase_reset: whether a phase starts a new triangle.
         peak_decay: factor on the peak from cycle to cycle, in (0, 1].
@@ -59,6 +62,7 @@ class SuperFineTuning(Defense):
 
     owns: ClassVar[type[CleanData]] = CleanData
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "equal_mass": {"shape": "exp"},
         "lr_max3": {"phases": 3},
         "cycles3": {"phases": 3},
         "phase_reset": {"cycles1": 0.5},
@@ -72,6 +76,7 @@ class SuperFineTuning(Defense):
     lr_max2: Positive = 1e-3
     lr_max3: Positive = 1e-3
     iterations: Count = 500
+    iterations1: CountOrZero | None = None
     length_unit: Literal["step", "epoch"] = "step"
     cycles1: NonNegative = 1.0
     cycles2: NonNegative = 1.0
@@ -79,6 +84,7 @@ class SuperFineTuning(Defense):
     phases: Literal[1, 2, 3] = 2
     up_fraction: InnerShare = 0.5
     shape: Shape = "linear"
+    equal_mass: bool = False
     granularity: Literal["step", "epoch"] = "step"
     phase_reset: bool = True
     peak_decay: PositiveShare = 1.0
@@ -99,15 +105,21 @@ class SuperFineTuning(Defense):
         super().__post_init__()
         if self.momentum_mode == "inverse" and self.optimizer not in ("sgd", "nesterov"):
             raise ValueError("momentum_mode inverse needs optimizer sgd or nesterov")
+        if self.momentum_mode == "inverse" and self.equal_mass:
+            raise ValueError("equal_mass compares shapes at one momentum; it needs momentum_mode constant")
+        if self.iterations1 is not None and not self.phase_reset:
+            raise ValueError("iterations1 gives phase 1 a clock of its own; it needs phase_reset true")
 
     def schedule(self, n: int) -> CyclicSchedule:
         """The learning rate over a clean training set of ``n`` images."""
         steps_per_epoch = -(-n // images_per_step(self.batch_size, n))
-        peaks = ((self.lr_max1, self.cycles1), (self.lr_max2, self.cycles2), (self.lr_max3, self.cycles3))
-        return CyclicSchedule(
+        unit = steps_per_epoch if self.length_unit == "epoch" else 1
+        first = Phase(self.lr_max1, self.cycles1, None if self.iterations1 is None else unit * self.iterations1)
+        rest = (Phase(self.lr_max2, self.cycles2), Phase(self.lr_max3, self.cycles3))
+        schedule = CyclicSchedule(
             base=self.lr_base,
-            phases=tuple(Phase(peak, cycles) for peak, cycles in peaks[: self.phases]),
-            period=self.iterations * (steps_per_epoch if self.length_unit == "epoch" else 1),
+            phases=(first, *rest[: self.phases - 1]),
+            period=self.iterations * unit,
             up_fraction=self.up_fraction,
             shape=self.shape,
             peak_decay=self.peak_decay,
@@ -116,6 +128,7 @@ class SuperFineTuning(Defense):
             cooldown_steps=self.cooldown_steps,
             cooldown_lr=self.lr_base if self.cooldown_lr is None else self.cooldown_lr,
         )
+        return with_equal_mass(schedule) if self.equal_mass else schedule
 
     def momentum_at(self, schedule: CyclicSchedule) -> Schedule:
         """Momentum of every step: constant, or falling from 0.95 to 0.85 while the rate climbs."""

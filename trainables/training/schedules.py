@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -43,10 +45,11 @@ def one_cycle(lr: float, steps: int, *, warm_fraction: float = 0.3, start: float
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a cyclic schedule: ``cycles`` triangles up to ``peak``."""
+    """One phase: ``cycles`` triangles up to ``peak``, each of ``period`` steps (None: the schedule's)."""
 
     peak: float
     cycles: float
+    period: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,27 +83,31 @@ class CyclicSchedule:
     @property
     def phase_steps(self) -> tuple[int, ...]:
         """Steps of each phase, the cooldown left out."""
-        return tuple(round(self.period * phase.cycles) for phase in self.phases)
+        return tuple(round(self.period_of(phase) * phase.cycles) for phase in self.phases)
 
     @property
     def total_steps(self) -> int:
         """Steps of all phases."""
         return sum(self.phase_steps) + self.cooldown_steps
 
+    def period_of(self, phase: Phase) -> int:
+        """Steps of one full triangle of a phase."""
+        return self.period if phase.period is None else phase.period
+
     def height_at(self, step: int) -> float:
         """Position in the triangle: 0 at its feet, 1 at its peak; 0 in the cooldown."""
         phase, _, clock = self._locate(step)
         if phase is None:
             return 0.0
-        x = (clock % self.period) / self.period
+        x = (clock % self.period_of(phase)) / self.period_of(phase)
         return x / self.up_fraction if x < self.up_fraction else (1.0 - x) / (1.0 - self.up_fraction)
 
     def ends_triangle(self, step: int) -> bool:
         """Whether a triangle is complete after ``step``; False throughout the cooldown."""
         offset = 0
-        for length in self.phase_steps:
+        for phase, length in zip(self.phases, self.phase_steps, strict=True):
             if step < offset + length:
-                return (step + 1 - (offset if self.phase_reset else 0)) % self.period == 0
+                return (step + 1 - (offset if self.phase_reset else 0)) % self.period_of(phase) == 0
             offset += length
         return False
 
@@ -109,7 +116,8 @@ class CyclicSchedule:
         phase, within, clock = self._locate(step)
         if phase is None:
             return self.base + (self.cooldown_lr - self.base) * within / max(1, self.cooldown_steps)
-        cycle = clock // self.period - (clock - within) // self.period  # of this phase, also on a common clock
+        period = self.period_of(phase)
+        cycle = clock // period - (clock - within) // period  # of this phase, also on a common clock
         peak = phase.peak * self.peak_decay**cycle
         height = self.height_at(step)
         match self.shape:
@@ -131,6 +139,37 @@ class CyclicSchedule:
                 return phase, within, within if self.phase_reset else within + offset
             offset += length
         return None, step - offset, step
+
+
+@functools.lru_cache(maxsize=64)
+def with_equal_mass(schedule: CyclicSchedule) -> CyclicSchedule:
+    """The schedule with the peak of each phase moved so that its rates have the sum that linear triangles would give.
+
+    What differs between shapes is then the shape alone: not the steps, and not how far the phase can move the weights
+    (`lr_mass`, at one momentum). A phase whose rates do not depend on its peak stays as it is.
+    """
+    linear = dataclasses.replace(schedule, shape="linear")
+    phases, first = list(schedule.phases), 0
+    for number, (phase, length) in enumerate(zip(schedule.phases, schedule.phase_steps, strict=True)):
+        steps = range(first, first + length)
+        first += length
+
+        def mass(peak: float, at: int = number, steps: range = steps) -> float:
+            others = (*phases[:at], dataclasses.replace(phases[at], peak=peak), *phases[at + 1 :])
+            return math.fsum(map(dataclasses.replace(schedule, phases=others), steps))
+
+        wanted = math.fsum(map(linear, steps))
+        # No shape lies above the linear one at half of the lower end.
+        low = high = min(schedule.base, phase.peak) / 2
+        if mass(2 * low) == mass(low):
+            continue
+        while mass(high) < wanted:
+            high *= 2
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if mass(middle) < wanted else (low, middle)
+        phases[number] = dataclasses.replace(phase, peak=high)
+    return dataclasses.replace(schedule, phases=tuple(phases))
 
 
 def lr_mass(schedule: Schedule, first: int, last: int, momentum_at: Schedule) -> float:

@@ -55,6 +55,8 @@ DIFFERENT = [
     ({"scenario": "same-label"}, "scenario same-label, not standalone"),
     ({"clean_fraction": 0.1}, "clean fraction 0.1, not 0.2"),
     ({"clean_source": "heldout"}, "clean source heldout, not overlap"),
+    ({"label_noise": 0.1}, "label noise 0.1, not 0"),
+    ({"residual_poison": 0.05}, "residual poison 0.05, not 0"),
     ({"poison_rate": 0.02}, "poison rate 0.02, not 0.1"),
 ]
 

@@ -1,5 +1,6 @@
 """Claims of training.schedules: the paper's check values, every published reading, and the shapes in between."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -7,7 +8,16 @@ from collections.abc import Sequence
 import pytest
 
 from trainables.defenses.super_ft import READINGS, SuperFineTuning, reading
-from trainables.training.schedules import CyclicSchedule, Phase, constant, cosine, lr_mass, one_cycle
+from trainables.training.schedules import (
+    CyclicSchedule,
+    Phase,
+    Shape,
+    constant,
+    cosine,
+    lr_mass,
+    one_cycle,
+    with_equal_mass,
+)
 
 # CIFAR-10 at batch 256: 196 steps per epoch.
 CIFAR10 = 50_000
@@ -228,3 +238,45 @@ def test_one_cycle_touches_its_peak_once_and_ends_near_zero() -> None:
     assert strictly_rising(values[:31])
     assert strictly_rising(values[30:][::-1])
     assert values[-1] < 0.001
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "exp", "constant"])
+def test_shapes_at_equal_mass_take_the_same_steps_and_sum_to_the_same_rate(shape: Shape) -> None:
+    published = SuperFineTuning().schedule(CIFAR10)
+    schedule = SuperFineTuning(shape=shape, equal_mass=True).schedule(CIFAR10)
+    assert schedule.phase_steps == published.phase_steps
+    for first, last in ((0, 500), (500, 1000)):
+        assert math.fsum(rates(schedule)[first:last]) == pytest.approx(math.fsum(rates(published)[first:last]))
+    if shape != "linear":
+        assert rates(schedule) != pytest.approx(rates(published), rel=1e-2), "it is another shape"
+
+
+def test_equal_mass_moves_the_peaks_where_they_must_go() -> None:
+    assert SuperFineTuning(equal_mass=True).schedule(CIFAR10)(250) == pytest.approx(0.1)
+    # Constant: the mean of the triangle. Exponential: flatter at its foot, so it must climb higher.
+    assert SuperFineTuning(shape="constant", equal_mass=True).schedule(CIFAR10)(0) == pytest.approx(0.05015)
+    assert SuperFineTuning(shape="exp", equal_mass=True).schedule(CIFAR10)(250) > 0.2
+
+
+def test_equal_mass_leaves_alone_what_no_peak_can_move() -> None:
+    """A phase of one step stands at the foot of its triangle, whatever its peak."""
+    single = CyclicSchedule(0.01, (Phase(1.0, 0.1), Phase(1.0, 0)), period=10, shape="exp")
+    assert with_equal_mass(single) == dataclasses.replace(single, shape="exp")
+
+
+@pytest.mark.parametrize("length", [0, 50, 250, 500, 2000])
+def test_phase_1_has_a_length_of_its_own_and_whole_triangles(length: int) -> None:
+    schedule = SuperFineTuning(iterations1=length).schedule(CIFAR10)
+    published = SuperFineTuning().schedule(CIFAR10)
+    assert schedule.phase_steps == (length, 500)
+    assert rates(schedule)[length:] == pytest.approx(rates(published)[500:])
+    if length:
+        assert rates(schedule)[:length] == pytest.approx(triangle(length, 3e-4, 0.1, length))
+        assert [step for step in range(length + 500) if schedule.ends_triangle(step)] == [length - 1, length + 499]
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="iterations1 gives phase 1 a clock of its own; it needs phase_reset true"):
+        SuperFineTuning(iterations1=10, phase_reset=False)
+    with pytest.raises(ValueError, match="equal_mass compares shapes at one momentum"):
+        SuperFineTuning(equal_mass=True, momentum_mode="inverse")
