@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -59,6 +60,15 @@ class Made:
         return state.hexdigest()
 
 
+@dataclass(frozen=True)
+class Again:
+    """An attack carried out a second time, beside what it was handed and whether it drew what it may not draw."""
+
+    made: Made
+    handed_over: tuple[ImageSet, ImageSet]
+    drew_globally: bool
+
+
 def carry_out(spec: VictimSpec, data: Dataset) -> Made:
     """Implant the attack of ``spec`` and stamp the test set, as `obtain_victim` does."""
     attack = spec.make_attack()
@@ -101,6 +111,18 @@ class Subject:
         return carry_out(self.spec(), toy_dataset())
 
     @cached_property
+    def again(self) -> Again:
+        """The same attack once more, on a data set of its own, while the global generator stands somewhere else."""
+        data = toy_dataset()
+        handed_over = copy.deepcopy((data.train, data.test))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(987)
+            before = torch.get_rng_state()
+            made = carry_out(self.spec(), data)
+            drew = not torch.equal(torch.get_rng_state(), before)
+        return Again(made, handed_over, drew)
+
+    @cached_property
     def learned(self) -> Made:
         """After a real, small training: rates mean something."""
         return carry_out(self.spec(width=4, recipe=LEARN), toy_dataset(train=1000, test=400))
@@ -111,11 +133,13 @@ class Subject:
         return self.attack.preview_trigger(16, 0) or self.made.implanted.trigger
 
     def variant(self, **settings: Any) -> Made | None:
-        """Carried out with other settings; None where the attack refuses them or has no such setting."""
-        data = toy_dataset()
-        if not self.accepts(data.image_size, **settings):
+        """With other settings after a few steps, as `glance` does; None where the attack refuses or lacks them.
+
+        What is poisoned, stamped and counted is the same after a whole training; the model is not.
+        """
+        if not self.accepts(toy().image_size, **settings):
             return None
-        return carry_out(self.spec(**settings), data)
+        return self.glance(self.spec(recipe=GLANCE, **settings))
 
     def accepts(self, image_size: int, **settings: Any) -> bool:
         """Whether the attack takes these settings for the toy task at ``image_size`` pixels."""

@@ -13,19 +13,17 @@ import json
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
-from unittest import mock
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from superft.testing.defense_settings import one_setting_changed
 from superft.testing.defense_subject import CLEAN_FRACTION, CPU, Subject, same
-from trainables import trial
 from trainables.attacks.base import PoisonedSamples
 from trainables.data.images import Dataset, ImageSet
 from trainables.data.load import DataSource
-from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData, Repair
+from trainables.defenses.base import DEFENSES, Assets, CleanData, NoData, PoisonedData, Repair
 from trainables.evaluation.metrics import evaluate
 from trainables.job import Cell
 from trainables.models.classifier import Classifier
@@ -55,23 +53,20 @@ def returns_a_repair(subject: Subject) -> None:
 
 
 def same_seed_gives_the_same_weights(subject: Subject) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(4321)
-        before = torch.get_rng_state()
-        again = subject.run()[0]
-        assert torch.equal(torch.get_rng_state(), before), "the defense draws from the global generator"
-    assert same(again.state, subject.first.state)
-    assert again.repair.flagged_classes == subject.first.repair.flagged_classes
+    """Also with the global generator somewhere else, and with hooks on the models."""
+    again, first = subject.again, subject.first
+    assert not again.drew_globally, "the defense draws from the global generator"
+    assert same(again.run.state, first.state)
+    assert again.run.repair.flagged_classes == first.repair.flagged_classes
     for one, other in (
-        (again.repair.removed, subject.first.repair.removed),
-        (again.repair.scores, subject.first.repair.scores),
+        (again.run.repair.removed, first.repair.removed),
+        (again.run.repair.scores, first.repair.scores),
     ):
         assert (one is None and other is None) or (one is not None and other is not None and torch.equal(one, other))
 
 
 def counters_equal_what_hooks_counted(subject: Subject) -> None:
-    run, seen = subject.run(observe=True)
-    counters = run.trainer.counters
+    counters, seen = subject.again.run.trainer.counters, subject.again.seen
     assert counters.forward_samples == seen["forward"]
     assert counters.backward_samples + counters.input_backward_samples == seen["backward"]
 
@@ -95,26 +90,11 @@ def plan_is_what_the_run_really_did(subject: Subject) -> None:
 
 
 def returned_model_is_the_one_that_is_measured(subject: Subject) -> None:
-    returned, measured = list[nn.Module](), list[nn.Module]()
-    cls = type(subject.defense)
-    original_repair = cls.repair
-
-    def repair(self: Defense, *arguments: Any) -> Repair:
-        result = original_repair(self, *arguments)
-        returned.append(result.model)
-        return result
-
-    def spy(model: nn.Module, *arguments: Any, **settings: Any) -> Any:
-        measured.append(model)
-        return evaluate(model, *arguments, **settings)
-
-    with mock.patch.object(cls, "repair", repair), mock.patch.object(trial, "evaluate", spy):
-        cell = Cell(DataSource("toy"), subject.victim.spec, subject.name, CLEAN_FRACTION)
-        result = run_trial(cell, subject.settings, dataset=subject.data, victim=subject.victim, device=CPU)
-    assert returned[0] is measured[0]
-    assert not any(module.training for module in measured[0].modules())
-    again = evaluate(measured[0], subject.data.test, subject.victim.triggered, precision="float32").full
-    assert (result.metrics["asr"], result.metrics["clean_accuracy"]) == (again.asr, again.clean_accuracy)
+    told = subject.told
+    assert told.returned is told.measured
+    assert not any(module.training for module in told.measured.modules())
+    again = evaluate(told.measured, subject.data.test, subject.victim.triggered, precision="float32").full
+    assert (told.result.metrics["asr"], told.result.metrics["clean_accuracy"]) == (again.asr, again.clean_accuracy)
 
 
 def model_predicts_the_same_after_a_reload(subject: Subject) -> None:
@@ -128,13 +108,10 @@ def model_predicts_the_same_after_a_reload(subject: Subject) -> None:
 
 
 def victim_and_assets_are_left_as_they_were(subject: Subject) -> None:
-    before = copy.deepcopy(subject.victim.model.state_dict())
-    assets = subject.assets()
-    kept = copy.deepcopy(assets)
-    run, _ = subject.run(assets=assets)
-    assert run.repair.model is not subject.victim.model
-    assert same(dict(subject.victim.model.state_dict()), before)
-    for now, then in zip(image_sets(assets), image_sets(kept), strict=True):
+    again = subject.again
+    assert again.run.repair.model is not subject.victim.model
+    assert same(dict(subject.victim.model.state_dict()), again.victim_before)
+    for now, then in zip(image_sets(again.run.assets), image_sets(again.handed_over), strict=True):
         assert torch.equal(now.images, then.images)
         assert torch.equal(now.labels, then.labels)
 
@@ -291,7 +268,5 @@ def a_rate_beyond_all_bounds_diverges_by_name(subject: Subject) -> None:
 
 
 def repaired_row_is_json(subject: Subject) -> None:
-    cell = Cell(DataSource("toy"), subject.victim.spec, subject.name, CLEAN_FRACTION)
-    result = run_trial(cell, subject.settings, dataset=subject.data, victim=subject.victim, device=CPU)
-    row = result.row()
+    row = subject.told.result.row()
     assert json.loads(json.dumps(row, allow_nan=False)) == row

@@ -9,19 +9,23 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from superft.testing.toy import SMALL
+from trainables import trial
 from trainables.data.images import Dataset
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, PoisonedData, Repair
+from trainables.evaluation.metrics import evaluate
 from trainables.job import Cell
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.training.trainer import Trainer
 from trainables.trial import assets_for
+from trainables.trial_result import TrialResult
 from trainables.victims import Victim, make_trainer
 
 CPU = torch.device("cpu")
@@ -82,6 +86,26 @@ class Run:
     @property
     def state(self) -> dict[str, Tensor]:
         return dict(self.repair.model.state_dict())
+
+
+@dataclass(frozen=True)
+class Again:
+    """A repair a second time, beside what was handed to it and what hooks and the global generator saw of it."""
+
+    run: Run
+    seen: Mapping[str, int]
+    handed_over: Assets
+    victim_before: Mapping[str, Tensor]
+    drew_globally: bool
+
+
+@dataclass(frozen=True)
+class Told:
+    """A whole trial: its result, the model that the defense returned, and the one that was measured."""
+
+    result: TrialResult
+    returned: nn.Module
+    measured: nn.Module
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -149,6 +173,40 @@ class Subject:
     @cached_property
     def first(self) -> Run:
         return self.run()[0]
+
+    @cached_property
+    def again(self) -> Again:
+        """The same repair once more, watched, while the global generator stands somewhere else."""
+        victim_before = copy.deepcopy(self.victim.model.state_dict())
+        assets = self.assets()
+        handed_over = copy.deepcopy(assets)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(4321)
+            before = torch.get_rng_state()
+            run, seen = self.run(assets=assets, observe=True)
+            drew = not torch.equal(torch.get_rng_state(), before)
+        return Again(run, seen, handed_over, victim_before, drew)
+
+    @cached_property
+    def told(self) -> Told:
+        """The repair as a trial that ends in a row."""
+        returned, measured = list[nn.Module](), list[nn.Module]()
+        cls = type(self.defense)
+        original_repair = cls.repair
+
+        def repair(defense: Defense, *arguments: Any) -> Repair:
+            found = original_repair(defense, *arguments)
+            returned.append(found.model)
+            return found
+
+        def spy(model: nn.Module, *arguments: Any, **settings: Any) -> Any:
+            measured.append(model)
+            return evaluate(model, *arguments, **settings)
+
+        cell = Cell(DataSource("toy"), self.victim.spec, self.name, CLEAN_FRACTION)
+        with mock.patch.object(cls, "repair", repair), mock.patch.object(trial, "evaluate", spy):
+            result = trial.run_trial(cell, self.settings, dataset=self.data, victim=self.victim, device=CPU)
+        return Told(result, returned[0], measured[0])
 
 
 def instrument(model: Classifier, seen: dict[str, int]) -> Classifier:

@@ -41,11 +41,16 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def make_subject(name: str, small: Mapping[str, Any] = MappingProxyType({}), needs_accuracy: bool = False) -> Subject:
+def make_subject(
+    name: str,
+    small: Mapping[str, Any] = MappingProxyType({}),
+    needs_accuracy: bool = False,
+    model: str = "preact_resnet18",
+) -> Subject:
     """A registered defense against the shared victim of the toy task; see `DefenseSuite`."""
-    victim = toy_victims.victim()
+    victim = toy_victims.victim(model)
     if needs_accuracy or name in NEEDS_ACCURACY:
-        victim = dataclasses.replace(victim, model=toy_victims.accurate_model())
+        victim = dataclasses.replace(victim, model=toy_victims.accurate_model(model))
     return Subject(name, victim, toy_victims.toy(), small)
 
 

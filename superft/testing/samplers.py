@@ -18,7 +18,7 @@ CHECKS: tuple[Check, ...] = (
     sampler_checks.suggestions_lie_within_their_bounds,
     sampler_checks.start_up_trials_differ_from_each_other,
     sampler_checks.same_seed_gives_the_same_suggestions,
-    sampler_checks.fresh_processes_with_other_string_hashes_agree,
+    sampler_checks.a_fresh_process_with_other_string_hashes_agrees,
 )
 
 

@@ -33,10 +33,10 @@ def obtain(store: Store, model: str = "preact_resnet18") -> Victim:
 
 
 @functools.cache
-def victim() -> Victim:
+def victim(model: str = "preact_resnet18") -> Victim:
     """The victim that every suite of this process shares."""
     with tempfile.TemporaryDirectory() as folder:
-        return obtain(Store(Path(folder)))
+        return obtain(Store(Path(folder)), model)
 
 
 @functools.cache

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from _pytest.mark import ParameterSet
 
-from superft.testing import attack_subject, attacks, defense_checks, defense_subject, defenses, toy_victims
+from superft.testing import attack_subject, attacks, defense_checks, defense_subject, defenses
 from superft.testing.attack_checks import stored_victim_has_the_same_rates_after_loading
 from superft.testing.defense_settings import every_setting_changes_the_run_or_is_refused
-from superft.testing.toy import NEEDS_ACCURACY
 from tests.contracts.test_attacks import OTHERS, OTHERS_OF
 from trainables.attacks.base import ATTACKS
 from trainables.defenses.base import DEFENSES
-from trainables.storage.store import Store
-from trainables.victims import Victim
 
 Check = Callable[[Any], None]
 
@@ -37,23 +34,14 @@ DEFENSES_BY_DEFAULT: tuple[Check, ...] = (
 SMALL: dict[str, dict[str, Any]] = {"handcrafted": {"form": "head"}}
 
 
-@pytest.fixture(scope="module")
-def attack(request: pytest.FixtureRequest) -> attack_subject.Subject:
-    name = request.param
+@functools.cache
+def attack(name: str) -> attack_subject.Subject:
     return attack_subject.Subject(name, SMALL.get(name, {}), {**OTHERS, **OTHERS_OF.get(name, {})}, MODEL)
 
 
-@pytest.fixture(scope="module")
-def victim(tmp_path_factory: pytest.TempPathFactory) -> Victim:
-    return toy_victims.obtain(Store(tmp_path_factory.mktemp("store")), MODEL)
-
-
-@pytest.fixture(scope="module")
-def defense(request: pytest.FixtureRequest, victim: Victim) -> defense_subject.Subject:
-    name = request.param
-    if name in NEEDS_ACCURACY:
-        victim = dataclasses.replace(victim, model=toy_victims.accurate_model(MODEL))
-    return defense_subject.Subject(name, victim, toy_victims.toy())
+@functools.cache
+def defense(name: str) -> defense_subject.Subject:
+    return defenses.make_subject(name, model=MODEL)
 
 
 def cases(names: Sequence[str], checks: Sequence[Check], by_default: Sequence[Check]) -> list[ParameterSet]:
@@ -69,15 +57,11 @@ def cases(names: Sequence[str], checks: Sequence[Check], by_default: Sequence[Ch
     ]
 
 
-@pytest.mark.parametrize(
-    ("attack", "check"), cases(ATTACKS.names(), attacks.CHECKS, ATTACKS_BY_DEFAULT), indirect=["attack"]
-)
-def test_attack(attack: attack_subject.Subject, check: Check) -> None:
-    check(attack)
+@pytest.mark.parametrize(("name", "check"), cases(ATTACKS.names(), attacks.CHECKS, ATTACKS_BY_DEFAULT))
+def test_attack(name: str, check: Check) -> None:
+    check(attack(name))
 
 
-@pytest.mark.parametrize(
-    ("defense", "check"), cases(DEFENSES.names(), defenses.CHECKS, DEFENSES_BY_DEFAULT), indirect=["defense"]
-)
-def test_defense(defense: defense_subject.Subject, check: Check) -> None:
-    check(defense)
+@pytest.mark.parametrize(("name", "check"), cases(DEFENSES.names(), defenses.CHECKS, DEFENSES_BY_DEFAULT))
+def test_defense(name: str, check: Check) -> None:
+    check(defense(name))

@@ -1,5 +1,6 @@
 """Every registered attack under the inherited suite; a new file in ``trainables/attacks`` needs no edit here."""
 
+import functools
 import importlib
 import json
 import subprocess
@@ -11,9 +12,8 @@ from typing import Any
 import pytest
 
 from superft.testing.attack_settings import every_field_changes_the_attack_or_is_refused
-from superft.testing.attack_subject import Subject, carry_out
+from superft.testing.attack_subject import Subject
 from superft.testing.attacks import CHECKS, LEARNED
-from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.base import ATTACKS
 
 Check = Callable[[Subject], None]
@@ -37,22 +37,22 @@ def marks(name: str, check: Check) -> tuple[pytest.MarkDecorator, ...]:
     return (pytest.mark.slow,) if costly or (check in LEARNED and name not in LEARNED_BY_DEFAULT) else ()
 
 
-@pytest.fixture(scope="module")
-def subject(request: pytest.FixtureRequest) -> Subject:
-    return Subject(request.param, others={**OTHERS, **OTHERS_OF.get(request.param, {})})
+@functools.cache
+def subject_of(name: str) -> Subject:
+    """One for all tests of an attack: what has been carried out for one is not carried out for the next."""
+    return Subject(name, others={**OTHERS, **OTHERS_OF.get(name, {})})
 
 
 @pytest.mark.parametrize(
-    ("subject", "check"),
+    ("name", "check"),
     [
         pytest.param(name, check, marks=marks(name, check), id=f"{name}-{check.__name__}")
         for name in ATTACKS.names()
         for check in CHECKS
     ],
-    indirect=["subject"],
 )
-def test_attack(subject: Subject, check: Check) -> None:
-    check(subject)
+def test_attack(name: str, check: Check) -> None:
+    check(subject_of(name))
 
 
 REBUILD = """
@@ -79,7 +79,7 @@ def digests_of_a_new_process(names: list[str], *extra_folder: str) -> dict[str, 
 
 def test_a_new_process_given_only_the_configuration_rebuilds_every_attack() -> None:
     names = ATTACKS.names()
-    here = {name: carry_out(toy_spec(name), toy_dataset()).digest() for name in names}
+    here = {name: subject_of(name).made.digest() for name in names}
     assert digests_of_a_new_process(names) == here
 
 

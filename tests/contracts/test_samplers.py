@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +20,13 @@ from tests.contracts.wrong import complaint, named
 Check = Callable[[Subject], None]
 
 
+subject_of = functools.cache(Subject)  # one for all tests of a sampler: a search may serve several
+
+
 @pytest.mark.parametrize("name", sampler_checks.names())
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_sampler(name: str, check: Check) -> None:
-    check(Subject(name))
+    check(subject_of(name))
 
 
 @dataclass
@@ -66,12 +70,12 @@ WRONG: dict[str, tuple[Callable[[int], BaseSampler], str, str]] = {
         "same_seed_gives_the_same_suggestions",
         "the seed changes nothing",
     ),
-    "by hash": (ByHash, "fresh_processes_with_other_string_hashes_agree", "proposes other settings"),
+    "by hash": (ByHash, "a_fresh_process_with_other_string_hashes_agrees", "proposes other settings"),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_sampler_is_caught_and_what_is_wrong_is_named(wrong: str) -> None:
     maker, check, message = WRONG[wrong]
-    # The fresh processes make the sampler called random, as one of this process does with another hash.
+    # The fresh process makes the sampler called random, as this process does with another hash.
     assert message in complaint(named(CHECKS, check), Made("random", maker=maker))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import optuna
 import yaml
+from optuna.trial import FrozenTrial, TrialState
 
+from study.record.optuna_storage import open_storage
+from tests.study.commands import invoke
 from tests.study.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +165,12 @@ class Place:
         """The same, to its end."""
         return self.start(*arguments, plug_in=plug_in).end(timeout)
 
+    def here(self, *arguments: object) -> Finished:
+        """The same in this process, which saves starting one: for commands that end before they start anything."""
+        with mock.patch.dict(os.environ, self.environment()):
+            result = invoke(*arguments)
+        return Finished(result.exit_code, result.stdout, result.stderr)
+
     def processes(self) -> list[int]:
         """Ids of all living processes that descend from this place's."""
         found = []
@@ -253,11 +265,38 @@ def rows_of(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def optuna_trials(directory: Path) -> list[FrozenTrial]:
+    """Of all searches in the journal of a study."""
+    storage = open_storage("journal", directory)
+    return [
+        trial
+        for name in optuna.study.get_all_study_names(storage)
+        for trial in optuna.load_study(study_name=name, storage=storage).get_trials()
+    ]
+
+
+def optuna_states(directory: Path) -> list[TrialState]:
+    return [trial.state for trial in optuna_trials(directory)]
+
+
+def on_one_core() -> tuple[str, ...]:
+    """What runs a command on one core: its studies then have one slot.
+
+    Every worker of Ray imports PyTorch anew, so that a second slot costs a tiny study more than it gives. Tests that
+    run side by side take different cores. Where there is no taskset, it is nothing.
+    """
+    if shutil.which("taskset") is None or not hasattr(os, "sched_getaffinity"):
+        return ()
+    cores = sorted(os.sched_getaffinity(0))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return ("taskset", "-c", str(cores[worker % len(cores)]))
+
+
 @contextlib.contextmanager
-def new_place(folder: Path) -> Iterator[Place]:
+def new_place(folder: Path, inside: tuple[str, ...] = ()) -> Iterator[Place]:
     """A place whose processes and temporary folders are gone in the end (a test that left some has failed before)."""
     with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
-        place = Place(folder, Path(temporary))
+        place = Place(folder, Path(temporary), inside=inside)
         try:
             yield place
         finally:

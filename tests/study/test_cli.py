@@ -227,7 +227,8 @@ def test_a_store_that_cannot_be_written_is_refused(
         pytest.param(
             ("--set", "resources.gpus_per_trial=0.5"),
             "superft: resources.gpus_per_trial is 0.5 but no node has a GPU; use 0 or auto",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+            # The same way as the one above; the plan's own tests have the message.
+            marks=[pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")],
         ),
     ],
 )

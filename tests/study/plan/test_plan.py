@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +31,12 @@ TWO = ("attacks=[badnets, blended]", "seeds=[0, 7]", "baselines=[none, ft]", "de
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
     return load_dataset("digits", image_size=8)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Victims that several plans have in common are trained once."""
+    return Store(tmp_path_factory.mktemp("store"))
 
 
 def cells_of(cells: tuple[Cell, ...]) -> list[tuple[str, str, int]]:
@@ -180,11 +185,11 @@ def test_held_out_clean_data_is_kept_from_the_attacker() -> None:
     ],
     ids=lambda value: " ".join(value) or "tiny",
 )
-def test_the_planned_cost_is_what_a_real_run_counts(assignments: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_planned_cost_is_what_a_real_run_counts(assignments: tuple[str, ...], store: Store) -> None:
     torch.set_num_threads(1)
     spec = tiny_spec("search.trials=3", *assignments)
     plan = make_plan(spec)
-    bench = Workbench(Store(tmp_path), torch.device("cpu"))
+    bench = Workbench(store, torch.device("cpu"))
     dataset = bench.dataset(plan.cells[0].data)
     check_plan(plan, dataset)
     baseline_work, search_work = (

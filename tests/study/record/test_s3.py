@@ -18,7 +18,7 @@ import pytest
 
 from study.record.object_log import SegmentLog
 from tests.s3 import s3_server
-from tests.study.processes import Place, new_place, wait_for
+from tests.study.processes import Place, new_place, on_one_core, wait_for
 from tests.study.run.test_nodes import SLOW_ENOUGH, WIDE_ENOUGH, Nodes
 from trainables.storage.lease import Lease, LeaseTakenError
 from trainables.storage.remote import Remote, RemoteError
@@ -35,7 +35,7 @@ def bucket() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def place(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with new_place(tmp_path_factory.mktemp("s3")) as place:
+    with new_place(tmp_path_factory.mktemp("s3"), on_one_core()) as place:
         yield place
 
 

@@ -88,7 +88,7 @@ def test_a_report_leaves_page_tables_and_pictures(tmp_path: Path) -> None:
 
 
 def test_the_page_is_one_file_that_asks_the_network_for_nothing(tmp_path: Path) -> None:
-    folder = _study(tmp_path, made_up_study(trials=6))
+    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=6))
     (folder / "figures").mkdir()
     Image.new("RGB", (8, 8)).save(folder / "figures" / "trigger_badnets.png")
     path = write_report(folder)
@@ -106,7 +106,7 @@ def test_the_page_is_one_file_that_asks_the_network_for_nothing(tmp_path: Path) 
 
 
 def test_reporting_only_reads_the_ledger_even_when_its_last_line_is_half_written(tmp_path: Path) -> None:
-    folder = _study(tmp_path, made_up_study(trials=2))
+    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=2))
     ledger = folder / "trials.jsonl"
     ledger.write_bytes(ledger.read_bytes()[:-30])
     before = ledger.read_bytes()
@@ -174,9 +174,10 @@ def test_small_and_unlucky_studies_have_a_report(
 
 
 def test_a_study_that_still_runs_says_how_far_it_is(tmp_path: Path) -> None:
-    rows = made_up_study(trials=5)
-    assert "badnets / super_ft: 5 of 12" in _page(write_report(_study(tmp_path, rows)))
-    finished = _page(write_report(_study(tmp_path, made_up_study(trials=12))))
+    spec = SPEC | {"attacks": ["badnets"]}
+    rows = made_up_study(attacks=("badnets",), trials=12)
+    assert "badnets / super_ft: 5 of 12" in _page(write_report(_study(tmp_path, rows[:-7], spec)))
+    finished = _page(write_report(_study(tmp_path, rows, spec)))
     assert "not finished" not in finished
 
 
@@ -192,7 +193,7 @@ def test_a_search_that_spent_its_budget_is_finished(tmp_path: Path) -> None:
 
 
 def test_a_trigger_picture_that_is_there_is_shown(tmp_path: Path) -> None:
-    folder = _study(tmp_path, made_up_study(trials=4))
+    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=4))
     assert "<img" not in _page(write_report(folder))
     Image.new("RGB", (8, 8)).save(folder / "figures" / "trigger_badnets.png")
     page = _page(write_report(folder))
@@ -248,7 +249,7 @@ def test_a_search_over_all_attacks_has_a_section_of_means(tmp_path: Path) -> Non
 
 
 def test_pictures_that_the_rows_no_longer_support_go_and_foreign_ones_stay(tmp_path: Path) -> None:
-    folder = _study(tmp_path, made_up_study(trials=4))
+    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=4))
     write_report(folder)
     (folder / "figures" / "trigger_badnets.png").write_bytes(b"someone else's")
     write_report(_study(folder, [make_row("badnets/ft/baseline")]))
@@ -271,7 +272,7 @@ def test_a_broken_spec_is_named(tmp_path: Path, text: str) -> None:
 def test_the_same_ledger_gives_the_same_tables(tmp_path: Path) -> None:
     contents = []
     for name in ("one", "two"):
-        folder = _study(tmp_path / name, made_up_study(trials=6))
+        folder = _study(tmp_path / name, made_up_study(attacks=("badnets",), trials=6))
         write_report(folder)
         contents.append([(folder / f).read_bytes() for f in ("trials.csv", "front.csv", "figures/front_badnets.png")])
     assert contents[0] == contents[1]
@@ -587,7 +588,7 @@ def test_a_registered_figure_stands_in_the_report_and_beside_the_others(tmp_path
         return Drawing(figure, title="How many rows", note=f"{len(tables.rows)} rows of <{title}>")
 
     FIGURES.register("counted")(count)
-    folder = _study(tmp_path, made_up_study(trials=6))
+    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=6))
     page = _page(write_report(folder))
     assert "How many rows" in page
     assert "rows of &lt;badnets&gt;" in page
@@ -606,7 +607,7 @@ def test_a_figure_that_raises_is_named_in_one_line_and_the_report_is_written(tmp
 
     FIGURES.register("breaks")(breaks)
     FIGURES.register("wrong")(lambda title, tables: "a picture")  # type: ignore[arg-type,return-value]
-    folder = _study(tmp_path, made_up_study(trials=6))
+    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=6))
     wrong = _page(write_report(folder)).partition("What went wrong</h2>")[2]
     assert re.search(r"<p>The figure breaks of badnets could not be drawn: KeyError: .*column", wrong)
     assert "<p>The figure wrong of badnets could not be drawn: must give a Drawing or nothing, got str" in wrong

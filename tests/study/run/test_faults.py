@@ -21,8 +21,7 @@ from optuna.trial import TrialState
 from study.record.ledger import Ledger
 from study.record.stopped import TRY_LATER, StudyStoppedError, Trouble, stopping
 from tests.mounts import own_mounts
-from tests.study.processes import AGENTS, Finished, Place, new_place, rows_of, wait_for
-from tests.study.run.test_engine import optuna_trials
+from tests.study.processes import AGENTS, Finished, Place, new_place, on_one_core, optuna_trials, rows_of, wait_for
 from trainables.storage.store import Store
 
 pytestmark = pytest.mark.timeout(1800)  # whole studies, several times
@@ -132,7 +131,7 @@ def test_a_ledger_that_was_removed_takes_no_row_that_would_be_lost(tmp_path: Pat
 
 @pytest.fixture
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with new_place(tmp_path_factory.mktemp("faults")) as place:
+    with new_place(tmp_path_factory.mktemp("faults"), on_one_core()) as place:
         yield place
 
 
@@ -173,7 +172,7 @@ def assert_whole(directory: Path, before: list[dict[str, object]], store: Path) 
 @pytest.mark.cluster
 def test_a_study_whose_disk_is_full_goes_on_when_there_is_space(place: Place) -> None:
     with own_mounts() as mounts:
-        place.inside = mounts.inside
+        place.inside = (*place.inside, *mounts.inside)
         outside = place.folder / "disk"
         outside.mkdir()
         mounts.mount(outside, "28k")
@@ -198,7 +197,7 @@ def test_a_study_whose_disk_is_full_goes_on_when_there_is_space(place: Place) ->
 @pytest.mark.cluster
 def test_a_study_whose_store_is_full_goes_on_when_there_is_space(place: Place) -> None:
     with own_mounts() as mounts:
-        place.inside = mounts.inside
+        place.inside = (*place.inside, *mounts.inside)
         place.store.mkdir()
         mounts.mount(place.store, "100k")
         directory = place.folder / "runs" / "store"

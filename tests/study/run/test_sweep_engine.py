@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from study.record.curves import read_curves
-from tests.study.processes import new_place, rows_of, wait_for
+from tests.study.processes import new_place, on_one_core, rows_of, wait_for
 from tests.study.tiny import TINY
 
 pytestmark = [pytest.mark.timeout(500), pytest.mark.cluster]
@@ -29,7 +29,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    with new_place(tmp_path_factory.mktemp("sweep")) as place:
+    with new_place(tmp_path_factory.mktemp("sweep"), on_one_core()) as place:
         spec = place.spec("swept", **CHANGES)
         directory = place.folder / "runs" / "swept"
         first = place.start("run", spec, "--out", directory)
@@ -72,10 +72,10 @@ def test_every_row_has_its_curve_and_its_last_point_is_the_row(killed: SimpleNam
 
 
 def test_a_finished_sweep_has_nothing_left_and_show_and_report_know_it(killed: SimpleNamespace) -> None:
-    again = killed.place.run("run", killed.spec, "--out", killed.directory)
+    again = killed.place.here("run", killed.spec, "--out", killed.directory)
     assert again.code == 0
     assert "12 of 12" in again.stdout + again.stderr or "finished" in again.stdout + again.stderr
-    shown = killed.place.run("show", killed.directory)
+    shown = killed.place.here("show", killed.directory)
     assert "12 of 12 trials done" in shown.stdout
     page = (killed.directory / "report.html").read_text()
     assert "What the sweep shows: clean_fraction and image_size" in page
@@ -86,7 +86,7 @@ def test_a_finished_sweep_has_nothing_left_and_show_and_report_know_it(killed: S
 
 def test_another_sweep_in_the_same_folder_is_refused_in_one_line(killed: SimpleNamespace) -> None:
     other = killed.place.spec("swept", **{**CHANGES, "sweep": {"clean_fraction": [0.1, 0.2], "image_size": [8, 12]}})
-    refused = killed.place.run("run", other, "--out", killed.directory)
+    refused = killed.place.here("run", other, "--out", killed.directory)
     assert refused.code == 2
     assert "sweep.clean_fraction: [0.1, 0.3] -> [0.1, 0.2]" in refused.stderr
     assert Path(killed.directory, "trials.jsonl").exists()

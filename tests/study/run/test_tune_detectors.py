@@ -24,7 +24,7 @@ from study.report.detectors import tuned_table
 from study.results.left import plan_in
 from study.run.tune_detectors import ROUND, DetectorSearch, youden
 from study.spec.yaml_io import SpecError
-from tests.study.processes import Place, new_place, rows_of
+from tests.study.processes import Place, new_place, on_one_core, rows_of
 from tests.study.tiny import make_driver, run, tiny_spec
 from trainables.job import Job
 
@@ -188,7 +188,7 @@ def test_the_report_has_chosen_and_published_detector_side_by_side_with_what_was
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with new_place(tmp_path_factory.mktemp("detectors")) as made:
+    with new_place(tmp_path_factory.mktemp("detectors"), on_one_core()) as made:
         yield made
 
 

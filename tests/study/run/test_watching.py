@@ -20,13 +20,13 @@ import pytest
 
 from tests.network import free_ports
 from tests.study.commands import invoke
-from tests.study.processes import new_place, rows_of, wait_for
+from tests.study.processes import new_place, on_one_core, rows_of, wait_for
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """A real study that logs to two tools, one of which does not answer; shown again and again while it runs."""
-    with new_place(tmp_path_factory.mktemp("watching")) as place, pytest.MonkeyPatch.context() as patch:
+    with new_place(tmp_path_factory.mktemp("watching"), on_one_core()) as place, pytest.MonkeyPatch.context() as patch:
         (port,) = free_ports(1)
         patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
