@@ -159,6 +159,8 @@ def work_left(plan: Plan, data: Data, left: Mapping[str, int] | None = None) -> 
         if there := left.get(search.confirm_label, 0):
             of_each = [trial_cost(cell, search.published_settings(), data) for cell in search.fresh]
             mean, label = math.fsum(of_each) / len(of_each), search.fresh[0].label
+            if budget is not None and left.get(search.label):  # no more settings than fit
+                there = min(there, max(1, math.floor(budget / mean)) * len(of_each))
             named = {"attack": search.group, "defense": label, "combination": search.fresh[0].combination}
             found[search.confirm_label] = Work(
                 search.confirm_label, role=CONFIRM, trials=there, each=mean, epochs=mean * there, **named

@@ -102,5 +102,3 @@ def _beside(members: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     found.columns = pd.Index([*(f"{rate}_confirmed" for rate in RATES), "models", "models_counted"])
     kept = members[[*names, *_NAMED]].join(found, on=names, how="inner")
     return kept.dropna(subset=[f"{rate}_confirmed" for rate in RATES])[list(COLUMNS)].reset_index(drop=True)
-
-

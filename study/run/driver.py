@@ -125,7 +125,9 @@ class Driver:
             own, standing = search.search, self._standing[search.search.label]
             left[own.label] += standing.rows_left(search.asked)
             jobs, asked = self._confirm(own), search.asked
-            left[own.confirm_label] += left_to_confirm(own, standing, jobs, lambda job: self.ledger.has(*job.key), asked)
+            left[own.confirm_label] += left_to_confirm(
+                own, standing, jobs, lambda job: self.ledger.has(*job.key), asked
+            )
         return +left
 
     def models_of(self, label: str) -> tuple[int, int]:

@@ -79,9 +79,10 @@ class SearchSpec(_Part):
     of studies whose fronts are tried first, in the place of as many of those. ``accuracy_floor``: settings that give up
     more clean accuracy than this (a fraction, of the search half) are worth less to the sampler than any other.
     ``aggregate``, with ``per: all``: what of the attacks counts, their ``mean``, the ``worst``, or the mean of the
-    worst share, ``cvar:0.25``; search, progress, report and ``superft front`` keep to it. ``repeats``: how often each search is made, each time with other draws of the
-    sampler: the first is the study's, the others show how much of its hypervolume was luck.
-    ``confirm``: on how many fresh attack seeds the settings that a search chose are run again once it is over.
+    worst share, ``cvar:0.25``; search, progress, report and ``superft front`` keep to it. ``repeats``: how often each
+    search is made, each time with other draws of the sampler: the first is the study's, the others show how much of its
+    hypervolume was luck. ``confirm``: on how many fresh attack seeds the settings that a search chose are run again
+    once it is over.
     """
 
     trials: Annotated[int, Field(ge=1)] = TRIALS
