@@ -56,6 +56,10 @@ SPEC_KEYS: dict[str, str] = {
         "How often each search is made, with other draws of the sampler: the first is the study's, the others show how "
         "much of its hypervolume is luck. Not with `search.budget_epochs`. See [repeated searches](#repeated-searches)."
     ),
+    "search.confirm": (
+        "On how many fresh attack seeds the front, the knee and the picks of a search are run again once it is over. "
+        "See [confirmed settings](#confirmed-settings)."
+    ),
     "search.published": "Begin each search with the published point. `false` allows a space that leaves it out.",
     "search.startup_trials": "Settings drawn, see `search.startup`, before the sampler learns from results.",
     "search.storage": (

@@ -223,6 +223,12 @@ def _searches(plan: Plan, frame: pd.DataFrame, left: Mapping[str, int]) -> list[
         models = models_of(mine.iloc[0]) if len(mine) else ""
         rest = -(-left.get(search.label, 0) // len(search.cells))
         table.append([search.label, str(len(own)), str(rest), str(len(front)), *volumes, models])
+        if search.fresh:
+            confirmed = frame.loc[frame["search"] == search.confirm_label, "trial"].value_counts()
+            rest = -(-left.get(search.confirm_label, 0) // len(search.fresh))
+            ready = str(int((confirmed >= len(search.fresh)).sum()))
+            open_still = f"at most {rest}" if left.get(search.label) else str(rest)
+            table.append([search.confirm_label, ready, open_still, "-", "-", "-", f"{len(search.fresh)} fresh models"])
     return in_columns(table)
 
 

@@ -11,7 +11,7 @@ from trainables.evaluation.aftermath.settings import Aftermath
 from trainables.evaluation.curve import Every
 from trainables.victims import VictimSpec
 
-Role = Literal["search", "repeat", "baseline", "control"]
+Role = Literal["search", "repeat", "confirm", "baseline", "control"]
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,8 @@ class Job:
         label: of the search that it belongs to (``badnets/super_ft``), or of a baseline (``badnets/ft/baseline``).
         trial: id of the setting within the study (``badnets/super_ft/0007``); a baseline's is its label. Several
             cells may share it.
-        role: ``search``; ``repeat``: of a search that is made once more; ``baseline``; or ``control``: a baseline on
-        the
-            clean model.
+        role: ``search``; ``repeat``: of a search that is made once more; ``confirm``: a chosen setting on a fresh seed;
+            ``baseline``; or ``control``: a baseline on the clean model.
         cell: what the setting is scored on.
         settings: of the defense, complete enough to rebuild it.
         published: whether they are exactly the published point.

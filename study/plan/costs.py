@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from study.plan.data import Data, data_of
-from study.plan.jobs import Plan, held
+from study.plan.jobs import CONFIRM, Plan, held
 from study.record.cost import epochs
 from trainables.aftermath import planned_work, shadow_work
 from trainables.defenses.base import DEFENSES
@@ -26,8 +26,9 @@ class Work:
         label: of the search or baseline.
         attack: its attack; ``all`` for a search over all of them.
         defense: the label of its defense.
-        role: ``search``, ``baseline`` or ``control``.
-        trials: to be run; of a search with a budget, as many as fit if a setting costs what the published one does.
+        role: ``search``, ``confirm``, ``baseline`` or ``control``.
+        trials: to be run; of a search with a budget, as many as fit if a setting costs what the published one does;
+            of what is to be confirmed, at most so many.
         each: E of one of them; of a search, of the published point, the mean over its cells.
         epochs: E of all; of a search with a budget no more than that.
         combination: of a sweep; empty without one.
@@ -155,6 +156,15 @@ def work_left(plan: Plan, data: Data, left: Mapping[str, int] | None = None) -> 
         found[job.label] = Work(job.label, role=job.role, trials=trials, each=each, epochs=each * trials, **named)
     budget = plan.spec.search.budget_epochs
     for search in plan.searches:
+        if there := left.get(search.confirm_label, 0):
+            of_each = [trial_cost(cell, search.published_settings(), data) for cell in search.fresh]
+            mean, label = math.fsum(of_each) / len(of_each), search.fresh[0].label
+            if budget is not None and left.get(search.label):  # no more settings than fit
+                there = min(there, max(1, math.floor(budget / mean)) * len(of_each))
+            named = {"attack": search.group, "defense": label, "combination": search.fresh[0].combination}
+            found[search.confirm_label] = Work(
+                search.confirm_label, role=CONFIRM, trials=there, each=mean, epochs=mean * there, **named
+            )
         if not (trials := left.get(search.label, 0)):
             continue
         paper, cells = search.published_settings(), len(search.cells)

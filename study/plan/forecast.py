@@ -12,7 +12,7 @@ from typing import Any
 from study.plan.costs import Work, aftermath_left, curves_cost, trial_cost, victims_cost, work_left
 from study.plan.data import Data, all_of, data_of, one_of
 from study.plan.gpu_shares import Kind, Measurement, choose_shares, kinds, read_measurements, still_valid
-from study.plan.jobs import Plan
+from study.plan.jobs import CONFIRM, Plan
 from study.plan.slots import Node, count_slots, counted, describe_nodes, describe_share, slots_on, wanted_gpus
 from study.plan.targets import targets_in_words
 from study.record.detectors import DETECTOR_SETTINGS
@@ -45,8 +45,8 @@ def plan_lines(
         done: trials that have a row.
     """
     spec, work = plan.spec, work_left(plan, data, left)
-    baselines = [item for item in work if item.role != "search"]
-    searches = [item for item in work if item.role == "search"]
+    baselines = [item for item in work if item.role not in ("search", CONFIRM)]
+    searches, confirmed = ([item for item in work if item.role == role] for role in ("search", CONFIRM))
     trials, victims = sum(item.trials for item in work), plan.victims() if missing is None else missing
     training = victims_cost(victims, data, upstream)
     lines = [f"study {spec.name}: {_images_in_words(spec.dataset, one_of(data))}, {_model_in_words(spec)}"]
@@ -83,12 +83,19 @@ def plan_lines(
         )
     unit = "1 E is one epoch on all "
     unit += f"{len(one_of(data).train)} images" if len(all_of(data)) == 1 else "training images of the data set"
+    confirming = []
+    if confirmed:
+        confirming.append(
+            f"confirmed: at most {sum(item.trials for item in confirmed)} trials, {_epochs(confirmed):.1f} E: what a "
+            f"search chooses is run on {spec.search.confirm} fresh seeds, as if it chose all that it tries"
+        )
     after = aftermath_lines(plan, data, left)
     return [
         *lines,
         f"baselines: {sum(item.trials for item in baselines)} trials, {_epochs(baselines):.1f} E",
         f"searches:  {len(searches)} of {each} each ({spec.search.sampler}{times}), "
         f"{sum(item.trials for item in searches)} trials, {_epochs(searches):.1f} E {one}",
+        *confirming,
         f"total:     {trials} trials, {training + _epochs(work) + measuring:.1f} E; {unit}",
         *after,
     ]

@@ -114,6 +114,8 @@ def kinds(plan: Plan, image_size: int | Mapping[DataSource, int]) -> list[Kind]:
             item = search.space.distributions["batch_size"]
             params["batch_size"] = max(getattr(item, "choices", None) or [getattr(item, "high", params["batch_size"])])
         add(search.label, search.cells, search.settings(params))
+        if search.fresh:
+            add(search.confirm_label, search.fresh, search.settings(params))
     for job in plan.baselines:
         add(job.label, [job.cell], job.settings)
     return list(found.values())

@@ -7,7 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from search_spaces.space import Space, fingerprint
 from study.plan.data import Data, data_of, one_of
@@ -26,6 +26,7 @@ from trainables.models.build import build_model, check_output
 from trainables.models.classifier import Classifier
 from trainables.victims import attacker_indices, check_victim
 
+CONFIRM: Literal["confirm"] = "confirm"  # role of the trials on fresh seeds, and part of their ids
 Key = tuple[str, int, str]  # attack, seed and combination: within a study they name a victim
 
 
@@ -44,6 +45,7 @@ class Search:
         tuned: the detector's settings that were chosen so; None: not yet, the published ones stand for them.
         group: its attack, or ``all``.
         repeat: 0; of a search that is made once more, the how manieth time (1, 2, ...).
+        fresh: cells on seeds that the study does not use; the settings that it chose are run on them once it is over.
     """
 
     label: str
@@ -55,6 +57,16 @@ class Search:
     tuned: Mapping[str, Any] | None = None
     group: str = ""
     repeat: int = 0
+    fresh: tuple[Cell, ...] = ()
+
+    @property
+    def confirm_label(self) -> str:
+        """Label of the trials on fresh seeds."""
+        return f"{self.label}/{CONFIRM}"
+
+    def confirm_id(self, trial: str) -> str:
+        """Id of a setting on fresh seeds, whose id is ``trial`` in the search."""
+        return f"{self.confirm_label}/{trial.removeprefix(f'{self.label}/')}"
 
     @property
     def role(self) -> Role:
@@ -105,13 +117,17 @@ class Plan:
     @property
     def cells(self) -> list[Cell]:
         """All of them, each once: the baselines' first."""
-        searched = (cell for search in self.searches for cell in search.cells)
+        searched = (cell for search in self.searches for cell in (*search.cells, *search.fresh))
         return list(dict.fromkeys([*(job.cell for job in self.baselines), *searched]))
 
     def jobs_by_label(self) -> Counter[str]:
-        """How many trials each search and each baseline has in the finished study."""
+        """How many trials each search and each baseline has in the finished study.
+
+        How many settings will be confirmed is not known: at most all of a search.
+        """
         count = Counter(job.label for job in self.baselines)
-        return count + Counter({one.label: len(one.cells) * self.most_settings(one) for one in self.searches})
+        count += Counter({one.label: len(one.cells) * self.most_settings(one) for one in self.searches})
+        return count + Counter({one.confirm_label: len(one.fresh) * self.most_settings(one) for one in self.searches})
 
     def most_settings(self, search: Search) -> int:
         """Settings of a search, unless its budget ends it earlier: as many as asked for, or as its space holds."""
@@ -139,8 +155,9 @@ class Plan:
 
     def models(self, role: Role) -> int:
         """Victims that a setting of that role is meant for, those without a backdoor included."""
-        shared = role in ("search", "repeat") and self.spec.search.per == "all"
-        return len(self.spec.seeds) * (len(self.spec.attacks) if shared else 1)
+        shared = role in ("search", "repeat", CONFIRM) and self.spec.search.per == "all"
+        seeds = self.spec.search.confirm or 0 if role == CONFIRM else len(self.spec.seeds)
+        return seeds * (len(self.spec.attacks) if shared else 1)
 
     def without(self, absent: Collection[Key]) -> Plan:
         """What remains where the victims of these attacks, seeds and combinations hold no backdoor.
@@ -161,14 +178,16 @@ class Plan:
             self,
             baselines=tuple(job for job in self.baselines if stays(job.cell)),
             searches=tuple(
-                dataclasses.replace(one, cells=tuple(cell for cell in one.cells if stays(cell))) for one in searches
+                dataclasses.replace(one, cells=tuple(filter(stays, one.cells)), fresh=tuple(filter(stays, one.fresh)))
+                for one in searches
             ),
         )
 
     def labels_of(self, defense: str) -> set[str]:
         """Labels of the searches and baselines of a defense."""
         baselines = {job.label for job in self.baselines if job.cell.defense == defense}
-        return baselines | {search.label for search in self.searches if search.defense == defense}
+        own = [search for search in self.searches if search.defense == defense]
+        return baselines | {search.label for search in own} | {one.confirm_label for one in own if one.fresh}
 
     def victims(self) -> list[Cell]:
         """One cell per distinct victim, controls first (the others need them for ASR-base)."""
@@ -187,14 +206,15 @@ def make_plan(spec: StudySpec) -> Plan:
 
 def _together(spec: StudySpec, parts: Sequence[Combination]) -> Plan:
     """The plan of a study that has these combinations."""
-    plans = [_plan_of(part) for part in parts]
+    first = 1 + max(seed for part in parts for seed in part.spec.seeds)
+    plans = [_plan_of(part, range(first, first + (spec.search.confirm or 0))) for part in parts]
     baselines = tuple(job for plan in plans for job in plan.baselines)
     searches = tuple(search for plan in plans for search in plan.searches)
     return Plan(spec, baselines, searches, plans[0].aftermath)  # the aftermath is the whole study's
 
 
-def _plan_of(part: Combination) -> Plan:
-    """The plan of one combination."""
+def _plan_of(part: Combination, fresh_seeds: Sequence[int]) -> Plan:
+    """The plan of one combination; ``fresh_seeds``: of the attacker, for what its searches choose."""
     study, curve = part.spec.resolve(), part.spec.curve.every
     before = f"{part.name}/" if part.name else ""
 
@@ -236,6 +256,7 @@ def _plan_of(part: Combination) -> Plan:
         for search, again in itertools.product(study.searches, range(part.spec.search.repeats)):
             pairs = itertools.product(attacks, study.seeds, study.defense_seeds)
             cells = tuple(cell_of(attack, search, seed, own) for attack, seed, own in pairs)
+            anew = () if again else itertools.product(attacks, fresh_seeds, study.defense_seeds[:1])
             searches.append(
                 Search(
                     label=f"{before}{group}/{search.label}" + (f"/repeat-{again}" if again else ""),
@@ -246,6 +267,7 @@ def _plan_of(part: Combination) -> Plan:
                     detector=search.detector,
                     group=group,
                     repeat=again,
+                    fresh=tuple(cell_of(attack, search, seed, own) for attack, seed, own in anew),
                 )
             )
     of_searches = study.aftermath if part.spec.aftermath.trials == "all" else None
@@ -318,6 +340,7 @@ def check_plan(plan: Plan, data: Data, upstream: Data | None = None) -> None:
     trials = [(job.cell, job.settings, job.aftermath) for job in plan.baselines]
     for search in plan.searches:
         trials += [(cell, search.published_settings(), plan.aftermath) for cell in search.cells]
+        trials += [(cell, search.published_settings(), None) for cell in search.fresh]
     for cell, settings, aftermath in trials:
         defense, dataset = DEFENSES.create(cell.defense, settings), data_of(data, cell.data)
         defense.check(model_of(cell, dataset), *held(defense, cell, dataset), image_size=dataset.image_size)

@@ -32,7 +32,10 @@ STUDY_COLUMNS = (
 )
 PLACE_COLUMNS = (
     Column(
-        "role", "text", "search, repeat (of a search made once more), baseline, control: a baseline on the clean model"
+        "role",
+        "text",
+        "search, repeat (of a search made once more), confirm (a chosen setting on a fresh seed), baseline, control: a "
+        "baseline on the clean model",
     ),
     Column("search", "text", "the search that proposed the setting: ATTACK/DEFENSE, or all/DEFENSE; else missing"),
     Column("published", "flag", "whether the settings are the published point, in all that its source states"),

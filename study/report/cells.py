@@ -114,6 +114,27 @@ def repeats_table(repeated: pd.DataFrame) -> Table:
     return rows
 
 
+def confirmed_table(confirmed: pd.DataFrame, curse: pd.DataFrame) -> Table:
+    """Rows of ``confirmed.confirmed_settings`` as texts, after those of each defense its ``winners_curse``."""
+    rows: Table = []
+    for defense, group in confirmed.groupby("defense_label", sort=True):
+        for _, one in group.iterrows():
+            row = {"defense": str(defense), "setting": str(one["trial"]).rpartition("/")[2], "chosen as": honours(one)}
+            for key, name in (("asr", "ASR"), ("clean_accuracy", "accuracy")):
+                row[f"{name}: searched"] = percent(one[f"{key}_report"])
+                row[f"{name}: confirmed"] = percent(one[f"{key}_confirmed"])
+            counted, meant = int(one["models_counted"]), int(one["models"])
+            rows.append({**row, "fresh models": str(meant) if counted == meant else f"{counted} of {meant}"})
+        for _, one in curse[curse["defense_label"] == defense].iterrows():
+            row = {"defense": str(defense), "setting": "confirmed less searched", "chosen as": "mean"}
+            for key, name in (("asr", "ASR"), ("clean_accuracy", "accuracy")):
+                low, high = 100 * one[f"{key}_low"], 100 * one[f"{key}_high"]
+                interval = f" [{low:+.1f}, {high:+.1f}]" if one["seeds"] > 1 else ""
+                row |= {f"{name}: searched": "", f"{name}: confirmed": f"{100 * one[key]:+.1f}{interval}"}
+            rows.append({**row, "fresh models": f"{int(one['seeds'])} {plural('seed', int(one['seeds']))}"})
+    return rows
+
+
 def rules_table(by_rule: pd.DataFrame) -> Table:
     """Rows of ``settings.fronts_by_rule`` as texts: each front, and what it comes to by means and in the worst case."""
     rows: Table = []

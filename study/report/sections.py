@@ -13,6 +13,7 @@ from study.record.words import percent
 from study.report import captions
 from study.report.aftermath import aftermath_parts
 from study.report.cells import (
+    confirmed_table,
     cost_table,
     detection_table,
     honours,
@@ -126,6 +127,9 @@ def _folded_parts(
     if len(tables.repeated):
         table = table_html(repeats_table(tables.repeated)) + captions.CAPTION_REPEATS
         add("repeats", "Would another search find as much?", table)
+    if len(tables.confirmed):
+        table = table_html(confirmed_table(tables.confirmed, tables.curse)) + captions.CAPTION_CONFIRMED
+        add("confirmed", "Does the choice hold on fresh seeds?", table)
     if "worst" in figures:
         content = figures["worst"].html + table_html(rules_table(tables.by_rule)) + captions.CAPTION_RULES
         add("worst", figures["worst"].title, content)

@@ -26,11 +26,12 @@ from study.report.sweep import SWEEP, sweep_section
 from study.report.targets import target_text
 from study.results import equal_rules
 from study.results.aftermath import membership_table, reinjection_curves, reinjection_table, retuning_table
+from study.results.confirmed import confirmed_settings, winners_curse
 from study.results.left import plan_in, unfinished_in_words
 from study.results.repeats import repeated_searches
 from study.results.settings import (
     ALL_ATTACKS,
-    REPEAT,
+    BESIDE,
     aggregate_all,
     at,
     candidates,
@@ -81,6 +82,7 @@ def write_report(directory: Path | str) -> Path:
     searched = candidates(frame)
     history = hypervolume_over_trials(frame)
     by_rule, repeated = fronts_by_rule(frame), repeated_searches(frame)
+    confirmed, curse = confirmed_settings(frame), winners_curse(frame)
     beside, costs = equal_rules.parity(frame, _budget(spec)), equal_rules.search_costs(frame)
     drawn: dict[str, bytes] = {}
     troubles: list[str] = []
@@ -92,12 +94,14 @@ def write_report(directory: Path | str) -> Path:
     plan = _plan_of(directory, rows)
     again = {one.label for one in plan.searches if one.repeat} if plan else set()
     detectors, combination_of = read_detectors(directory).values(), _combinations(plan)
-    curves = read_curves(directory, [row for row in rows if row.get("role") != REPEAT], troubles)
+    curves = read_curves(directory, [row for row in rows if row.get("role") not in BESIDE], troubles)
     for place in places:
         combination, dataset, model, attack = place
         wholes = {"settings": table, "members": members, "searched": searched, "history": history}
         wholes |= {
             "repeated": repeated,
+            "confirmed": confirmed,
+            "curse": curse,
             "beside": beside,
             "costs": costs,
             "rows": frame,

@@ -18,9 +18,9 @@ def whole_failures(rows: Iterable[Mapping[str, Any]]) -> list[str]:
             lines.append(f"victim {row['attack']} (seed {row['seed']}): {error.removeprefix(VICTIM)}")
             continue
         trial = str(row["trial"])
-        groups.setdefault(trial.rpartition("/")[0] if row.get("role") in ("search", "repeat") else trial, []).append(
-            row
-        )
+        groups.setdefault(
+            trial.rpartition("/")[0] if row.get("role") in ("search", "repeat", "confirm") else trial, []
+        ).append(row)
     for label, members in groups.items():
         if all(row["status"] == "failed" for row in members):
             count = "its only trial" if len(members) == 1 else f"all of its {len(members)} trials"

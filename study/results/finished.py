@@ -58,6 +58,11 @@ class Standing:
         return charged
 
     @property
+    def over(self) -> bool:
+        """Whether every setting that the search will ever try has its rows."""
+        return self._has_no_victim or self.finished >= (self.most if self.ended is None else self.ended)
+
+    @property
     def begun(self) -> int:
         """Settings with a row."""
         return len(self._rows_of)

@@ -15,6 +15,7 @@ from study.plan.jobs import Plan, make_plan
 from study.record.detectors import read_detectors
 from study.record.ledger import row_key
 from study.record.victims import absent, decided
+from study.results.chosen import jobs_to_confirm, left_to_confirm
 from study.results.finished import Standing
 from study.spec.schema import StudySpec
 
@@ -48,11 +49,20 @@ def standings(
 def trials_left(
     plan: Plan, rows: Iterable[Mapping[str, Any]], ended: Mapping[str, int] = MappingProxyType({})
 ) -> Counter[str]:
-    """Trials without a row, by the label of their search or baseline; those that have none left are not in it."""
+    """Trials without a row, by the label of their search or baseline; those that have none left are not in it.
+
+    Of what a search will choose, to be run on fresh seeds: the most that it can be.
+    """
     rows = list(rows)
     done = {row_key(row) for row in rows}
     left = Counter(job.label for job in plan.baselines if job.key not in done)
-    return left + Counter({label: one.rows_left() for label, one in standings(plan, rows, ended).items()})
+    found = standings(plan, rows, ended)
+    left += Counter({label: one.rows_left() for label, one in found.items()})
+    for search in plan.searches:
+        standing = found[search.label]
+        jobs = jobs_to_confirm(search, standing, rows)
+        left[search.confirm_label] = left_to_confirm(search, standing, jobs, lambda job: job.key in done)
+    return +left
 
 
 def unfinished_in_words(
@@ -61,11 +71,12 @@ def unfinished_in_words(
     """What still has trials to come, one line each: ``badnets / super_ft: 3 of 12 settings``."""
     rows = list(rows)
     left, searches = trials_left(plan, rows, ended), standings(plan, rows, ended)
+    unknown = {one.confirm_label for one in plan.searches if not searches[one.label].over}
     lines = []
     for label, count in left.items():
         name = label.replace("/", " / ")
         if (one := searches.get(label)) is None:
-            lines.append(f"{name}: {count} to run")
+            lines.append(f"{name}: {'at most ' if label in unknown else ''}{count} to run")
         else:
             done = f"{one.finished} of {one.settings_in_the_end()} settings" if one.rows else "not begun"
             lines.append(f"{name}: {done}")

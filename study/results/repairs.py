@@ -13,7 +13,7 @@ import pandas as pd
 
 from study.results.equal_rules import Counted, Estimate, interval_of, resample
 from study.results.outcomes import NO_BACKDOOR, REMOVED_ASR, outcome_of
-from study.results.settings import PLACE
+from study.results.settings import PLACE, without_beside
 
 # What makes two rows runs on the same victim by the same defender, so that their difference counts.
 PAIR = ("seed", "defense_seed", "victim")
@@ -82,7 +82,8 @@ def less_others(frame: pd.DataFrame, label: str) -> dict[tuple[str, ...], dict[s
 
 def _published(frame: pd.DataFrame) -> pd.DataFrame:
     """Runs of baselines and of published points on victims with a backdoor, with their outcome."""
-    rows = frame.assign(outcome=outcome_of(frame))
+    rows = without_beside(frame)
+    rows = rows.assign(outcome=outcome_of(rows))
     told = (rows["role"] == "baseline") | rows["published"].eq(True)
     return rows[told & (rows["outcome"] != NO_BACKDOOR)]
 

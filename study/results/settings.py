@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from study.plan.jobs import CONFIRM
 from study.record.columns import PARAM
 from study.record.cost import epochs
 from study.results.pareto import PICKS, RunningFront, hypervolume, hypervolume_box, knee, non_dominated_indices, picks
@@ -25,7 +26,8 @@ from trainables.evaluation.metrics import der
 GROUP = ("combination", "dataset", "model", "attack", "defense_label")
 PLACE = GROUP[:-1]  # what a section of the report is about
 ALL_ATTACKS = "all"
-REPEAT = "repeat"  # role of searches that were made once more: they stand beside the study itself
+REPEAT = "repeat"  # role of searches that were made once more
+BESIDE = (REPEAT, CONFIRM)  # roles of what stands beside the study itself
 METRICS = (
     *tuple(
         f"{metric}{half}"
@@ -130,8 +132,8 @@ def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
 
 
 def without_beside(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the study itself, without those of repeated searches."""
-    return frame[frame["role"].ne(REPEAT)]
+    """The rows of the study itself, without those of repeated searches and of settings on fresh seeds."""
+    return frame[~frame["role"].isin(BESIDE)]
 
 
 def of_repeat(frame: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -153,14 +155,15 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
 
     Cells are its pairs of seed and defense seed, with ``across_attacks`` those on every attack, under the attack name
     ``all``: there rates are taken together by ``rule`` (by default the study's), after the repair and before it, and
-    the counts of test images are of the attacks that count. ``aggregate`` names the rule. Repeated searches are left
-    out. Cells whose backdoor was not implanted measure nothing and are left out, also those of trials that abstained
-    or diverged there. ``complete`` is true for a setting that has a result on every cell that its rivals in the group
-    were scored on: a mean over fewer is no fair rival, so a setting with a failed or still missing cell never enters a
-    front. ``status`` is the worst of those cells, ``collapsed`` whether any of them did; ``cells`` counts those in the
-    mean, ``models_counted`` their victims, ``models`` the victims that the setting was meant for (also those without a
-    backdoor, which may have no row); ``unmoved`` counts the cells in the mean whose repair moved nothing; ``*_min``
-    and ``*_max`` span the cells; counts of test images are pooled; costs are means per cell.
+    the counts of test images are of the attacks that count. ``aggregate`` names the rule. Repeated searches and
+    settings on fresh seeds are left out. Cells whose backdoor was not implanted measure nothing and are left out, also
+    those of trials that abstained or diverged there. ``complete`` is true for a setting that has a result on every cell
+    that its rivals in the group were scored on: a mean over fewer is no fair rival, so a setting with a failed or still
+    missing cell never enters a front. ``status`` is the worst of those cells, ``collapsed`` whether any of them did;
+    ``cells`` counts those in the mean, ``models_counted`` their victims, ``models`` the victims that the setting was
+    meant for (also those without a backdoor, which may have no row); ``unmoved`` counts the cells in the mean whose
+    repair moved nothing; ``*_min`` and ``*_max`` span the cells; counts of test images are pooled; costs are means per
+    cell.
     """
     params = [name for name in frame.columns if name.startswith(PARAM)]
     rows = without_beside(frame).reset_index(drop=True).copy()

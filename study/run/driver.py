@@ -10,10 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 from search_spaces.space import published_for
-from study.plan.jobs import Key, Plan
+from study.plan.jobs import CONFIRM, Key, Plan, Search
 from study.record.columns import SCHEMA
 from study.record.cost import Bill
 from study.record.ledger import Ledger, row_key
+from study.results.chosen import jobs_to_confirm, left_to_confirm
 from study.results.finished import BEYOND_BUDGET, ROUNDING, Place, Standing
 from study.results.pareto import RunningFront
 from study.results.scores import front_point, remarks_on, scores, without_backdoor
@@ -69,6 +70,7 @@ class Driver:
         self._queue: deque[Job] = deque()
         self._cost, self._on_end, self._on_curve = cost, on_end, on_curve
         self._ended, self._parked = dict(ended), set[str]()
+        self._confirming = set[str]()  # searches whose chosen settings were queued for fresh seeds
         self._held: dict[str, dict[str, float]] = {search.search.label: {} for search in searches}
         self._rows: dict[str, dict[Place, Mapping[str, Any]]] = {}
         for row in ledger.rows():
@@ -88,6 +90,7 @@ class Driver:
         }
         self.fronts = {label: RunningFront() for label in self._by_label}
         self._absent = set(without_backdoor(self.ledger.rows()))
+        self._to_confirm: dict[str, list[Job]] = {}
         for row in self.ledger.rows():
             if (standing := self._standing.get(str(row.get("search")))) is not None:
                 standing.add(row)
@@ -119,8 +122,13 @@ class Driver:
         for job in self.plan.baselines:
             left[job.label] += not self.ledger.has(*job.key)
         for search in self.searches:
-            left[search.search.label] += self._standing[search.search.label].rows_left(search.asked)
-        return left
+            own, standing = search.search, self._standing[search.search.label]
+            left[own.label] += standing.rows_left(search.asked)
+            jobs, asked = self._confirm(own), search.asked
+            left[own.confirm_label] += left_to_confirm(
+                own, standing, jobs, lambda job: self.ledger.has(*job.key), asked
+            )
+        return +left
 
     def models_of(self, label: str) -> tuple[int, int]:
         """On how many models the numbers of a search rest, and how many there were meant to be."""
@@ -150,6 +158,7 @@ class Driver:
         cells = {(one.label, *cell.place) for one in self.plan.searches for cell in one.cells}
         cells |= {(job.label, *job.key[1:]) for job in self.plan.baselines}
         self._queue = deque(job for job in self._queue if (job.label, *job.key[1:]) in cells)
+        self._confirming.clear()
         self._look_at_rows()
         for search in self.searches:
             for trial in self._rows_of(search):
@@ -191,8 +200,17 @@ class Driver:
         self._queue.appendleft(job)
 
     def waits(self) -> bool:
-        """Whether a running trial may still open the way for more jobs: it may leave some of what it was to cost."""
-        return bool(self._parked)
+        """Whether a running trial may still open the way for more jobs.
+
+        It may leave some of what it was to cost, or be the last of a search whose choice is then run on fresh seeds.
+        """
+        if self._parked:
+            return True
+        return any(
+            search.search.fresh and not standing.over and standing.finished < search.asked
+            for search in self.searches
+            for standing in (self._standing[search.search.label],)
+        )
 
     def finish(self, job: Job, row: Mapping[str, Any], curve: list[Point] | None = None) -> dict[str, Any]:
         """Record a measured job and tell its search once the setting is measured on all its cells.
@@ -205,7 +223,7 @@ class Driver:
             "trial": job.trial,
             **row,
             "role": job.role,
-            "search": job.label if job.label in self._by_label else None,
+            "search": job.label if job.label in self._by_label or job.role == CONFIRM else None,
             "published": job.published,
             "published_for": published_for(job.cell.defense, job.cell.data.name) if job.published else None,
             "schema": SCHEMA,
@@ -255,7 +273,10 @@ class Driver:
         """Ask a search for one more setting and queue a job for each of its cells; False if no search has one.
 
         Of the searches that are ``wanted``, the one that has asked for the smallest part of its settings goes first.
+        What an ended search chose comes before all of them.
         """
+        if any(self._queue_confirming(search.search) for search in self.searches):
+            return True
         for search in sorted(self.searches, key=lambda search: search.asked / search.target):
             if not any(
                 wanted(Job(search.search.label, "", search.search.role, cell, {}, False))
@@ -277,6 +298,24 @@ class Driver:
                 if self._on_end is not None:
                     self._on_end(self._ended)
         return False
+
+    def _confirm(self, search: Search) -> list[Job] | None:
+        """The trials of what a search chose on fresh seeds; None while it is not over."""
+        if search.label not in self._to_confirm:
+            if (jobs := jobs_to_confirm(search, self._standing[search.label], self.ledger.rows())) is None:
+                return None
+            self._to_confirm[search.label] = jobs
+        return self._to_confirm[search.label]
+
+    def _queue_confirming(self, search: Search) -> bool:
+        """Queue them, once; False if there is nothing new to run."""
+        if search.label in self._confirming or (jobs := self._confirm(search)) is None:
+            return False
+        self._confirming.add(search.label)
+        before = len(self._queue)
+        for job in jobs:
+            self._enqueue(job)
+        return len(self._queue) > before
 
     def _planned(self, search: OptunaSearch, settings: Mapping[str, Any]) -> float:
         """E of settings on all cells of a search; 0 where there is no budget to keep."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from study.plan.jobs import make_plan
+from study.plan.jobs import CONFIRM, make_plan
 from study.record.detectors import read_detectors, write_detectors
 from study.record.ended import read_ended, write_ended
 from study.record.files import write_atomically
@@ -100,7 +100,15 @@ def merge_studies(parts: Mapping[str, Path], out: Path, *, name: str | None = No
         _agree(victims, judged, f"{called}: another victim, or judged otherwise, than in a part before it:")
         _agree(detectors, read_detectors(path), f"{called}: another detector than in a part before it of the search")
         _agree(ended, read_ended(path), f"{called}: another number of settings than in a part before it of the search")
-    models = make_plan(spec).models
+    plan = make_plan(spec)
+    models = plan.models
+    # With more seeds other seeds are fresh: what a part confirmed on one that another part searched is none.
+    fresh = {(search.confirm_label, *cell.place) for search in plan.searches for cell in search.fresh}
+    rows = {
+        key: row
+        for key, row in rows.items()
+        if row.get("role") != CONFIRM or (row["search"], *row_key(row)[1:]) in fresh
+    }
     with driving(out, spec):
         write_victims(out, victims.values())
         if detectors:

@@ -80,9 +80,10 @@ class SearchSpec(_Part):
     of studies whose fronts are tried first, in the place of as many of those. ``accuracy_floor``: settings that give up
     more clean accuracy than this (a fraction, of the search half) are worth less to the sampler than any other.
     ``aggregate``, with ``per: all``: what of the attacks counts, their ``mean``, the ``worst``, or the mean of the
-    worst share, ``cvar:0.25``; search, progress, report and     share, ``cvar:0.25``; search, progress, report and
-    ``superft front`` keep to it. ``repeats``: how often each search is made, each time with other draws of the
-    sampler: the first is the study's, the others show how much of its hypervolume was luck.
+    worst share, ``cvar:0.25``; search, progress, report and ``superft front`` keep to it. ``repeats``: how often each
+    search is made, each time with other draws of the sampler: the first is the study's, the others show how much of its
+    hypervolume was luck. ``confirm``: on how many fresh attack seeds the settings that a search chose are run again
+    once it is over.
     """
 
     trials: Annotated[int, Field(ge=1)] = TRIALS
@@ -98,6 +99,7 @@ class SearchSpec(_Part):
     accuracy_floor: Annotated[float, Field(ge=0, lt=1)] | None = None
     aggregate: str = "mean"
     repeats: Annotated[int, Field(ge=1)] = 1
+    confirm: Annotated[int, Field(ge=1)] | None = None
     space: dict[str, str] = Field(default_factory=dict)
     ranges: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
 
@@ -409,6 +411,11 @@ class StudySpec(_Part):
             search_spaces.check_space(method, space, {**space.beside(method), **self._fixed(name)}, given, key)
         if self.search.repeats > 1:
             self._check_repeats()
+        if self.search.confirm is not None and not self.defenses:
+            raise SpecError(
+                "search.confirm: there is no search whose settings could be confirmed; name a defense under defenses, "
+                "or leave it out"
+            )
         if parse_rule(self.search.aggregate) != MEAN and len(self.attacks) == 1:
             raise SpecError(
                 f"search.aggregate: {self.search.aggregate} has no meaning over one attack; name several attacks, or "

@@ -25,7 +25,8 @@ class AttackTables:
     ``fronts``, ``candidates``, ``hypervolume_over_trials``, ``equal_rules.parity`` and ``search_costs`` return;
     ``rows`` are the ledger's. ``shared`` are the members of the fronts over all attacks, where searches were over
     all of them. ``curves`` is what `record.curves.read_curves` returns; empty where none were kept. ``by_rule`` is what
-    `settings.fronts_by_rule` returns, of all attacks together; ``repeated`` what `repeats.repeated_searches` does.
+    `settings.fronts_by_rule` returns, of all attacks together; ``repeated`` what `repeats.repeated_searches` does;
+    ``confirmed`` and ``curse`` what `confirmed.confirmed_settings` and `winners_curse` do.
     """
 
     settings: pd.DataFrame
@@ -39,6 +40,8 @@ class AttackTables:
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     by_rule: pd.DataFrame = field(default_factory=pd.DataFrame)
     repeated: pd.DataFrame = field(default_factory=pd.DataFrame)
+    confirmed: pd.DataFrame = field(default_factory=pd.DataFrame)
+    curse: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def importances(self) -> dict[str, Importance]:

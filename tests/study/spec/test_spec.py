@@ -43,6 +43,7 @@ BAD = [
     ("search=5", "search", "5", "mapping of keys"),
     ("search.per=both", "search.per", "'both'", "'attack' or 'all'"),
     ("search.repeats=0", "search.repeats", "0", "greater than or equal to 1"),
+    ("search.confirm=0", "search.confirm", "0", "greater than or equal to 1"),
     ("search={repeats: 3, budget_epochs: 9}", "search.repeats", "3", "leave one of the two out"),
     ("search.aggregate=worse", "search.aggregate", "'worse'", "mean, worst, or cvar:LEVEL"),
     ("search.aggregate=cvar:1.5", "search.aggregate", "'cvar:1.5'", "in (0, 1]"),
@@ -121,6 +122,11 @@ def test_bad_input_is_refused_naming_key_value_and_remedy(assignment: str, key: 
 def test_a_study_without_any_defense_is_refused() -> None:
     with pytest.raises(SpecError, match="at least one defense"):
         tiny_spec("defenses=[]", "baselines=[]")
+
+
+def test_without_a_search_nothing_is_confirmed() -> None:
+    with pytest.raises(SpecError, match=r"search\.confirm: there is no search whose settings could be confirmed"):
+        tiny_spec("search.confirm=2", "defenses=[]", "search.ranges={}")
 
 
 def test_what_no_sampler_decides_is_not_repeated() -> None:
