@@ -109,6 +109,8 @@ class Transfer(Rule):
 
     knows: ClassVar[str] = "transfer"
 
+    defenses: ClassVar[tuple[str, ...]] = ()
+
     ledgers: str = ""
     without: str = ""
     drop: Share = 0.05
