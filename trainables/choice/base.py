@@ -66,6 +66,12 @@ FT_PEAK = Candidate("ft", {"lr": 0.1, "steps": 1000, "schedule": "cosine"})
 PUBLISHED = super_ft(500, 0.1)
 
 
+def first_candidates(count: int) -> tuple[Candidate, ...]:
+    """As many of CANDIDATES, at most all, ordered so that even a few are short and long, weak and strong."""
+    spread = (SHORT_RAMP, PUBLISHED, super_ft(60, 0.03), super_ft(120, 0.03), super_ft(60, 0.1), super_ft(250, 0.1))
+    return (*spread, *(one for one in CANDIDATES if one not in spread))[:count]
+
+
 @dataclass(frozen=True)
 class Attempt:
     """A candidate tried on a copy of a model, with all that its defender can see.

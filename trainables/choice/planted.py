@@ -174,7 +174,11 @@ class Planted(Rule):
 
     def copies(self, suspect: Suspect) -> list[Copy]:
         """The planted copies of ``suspect``, made once."""
-        return planted_copies(suspect, list(dict.fromkeys(self.kinds.split(","))))
+        return planted_copies(suspect, self.wanted_kinds())
+
+    def wanted_kinds(self) -> list[str]:
+        """Kinds of triggers, each once."""
+        return list(dict.fromkeys(self.kinds.split(",")))
 
     def score(self, suspect: Suspect, candidate: Candidate) -> Score:
         """``candidate`` on the sound copies of ``suspect``."""
