@@ -105,6 +105,9 @@ def repair(
     classes: Sequence[str] | None = None,
     defense: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    choose: str | None = None,
+    trials: int | None = None,
+    ledgers: Sequence[Path | str] = (),
     seed: int = 0,
     flip: bool = True,
     device: str | None = None,
@@ -123,7 +126,11 @@ def repair(
         mean, std: what the model's images are normalised with, per channel in units of [0, 1] pixels.
         classes: names of the outputs.
         defense: default super-fine-tuning.
-        settings: of the defense, over its published point.
+        settings: of the defense, over its published point; with ``choose`` of the rule.
+        choose: a rule that chooses defense and settings without an ASR, such as ``planted`` (`superft list rules`);
+            what it tries runs on Ray.
+        trials: candidates that the rule tries; default those that are known.
+        ledgers: folders of studies of other attacks, for ``choose="transfer"``.
         seed: of the split and of all that is drawn.
         flip: whether a mirrored image keeps its label.
         device: ``cpu``, ``cuda``, ...; default CUDA where there is one.
@@ -136,8 +143,9 @@ def repair(
         ``.model`` (yours, with repaired weights of their old types, on the CPU), ``.report`` (a dictionary), and text.
 
     Raises:
-        ModelError, DataError, SettingError: bad input, before any work.
+        ModelError, DataError, SettingError, SpecError: bad input, before any work.
         DivergedError: the training left the finite numbers.
+        NothingSafeError: the rule found nothing that it would answer for.
     """
     from superft.own_models import repair_own
 
@@ -148,6 +156,7 @@ def repair(
         classes,
         defense,
         settings or {},
+        None if choose is None else (choose, trials, [Path(item) for item in ledgers]),
         device,
         build,
         mean=mean,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from study.commands.shared import DOWNLOAD, PLUGIN, STORE, bad_input_is_one_line
+from study.commands.shared import DOWNLOAD, METHOD_FAILED, PLUGIN, STORE, bad_input_is_one_line
 from trainables.storage.remote import Place, as_place
 
 DIVERGED = 1
@@ -59,7 +59,23 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one line of J
 @KEY
 @click.option("--defense", help="See superft list defenses.  [default: super-fine-tuning]")
 @click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of the defense: --set lr_max1=0.3."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting of the defense: lr_max1=0.3; with --choose one of the rule: rule.gone=0.05.",
+)
+@click.option(
+    "--choose", metavar="RULE", help="Let a rule choose the settings without an ASR, e.g. planted; superft list rules."
+)
+@click.option("--trials", type=int, help="Candidates that the rule tries, on Ray.  [default: those that are known]")
+@click.option(
+    "--ledger",
+    "ledgers",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A study of other attacks, for --choose transfer; may be repeated.",
 )
 @OUT
 @OVERWRITE
@@ -84,6 +100,9 @@ def repair(
     key: str | None,
     defense: str | None,
     assignments: Sequence[str],
+    choose: str | None,
+    trials: int | None,
+    ledgers: Sequence[Path],
     out: Path,
     overwrite: bool,
     seed: int,
@@ -100,15 +119,22 @@ def repair(
     is held out: the repair never sees it, and what is printed was measured on it.
 
     superft repair --weights my.pth --arch torchvision:resnet18 --data photos --size 224 --out repaired.safetensors
+
+    With --choose planted, triggers of our own are planted into copies, many schedules are tried on them, and one that
+    removes them at least cost of accuracy repairs the model; what was tried lies in NAME.tried, and the same command
+    goes on from there.
     """
     from study.run.own_model import Request, repair_file
-    from trainables.foreign.repair import DEFAULT_DEFENSE
+    from trainables.choice.base import NothingSafeError
     from trainables.training.loop import DivergedError
 
     request = Request(
         weights=weights,
         arch=arch,
-        defense=defense or DEFAULT_DEFENSE,
+        defense=defense,
+        choose=choose,
+        trials=trials,
+        ledgers=ledgers,
         out=out,
         data=data,
         images=images,
@@ -132,6 +158,10 @@ def repair(
     except DivergedError as error:
         click.echo(f"superft: the repair diverged: {error}; nothing was written; lower its learning rates", err=True)
         sys.exit(DIVERGED)
+    except NothingSafeError as error:
+        for line in (f"superft: {error}; no weights were written", *error.choice.reasons[1:]):
+            click.echo(line, err=True)
+        sys.exit(METHOD_FAILED)
     if as_json:
         click.echo(json.dumps(card, allow_nan=False))
         return

@@ -17,6 +17,7 @@ from search_spaces.space import fingerprint
 from study.record.ledger import Ledger
 from study.results.settings import collapsed, settings_of, true_status
 from trainables.choice.base import CANDIDATES, RULES, Candidate, Choice, Rule, Suspect, register
+from trainables.defenses.base import DEFENSES, PoisonedData
 from trainables.registry import Registry, SettingError
 from trainables.settings import Share
 
@@ -101,26 +102,35 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 class Transfer(Rule):
     """The setting that was best on other attacks, see `best_elsewhere`; it looks at the model not at all.
 
+    Defenses that need the poisoned training set are left out: whoever owns a model and clean images cannot run them.
+
     Args:
         ledgers: files ``trials.jsonl`` of studies that scored the same settings on several attacks, joined with commas.
         without: an attack to leave out.
         drop: mean clean accuracy that may be lost elsewhere, in [0, 1].
+        defense: the only one whose settings are compared; empty: all.
     """
 
     knows: ClassVar[str] = "transfer"
 
+    defenses: ClassVar[tuple[str, ...]] = ()
+
     ledgers: str = ""
     without: str = ""
     drop: Share = 0.05
+    defense: str = ""
 
     def choose(self, suspect: Suspect, candidates: tuple[Candidate, ...] = CANDIDATES) -> Choice:
         files = [Path(text) for text in self.ledgers.split(",") if text]
         if missing := [str(file) for file in files if not file.is_file()] or ([] if files else ["no file was given"]):
             raise SettingError(f"rule.transfer.ledgers must name trials.jsonl of studies: {missing[0]}")
         frame = pd.concat([Ledger.read(file).to_frame() for file in files], ignore_index=True)
-        best = best_elsewhere(frame, self.without, self.drop)
+        names = [name for name in frame["defense"].dropna().unique() if name in DEFENSES]
+        usable = {name for name in names if DEFENSES.get(name).owns is not PoisonedData and self.defense in ("", name)}
+        best = best_elsewhere(frame[frame["defense"].isin(usable)], self.without, self.drop)
         if best is None:
-            return Choice(self.name, None, ("no setting in the ledgers was run on all of their attacks",))
+            whose = f"of {self.defense} " if self.defense else ""
+            return Choice(self.name, None, (f"no setting {whose}in the ledgers was run on all of their attacks",))
         reason = (
             f"on {best.attacks} other attacks it left a mean ASR of {best.asr:.3f} (worst {best.worst:.3f}) for "
             f"{100 * best.lost:.1f} points of clean accuracy"

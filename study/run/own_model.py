@@ -1,7 +1,8 @@
-"""`superft repair`: weights of a stranger's file, the user's own clean images, a defense at its published point."""
+"""`superft repair`: weights of a stranger's file, the user's own clean images, a defense or a rule that chooses one."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 from torch import nn
 
 from study.run.one_trial import pick_device
+from study.run.own_choice import Chosen, chooser, make_rule
 from study.run.written import check_place, write_with_card
 from study.spec.methods import published_settings
 from study.spec.yaml_io import SpecError, merge_assignments
 from trainables.defenses.base import DEFENSES, Defense
 from trainables.foreign.architectures import PLAIN, Architecture, architecture, classes_in
 from trainables.foreign.images import class_names, from_folder, from_npz, three_numbers
-from trainables.foreign.repair import Repaired, repair_model
+from trainables.foreign.repair import DEFAULT_DEFENSE, Repaired, repair_model
 from trainables.foreign.weights import Fit, WeightsFile, fit_weights, read_weights
 from trainables.plugins.load import load, load_installed
 
@@ -27,8 +29,11 @@ class Request:
 
     weights: Path
     arch: str
-    defense: str
+    defense: str | None
     out: Path
+    choose: str | None = None
+    trials: int | None = None
+    ledgers: Sequence[Path] = ()
     data: Path | None = None
     images: Path | None = None
     size: int | None = None
@@ -53,6 +58,8 @@ def repair_file(request: Request, say: Callable[[str], None] | None = None) -> t
     Raises:
         SpecError, SettingError, DataError, ModelError: bad input, before any work and with nothing written.
         DivergedError: the repair left the finite numbers; nothing is written.
+        NothingSafeError: the rule chose nothing; nothing is written but what it tried.
+        StudyStoppedError: a trial of the rule failed; the same call goes on.
     """
     load_installed()
     load(request.plugins)
@@ -61,7 +68,13 @@ def repair_file(request: Request, say: Callable[[str], None] | None = None) -> t
         raise SpecError(f"--out {request.out}: is the file of --weights itself; choose another name")
     if (request.data is None) == (request.images is None):
         raise SpecError("give the clean images either with --data DIR or with --images FILE.npz")
-    defense = make_defense(request.defense, request.assignments)
+    rule, defense = None, None
+    if request.choose is not None:
+        rule = make_rule(_asked(request))
+    elif request.trials is not None or request.ledgers:
+        raise SpecError("--trials and --ledger belong to --choose RULE; superft list rules")
+    else:
+        defense = make_defense(request.defense or DEFAULT_DEFENSE, request.assignments)
     device = pick_device(request.device)
     names = None if request.classes is None else class_names(request.classes)
     arch = architecture(request.arch, request.width)
@@ -74,22 +87,39 @@ def repair_file(request: Request, say: Callable[[str], None] | None = None) -> t
         assert request.data is not None
         clean = from_folder(request.data, request.size, names)
     num_classes = _outputs(fit, model)
-    result = repair_model(
-        model,
-        clean,
-        defense,
-        mean=mean,
-        std=std,
-        seed=request.seed,
-        flip=request.flip,
-        device=device,
-        build=lambda generator: arch.build(num_classes, generator),
-        neural_cleanse=request.neural_cleanse,
-        accept=request.accept,
-        say=say,
-    )
+    with contextlib.ExitStack() as stack:
+        if rule is not None:
+            folder = rows_folder(request.out)
+            choice = stack.enter_context(chooser(rule, request.trials, device, folder, say))
+        result = repair_model(
+            model,
+            clean,
+            choice if defense is None else defense,
+            mean=mean,
+            std=std,
+            seed=request.seed,
+            flip=request.flip,
+            device=device,
+            build=lambda generator: arch.build(num_classes, generator),
+            neural_cleanse=request.neural_cleanse,
+            accept=request.accept,
+            say=say,
+        )
     state = fit.with_values(result.model.state_dict())
     return result, write_with_card(state, request.out, _card(result, fit, file, request))
+
+
+def rows_folder(out: Path) -> Path:
+    """Where the rows of what a rule tried lie: beside the weights, ``NAME.tried``."""
+    return out.with_suffix(".tried")
+
+
+def _asked(request: Request) -> Chosen:
+    strange = [item for item in request.assignments if not item.startswith("rule.")]
+    if strange:
+        raise SpecError(f"--set {strange[0]}: --choose decides the defense's settings; a rule's own are rule.KEY=VALUE")
+    settings = merge_assignments({}, [item.removeprefix("rule.") for item in request.assignments])
+    return Chosen(request.choose or "", request.trials, request.ledgers, settings, request.defense)
 
 
 def make_defense(name: str, assignments: Sequence[str]) -> Defense:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+import torch
 
 from trainables.data.images import DataError
-from trainables.defenses.base import DEFENSES, CleanData
+from trainables.defenses.base import DEFENSES, CleanData, Repair
+from trainables.defenses.carry_out import carry_out
 from trainables.models.classifier import Classifier
 from trainables.registry import Registry, check_method
 from trainables.settings import check_settings
@@ -62,24 +66,38 @@ FT_PEAK = Candidate("ft", {"lr": 0.1, "steps": 1000, "schedule": "cosine"})
 PUBLISHED = super_ft(500, 0.1)
 
 
+def first_candidates(count: int) -> tuple[Candidate, ...]:
+    """As many of CANDIDATES, at most all, ordered so that even a few are short and long, weak and strong."""
+    spread = (SHORT_RAMP, PUBLISHED, super_ft(60, 0.03), super_ft(120, 0.03), super_ft(60, 0.1), super_ft(250, 0.1))
+    return (*spread, *(one for one in CANDIDATES if one not in spread))[:count]
+
+
 @dataclass(frozen=True)
 class Attempt:
     """A candidate tried on a copy of a model, with all that its defender can see.
 
     Args:
-        model: the repaired copy, on the CPU; None where the training diverged, or nobody needs it any more.
+        repair: what the defense handed back, its model on the CPU; None where the training diverged, or nobody needs it
+            any more.
         right: validation images classified right, of ``images``.
         movement: None where it diverged.
         work: of the repair and of looking at it.
+        seconds: that it took.
     """
 
     candidate: Candidate
-    model: Classifier | None
+    repair: Repair | None
     right: int
     images: int
     movement: Movement | None
     work: Counters
     diverged: bool = False
+    seconds: float = 0.0
+
+    @property
+    def model(self) -> Classifier | None:
+        """The repaired copy, where it is kept."""
+        return None if self.repair is None else self.repair.model
 
     @property
     def accuracy(self) -> float:
@@ -131,22 +149,37 @@ class Suspect:
             self._tried[candidate] = self._attempt(candidate)
         return self._tried[candidate]
 
+    def known(self, candidate: Candidate) -> Attempt | None:
+        """What ``candidate`` came to, where it was tried before."""
+        return self._tried.get(candidate)
+
+    def enter(self, attempt: Attempt) -> None:
+        """Take over an attempt that was made elsewhere, on a copy of this suspect."""
+        self._tried[attempt.candidate] = attempt
+
     def without_model(self, candidate: Candidate) -> None:
         """Forget the repaired copy itself, whose numbers are all that is needed from here on."""
-        self._tried[candidate] = dataclasses.replace(self.attempt(candidate), model=None)
+        self._tried[candidate] = dataclasses.replace(self.attempt(candidate), repair=None)
+
+    def to(self, device: torch.device) -> Suspect:
+        """A copy with nothing tried yet, to try candidates on another device or in another process."""
+        images = CleanData(self.images.train.to(device), self.images.validation.to(device))
+        return Suspect(copy.deepcopy(self.model).to(device), images, dataclasses.replace(self.trainer, device=device))
 
     def _attempt(self, candidate: Candidate) -> Attempt:
-        bench, validation = self.bench(), self.images.validation
+        bench, validation, started = self.bench(), self.images.validation, time.perf_counter()
         defense = DEFENSES.create(candidate.defense, candidate.settings)
         before = Snapshot.of(self.model)
         try:
-            repair = defense.repair(copy.deepcopy(self.model), self.images, bench)
+            repair = carry_out(defense, self.model, self.images, bench)
             accuracy = bench.accuracy(repair.model, validation)
         except DivergedError:
-            return Attempt(candidate, None, 0, len(validation), None, bench.counters, diverged=True)
+            passed = time.perf_counter() - started
+            return Attempt(candidate, None, 0, len(validation), None, bench.counters, diverged=True, seconds=passed)
         seen = movement(before, repair.model, repair.history.loss)
-        right = round(accuracy * len(validation))
-        return Attempt(candidate, repair.model.cpu(), right, len(validation), seen, bench.counters)
+        repair.model = repair.model.cpu()
+        right, passed = round(accuracy * len(validation)), time.perf_counter() - started
+        return Attempt(candidate, repair, right, len(validation), seen, bench.counters, seconds=passed)
 
     def before(self) -> tuple[float, Counters]:
         """Validation accuracy of the model as it came, in [0, 1], and the work of looking at it."""
@@ -165,6 +198,7 @@ class Choice:
         work: all that choosing took, the repair of the untouched model included where ``attempt`` holds it.
         attempt: that repair, where the rule made it anyway.
         table: what was seen of each candidate, JSON-able.
+        planted: of each trigger that the rule planted, what became of it under the chosen candidate, JSON-able.
     """
 
     rule: str
@@ -173,6 +207,18 @@ class Choice:
     work: Counters = field(default_factory=Counters)
     attempt: Attempt | None = None
     table: tuple[Mapping[str, Any], ...] = ()
+    planted: tuple[Mapping[str, Any], ...] = ()
+
+
+class NothingSafeError(Exception):
+    """A rule found no candidate that it would answer for."""
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__(f"{choice.rule} chooses nothing: {choice.reasons[0]}")
+        self.choice = choice
+
+    def __reduce__(self) -> tuple[type[NothingSafeError], tuple[Choice]]:
+        return NothingSafeError, (self.choice,)
 
 
 @dataclass(frozen=True)
@@ -181,6 +227,10 @@ class Rule(ABC):
 
     name: ClassVar[str]
     knows: ClassVar[str] = "blind"
+    # Defenses that it has settings for; empty: whatever it was told of.
+    defenses: ClassVar[tuple[str, ...]] = (PUBLISHED.defense,)
+    # What it tries before it chooses: nothing, each candidate on the model, or each on planted copies first.
+    tries: ClassVar[Literal["nothing", "model", "copies"]] = "nothing"
 
     def __post_init__(self) -> None:
         """Check the fields."""

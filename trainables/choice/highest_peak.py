@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from trainables.choice.base import CANDIDATES, Candidate, Choice, Rule, Suspect, register, total
 from trainables.choice.validation import described
@@ -17,6 +18,8 @@ class HighestPeak(Rule):
     Args:
         drop: validation accuracy that may be lost, in [0, 1]; at least one image.
     """
+
+    tries: ClassVar[Literal["nothing", "model", "copies"]] = "model"
 
     drop: Share = 0.05
 

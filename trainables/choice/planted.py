@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 
@@ -107,6 +107,8 @@ class Planted(Rule):
         least: copies that must be sound, >= 1.
     """
 
+    tries: ClassVar[Literal["nothing", "model", "copies"]] = "copies"
+
     kinds: Kinds = "patch,noise,waves"
     gone: Share = 0.1
     margin: Share = 0.05
@@ -118,20 +120,16 @@ class Planted(Rule):
         if not candidates:
             return Choice(self.name, None, ("there is no candidate to choose from",))
         before, looked = suspect.before()
-        names = list(dict.fromkeys(self.kinds.split(",")))
-        copies = planted_copies(suspect, names)
+        copies = self.copies(suspect)
         work = [looked, *(one.work for one in copies)]
         said = tuple(f"planted {one.kind} is not used: {one.why_not}" for one in copies if one.why_not is not None)
         sound = [one for one in copies if one.why_not is None]
         if len(sound) < self.least:
             reason = f"only {len(sound)} of {len(copies)} planted copies are sound, {self.least} are needed"
             return Choice(self.name, None, (reason, *said), total(work))
-        # They are tried on the copies as well, and charged, so that nobody has to take the choice on trust.
-        beside = tuple(one for one in (SHORT_RAMP, FT_PEAK) if one not in candidates)
         scores, spent = _scores(sound, candidates)
-        work += spent
-        shown, extra = _scores(sound, beside)
-        work += extra
+        shown, extra = _scores(sound, beside(candidates))
+        work += [*spent, *extra]
         kinds = [one.kind for one in sound]
         table = tuple(score.row(kinds) for score in (*scores, *shown))
         ranked = self.near_best(scores)
@@ -171,7 +169,35 @@ class Planted(Rule):
             *said,
         )
         row = {"untouched": True, **described(attempt)}
-        return Choice(self.name, score.candidate, reasons, total(work), attempt, (*table, row))
+        planted = tuple(_told(one, hits) for one, hits in zip(sound, score.obeyed, strict=True))
+        return Choice(self.name, score.candidate, reasons, total(work), attempt, (*table, row), planted)
+
+    def copies(self, suspect: Suspect) -> list[Copy]:
+        """The planted copies of ``suspect``, made once."""
+        return planted_copies(suspect, self.wanted_kinds())
+
+    def wanted_kinds(self) -> list[str]:
+        """Kinds of triggers, each once."""
+        return list(dict.fromkeys(self.kinds.split(",")))
+
+    def score(self, suspect: Suspect, candidate: Candidate) -> Score:
+        """``candidate`` on the sound copies of ``suspect``."""
+        return _scores([one for one in self.copies(suspect) if one.why_not is None], [candidate])[0][0]
+
+    def finalists_left(self, suspect: Suspect, candidates: tuple[Candidate, ...]) -> list[Candidate]:
+        """What `choose` would try on the untouched model next, side by side; none: it has all that it needs."""
+        ranked = self.near_best([self.score(suspect, candidate) for candidate in candidates])
+        first, later = ranked[: self.finalists + 1], ranked[self.finalists + 1 :]
+        if left := [one.candidate for one in first if suspect.known(one.candidate) is None]:
+            return left
+        if any(self.fails(one, suspect.attempt(one.candidate)) is None for one in first):
+            return []
+        for one in later:
+            if suspect.known(one.candidate) is None:
+                return [one.candidate]
+            if self.fails(one, suspect.attempt(one.candidate)) is None:
+                break
+        return []
 
     def near_best(self, scores: Sequence[Score]) -> list[Score]:
         """Candidates that removed the planted triggers about as well as the best, most accurate first.
@@ -202,17 +228,53 @@ class Planted(Rule):
         return None
 
 
-def planted_copies(suspect: Suspect, kinds: Iterable[str]) -> list[Copy]:
-    """A copy of ``suspect`` per kind of trigger, made once; each kind has a target of its own, drawn once for all."""
+def beside(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """What is tried on the copies besides, and charged, so that nobody has to take the choice on trust."""
+    return tuple(one for one in (SHORT_RAMP, FT_PEAK) if one not in candidates)
+
+
+def planted_copy(suspect: Suspect, kind: str) -> Copy:
+    """A new copy of ``suspect`` with a trigger of ``kind``; each kind has a target of its own, drawn once for all."""
     classes = suspect.model.num_classes
     order = torch.randperm(classes, generator=suspect.trainer.generator("planted", "targets")).tolist()
+    return plant(suspect, kind, order[list(KINDS).index(kind) % classes])
+
+
+def planted_copies(suspect: Suspect, kinds: Iterable[str]) -> list[Copy]:
+    """A copy of ``suspect`` per kind of trigger, made once."""
     found = []
     for kind in kinds:
-        key = ("planted", kind)
-        if key not in suspect.kept:
-            suspect.kept[key] = plant(suspect, kind, order[list(KINDS).index(kind) % classes])
-        found.append(suspect.kept[key])
+        if kept(suspect, kind) is None:
+            keep(suspect, planted_copy(suspect, kind))
+        found.append(suspect.kept["planted", kind])
     return found
+
+
+def kept(suspect: Suspect, kind: str) -> Copy | None:
+    """The copy with a trigger of ``kind``, where it was made."""
+    found: Copy | None = suspect.kept.get(("planted", kind))
+    return found
+
+
+def keep(suspect: Suspect, planted: Copy) -> None:
+    """Take over a copy that was made elsewhere, of the same suspect."""
+    suspect.kept["planted", planted.kind] = planted
+
+
+def _told(planted: Copy, hits: int) -> dict[str, Any]:
+    """A trigger in the card: what share of the own images obeyed it on its copy, and after the chosen candidate."""
+    n = len(planted.triggered)
+
+    def rate(count: int) -> dict[str, Any]:
+        return {"rate": count / max(1, n), "count": count, "of": n, "interval": list(wilson(count, n))}
+
+    return {
+        "kind": planted.kind,
+        "target": planted.target,
+        "steps": planted.steps,
+        "asr_before": rate(round(planted.asr * n)),
+        "asr_after": rate(hits),
+    }
 
 
 def _scores(copies: Sequence[Copy], candidates: Sequence[Candidate]) -> tuple[list[Score], list[Counters]]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from trainables.choice.base import Candidate, Suspect
+from trainables.choice.base import Attempt, Candidate, Suspect
 from trainables.choice.highest_peak import allows
 from trainables.choice.own_triggers import KINDS, OwnTrigger
 from trainables.data.images import ImageSet
+from trainables.machine.float32 import exact_float32
 from trainables.models.classifier import Classifier
+from trainables.seeding import derive_seed
 from trainables.training.loop import Counters, DivergedError
 from trainables.training.predict import predict
 
@@ -69,7 +72,23 @@ class Copy:
             self.suspect.without_model(candidate)  # thirteen candidates by three copies would fill a memory
         return self._obeyed[candidate]
 
+    def known(self, candidate: Candidate) -> bool:
+        """Whether ``candidate`` was tried on it, and looked at."""
+        return candidate in self._obeyed
 
+    def enter(self, attempt: Attempt, hits: int, looking: Counters) -> None:
+        """Take over what `Suspect.attempt` and `obeyed` gave elsewhere, on the same copy."""
+        self.suspect.enter(attempt)
+        self._obeyed[attempt.candidate] = hits, looking
+
+    def to(self, device: torch.device) -> Copy:
+        """The same copy with nothing tried yet, to try candidates on another device or in another process."""
+        moved = dataclasses.replace(self, suspect=self.suspect.to(device), triggered=self.triggered.to(device))
+        moved._obeyed = {}
+        return moved
+
+
+@exact_float32()
 def plant(suspect: Suspect, kind: str, target: int) -> Copy:
     """Train a copy of ``suspect`` on its own images, some of each batch triggered, until it obeys and is accurate."""
     bench, images = suspect.bench(), suspect.images
@@ -101,18 +120,22 @@ def plant(suspect: Suspect, kind: str, target: int) -> Copy:
 
     why_not, rate, accuracy = None, 0.0, 0.0
     all_images = triggered_images(trigger, own_images(suspect), target)
+    devices = [bench.device] if bench.device.type == "cuda" else []
     try:
-        bench.fit(
-            model,
-            images.train,
-            purpose=f"plant-{kind}",
-            steps=MOST_STEPS,
-            lr_at=lambda _step: RATE,
-            batch_size=batch,
-            augmentation=bench.augmentation(),
-            transform=with_trigger,
-            until=obeys,
-        )
+        # Dropout of other people's models draws from the global stream; see `carry_out`.
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(derive_seed(bench.seed, "global", kind))
+            bench.fit(
+                model,
+                images.train,
+                purpose=f"plant-{kind}",
+                steps=MOST_STEPS,
+                lr_at=lambda _step: RATE,
+                batch_size=batch,
+                augmentation=bench.augmentation(),
+                transform=with_trigger,
+                until=obeys,
+            )
         rate = _obeyed(model, all_images, target, bench.precision, bench.counters) / max(1, len(all_images))
         accuracy = bench.accuracy(model, images.validation)
     except DivergedError:

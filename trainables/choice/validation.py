@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from trainables.choice.base import CANDIDATES, Attempt, Candidate, Choice, Rule, Suspect, register, total
 from trainables.settings import NonNegative
@@ -19,6 +20,8 @@ class Validation(Rule):
     Args:
         displacement_share: how far the weights must have gone, as a share of their own length, >= 0.
     """
+
+    tries: ClassVar[Literal["nothing", "model", "copies"]] = "model"
 
     displacement_share: NonNegative = 0.3
 

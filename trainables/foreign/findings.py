@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.choice.base import Choice
 from trainables.evaluation.metrics import wilson
 from trainables.training.loop import History
 from trainables.training.movement import WINDOW, Movement
@@ -55,6 +57,23 @@ def moved(found: Movement, history: History) -> dict[str, Any]:
             **({"first": float(losses[0]), "highest": float(means.max()), "last": float(means[-1])} if width else {}),
             **({"rise": found.loss_rise} if width else {}),
         },
+    }
+
+
+def chosen(choice: Choice, seconds: float) -> dict[str, Any]:
+    """How the settings were chosen: the rule, what it tried, why it chose so, and what all of that took.
+
+    Args:
+        seconds: of choosing.
+    """
+    return {
+        "rule": choice.rule,
+        "candidate": None if choice.candidate is None else choice.candidate.label,
+        "reasons": list(choice.reasons),
+        "planted": json_able({"planted": choice.planted})["planted"],
+        "tried": json_able({"table": choice.table})["table"],
+        "work": dataclasses.asdict(choice.work),
+        "seconds": round(seconds, 2),
     }
 
 

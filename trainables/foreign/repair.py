@@ -12,19 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.data.images import DataError, ImageSet
-from trainables.defenses.base import CleanData, Defense, NoData, PoisonedData, Repair
+from trainables.choice.base import Choice, NothingSafeError, Suspect
+from trainables.data.images import DataError
+from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData, Repair
+from trainables.defenses.carry_out import carry_out
 from trainables.defenses.nc import NeuralCleanse
 from trainables.defenses.super_ft import SuperFineTuning
 from trainables.defenses.trigger_inversion import anomaly_indices, flagged, invert_triggers
 from trainables.evaluation.conditions import why_collapsed
 from trainables.foreign.adapter import ForeignClassifier, adapt, unwrapped
-from trainables.foreign.findings import UNKNOWN, json_able, measured, moved, warnings_of
+from trainables.foreign.findings import UNKNOWN, chosen, json_able, measured, moved, warnings_of
 from trainables.foreign.images import CleanImages, Parts, split
 from trainables.foreign.progress import told, work_of
 from trainables.foreign.weights import refuse_unusable
 from trainables.machine.device import best_device
-from trainables.machine.float32 import exact_float32
 from trainables.machine.provenance import code, describe_device, versions
 from trainables.models.classifier import Classifier, Normalize
 from trainables.models.parts import refuse_lacking
@@ -69,10 +70,13 @@ class Repaired:
         return describe(self.report)
 
 
+Choose = Callable[[Suspect], Choice]
+
+
 def repair_model(
     model: nn.Module,
     clean: CleanImages,
-    defense: Defense,
+    defense: Defense | Choose,
     *,
     mean: Sequence[float],
     std: Sequence[float],
@@ -90,7 +94,7 @@ def repair_model(
     Args:
         model: takes normalised images (N, 3, S, S), gives logits (N, K).
         clean: images of all K classes, S pixels a side.
-        defense: with its settings.
+        defense: with its settings; or what chooses one, given the model and the images that a repair may see.
         mean, std: what the model's images are normalised with, per channel in units of [0, 1] pixels.
         seed: of the split of the images and of all that the defense draws.
         flip: whether a mirrored image keeps its label; training then mirrors half of them.
@@ -104,24 +108,24 @@ def repair_model(
     Raises:
         ModelError, DataError: model, images and defense do not fit each other; before any work.
         DivergedError: the training left the finite numbers.
+        NothingSafeError: what chooses found nothing that it would answer for.
     """
     device = best_device() if device is None else device
     plain = unwrapped(model)
     refuse_unusable(plain.state_dict(), "the model")
-    if defense.owns is PoisonedData:
-        raise DataError(
-            f"defense {defense.name} needs the training set with the poison in it, and here are clean images alone; "
-            "use a defense that works with clean images"
-        )
+    if isinstance(defense, Defense):
+        _refuse_poisoned(defense)
     types = {name: value.dtype for name, value in plain.state_dict().items()}
     size = clean.images.image_size
     working = copy.deepcopy(plain).cpu().float().requires_grad_(True)
     old, lacking = adapt(working.to(device), image_size=size, mean=mean, std=std)
     if build is None:
         lacking["new_model"] = "how to make one is not known here"
-    refuse_lacking(defense.name, defense.needs(), lacking)
+    if isinstance(defense, Defense):
+        refuse_lacking(defense.name, defense.needs(), lacking)
     parts = split(clean, old.num_classes, seed)
-    defense.check(old, len(parts.train), len(parts.validation), size)
+    if isinstance(defense, Defense):
+        defense.check(old, len(parts.train), len(parts.validation), size)
     seeker = NeuralCleanse()
     if neural_cleanse:
         seeker.check(old, len(parts.train), len(parts.validation), size)
@@ -139,15 +143,31 @@ def repair_model(
     before = predict(old, held_out.images, precision=precision).cpu()
     if not accept:
         _refuse_strangers(old, parts, before, device, precision, mean, std)
+    choice, chosen_in = None, 0.0
+    if not isinstance(defense, Defense):
+        began = time.perf_counter()
+        choice = defense(Suspect(old, _owned(parts, trainer), trainer))
+        chosen_in = time.perf_counter() - began
+        if choice.candidate is None:
+            raise NothingSafeError(choice)
+        defense = DEFENSES.create(choice.candidate.defense, choice.candidate.settings)
+        _refuse_poisoned(defense)
+        refuse_lacking(defense.name, defense.needs(), lacking)
+        defense.check(old, len(parts.train), len(parts.validation), size)
     planned = defense.plan_for(old.num_classes, len(parts.train), len(parts.validation))
     flags: dict[str, Any] = {"ran": False, "samples": 2 * work_of(_inversion_work(seeker, old, parts))}
     flags["times_the_repair"] = round(flags["samples"] / max(1, work_of(planned)), 1)
     if neural_cleanse:
         flags |= {"ran": True, "before": _flags(old, seeker, parts, trainer, say, "trigger search before")}
 
-    started = time.perf_counter()
-    repair, work = _repaired(old, defense, parts, trainer, planned, say)
-    seconds = time.perf_counter() - started
+    if choice is not None and choice.attempt is not None and choice.attempt.repair is not None:
+        # The very model that the rule looked at: another run, on other threads, may end elsewhere.
+        repair, work, seconds = choice.attempt.repair, choice.attempt.work, choice.attempt.seconds
+        repair.model.to(device)
+    else:
+        started = time.perf_counter()
+        repair, work = _repaired(old, defense, parts, trainer, planned, say)
+        seconds = time.perf_counter() - started
     after = predict(repair.model, held_out.images, precision=precision).cpu()
     if neural_cleanse:
         flags["after"] = _flags(repair.model, seeker, parts, trainer, say, "trigger search after")
@@ -157,6 +177,7 @@ def repair_model(
         "status": repair.status,
         "defense": defense.name,
         "settings": dataclasses.asdict(defense),
+        "choice": None if choice is None else chosen(choice, chosen_in),
         "seed": seed,
         "images": {
             "origin": clean.origin,
@@ -199,7 +220,6 @@ def _inner(model: Classifier) -> nn.Module:
     return model.inner if isinstance(model, ForeignClassifier) else model
 
 
-@exact_float32()
 def _repaired(
     old: Classifier,
     defense: Defense,
@@ -209,16 +229,10 @@ def _repaired(
     say: Callable[[str], None] | None,
 ) -> tuple[Repair, Counters]:
     """The repair of a copy, and the work that it took."""
-    assets = NoData() if defense.owns is NoData else CleanData(*(_on(part, trainer) for part in parts_of(parts)))
+    assets = NoData() if defense.owns is NoData else _owned(parts, trainer)
     start = dataclasses.replace(trainer.counters)
-    devices = [trainer.device] if trainer.device.type == "cuda" else []
-    # Dropout and stochastic depth of other people's models draw from the global generator.
-    with torch.random.fork_rng(devices=devices), told(trainer.counters, planned, say):
-        torch.manual_seed(derive_seed(trainer.seed, "global"))
-        repair = defense.repair(copy.deepcopy(old), assets, trainer)
-    for name, value in repair.model.state_dict().items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise DivergedError(f"the repaired model's {name} is not finite")
+    with told(trainer.counters, planned, say):
+        repair = carry_out(defense, old, assets, trainer)
     spent = {
         item.name: getattr(trainer.counters, item.name) - getattr(start, item.name)
         for item in dataclasses.fields(Counters)
@@ -226,13 +240,17 @@ def _repaired(
     return repair, Counters(**spent)
 
 
-def parts_of(parts: Parts) -> tuple[ImageSet, ImageSet]:
-    """What a defense may see: not what is held out."""
-    return parts.train, parts.validation
+def _refuse_poisoned(defense: Defense) -> None:
+    if defense.owns is PoisonedData:
+        raise DataError(
+            f"defense {defense.name} needs the training set with the poison in it, and here are clean images alone; "
+            "use a defense that works with clean images"
+        )
 
 
-def _on(images: ImageSet, trainer: Trainer) -> ImageSet:
-    return images.to(trainer.device)
+def _owned(parts: Parts, trainer: Trainer) -> CleanData:
+    """What a repair may see: not what is held out."""
+    return CleanData(parts.train.to(trainer.device), parts.validation.to(trainer.device))
 
 
 def _refuse_strangers(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trainables.foreign.progress import duration
+
 
 def describe(report: Mapping[str, Any]) -> str:
     """A report of `repair_model`, in lines."""
@@ -24,9 +26,28 @@ def describe(report: Mapping[str, Any]) -> str:
             f"{loss['last']:.3f} at the end (means of 5 steps)"
         )
     lines.append(f"  Neural Cleanse   {_flags(report['neural_cleanse'], images['classes'])}")
+    if report["choice"] is not None:
+        lines += [f"  {line}" for line in choice_lines(report["choice"])]
     lines += [f"  warning: {line}" for line in report["warnings"]]
     lines += [f"  not known: {line}" for line in report["unknown"]]
     return "\n".join(lines)
+
+
+def choice_lines(choice: Mapping[str, Any]) -> list[str]:
+    """How the settings were chosen, in lines: the rule and what it chose, why, the planted triggers, the cost."""
+    tried = len({row["candidate"] for row in choice["tried"] if "candidate" in row})
+    of = f" of {tried} that were tried" if tried else ""
+    lines = [f"chosen by        {choice['rule']}: {choice['candidate'] or 'nothing'}{of}"]
+    lines += [f"{'because' if place == 0 else '':16} {line}" for place, line in enumerate(choice["reasons"])]
+    for place, one in enumerate(choice["planted"]):
+        name = "planted ASR" if place == 0 else ""
+        lines.append(
+            f"{name:16} {one['kind']}: {_rate(one['asr_before'])} on its copy -> {_rate(one['asr_after'])} once that "
+            "was repaired so"
+        )
+    if choice["work"]["steps"]:
+        lines.append(f"choosing took    {choice['work']['steps']} steps in all, {duration(choice['seconds'])}")
+    return lines
 
 
 def _rate(found: Mapping[str, Any]) -> str:

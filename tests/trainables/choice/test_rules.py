@@ -15,7 +15,7 @@ from trainables.choice.planted import Planted, Score
 from trainables.choice.range_test import RangeTest
 from trainables.choice.validation import Validation
 from trainables.data.images import DataError, Dataset, ImageSet
-from trainables.defenses.base import DEFENSES, CleanData
+from trainables.defenses.base import DEFENSES, CleanData, Repair
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.training.loop import Counters
@@ -37,7 +37,7 @@ def suspect(toy: Dataset, learned: Classifier) -> Suspect:
 def made_up(suspect: Suspect, candidate: Candidate, right: int, share: float = 0.5, rise: float = 0.5) -> Attempt:
     """Enter an attempt as if it had been made; of 20 validation images."""
     seen = Movement(rise, 1.0, share, 1.0)
-    attempt = Attempt(candidate, suspect.model, right, 20, seen, Counters(steps=1, forward_samples=10))
+    attempt = Attempt(candidate, Repair(suspect.model), right, 20, seen, Counters(steps=1, forward_samples=10))
     suspect._tried[candidate] = attempt
     return attempt
 
