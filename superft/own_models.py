@@ -35,7 +35,7 @@ def repair_own(
     if choose is not None:
         rule_name, trials, ledgers = choose
         rule = make_rule(Chosen(rule_name, trials, ledgers, settings, defense))
-        how = chooser(rule, trials, place, None, given.get("say"))
+        how: contextlib.AbstractContextManager[Any] = chooser(rule, trials, place, None, given.get("say"))
     else:
         name = defense or DEFAULT_DEFENSE
         published = published_settings(name, "") if name in DEFENSES else {}
