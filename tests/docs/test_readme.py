@@ -70,11 +70,6 @@ def results(page: str) -> list[str]:
     return [row for row in found if len(row.split("|")) == 9]
 
 
-def test_the_table_of_the_readme_is_that_of_its_evidence() -> None:
-    assert len(results("README.md")) == 6
-    assert set(results("README.md")) <= set(results("docs/findings.md"))
-
-
 def test_the_table_of_the_readme_is_that_of_its_ledger() -> None:
     ledger = (ROOT / "benchmarks" / "results" / "schedule-digits" / "trials.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in ledger]
