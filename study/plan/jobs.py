@@ -44,7 +44,7 @@ class Search:
             searched like everything else.
         tuned: the detector's settings that were chosen so; None: not yet, the published ones stand for them.
         group: its attack, or ``all``.
-        repeat: 0; of a search that is made once more, the how manieth time (1, 2, ...).
+        repeat: 0; of a search that is made again, the number of the repetition (1, 2, ...).
         fresh: cells on seeds that the study does not use; the settings that it chose are run on them once it is over.
     """
 
