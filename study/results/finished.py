@@ -40,12 +40,16 @@ class Standing:
         self._without_victim: set[Place] = set()
         self._measured = False
 
-    def add(self, row: Mapping[str, Any]) -> float:
-        """Count a row of the search; returns what the search is charged for it, in E."""
+    def charge(self, row: Mapping[str, Any]) -> float:
+        """What the search is charged for a row, in E; once for each row, in their order."""
+        return self._bill.charge(row)
+
+    def add(self, row: Mapping[str, Any], charged: float | None = None) -> None:
+        """Count a row of the search; ``charged`` is what `charge` said of it, where that was asked before."""
         key = row_key(row)[1:]
-        charged = self._bill.charge(row)
+        charged = self.charge(row) if charged is None else charged
         if key not in self.cells:  # of a victim without a backdoor, measured before that was a reason to leave it out
-            return charged
+            return
         if BEYOND_BUDGET not in row.get("flags", ()):
             self.spent += charged
         self.rows += 1
@@ -55,7 +59,6 @@ class Standing:
             self._without_victim.add(key)
         else:
             self._measured = True
-        return charged
 
     @property
     def over(self) -> bool:

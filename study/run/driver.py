@@ -238,10 +238,13 @@ class Driver:
             full["warm_start"] = search.origins[job.trial]
         if search is not None and self._is_beyond(search, job.settings):
             full["flags"] = [*full.get("flags", ()), BEYOND_BUDGET]
-        full["charged_epochs"] = Bill().charge(full) if search is None else self._standing[job.label].add(full)
+        charged = Bill().charge(full) if search is None else self._standing[job.label].charge(full)
+        full["charged_epochs"] = charged
         if curve and self._on_curve is not None:  # first: without its row, a trial runs again
             self._on_curve(full, curve)
         self.ledger.append(full)
+        if search is not None:  # what could not be written does not count
+            self._standing[job.label].add(full, charged)
         self._rows.setdefault(job.trial, {})[job.cell.place] = full
         self._absent |= without_backdoor([full])
         if search is not None:

@@ -46,7 +46,9 @@ def choice_lines(choice: Mapping[str, Any]) -> list[str]:
             "was repaired so"
         )
     if choice["work"]["steps"]:
-        lines.append(f"choosing took    {choice['work']['steps']} steps in all; this call {duration(choice['seconds'])}")
+        lines.append(
+            f"choosing took    {choice['work']['steps']} steps in all; this call {duration(choice['seconds'])}"
+        )
     return lines
 
 

@@ -421,3 +421,21 @@ def test_failed_settings_taken_out_of_the_ledger_run_again_under_their_ids(tmp_p
     assert again.finished
     assert sorted(row["trial"] for row in again.ledger.rows() if row["role"] == "search") == sorted(ids)
     assert again.searches[0].told == 4
+
+
+def test_a_row_that_could_not_be_written_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk stops the study with how many trials there are; the one whose row it refused is still to come."""
+    driver = make_driver(tiny_spec(*MANY), tmp_path / "trials.jsonl")
+    total, job = driver.total, driver.next_job()
+    while job is not None and job.role != "search":
+        driver.finish(job, made_up_row(job, driver.plan))
+        job = driver.next_job()
+    assert job is not None
+
+    def full(row: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(driver.ledger, "append", full)
+    with pytest.raises(OSError, match="No space left"):
+        driver.finish(job, made_up_row(job, driver.plan))
+    assert driver.total == total
