@@ -137,8 +137,7 @@ def without_beside(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_repeat(frame: pd.DataFrame, number: int) -> pd.DataFrame:
-    """The rows of the searches that were made for the ``number``-th time more, as if they were the study's; 0: "
-    "those."""
+    """The rows of the ``number``-th repetition of every search, as if they were the study's own; 0: the study's own."""
     if number == 0:
         return without_beside(frame)
     return frame[frame["role"].eq(REPEAT) & frame["repeat"].eq(number)].assign(role="search")
