@@ -158,6 +158,10 @@ SPEC_KEYS: dict[str, str] = {
         "Modules or files of somebody else that add attacks, defenses, models, data sets, samplers or figures: see "
         "[adding your own](extending.md)."
     ),
+    "set_apart": (
+        "Defenses or baselines that the figures of the whole study draw grey and open, or thin and broken: what was "
+        "added to compare with, such as another paper's methods beside those of a figure that is drawn again."
+    ),
     "tracking": "Tools that follow the study: see [watching a study](results.md#watching-a-study).",
     "aftermath.trials": (
         "Whose repaired models the [aftermath](#aftermath-what-becomes-of-a-repaired-model) is asked of: the "

@@ -53,7 +53,7 @@ def page(
         notes: what is wrong with the ledger itself.
         unfinished: what still has trials to come, a line each.
         judged: what is known of the victims.
-        sweep: HTML of what the sweep shows; empty without one.
+        sweep: HTML of what the sweep shows, and of all attacks beside each other; empty without either.
     """
     named = frame["study"].dropna()
     name = str(spec.get("name") or (named.iloc[0] if len(named) else directory.name))

@@ -18,8 +18,8 @@ from study.spec.combinations import in_words, names_of
 SWEEP = "sweep"  # figures are called so
 CAPTION = (
     '<p class="caption">One line for each attack and defense (a baseline, or the published setting of a search); the '
-    "band reaches from the least to the most over its runs. With marks: the defense that the study lists first; thin: "
-    "the others. Faint and dotted: the models before repair. Report half. The "
+    "band reaches from the least to the most over its runs. With marks: the defenses that the study asks about; thin: "
+    "those that it sets apart, or all but the first. Faint and dotted: the models before repair. Report half. The "
     "sections below show every combination by itself.</p>"
 )
 
@@ -42,7 +42,7 @@ def sweep_section(table: pd.DataFrame, frame: pd.DataFrame, spec: Mapping[str, A
     out = [f'<section id="page-sweep"><h2>What the sweep shows: {escape(keys)}</h2>']
     drawn: dict[str, bytes] = {}
     listed = [*(spec.get("baselines") or ()), *(spec.get("defenses") or ())]
-    for number, panels in enumerate(sweep_panels(table, sweep, values, listed)):
+    for number, panels in enumerate(sweep_panels(table, sweep, values, listed, spec.get("set_apart") or ())):
         png = Drawing(sweep_png(f"Over {axis_of(sweep)}", panels)).png_bytes()
         assert png is not None
         name = f"{SWEEP}_{slug(axis_of(sweep))}" + (f"-{number + 1}" if number else "")

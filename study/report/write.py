@@ -22,6 +22,7 @@ from study.report.figures.trigger import TRIGGER_PREFIX
 from study.report.html import plural
 from study.report.page import page, places_of, swept_in, title_of
 from study.report.sections import attack_section
+from study.report.side_by_side import NAMES, side_by_side
 from study.report.sweep import SWEEP, sweep_section
 from study.report.targets import target_text
 from study.results import equal_rules
@@ -92,6 +93,7 @@ def write_report(directory: Path | str) -> Path:
     places = [(*where, attack) for where in wheres for attack in sorted(attacks[where], key=_pooled_first)]
     rows = ledger.rows()
     plan = _plan_of(directory, rows)
+    apart = tuple(map(str, spec.get("set_apart") or ()))
     again = {one.label for one in plan.searches if one.repeat} if plan else set()
     detectors, combination_of = read_detectors(directory).values(), _combinations(plan)
     curves = read_curves(directory, [row for row in rows if row.get("role") not in BESIDE], troubles)
@@ -109,7 +111,7 @@ def write_report(directory: Path | str) -> Path:
             "by_rule": by_rule,
         }
         parts = {name: at(whole, place) for name, whole in wholes.items()}
-        tables = AttackTables(**parts, shared=shared_members(at(members, (*place[:-1], ALL_ATTACKS))))
+        tables = AttackTables(**parts, shared=shared_members(at(members, (*place[:-1], ALL_ATTACKS))), apart=apart)
         swept = swept_in(at(frame, place) if attack != ALL_ATTACKS else frame[frame["combination"] == combination])
         title = title_of(str(attack), str(dataset), str(model), len(wheres), swept)
         # Of a sweep, the picture is of the first combination.
@@ -131,6 +133,8 @@ def write_report(directory: Path | str) -> Path:
         sections.append(section)
     sweep, images = sweep_section(table, frame, spec)
     drawn |= images
+    panels, images = side_by_side(table, frame, curves, wheres, apart)
+    drawn |= images
     _write_figures(directory / "figures", drawn)
 
     notes = [*ledger.damaged, *troubles]
@@ -139,7 +143,7 @@ def write_report(directory: Path | str) -> Path:
         notes.append(f"{lines} damaged or repeated {plural('line', lines)} kept aside in {aside.name}")
     unfinished = [] if plan is None else unfinished_in_words(plan, rows, read_ended(directory))
     judged = decided(directory, rows)
-    content = page(spec, directory, frame, table, members, sections, notes, unfinished, judged, sweep)
+    content = page(spec, directory, frame, table, members, sections, notes, unfinished, judged, sweep + panels)
     write_atomically(directory / "report.html", content.encode())
     return directory / "report.html"
 
@@ -180,7 +184,10 @@ def _write_figures(folder: Path, drawn: Mapping[str, bytes]) -> None:
         write_atomically(folder / f"{name}.png", content)
     for path in folder.glob("*.png"):
         # A figure that these rows no longer support would be read as theirs.
-        if path.name.startswith(tuple(f"{name}_" for name in (*FIGURES.names(), SWEEP))) and path.stem not in drawn:
+        if (
+            path.name.startswith(tuple(f"{name}_" for name in (*FIGURES.names(), SWEEP, *NAMES)))
+            and path.stem not in drawn
+        ):
             path.unlink()
 
 

@@ -69,9 +69,12 @@ def on_front(settings: pd.DataFrame) -> pd.DataFrame:
 
 
 def at(table: pd.DataFrame, place: Sequence[Any]) -> pd.DataFrame:
-    """The rows of any table here that are of one place: combination, data set, model and attack, see PLACE."""
+    """The rows of any table here that are of one place: combination, data set, model and attack, see PLACE.
+
+    Without the attack: those of all attacks there.
+    """
     same = pd.Series(True, table.index)
-    for key, value in zip(PLACE, place, strict=True):
+    for key, value in zip(PLACE, place, strict=False):
         same &= table[key] == value
     return table[same]
 

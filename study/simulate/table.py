@@ -28,7 +28,10 @@ NEEDED = 50
 CELL = ("attack", "seed", "defense_seed")
 VALUES = ("asr", "clean_accuracy", "accuracy_before", "epochs", "seconds")
 # Of these keys pooled studies may differ: they say which settings were tried on what, not what a setting comes to.
-MAY_DIFFER = ("name", "attacks", "baselines", "defenses", "seeds", "defense_seeds", "search", "tracking", "plugins")
+MAY_DIFFER = (
+    *("name", "attacks", "baselines", "defenses", "seeds", "defense_seeds", "search", "tracking", "plugins"),
+    "set_apart",
+)
 CSV_FILE, JSON_FILE = "table.csv", "table.json"
 
 

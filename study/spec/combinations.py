@@ -16,9 +16,9 @@ from study.spec.yaml_io import SpecError, with_value
 # A study has one of these for all of its combinations. Lists first: more of them stand in the list itself.
 LISTED = ("attacks", "defenses", "baselines", "seeds", "defense_seeds", "tracking", "plugins")
 OF_THE_STUDY = (
-    *("name", "sweep", "search", "resources", "store", "download", "data_root", "victim.require_implanted"),
+    *("name", "set_apart", "sweep", "search", "resources", "store", "download", "data_root"),
     *("curve", "aftermath", "scenario.type", "scenario.upstream", "scenario.controls"),
-    "scenario.clean_control",
+    *("scenario.clean_control", "victim.require_implanted"),
 )
 MAY_DIFFER = ("search.space", "search.ranges")  # each combination has searches of its own
 

@@ -56,6 +56,7 @@ TRIALS, MOST_TRIALS = 32, 1000
 # A study folder may be continued under other values of these.
 MAY_CHANGE = (
     *("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking"),
+    "set_apart",
     "victim.require_implanted",
 )
 
@@ -299,6 +300,7 @@ class StudySpec(_Part):
     attacks: Annotated[list[str], Field(min_length=1)]
     defenses: list[str] = Field(default_factory=list)
     baselines: list[str] = Field(default_factory=list)
+    set_apart: list[str] = Field(default_factory=list)
     attack: dict[str, dict[str, Any]] = Field(default_factory=dict)
     defense: dict[str, dict[str, Any]] = Field(default_factory=dict)
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default_factory=lambda: [0])
@@ -321,7 +323,7 @@ class StudySpec(_Part):
     plugins: list[PluginPart] = Field(default_factory=list)
     aftermath: AftermathPart = AftermathPart()
 
-    @field_validator("attacks", "defenses", "baselines", "seeds", "defense_seeds", "tracking")
+    @field_validator("attacks", "defenses", "baselines", "set_apart", "seeds", "defense_seeds", "tracking")
     @classmethod
     def _no_repeats(cls, value: list[Any]) -> list[Any]:
         repeated = sorted({item for item in value if value.count(item) > 1})
@@ -399,6 +401,12 @@ class StudySpec(_Part):
             ATTACKS.get(name)
         for label in (*self.defenses, *self.baselines):
             self.method(label)
+        run = (*self.defenses, *self.baselines)
+        for label in self.set_apart:
+            if label not in run:
+                raise SpecError(
+                    f"set_apart: {label!r} is neither a defense nor a baseline of this study: {nearest(label, run)}"
+                )
         for name in (*self.search.space, *self.search.ranges):
             self._space(name)
         for name in self.attack:

@@ -12,7 +12,7 @@ from study.plan.forecast import plan_lines
 from study.plan.jobs import Plan, check_plan, load_data, make_plan
 from study.record.columns import to_frame
 from study.report.aftermath import aftermath_parts, in_words
-from study.report.figures.reinjection import reinjection_png
+from study.report.figures.reinjection import by_arm, reinjection_png
 from study.report.write import write_report
 from study.results.aftermath import membership_table, reading_order, reinjection_curves, reinjection_table
 from study.spec.schema import StudySpec
@@ -244,7 +244,7 @@ def test_models_to_read_against_stand_around_the_repairs() -> None:
 
 
 def test_the_figure_draws_the_measured_points(frame: pd.DataFrame) -> None:
-    figure = reinjection_png("re-injection", reinjection_curves(frame))
+    figure = reinjection_png("re-injection", by_arm(reinjection_curves(frame)))
     (axis,) = figure.axes
     lines = {line.get_label(): line for line in axis.get_lines()}
     assert set(lines) == {"undefended", "clean model", "scratch", "ft"}

@@ -1,8 +1,10 @@
-"""Figure: ASR and clean accuracy along the repairs, where the study measured them."""
+"""Figures of ASR and clean accuracy along the repairs: of one attack, and of all as in Figure 14 of Sha et al."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,17 +12,21 @@ from matplotlib.figure import Figure
 
 from study.report.figures.registry import AttackTables, Drawing, register
 from study.report.figures.style import (
+    DASHES,
     FONT,
-    SMALL_FONT,
+    GREY,
     TEXT_WIDTH,
     canvas,
     for_print,
+    legend_below,
     legend_columns,
     percent_tick,
     searched_style,
 )
 
 RATES = {"asr_report": "ASR", "clean_accuracy_report": "clean accuracy"}
+CLEAN_MODEL = " (clean model)"
+MANY_POINTS = 12  # more have no marks
 NOTE = (
     "Each line is a repair, from the model as the defense gets it to the model that it hands back; report half, mean "
     "over the runs, the band reaches from the least to the most. Of searched defenses: the published setting. Epochs "
@@ -52,7 +58,7 @@ def curve_lines(curves: pd.DataFrame) -> list[Line]:
     if not len(curves):
         return []
     told = curves[curves["kept"].eq(True) & ((curves["role"] != "search") | curves["published"].eq(True))]
-    names = told["defense_label"] + (told["role"] == "control").map({True: " (clean model)", False: ""})
+    names = told["defense_label"] + (told["role"] == "control").map({True: CLEAN_MODEL, False: ""})
     lines = []
     for name, group in told.groupby(names, sort=True):
         # The last step may lie within a pass.
@@ -67,40 +73,69 @@ def curve_lines(curves: pd.DataFrame) -> list[Line]:
     return lines
 
 
-def draw_lines(axis: Axes, lines: list[Line], column: str) -> None:
-    """One panel: a rate of all lines over epochs."""
-    for number, line in enumerate(lines):
+def line_looks(names: Sequence[str], apart: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Colour, dashes and marks of each line; grey and broken are those that the study sets apart, and clean models'."""
+    looks: dict[str, dict[str, Any]] = {}
+    set_apart = [name for name in names if name in apart or name.endswith(CLEAN_MODEL)]
+    for number, name in enumerate(name for name in names if name not in set_apart):
         colour, (_, marker) = searched_style(number)
+        looks[name] = {"color": colour, "marker": marker, "linewidth": 1.1}
+    for number, name in enumerate(set_apart):
+        looks[name] = {"color": GREY, "linestyle": DASHES[number % len(DASHES)], "linewidth": 0.9}
+    return looks
+
+
+def draw_lines(axis: Axes, lines: Sequence[Line], column: str, looks: Mapping[str, Mapping[str, Any]]) -> None:
+    """One panel: a rate of all lines over epochs."""
+    for line in lines:
         mean, least, most = line.rates[column]
-        many = len(line.epochs) > 12
-        axis.plot(
-            line.epochs,
-            mean,
-            color=colour,
-            label=line.name,
-            linewidth=1.1,
-            marker=None if many else marker,
-            markersize=2.5,
-            clip_on=False,
-        )
-        axis.fill_between(line.epochs, least, most, color=colour, alpha=0.15, linewidth=0)
+        look = dict(looks[line.name])
+        if len(line.epochs) > MANY_POINTS:
+            look.pop("marker", None)
+        axis.plot(line.epochs, mean, label=line.name, markersize=2.5, clip_on=False, **look)
+        axis.fill_between(line.epochs, least, most, color=look["color"], alpha=0.15, linewidth=0)
     axis.set_ylim(0, 1)
     axis.set_xlim(left=0)
     axis.yaxis.set_major_formatter(percent_tick)
     for_print(axis)
 
 
-def curve_png(title: str, lines: list[Line]) -> Figure:
+def curve_png(title: str, lines: list[Line], apart: Sequence[str] = ()) -> Figure:
     """Two panels beside each other, ASR and clean accuracy, with one legend below."""
-    columns = legend_columns([line.name for line in lines], TEXT_WIDTH)
+    names = [line.name for line in lines]
+    columns = legend_columns(names, TEXT_WIDTH)
     figure = canvas(TEXT_WIDTH, 2.2 + 0.14 * (-(-len(lines) // columns)))
+    looks = line_looks(names, apart)
     for axis, (column, words) in zip(figure.subplots(1, 2), RATES.items(), strict=True):
         axis.set(xlabel="epochs of the repair", ylabel=words)
-        draw_lines(axis, lines, column)
+        draw_lines(axis, lines, column, looks)
     figure.suptitle(f"Along the repair: {title} (report half)", fontsize=FONT, fontweight="bold")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    look = {"fontsize": SMALL_FONT, "frameon": False, "columnspacing": 1.2, "handletextpad": 0.5}
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, **look)
+    legend_below(figure, names, columns)
+    return figure
+
+
+def curve_panels_png(title: str, panels: Mapping[str, Sequence[Line]], apart: Sequence[str] = ()) -> Figure:
+    """All attacks of one data set and model: a column for each, ASR above and clean accuracy below.
+
+    Args:
+        panels: the lines of each attack, of `curve_lines`.
+        apart: labels of defenses that are drawn grey and broken, see ``set_apart`` in a study.
+    """
+    names = list(dict.fromkeys(line.name for lines in panels.values() for line in lines))
+    looks = line_looks(names, apart)
+    columns = legend_columns(names, TEXT_WIDTH)
+    figure = canvas(TEXT_WIDTH, 3.2 + 0.14 * (-(-len(names) // columns)))
+    axes = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row")
+    for place, (attack, lines) in enumerate(panels.items()):
+        for axis, (column, words) in zip(axes[:, place], RATES.items(), strict=True):
+            draw_lines(axis, lines, column, looks)
+            axis.set_ylabel(words if place == 0 else "")
+        axes[0][place].set_title(attack)
+        axes[1][place].set_xlabel("epochs of the repair")
+        for axis in axes[:, place]:
+            for_print(axis)
+    figure.suptitle(f"Along the repair: {title} (report half)", fontsize=FONT, fontweight="bold")
+    legend_below(figure, names, columns)
     return figure
 
 
@@ -108,4 +143,4 @@ def curve_png(title: str, lines: list[Line]) -> Figure:
 def along_the_repair(title: str, tables: AttackTables) -> Drawing | None:
     """How fast the backdoor goes, and what becomes of the accuracy meanwhile."""
     lines = curve_lines(tables.curves)
-    return Drawing(curve_png(title, lines), title="Along the repair", note=NOTE) if lines else None
+    return Drawing(curve_png(title, lines, tables.apart), title="Along the repair", note=NOTE) if lines else None

@@ -28,6 +28,7 @@ from study.report.figures.style import (
     FEW_SEARCHES,
     FONT,
     GREY,
+    OTHER_SHAPES,
     PLOTLY_LAYOUT,
     SEARCHED_COLOURS,
     SMALL_FONT,
@@ -50,10 +51,6 @@ BASELINE_STYLE = {  # name -> colour, Plotly shape, Matplotlib shape
     "ft": ("#E69F00", "square", "s"),
     "scratch": ("#009E73", "diamond", "D"),
 }
-OTHER_SHAPES = (
-    *(("triangle-up", "^"), ("triangle-down", "v"), ("pentagon", "p"), ("hexagon", "h")),
-    *(("triangle-left", "<"), ("triangle-right", ">"), ("cross", "P")),
-)
 # Outcomes of a trial that have a mark of their own; all others are "trials".
 _OUTCOME_SHAPES = {
     "abstained": ("circle-open", "$\\odot$"),

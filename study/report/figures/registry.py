@@ -26,7 +26,8 @@ class AttackTables:
     ``rows`` are the ledger's. ``shared`` are the members of the fronts over all attacks, where searches were over
     all of them. ``curves`` is what `record.curves.read_curves` returns; empty where none were kept. ``by_rule`` is what
     `settings.fronts_by_rule` returns, of all attacks together; ``repeated`` what `repeats.repeated_searches` does;
-    ``confirmed`` and ``curse`` what `confirmed.confirmed_settings` and `winners_curse` do.
+    ``confirmed`` and ``curse`` what `confirmed.confirmed_settings` and `winners_curse` do. ``apart`` are the labels of
+    defenses that the study sets apart in its figures.
     """
 
     settings: pd.DataFrame
@@ -42,6 +43,7 @@ class AttackTables:
     repeated: pd.DataFrame = field(default_factory=pd.DataFrame)
     confirmed: pd.DataFrame = field(default_factory=pd.DataFrame)
     curse: pd.DataFrame = field(default_factory=pd.DataFrame)
+    apart: tuple[str, ...] = ()
 
     @cached_property
     def importances(self) -> dict[str, Importance]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,12 +11,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from study.report.figures.registry import AttackTables, Drawing, register
 from study.report.figures.style import (
+    DASHES,
     FONT,
     GREY,
-    SMALL_FONT,
     TEXT_WIDTH,
     canvas,
     for_print,
+    legend_below,
     legend_columns,
     percent_tick,
     searched_style,
@@ -40,43 +43,60 @@ def coming_back(title: str, tables: AttackTables) -> Drawing | None:
     curves = reinjection_curves(tables.rows)
     if not len(curves):
         return None
-    return Drawing(reinjection_png(f"Re-injection: {title} (report half)", without_other_settings(curves)))
+    return Drawing(
+        reinjection_png(f"Re-injection: {title} (report half)", by_arm(without_other_settings(curves)), tables.apart)
+    )
 
 
-def reinjection_png(title: str, curves: pd.DataFrame) -> Figure:
-    """Rows of `results.aftermath.reinjection_curves` of one attack, for print."""
-    arms = list(dict.fromkeys(curves[["arm", "lr"]].itertuples(index=False, name=None)))
-    names = reading_order(sorted(curves["shown_as"].unique()))
-    wide = min(PANELS, len(arms))
-    high = -(-len(arms) // wide)
+def by_arm(curves: pd.DataFrame, where: str = "") -> dict[str, pd.DataFrame]:
+    """The curves of each arm (amount of poison and learning rate), in the study's order.
+
+    Args:
+        where: stands before the arm's name.
+    """
+    before = f"{where}: " if where else ""
+    return {f"{before}{arm}, learning rate {lr:g}": own for (arm, lr), own in curves.groupby(["arm", "lr"], sort=False)}
+
+
+def reinjection_png(
+    title: str, panels: Mapping[str, pd.DataFrame], apart: Sequence[str] = (), most: int = PANELS
+) -> Figure:
+    """ASR over the epochs of re-injection, for print.
+
+    Args:
+        panels: rows of `results.aftermath.reinjection_curves` of one attack, by the panel's title.
+        apart: labels of defenses that are drawn broken, see ``set_apart`` in a study.
+        most: panels side by side.
+    """
+    names = reading_order(sorted({str(name) for own in panels.values() for name in own["shown_as"].unique()}))
+    wide = min(most, len(panels))
+    high = -(-len(panels) // wide)
     columns = legend_columns(names, TEXT_WIDTH)
     figure = canvas(TEXT_WIDTH, 0.6 + 1.75 * high + 0.14 * (-(-len(names) // columns)))
     grid = figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True).ravel()
-    for axis in grid[len(arms) :]:
+    for axis in grid[len(panels) :]:
         axis.remove()
     repairs = [name for name in names if name not in LINES]
-    for index, (axis, (arm, lr)) in enumerate(zip(grid, arms, strict=False)):
-        own = curves[(curves["arm"] == arm) & (curves["lr"] == lr)]
+    dashes = {name: DASHES[number % len(DASHES)] for number, name in enumerate(apart)}
+    longest = max(float(own["epoch"].max()) for own in panels.values())
+    for index, (axis, (head, own)) in enumerate(zip(grid, panels.items(), strict=False)):
         for name in names:
             known = name in LINES
             colour = GREY if known else searched_style(repairs.index(name))[0]
-            _line(axis, own[own["shown_as"] == name], name, colour, LINES.get(name, "-"))
-        axis.set_title(f"{arm}, learning rate {lr:g}")
+            _line(axis, own[own["shown_as"] == name], name, colour, LINES.get(name, dashes.get(name, "-")))
+        axis.set_title(head)
         axis.set(ylim=(-0.03, 1.03))
         axis.set_ylabel("ASR" if index % wide == 0 else "")
         # The curve may be over within an epoch, and fifty follow: as wide as the rest, up to 1.
         axis.set_xscale("symlog", linthresh=1.0, linscale=1.0)
-        axis.set_xlim(0, max(1.0, float(curves["epoch"].max())))
+        axis.set_xlim(0, max(1.0, longest))
         axis.xaxis.set_major_locator(FixedLocator(EPOCHS))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_major_formatter(FuncFormatter(percent_tick))
-        axis.set_xlabel("epoch of re-injection" if index + wide >= len(arms) else "")
+        axis.set_xlabel("epoch of re-injection" if index + wide >= len(panels) else "")
         for_print(axis)
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, fontsize=SMALL_FONT, frameon=False, handlelength=2.6
-    )
+    legend_below(figure, names, columns)
     figure.suptitle(title, fontsize=FONT + 1, fontweight="bold")
     return figure
 

@@ -19,6 +19,12 @@ SEARCHED_COLOURS = (
     *("#332288", "#882255", "#999933", "#44AA99", "#661100", "#888888"),
 )
 SEARCHED_SHAPES = (("circle", "o"), ("triangle-up", "^"), ("square", "s"), ("diamond", "D"))  # change with every six
+# Of what stands beside the searches, Plotly's name and Matplotlib's.
+OTHER_SHAPES = (
+    *(("triangle-up", "^"), ("triangle-down", "v"), ("pentagon", "p"), ("hexagon", "h")),
+    *(("triangle-left", "<"), ("triangle-right", ">"), ("cross", "P")),
+)
+DASHES = ("--", ":", "-.")  # of lines that a study sets apart
 FEW_SEARCHES = 3  # up to so many, the legend has an entry for every kind of mark of every search
 GREY = "#777777"
 # Plotly's tool bar offers to upload a chart to its maker's server unless told not to.
@@ -110,6 +116,17 @@ def searched_style(index: int) -> tuple[str, tuple[str, str]]:
     """Colour and shape (Plotly, Matplotlib) of the search in this place of the alphabet; the pair never repeats."""
     half = len(SEARCHED_COLOURS) // 2
     return SEARCHED_COLOURS[index % len(SEARCHED_COLOURS)], SEARCHED_SHAPES[index // half % len(SEARCHED_SHAPES)]
+
+
+def legend_below(figure: Figure, names: Sequence[str], columns: int) -> None:
+    """One legend for all panels, at the foot of the figure: each name once, in this order."""
+    drawn: dict[str, Any] = {}
+    for axis in figure.axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            drawn.setdefault(name, handle)
+    look: dict[str, Any] = {"fontsize": SMALL_FONT, "frameon": False, "columnspacing": 1.2, "handletextpad": 0.5}
+    shown = [name for name in names if name in drawn]
+    figure.legend([drawn[name] for name in shown], shown, loc="outside lower center", ncols=columns, **look)
 
 
 def percent_tick(value: float, _: object) -> str:

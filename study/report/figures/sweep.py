@@ -17,12 +17,13 @@ from matplotlib.figure import Figure
 
 from study.report.figures.style import (
     COLUMN_WIDTH,
+    DASHES,
     FONT,
     GREY,
-    SMALL_FONT,
     TEXT_WIDTH,
     canvas,
     for_print,
+    legend_below,
     legend_columns,
     percent_tick,
     searched_style,
@@ -33,7 +34,7 @@ RATES = {"asr_report": "ASR", "clean_accuracy_report": "clean accuracy"}
 BEFORE = "before repair"
 MOST_PANELS = 5
 LOG_FROM = 20.0  # an axis whose largest value is so many times the smallest is logarithmic
-DASHES = ("-", "--", ":", "-.")
+FULL = "-"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Panels:
         columns: title of each column and its lines.
         where: the values of all other keys, in words; empty where there are none.
         order: labels of defenses, as the study lists them.
+        apart: labels of defenses that are drawn thin and broken; without any, all but the first.
     """
 
     key: str
@@ -73,12 +75,17 @@ class Panels:
     columns: Sequence[tuple[str, Sequence[Series]]]
     where: str = ""
     order: Sequence[str] = ()
+    apart: Sequence[str] = ()
 
     @property
-    def defenses(self) -> list[str]:
-        """Labels of the defenses, the study's first one first: it is drawn in full, the others thin and broken."""
+    def looks(self) -> dict[str, tuple[str, bool]]:
+        """Dashes of each defense's lines, no two alike, and whether they are thin and without marks (those apart)."""
         found = {one.defense for _, lines in self.columns for one in lines} - {BEFORE}
-        return sorted(found, key=lambda name: (name not in self.order, [*self.order, name].index(name), name))
+        listed = sorted(found, key=lambda name: (name not in self.order, [*self.order, name].index(name), name))
+        apart = self.apart or listed[1:]
+        listed.sort(key=lambda name: name in apart)
+        styles = (FULL, *DASHES)
+        return {name: (styles[place % len(styles)], name in apart) for place, name in enumerate(listed)}
 
 
 def axis_of(sweep: Mapping[str, Sequence[Any]]) -> str:
@@ -92,6 +99,7 @@ def sweep_panels(
     sweep: Mapping[str, Sequence[Any]],
     values_of: Mapping[str, Mapping[str, Any]],
     order: Sequence[str] = (),
+    apart: Sequence[str] = (),
 ) -> list[Panels]:
     """The figures of a sweep: one, unless there are more than two keys or more columns than fit.
 
@@ -100,6 +108,7 @@ def sweep_panels(
         sweep: of the study.
         values_of: of each combination, its values by key.
         order: labels of defenses, as the study lists them.
+        apart: labels of defenses that the study sets apart.
     """
     axis = axis_of(sweep)
     rest = [key for key in sweep if key != axis]
@@ -119,7 +128,7 @@ def sweep_panels(
             title = "" if second is None else f"{second} {_text(value)}" if _is_number(value) else str(value)
             drawn.append((title, sweep_series(table, places)))
         for start in range(0, len(drawn), MOST_PANELS):
-            found.append(Panels(axis, values, drawn[start : start + MOST_PANELS], where, order))
+            found.append(Panels(axis, values, drawn[start : start + MOST_PANELS], where, order, apart))
     return found
 
 
@@ -156,22 +165,19 @@ def sweep_png(title: str, panels: Panels) -> Figure:
     """The figure for print: ASR above, clean accuracy below."""
     names = list(dict.fromkeys(one.name for _, lines in panels.columns for one in lines))
     attacks = list(dict.fromkeys(one.attack for _, lines in panels.columns for one in lines))
-    defenses = panels.defenses
+    looks = panels.looks
     count = len(panels.columns)
     width = COLUMN_WIDTH if count == 1 else min(TEXT_WIDTH, 0.6 + 1.9 * count)
     legend = legend_columns(names, width)
     figure = canvas(width, 3.6 + 0.14 * (-(-len(names) // legend)))
     axes = figure.subplots(2, count, squeeze=False, sharex=True, sharey="row")
-    handles: dict[str, Any] = {}
     for column, (head, lines) in enumerate(panels.columns):
         for row, (rate, words) in enumerate(RATES.items()):
             axis = axes[row][column]
             for one in lines:
                 colour, (_, marker) = searched_style(attacks.index(one.attack))
-                place = defenses.index(one.defense) if one.defense in defenses else 0
-                dashes = DASHES[place % len(DASHES)]
-                line = _draw(axis, panels.values, one, rate, colour, "" if place else marker, dashes)
-                handles.setdefault(one.name, line)
+                dashes, thin = looks.get(one.defense, (FULL, False))
+                _draw(axis, panels.values, one, rate, colour, "" if thin else marker, dashes)
             if not lines:  # no model there holds a backdoor, or nothing has ended yet
                 axis.text(0.5, 0.5, "no result", transform=axis.transAxes, ha="center", color=GREY, fontsize=FONT)
             _dress(axis, panels)
@@ -185,20 +191,19 @@ def sweep_png(title: str, panels: Panels) -> Figure:
             for_print(axis)
     where = f" ({panels.where})" if panels.where else ""
     figure.suptitle(f"{title}{where}: report half", fontsize=FONT, fontweight="bold")
-    look = {"fontsize": SMALL_FONT, "frameon": False, "columnspacing": 1.2, "handletextpad": 0.5}
-    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=legend, **look)
+    legend_below(figure, names, legend)
     return figure
 
 
-def _draw(axis: Axes, values: Sequence[Any], one: Series, rate: str, colour: str, marker: str, dashes: str) -> Any:
+def _draw(axis: Axes, values: Sequence[Any], one: Series, rate: str, colour: str, marker: str, dashes: str) -> None:
     x = [float(values[place]) if _is_axis(values) else float(place) for place in one.place]
     mean, least, most = (np.array(part) for part in one.rates[rate])
     if one.defense == BEFORE:  # what was to be repaired: faint, without marks
-        return axis.plot(x, mean, color=colour, linewidth=0.8, alpha=0.45, linestyle=(0, (1, 1.5)))[0]
+        axis.plot(x, mean, color=colour, linewidth=0.8, alpha=0.45, linestyle=(0, (1, 1.5)), label=one.name)
+        return
     axis.fill_between(x, least, most, color=colour, alpha=0.12, linewidth=0)
-    return axis.plot(
-        x, mean, color=colour, marker=marker, markersize=3, linewidth=1.2 if marker else 0.8, linestyle=dashes
-    )[0]
+    width = 1.2 if marker else 0.8
+    axis.plot(x, mean, color=colour, marker=marker, markersize=3, linewidth=width, linestyle=dashes, label=one.name)
 
 
 def _dress(axis: Axes, panels: Panels) -> None:

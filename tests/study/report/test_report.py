@@ -76,7 +76,8 @@ def test_a_report_leaves_page_tables_and_pictures(tmp_path: Path) -> None:
     path = write_report(folder)
     assert path == folder / "report.html"
     kinds = ("front", "hypervolume", "importance")
-    assert _pictures(folder) == sorted(f"{kind}_{attack}" for kind in kinds for attack in ("badnets", "blended"))
+    of_attacks = [f"{kind}_{attack}" for kind in kinds for attack in ("badnets", "blended")]
+    assert _pictures(folder) == sorted([*of_attacks, "plane_all"])
     for name in _pictures(folder):
         assert min(Image.open(folder / "figures" / f"{name}.png").size) > 300
     assert len(pd.read_csv(folder / "trials.csv")) == len(rows)

@@ -1,0 +1,132 @@
+"""Figure: all repairs of a study by ASR and clean accuracy, a panel per attack, as in Figures 7 and 8 of Sha et al.
+
+Unlike the front, which shows every setting of one attack, it has one mark for each defense (a baseline, or the
+published setting of a search) and all attacks beside each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from study.report.figures.style import (
+    FONT,
+    GREY,
+    OTHER_SHAPES,
+    TEXT_WIDTH,
+    canvas,
+    for_print,
+    legend_below,
+    legend_columns,
+    percent_tick,
+    searched_style,
+)
+from study.results.settings import ALL_ATTACKS
+
+BEFORE, CLEAN = "before repair", "clean model"
+ASR, ACCURACY = "asr_report", "clean_accuracy_report"
+PANELS = 5  # side by side: as many attacks as the paper has
+MARGIN = 0.03
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One defense against one attack: means over its runs, with their extremes.
+
+    Args:
+        name: for the legend.
+        accuracy, asr: (mean, least, most), fractions.
+        collapsed: the model has all but stopped classifying.
+    """
+
+    name: str
+    accuracy: tuple[float, float, float]
+    asr: tuple[float, float, float]
+    collapsed: bool = False
+
+
+def plane_marks(table: pd.DataFrame) -> dict[str, list[Mark]]:
+    """The marks of every attack of one data set and model; attacks without a measured repair are left out.
+
+    Args:
+        table: rows of ``settings.aggregate``.
+    """
+    own = table[(table["attack"] != ALL_ATTACKS) & table[ASR].notna() & table[ACCURACY].notna()]
+    own = own[(own["role"] != "search") | own["published"].eq(True)]
+    found: dict[str, list[Mark]] = {}
+    for attack, group in own.groupby("attack", sort=True):
+        victims = group[group["role"] != "control"]
+        if not len(victims):
+            continue
+        # Of several defenses the one with most runs: its victims are all of them.
+        first = victims.sort_values("cells", ascending=False, kind="stable").iloc[0]
+        accuracy, asr = (float(first[f"{rate}_before_report"]) for rate in ("clean_accuracy", "asr"))
+        marks = [Mark(BEFORE, (accuracy,) * 3, (asr,) * 3)]
+        for _, one in group.sort_values(["defense_label", "role"]).iterrows():
+            if one["defense"] == "none" and one["role"] != "control":
+                continue
+            name = f"{one['defense_label']} ({CLEAN})" if one["role"] == "control" else str(one["defense_label"])
+            marks.append(Mark(name, _spread(one, ACCURACY), _spread(one, ASR), bool(one["collapsed"])))
+        found[str(attack)] = marks
+    return found
+
+
+def _spread(one: pd.Series[Any], rate: str) -> tuple[float, float, float]:
+    return float(one[rate]), float(one[f"{rate}_min"]), float(one[f"{rate}_max"])
+
+
+def plane_png(title: str, panels: dict[str, list[Mark]], apart: Sequence[str] = ()) -> Figure:
+    """The figure for print.
+
+    Args:
+        panels: of `plane_marks`.
+        apart: labels of defenses that are drawn grey and open, see ``set_apart`` in a study.
+    """
+    names = list(dict.fromkeys(mark.name for marks in panels.values() for mark in marks))
+    ours = [name for name in names if name not in apart and not name.endswith(f"({CLEAN})") and name != BEFORE]
+    columns = legend_columns(names, TEXT_WIDTH)
+    wide = min(PANELS, len(panels))
+    high = -(-len(panels) // wide)
+    figure = canvas(TEXT_WIDTH, 0.5 + max(1.6, 4.6 / wide) * high + 0.14 * (-(-len(names) // columns)))
+    grid = figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True).ravel()
+    for axis in grid[len(panels) :]:
+        axis.remove()
+    others = [name for name in names if name not in ours and name != BEFORE]
+    for index, (axis, (attack, marks)) in enumerate(zip(grid, panels.items(), strict=False)):
+        for mark in marks:
+            if mark.name == BEFORE:
+                look = {"color": "black", "marker": "X"}
+            elif mark.name in ours:
+                colour, (_, shape) = searched_style(ours.index(mark.name))
+                look = {"color": colour, "marker": shape}
+            else:
+                _, shape = OTHER_SHAPES[others.index(mark.name) % len(OTHER_SHAPES)]
+                look = {"color": GREY, "marker": shape, "markerfacecolor": "white"}
+            _draw(axis, mark, look)
+        axis.set_title(attack)
+        axis.set_ylim(-MARGIN, 1 + MARGIN)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        for ticks in (axis.xaxis, axis.yaxis):
+            ticks.set_major_formatter(FuncFormatter(percent_tick))
+        axis.set_xlabel("clean accuracy" if index + wide >= len(panels) else "")
+        axis.set_ylabel("ASR" if index % wide == 0 else "")
+        for_print(axis)
+    legend_below(figure, names, columns)
+    figure.suptitle(f"{title}: report half        ↘  lower right is better", fontsize=FONT, fontweight="bold")
+    return figure
+
+
+def _draw(axis: Axes, mark: Mark, look: dict[str, Any]) -> None:
+    """The mean, and whiskers to the least and the most over the runs; struck through where the model collapsed."""
+    (x, left, right), (y, low, high) = mark.accuracy, mark.asr
+    axis.plot([left, right], [y, y], color=look["color"], linewidth=0.5, alpha=0.6)
+    axis.plot([x, x], [low, high], color=look["color"], linewidth=0.5, alpha=0.6)
+    axis.plot(x, y, linestyle="none", markersize=4.2, markeredgewidth=0.7, label=mark.name, zorder=3, **look)
+    if mark.collapsed:
+        axis.plot(x, y, "_", color="black", markersize=8, markeredgewidth=0.8, zorder=4)

@@ -1,0 +1,153 @@
+"""Figures of all attacks and data sets beside each other, as the paper prints them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from matplotlib.colors import same_color
+
+from study.record.columns import to_frame
+from study.record.curves import write_curve
+from study.report.figures.curve import Line, curve_panels_png
+from study.report.figures.plane import BEFORE, plane_marks, plane_png
+from study.report.figures.style import GREY
+from study.report.figures.sweep import Panels, Series
+from study.report.write import write_report
+from study.results.settings import aggregate
+from study.spec.combinations import as_json, combinations_of, names_of
+from study.spec.schema import MAY_CHANGE
+from study.spec.yaml_io import SpecError
+from tests.study.rows import make_row
+from tests.study.test_aftermath import curve as relapse
+from tests.study.tiny import tiny_spec
+
+SWEEP = {"dataset": ["cifar10", "gtsrb"]}
+
+
+def rows_of(attack: str, *, seeds: tuple[int, ...] = (0, 1), **common: Any) -> list[dict[str, Any]]:
+    """A model before repair, two repairs, and a clean model; ASR of ft is 0.5 and 0.7 under the two seeds."""
+    found = []
+    for seed in seeds:
+        for label, role, asr in (
+            ("none", "baseline", 0.99),
+            ("ft", "baseline", 0.5 + 0.2 * seed),
+            ("super_ft", "baseline", 0.02),
+            ("none", "control", 0.01),
+        ):
+            row = make_row(f"{attack}/{label}/{role}", asr=asr, seed=seed, role=role, search=None, **common)
+            found.append(row | {"trial": f"{common.get('combination', '')}/{attack}/{label}/{role}"})
+    return found
+
+
+def test_a_mark_is_the_mean_of_a_defense_and_its_whiskers_span_the_runs() -> None:
+    marks = plane_marks(aggregate(to_frame(rows_of("badnets") + rows_of("blended"))))
+    assert list(marks) == ["badnets", "blended"]
+    of = {mark.name: mark for mark in marks["badnets"]}
+    assert set(of) == {BEFORE, "ft", "super_ft", "none (clean model)"}
+    assert of["ft"].asr == pytest.approx((0.6, 0.5, 0.7))
+    assert of[BEFORE].asr == (0.99,) * 3
+    assert of["none (clean model)"].asr == pytest.approx((0.01,) * 3)
+
+
+def test_of_a_search_the_published_setting_is_shown_alone() -> None:
+    rows = [make_row("badnets/super_ft/0000", asr=0.3, published=True), make_row("badnets/super_ft/0001", asr=0.1)]
+    (marks,) = plane_marks(aggregate(to_frame(rows))).values()
+    assert [(mark.name, mark.asr[0]) for mark in marks] == [(BEFORE, 0.99), ("super_ft", 0.3)]
+
+
+def test_what_is_set_apart_is_grey_and_open_and_a_ruined_model_is_struck_through() -> None:
+    rows = rows_of("badnets") + rows_of("blended")
+    for row in rows:
+        row["collapsed"] = row["defense_label"] == "super_ft"
+    figure = plane_png("x", plane_marks(aggregate(to_frame(rows))), ["ft"])
+    assert [axis.get_title() for axis in figure.axes] == ["badnets", "blended"]
+    drawn = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
+    assert same_color(drawn["ft"].get_color(), GREY)
+    assert same_color(drawn["ft"].get_markerfacecolor(), "white")
+    assert same_color(drawn["none (clean model)"].get_color(), GREY)
+    assert not same_color(drawn["super_ft"].get_color(), GREY)
+    struck = [line for line in figure.axes[0].get_lines() if line.get_marker() == "_"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in struck] == [
+        (drawn["super_ft"].get_xdata()[0], drawn["super_ft"].get_ydata()[0])
+    ]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [BEFORE, "ft", "none (clean model)", "super_ft"]
+
+
+def test_a_line_has_one_look_in_all_panels_and_those_apart_are_broken() -> None:
+    def line(name: str) -> Line:
+        rates = {column: ([0.9, 0.5], [0.9, 0.5], [0.9, 0.5]) for column in ("asr_report", "clean_accuracy_report")}
+        return Line(name, [0.0, 1.0], rates)
+
+    panels = {"badnets": [line("ft"), line("super_ft")], "blended": [line("super_ft"), line("ft_peak")]}
+    figure = curve_panels_png("x", panels, ["ft_peak"])
+    assert len(figure.axes) == 4
+    looks = [
+        {str(one.get_label()): (one.get_color(), one.get_linestyle()) for one in axis.get_lines()}
+        for axis in figure.axes
+    ]
+    assert looks[0]["super_ft"] == looks[1]["super_ft"] == looks[3]["super_ft"]
+    assert looks[0]["ft"][0] != looks[0]["super_ft"][0]
+    assert looks[1]["ft_peak"] == (GREY, "--")
+
+
+def test_lines_of_a_sweep_are_told_apart_by_dashes_and_only_those_apart_lose_their_marks() -> None:
+    series = [Series("badnets", name, [0], {}) for name in ("ft", "super_ft", "scratch", "ft_peak")]
+    order = ["super_ft", "ft", "ft_peak", "scratch"]
+    looks = Panels("x", [1], [("", series)], order=order, apart=["ft_peak", "scratch"]).looks
+    assert len({dashes for dashes, _ in looks.values()}) == 4
+    assert [name for name, (_, thin) in looks.items() if thin] == ["ft_peak", "scratch"]
+    alone = Panels("x", [1], [("", series)], order=order).looks
+    assert [name for name, (_, thin) in alone.items() if not thin] == ["super_ft"]
+
+
+def written(tmp_path: Path, rows: list[dict[str, Any]], **spec: Any) -> tuple[str, set[str]]:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"name": "x", "attacks": ["badnets"], **spec}))
+    (tmp_path / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_report(tmp_path).read_text()
+    assert "could not be drawn" not in page
+    return page, {path.stem for path in (tmp_path / "figures").iterdir()}
+
+
+def test_one_attack_on_one_data_set_has_no_panels(tmp_path: Path) -> None:
+    page, pictures = written(tmp_path, rows_of("badnets"))
+    assert "beside each other" not in page
+    assert not {name for name in pictures if name.startswith(("plane_", "curves_", "reinjections_"))}
+
+
+def test_the_page_has_them_for_every_data_set_and_they_go_with_their_rows(tmp_path: Path) -> None:
+    rows = []
+    for name, values in zip(names_of(SWEEP), combinations_of(SWEEP), strict=True):
+        common = {"combination": name, "swept": as_json(values), "dataset": values["dataset"]}
+        common |= {"reinjection": json.dumps([relapse([0.1, 0.2, 0.9, 1.0])])}
+        rows += [row for attack in ("badnets", "blended") for row in rows_of(attack, **common)]
+    for row in rows:
+        if row["role"] == "baseline":
+            points = [
+                {"step": 10 * k, "passes": float(k), "stage": "fit", "kept": True, "asr_report": 0.9 - 0.2 * k}
+                | {"clean_accuracy_report": 0.9}
+                for k in range(3)
+            ]
+            write_curve(tmp_path, row, points)
+    page, pictures = written(tmp_path, rows, sweep=SWEEP, set_apart=["ft"])
+    assert '<section id="page-panels"><h2>All attacks beside each other</h2>' in page
+    assert '<a href="#page-panels">' in page
+    assert "what the study sets apart (ft)" in page
+    wanted = {f"{kind}_dataset_{name}" for kind in ("plane", "curves") for name in ("cifar10", "gtsrb")}
+    assert wanted | {"reinjections_badnets", "reinjections_blended"} <= pictures
+    # With one attack left nothing stands beside another.
+    _, pictures = written(tmp_path, [row for row in rows if row["attack"] == "badnets"], sweep=SWEEP)
+    assert not wanted & pictures
+    assert "reinjections_badnets" in pictures
+    assert "reinjections_blended" not in pictures
+
+
+def test_what_is_set_apart_must_be_run_and_may_change_in_a_begun_study() -> None:
+    with pytest.raises(SpecError, match=r"set_apart: 'scrach' is neither .* did you mean 'scratch'"):
+        tiny_spec("baselines=[ft, scratch]", "set_apart=[scrach]")
+    assert tiny_spec("baselines=[ft, scratch]", "set_apart=[scratch]").set_apart == ["scratch"]
+    assert "set_apart" in MAY_CHANGE
