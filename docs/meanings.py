@@ -112,7 +112,8 @@ SPEC_KEYS: dict[str, str] = {
     ),
     "scenario.clean_control": (
         "The same in the scenarios `standalone` and `same-label`: what a defense costs a model without a backdoor, and "
-        "whether a detector finds one there."
+        "whether a detector finds one there. `undefended` only measures the clean model as it is, beside the others "
+        "(the baseline `none`)."
     ),
     "clean_fraction": (
         "Share of every class that the defender holds. A tenth of it, and at least two images per class, is set apart"

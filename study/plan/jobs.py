@@ -243,7 +243,8 @@ def _plan_of(part: Combination, fresh_seeds: Sequence[int]) -> Plan:
     for attack in study.attacks:
         for baseline in study.baselines:
             # An aftermath is read against the clean model as well.
-            compared = study.controls or (study.aftermath is not None and baseline.defense == UNDEFENDED)
+            of_none = bool(study.controls) or study.aftermath is not None
+            compared = of_none if baseline.defense == UNDEFENDED else study.controls is True
             roles: list[Role] = ["baseline", "control"] if compared and attack.has_control else ["baseline"]
             for seed, own, role in itertools.product(study.seeds, study.defense_seeds, roles):
                 label = f"{before}{attack.name}/{baseline.label}/{role}"

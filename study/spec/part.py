@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -18,6 +18,6 @@ class Part(BaseModel):
         """pydantic would read true as 1."""
         field = cls.model_fields[info.field_name or ""]
         for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, bool) and field.annotation not in (bool, bool | None):
+            if isinstance(item, bool) and bool not in (field.annotation, *get_args(field.annotation)):
                 raise ValueError(f"must not be true or false, got {value!r}")
         return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from search_spaces.space import Space
 from trainables.data.load import DataSource
@@ -68,7 +68,7 @@ class Resolved:
         clean_fraction, clean_source: what a defender holds.
         label_noise, residual_poison: shares of it that are mislabelled, and poisoned.
         fresh_head: defenders with clean data train a new head.
-        controls: baselines are also run on clean models.
+        controls: baselines are also run on clean models; ``undefended``: the clean model is measured as it is.
         aftermath: what is asked of repaired models.
     """
 
@@ -90,7 +90,7 @@ class Resolved:
     clean_fraction: float
     clean_source: str
     fresh_head: bool
-    controls: bool
+    controls: bool | Literal["undefended"]
     aftermath: Aftermath | None = None
     label_noise: float = 0.0
     residual_poison: float = 0.0

@@ -223,14 +223,15 @@ class ScenarioSpec(_Part):
     ``head``: ``fresh``: defenders with clean data train a new head themselves; ``probe``: they get the one that was
     trained on the fixed model, as everybody without data does. ``controls``: run every baseline also on a clean model
     under the same trigger: what a new task does to a model by itself is no merit of a defense. ``clean_control``: the
-    same in the scenarios without a new task, where it tells what a defense costs a model that has no backdoor.
+    same in the scenarios without a new task, where it tells what a defense costs a model that has no backdoor;
+    ``undefended``: the clean model is measured as it is, by the baseline ``none`` alone.
     """
 
     type: Literal["standalone", "same-label", "new-head", "encoder"] = "standalone"
     upstream: str | None = None
     head: Literal["fresh", "probe"] = "fresh"
     controls: bool = True
-    clean_control: bool = False
+    clean_control: bool | Literal["undefended"] = False
 
     @model_validator(mode="after")
     def _upstream_where_there_is_one(self) -> ScenarioSpec:
@@ -407,6 +408,9 @@ class StudySpec(_Part):
                 raise SpecError(
                     f"set_apart: {label!r} is neither a defense nor a baseline of this study: {nearest(label, run)}"
                 )
+        measured = {self.method(label) for label in self.baselines}
+        if self.scenario.clean_control == "undefended" and UNDEFENDED not in measured:
+            raise SpecError("scenario.clean_control: undefended needs the baseline none, which measures it; add it")
         for name in (*self.search.space, *self.search.ranges):
             self._space(name)
         for name in self.attack:

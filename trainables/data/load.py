@@ -144,7 +144,7 @@ def outline(name: str, image_size: int | None = None) -> Dataset | None:
         parts.append(ImageSet(pictures, torch.arange(count) % source.num_classes))
     classes = tuple(str(label) for label in range(source.num_classes))
     grey = (0.5, 0.5, 0.5)
-    return Dataset(name, parts[0], parts[1], classes, grey, (1.0, 1.0, 1.0), source.flip, "outline")
+    return Dataset(name, parts[0], parts[1], classes, grey, (1.0, 1.0, 1.0), source.flip, f"outline of {name}")
 
 
 @dataclass(frozen=True)
