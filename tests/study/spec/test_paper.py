@@ -1,6 +1,7 @@
 """The paper's figures as studies: every one is there at the paper's scale and small, and compares as the rules say."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -15,11 +16,17 @@ MAIN = ["main_standalone", "main_transfer", "main_encoder"]
 FULL = [f"{FOLDER}{name}" for name in (*FIGURES, "table1", *MAIN)]
 SMALL = [f"{name}-small" for name in FULL]
 PAPERS = ["abl", "ac", "fp", "nad", "nc", "spectral", "super_ft"]
+DOCS = Path(__file__).parents[3] / "docs" / "reproduction.md"
 FIVE = ["badnets", "blended", "lf", "inputaware", "wanet"]
 
 
 def test_all_thirteen_are_there_in_both_sizes() -> None:
     assert {*FULL, *SMALL, f"{FOLDER}readings"} == {name for name in recipe_names() if name.startswith(FOLDER)}
+
+
+def test_each_has_its_place_in_the_manual() -> None:
+    manual = DOCS.read_text()
+    assert [name for name in FULL if f"`{name}`" not in manual] == []
 
 
 @pytest.mark.parametrize("name", FULL)
