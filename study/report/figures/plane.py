@@ -71,7 +71,9 @@ def plane_marks(table: pd.DataFrame) -> dict[str, list[Mark]]:
         for _, one in group.sort_values(["defense_label", "role"]).iterrows():
             if one["defense"] == "none" and one["role"] != "control":
                 continue
-            name = f"{one['defense_label']} ({CLEAN})" if one["role"] == "control" else str(one["defense_label"])
+            name = str(one["defense_label"])
+            if one["role"] == "control":
+                name = CLEAN if one["defense"] == "none" else f"{name} ({CLEAN})"
             marks.append(Mark(name, _spread(one, ACCURACY), _spread(one, ASR), bool(one["collapsed"])))
         found[str(attack)] = marks
     return found
@@ -89,7 +91,9 @@ def plane_png(title: str, panels: dict[str, list[Mark]], apart: Sequence[str] = 
         apart: labels of defenses that are drawn grey and open, see ``set_apart`` in a study.
     """
     names = list(dict.fromkeys(mark.name for marks in panels.values() for mark in marks))
-    ours = [name for name in names if name not in apart and not name.endswith(f"({CLEAN})") and name != BEFORE]
+    others = [name for name in names if name in apart or CLEAN in name]
+    ours = [name for name in names if name not in others and name != BEFORE]
+    names = [BEFORE, *ours, *others]
     columns = legend_columns(names, TEXT_WIDTH)
     wide = min(PANELS, len(panels))
     high = -(-len(panels) // wide)
@@ -97,7 +101,6 @@ def plane_png(title: str, panels: dict[str, list[Mark]], apart: Sequence[str] = 
     grid = figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True).ravel()
     for axis in grid[len(panels) :]:
         axis.remove()
-    others = [name for name in names if name not in ours and name != BEFORE]
     for index, (axis, (attack, marks)) in enumerate(zip(grid, panels.items(), strict=False)):
         for mark in marks:
             if mark.name == BEFORE:

@@ -47,10 +47,10 @@ def test_a_mark_is_the_mean_of_a_defense_and_its_whiskers_span_the_runs() -> Non
     marks = plane_marks(aggregate(to_frame(rows_of("badnets") + rows_of("blended"))))
     assert list(marks) == ["badnets", "blended"]
     of = {mark.name: mark for mark in marks["badnets"]}
-    assert set(of) == {BEFORE, "ft", "super_ft", "none (clean model)"}
+    assert set(of) == {BEFORE, "ft", "super_ft", "clean model"}
     assert of["ft"].asr == pytest.approx((0.6, 0.5, 0.7))
     assert of[BEFORE].asr == (0.99,) * 3
-    assert of["none (clean model)"].asr == pytest.approx((0.01,) * 3)
+    assert of["clean model"].asr == pytest.approx((0.01,) * 3)
 
 
 def test_of_a_search_the_published_setting_is_shown_alone() -> None:
@@ -68,14 +68,14 @@ def test_what_is_set_apart_is_grey_and_open_and_a_ruined_model_is_struck_through
     drawn = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
     assert same_color(drawn["ft"].get_color(), GREY)
     assert same_color(drawn["ft"].get_markerfacecolor(), "white")
-    assert same_color(drawn["none (clean model)"].get_color(), GREY)
+    assert same_color(drawn["clean model"].get_color(), GREY)
     assert not same_color(drawn["super_ft"].get_color(), GREY)
     struck = [line for line in figure.axes[0].get_lines() if line.get_marker() == "_"]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in struck] == [
         (drawn["super_ft"].get_xdata()[0], drawn["super_ft"].get_ydata()[0])
     ]
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [BEFORE, "ft", "none (clean model)", "super_ft"]
+    assert [text.get_text() for text in legend.get_texts()] == [BEFORE, "super_ft", "ft", "clean model"]
 
 
 def test_a_line_has_one_look_in_all_panels_and_those_apart_are_broken() -> None:
