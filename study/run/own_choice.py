@@ -13,14 +13,18 @@ import torch
 
 from study.cluster.connect import ray_cluster
 from study.cluster.workers import OnRay
+from study.record.files import write_atomically
 from study.record.folder import LEDGER_FILE
 from study.record.tried import TriedRows
+from study.report.figures.planted import planted_png
+from study.report.figures.registry import Drawing
 from study.results.transfer import all_rules
 from study.run.choosing import Chooser
 from study.spec.yaml_io import SpecError
 from trainables.choice.base import CANDIDATES, Choice, Rule, Suspect
 
 LEDGERS = "ledgers"  # the setting of a rule that learns from studies
+PICTURE = "planted.png"
 RETRIES = 3  # of a piece whose worker or node was lost
 
 
@@ -100,4 +104,19 @@ def chooser(
         rows = stack.enter_context(contextlib.closing(TriedRows(place)))
         stack.enter_context(ray_cluster(None))
         workers = OnRay(gpus=1 if device.type == "cuda" else 0, retries=RETRIES)
-        yield Chooser(rule, count, workers, rows, say)
+        choose = Chooser(rule, count, workers, rows, say)
+
+        def drawn(suspect: Suspect) -> Choice:
+            choice = choose(suspect)
+            draw(choice, place)
+            return choice
+
+        yield drawn
+
+
+def draw(choice: Choice, folder: Path) -> None:
+    """The front of the planted triggers, beside the rows; none where nothing was planted."""
+    figure = planted_png(choice.table, None if choice.candidate is None else choice.candidate.label)
+    png = None if figure is None else Drawing(figure).png_bytes()
+    if png is not None:
+        write_atomically(folder / PICTURE, png)

@@ -8,22 +8,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import superft
 from study.cluster.workers import InThisProcess
 from study.record.stopped import StudyStoppedError
 from study.record.tried import TriedRows
+from study.report.figures.planted import CHOSEN, FRONT, TRIED, planted_png
 from study.run.choosing import Chooser
+from study.run.own_choice import PICTURE, draw
 from study.search.candidates import Candidates
 from study.spec.yaml_io import SpecError
 from superft.testing.toy_victims import toy
 from tests.study.commands import assert_refused, invoke
 from tests.trainables.foreign.nets import MEAN, STD, trained
-from trainables.choice.base import PUBLISHED, RULES, Candidate, NothingSafeError, super_ft
+from trainables.choice.base import PUBLISHED, RULES, Candidate, Choice, NothingSafeError, super_ft
 from trainables.foreign.images import from_arrays
 from trainables.foreign.repair import Repaired, repair_model
+from trainables.training.loop import Counters
 
 CPU = torch.device("cpu")
 SHORT = (super_ft(2, 0.1), super_ft(3, 0.1))
@@ -99,6 +104,41 @@ def test_a_planted_choice_tries_every_candidate_on_every_copy(tmp_path: Path) ->
         assert len(tried) == 2 * 4
         assert {row["candidate"] for row in choice.table} >= {one.label for one in SHORT}
     assert all("asr" not in row for row in tried), "a planted ASR is no ASR"
+
+
+def planted_table() -> list[dict[str, Any]]:
+    """Three candidates on two copies, one of them beaten by another, and the model itself."""
+    found = (("a", 0.9, 0.2, 0.98), ("b", 0.02, 0.01, 0.95), ("c", 0.3, 0.0, 0.94))
+    rows = [
+        {"candidate": name, "planted_asr": max(patch, noise), "planted_asr.patch": patch, "planted_asr.noise": noise}
+        | {"planted_asr.patch.low": 0.0, "planted_asr.patch.high": 1.0, "validation_accuracy": accuracy}
+        for name, patch, noise, accuracy in found
+    ]
+    return [*rows, {"untouched": True, "candidate": "b", "validation_accuracy": 0.9}]
+
+
+def test_the_picture_of_a_planted_choice_marks_its_front_and_what_was_chosen() -> None:
+    figure = planted_png(planted_table(), "b")
+    assert figure is not None
+    (axis,) = figure.axes
+    drawn = {str(line.get_label()): np.column_stack(line.get_data()).tolist() for line in axis.get_lines()}
+    assert drawn[TRIED] == [[0.98, 0.9], [0.95, 0.02], [0.94, 0.3]]
+    assert drawn[FRONT] == [[0.95, 0.02], [0.98, 0.9]], "c leaves more and costs more than b"
+    assert drawn[CHOSEN] == [[0.95, 0.02]]
+    whiskers = [np.asarray(line.get_ydata()).tolist() for line in axis.get_lines() if str(line.get_label())[0] == "_"]
+    assert whiskers == [[0.2, 0.9], [0.01, 0.02], [0.0, 0.3]], "over the copies, not over the intervals"
+
+
+def test_a_picture_lies_beside_the_rows_also_where_nothing_was_chosen_but_not_without_copies(tmp_path: Path) -> None:
+    draw(Choice("planted", None, ("none is safe",), Counters(), table=tuple(planted_table())), tmp_path)
+    with Image.open(tmp_path / PICTURE) as picture:
+        assert min(picture.size) > 300
+    (tmp_path / "other").mkdir()
+    draw(
+        Choice("validation", None, (), Counters(), table=({"candidate": "a", "validation_accuracy": 0.9},)),
+        tmp_path / "other",
+    )
+    assert not list((tmp_path / "other").iterdir())
 
 
 def test_a_sampler_proposes_the_same_candidates_whatever_is_ready_first() -> None:
