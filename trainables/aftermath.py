@@ -18,6 +18,7 @@ from torch import Tensor
 
 from trainables.attacks.base import Attack, DataPoisoning, Kind, PoisonedSamples, stamp
 from trainables.attacks.in_loop import InLoop
+from trainables.data.classes import class_members
 from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.data.split import split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData
@@ -341,8 +342,8 @@ def _half(pool: Tensor, cell: Cell, dataset: Dataset, number: int) -> tuple[Tens
     """Half of every class of the pool, for one shadow model, and the other half."""
     labels, stream = _labels(cell.victim, dataset)[pool], generator_for(cell.seed, "shadow-half", number)
     own, rest = [], []
-    for label in range(dataset.num_classes):
-        of_class = pool[(labels == label).nonzero()[:, 0]]
+    for places in class_members(labels, dataset.num_classes):
+        of_class = pool[places]
         order = of_class[torch.randperm(len(of_class), generator=stream)]
         cut = math.ceil(len(order) / 2)
         own.append(order[:cut])

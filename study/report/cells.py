@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -56,7 +56,7 @@ def told(settings: pd.DataFrame, members: pd.DataFrame) -> Iterator[tuple[str, p
                 yield f"{defense}, found: {names}", group[group["trial"] == trial].iloc[0]
 
 
-def honours(member: pd.Series[Any]) -> str:
+def honours(member: Mapping[Any, Any] | pd.Series[Any]) -> str:
     """What a setting of the front was chosen as: knee, least ASR at some loss, max DER."""
     words = ["knee"] if member["is_knee"] else []
     labels = str(member["picks"]).split(";")

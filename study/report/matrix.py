@@ -153,9 +153,11 @@ def _pair(verdict: Verdict, own: pd.DataFrame, counts: pd.DataFrame) -> tuple[Ce
 
 def _no_pick(verdict: Verdict, group: pd.DataFrame, counts: pd.DataFrame) -> Cell:
     """In place of a tuned setting: why there is none."""
-    one_kind = {_cell(one, counts).words for _, one in group.iterrows()}
-    if one_kind <= {"not implanted", *_SAID.values()} and len(one_kind) == 1:
-        return Cell(one_kind.pop())
+    kinds = (_cell(one, counts).words for _, one in group.iterrows())
+    first = next(kinds, None)
+    # In a large search mostly the first or second setting ends it.
+    if first in {"not implanted", *_SAID.values()} and all(kind == first for kind in kinds):
+        return Cell(first)
     if verdict.verdict == NO_PICK or group["complete"].any():
         return Cell("all lose more than 1 point")
     return Cell("no result")

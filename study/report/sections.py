@@ -224,13 +224,17 @@ def _measured(one: pd.Series[Any]) -> dict[str, str]:
 
 
 def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
-    counts = settings[settings["role"] == "search"].set_index(["defense_label", "trial"])
+    searched = settings[settings["role"] == "search"]
+    columns = ["n_triggered_report", "n_clean_report", "epochs_alone"]
+    places = zip(searched["defense_label"], searched["trial"], strict=True)
+    counts = dict(zip(places, searched[columns].to_dict("records"), strict=True))
+    chosen = members.to_dict("records")
     # Several defenses have few settings in common: a column for each would be mostly empty.
     alone = members["defense_label"].nunique() == 1
-    names = sorted({name for _, one in members.iterrows() for name in settings_of(one)})
+    names = sorted({name for one in chosen for name in settings_of(one)})
     rows: Table = []
-    for _, one in members.iterrows():
-        n = counts.loc[(one["defense_label"], one["trial"])]
+    for one in chosen:
+        n = counts[one["defense_label"], one["trial"]]
         row = {"defense": str(one["defense_label"]), "rank": str(one["rank"]), "trial": str(one["trial"])}
         words = [honours(one), "published" if one["published"] else "", "collapsed" if one["collapsed"] else ""]
         row["chosen as"] = ", ".join(filter(None, words))

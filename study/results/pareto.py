@@ -114,9 +114,10 @@ class RunningFront:
     def __init__(self) -> None:
         self._asr: list[float] = []
         self._accuracy: list[float] = []
+        self._elsewhere: list[tuple[float, float]] = []
 
-    def add(self, asr: float, clean_accuracy: float) -> bool:
-        """Offer a point (fractions); True if it joined the front."""
+    def add(self, asr: float, clean_accuracy: float, elsewhere: tuple[float, float] = (1.0, 0.0)) -> bool:
+        """Offer a point (fractions); True if it joined the front. ``elsewhere``: the same setting's on other images."""
         at = bisect.bisect_right(self._asr, asr)
         if at and self._accuracy[at - 1] >= clean_accuracy:
             return False
@@ -126,12 +127,18 @@ class RunningFront:
             stop += 1
         self._asr[start:stop] = [asr]
         self._accuracy[start:stop] = [clean_accuracy]
+        self._elsewhere[start:stop] = [elsewhere]
         return True
 
     @property
     def points(self) -> list[tuple[float, float]]:
         """(ASR, clean accuracy) of the front, both ascending."""
         return list(zip(self._asr, self._accuracy, strict=True))
+
+    @property
+    def elsewhere(self) -> list[tuple[float, float]]:
+        """Where the settings of `points` lie on other images, in the same order."""
+        return list(self._elsewhere)
 
     @property
     def hypervolume(self) -> float:

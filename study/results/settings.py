@@ -367,20 +367,16 @@ def hypervolume_over_trials(frame: pd.DataFrame) -> pd.DataFrame:
     ``search`` never falls. ``report`` is the hypervolume on the report half of the settings that are on the search-half
     front at that time; it may fall, and the gap between the two is the luck in the selection.
     """
-    records: list[dict[str, Any]] = []
+    records: list[tuple[Any, ...]] = []
     for keys, group in candidates(frame).groupby(list(GROUP), sort=True, dropna=False):
-        running, members = RunningFront(), dict[tuple[float, float], tuple[float, float]]()
+        running = RunningFront()
         search = report = 0.0
         names = ["asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report"]
         sound = ~group["collapsed"].to_numpy(dtype=bool)
         for finished, (a, c, a_report, c_report) in enumerate(group[names].to_numpy(dtype=float), start=1):
-            if sound[finished - 1] and running.add(a, c):
-                members[a, c] = (a_report, c_report)
-                members = {point: members[point] for point in running.points}
-                search, report = running.hypervolume, hypervolume(list(members.values()))
-            records.append(
-                {**dict(zip(GROUP, keys, strict=True)), "finished": finished, "search": search, "report": report}
-            )
+            if sound[finished - 1] and running.add(a, c, (a_report, c_report)):
+                search, report = running.hypervolume, hypervolume(running.elsewhere)
+            records.append((*keys, finished, search, report))
     return pd.DataFrame(records, columns=[*GROUP, "finished", "search", "report"])
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from trainables.attacks.base import Attack, Implanted, PoisonedSamples, Trigger, register
 from trainables.attacks.in_loop import appended_copies, bernoulli_round, check_rate, draw_samples
 from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch
+from trainables.data.classes import class_members
 from trainables.data.images import ImageSet
 from trainables.machine.transfer import sent_ahead
 from trainables.models.classifier import Classifier
@@ -150,7 +151,7 @@ class Latent(Attack):
         """Indices of the target class's images (for features) and of the others' (for the patch), from its seed."""
         labels = train.labels.cpu()
         order = torch.randperm(len(labels), generator=trainer.generator("latent-images"))
-        members = [order[labels[order] == label][: self.images_per_class] for label in labels.unique().tolist()]
+        members = [order[places][: self.images_per_class] for places in class_members(labels[order]) if len(places)]
         target = [part for part in members if int(labels[part[0]]) == self.target_label]
         others = [part for part in members if int(labels[part[0]]) != self.target_label]
         return target[0], torch.cat(others)
@@ -248,8 +249,10 @@ class Latent(Attack):
         labels = labels.cpu()
         order = torch.randperm(len(labels), generator=trainer.generator("teacher-half"))
         mine = torch.zeros(len(labels), dtype=torch.bool)
-        for label in labels.unique().tolist():
-            members = order[labels[order] == label]
+        for places in class_members(labels[order]):
+            if not len(places):
+                continue
+            members = order[places]
             mine[members[: max(1, round(TEACHER_SHARE * len(members)))]] = True
         return mine.nonzero()[:, 0], (~mine).nonzero()[:, 0]
 

@@ -76,7 +76,7 @@ def load_dataset(
     check_variety(name, "training", raw.train)
     check_variety(name, "test", raw.test)
     if mean is None or std is None:
-        mean, std = channel_statistics(raw.train.images)
+        mean, std = raw.statistics or channel_statistics(raw.train.images)
     return Dataset(
         name=name,
         train=raw.train,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainables.data.classes import class_members
 from trainables.data.images import DataError
 from trainables.seeding import generator_for
 
@@ -52,10 +53,11 @@ def split_clean(
     pool = torch.arange(len(labels)) if pool is None else pool.cpu()
     labels = labels.cpu()
     train, validation, empty = list[Tensor](), list[Tensor](), list[int]()
-    for label in range(num_classes):
-        members = pool[labels[pool] == label]
+    sizes, drawable = torch.bincount(labels, minlength=num_classes).tolist(), class_members(labels[pool], num_classes)
+    for label, places in enumerate(drawable):
+        members = pool[places]
         # Counted on the whole class, so that `unpoisoned` pools draw as many images as the full one.
-        count = min(round(fraction * int((labels == label).sum())), len(members))
+        count = min(round(fraction * sizes[label]), len(members))
         if count == 0:
             empty.append(label)
             continue
@@ -64,14 +66,13 @@ def split_clean(
         validation.append(drawn[:held_out])
         train.append(drawn[held_out:])
     if empty:
-        sizes = {label: int((labels[pool] == label).sum()) for label in empty}
-        if barren := [label for label in empty if sizes[label] == 0]:
+        if barren := [label for label in empty if not len(drawable[label])]:
             raise DataError(
                 f"no clean image of class {barren[0]} can be drawn at any clean_fraction ({len(barren)} of "
                 f"{num_classes} classes have none); use other data, or with clean_source unpoisoned a lower poison rate"
             )
         # Rounded up in the last printed digit: rounded down it could fail by a hair.
-        needed = math.ceil(1e4 / min(int((labels == label).sum()) for label in empty)) / 1e4
+        needed = math.ceil(1e4 / min(sizes[label] for label in empty)) / 1e4
         raise DataError(
             f"clean_fraction {fraction} leaves {len(empty)} of {num_classes} classes without a clean image "
             f"(class {empty[0]} first); use at least {needed:g}"

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from trainables.data.classes import class_members
 from trainables.data.images import DataError, to_float
 from trainables.defenses.base import Defense, PoisonedData, Repair, images_per_step, training_work
 from trainables.models.classifier import Classifier
@@ -154,7 +155,7 @@ def victim_features(model: Classifier, images: Tensor, trainer: Trainer, batch_s
 
 def members(labels: Tensor) -> list[tuple[int, Tensor]]:
     """Every label that occurs, with the indices of its samples (int64, ascending)."""
-    return [(int(label), (labels == label).nonzero()[:, 0]) for label in labels.unique().tolist()]
+    return [(label, indices) for label, indices in enumerate(class_members(labels)) if len(indices)]
 
 
 def principal_directions(points: Tensor, count: int) -> tuple[Tensor, Tensor]:

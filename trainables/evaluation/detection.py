@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainables.attacks.base import Kind
+from trainables.data.classes import class_members
 from trainables.defenses.base import Repair
 
 
@@ -75,7 +76,7 @@ def detection_columns(repair: Repair, kinds: Tensor, targets: Tensor, labels: Te
     found: dict[str, Any] = {}
     poison, clean = kinds == Kind.POISON, kinds == Kind.CLEAN
     labels = labels.cpu()
-    poisoned_classes = [label for label in targets.unique().tolist() if bool((poison & (labels == label)).any())]
+    poisoned_classes = sorted(set(targets.unique().tolist()) & set(labels[poison].unique().tolist()))
     in_target = torch.isin(labels, torch.tensor(poisoned_classes, dtype=labels.dtype))
     if repair.removed is not None:
         removed = torch.zeros(len(kinds), dtype=torch.bool)
@@ -85,22 +86,21 @@ def detection_columns(repair: Repair, kinds: Tensor, targets: Tensor, labels: Te
         found["detection_fpr"] = _share(removed, clean)
         found["detection_precision"] = _share(poison, removed)
         count = int(poison.sum())
-        by_class = sum(
-            min(int((removed & (labels == label)).sum()), int((poison & (labels == label)).sum()))
-            for label in labels[poison].unique().tolist()
-        )
+        classes = int(labels.max()) + 1 if len(labels) else 0
+        removed_of, poison_of = (torch.bincount(labels[mask], minlength=classes) for mask in (removed, poison))
+        held = int(torch.minimum(removed_of, poison_of).sum())
         found["detection_ceiling_share"] = min(int(removed.sum()), count) / count if count else None
-        found["detection_ceiling_classes"] = by_class / count if count else None
+        found["detection_ceiling_classes"] = held / count if count else None
         found["detection_removed_target"] = _share(removed, in_target)
     if repair.scores is not None:
-        judged = poison | clean
+        judged, samples = poison | clean, class_members(labels)
         scores = repair.scores.cpu()
         found["detection_auroc"] = auroc(scores[judged], poison[judged])
         found["detection_auprc"] = average_precision(scores[judged], poison[judged])
         for name, measure in (("auroc", auroc), ("auprc", average_precision)):
             within = [
                 (measure(scores[own], poison[own]), int(poison[own].sum()))
-                for own in (judged & (labels == label) for label in poisoned_classes)
+                for own in (of_class[judged[of_class]] for of_class in (samples[label] for label in poisoned_classes))
             ]
             known = [(value, weight) for value, weight in within if value is not None]
             total = sum(weight for _, weight in known)

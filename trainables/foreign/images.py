@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainables.data.images import DataError, ImageSet
+from trainables.data.images import DataError, ImageSet, content_of
 from trainables.data.load import default_root
 from trainables.data.remarks import check_variety, tell
 from trainables.data.sources.base import MIN_IMAGE_SIZE, image_set
@@ -55,8 +55,8 @@ class CleanImages:
     def fingerprint(self) -> str:
         """Hex digest of pixels and labels."""
         digest = hashlib.sha256(repr(tuple(self.images.images.shape)).encode())
-        digest.update(self.images.images.contiguous().cpu().numpy().tobytes())
-        digest.update(self.images.labels.contiguous().cpu().numpy().tobytes())
+        digest.update(content_of(self.images.images))
+        digest.update(content_of(self.images.labels))
         return digest.hexdigest()
 
 

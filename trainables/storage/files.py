@@ -21,8 +21,10 @@ def cache_folder(variable: str, name: str) -> Path:
 
 
 @contextmanager
-def locked(path: Path, *, required: bool = True) -> Iterator[None]:
+def locked(path: Path, *, required: bool = True) -> Iterator[bool]:
     """One process at a time, by a lock file beside ``path``; the kernel releases it when its holder dies.
+
+    Gives whether the lock is held.
 
     Args:
         required: False: where no lock can be had (read-only folder, no flock) the work is done without.
@@ -39,7 +41,7 @@ def locked(path: Path, *, required: bool = True) -> Iterator[None]:
             raise
         logger.debug("no lock on %s (%s)", path, error)
     try:
-        yield
+        yield lock.is_locked
     finally:
         lock.release()  # does nothing when it was never acquired
 

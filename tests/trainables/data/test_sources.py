@@ -274,9 +274,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     original = decoding._decode
 
-    def counting(name: str, tree: Any, paths: Any, size: int, crop: bool) -> tuple[torch.Tensor, list[int]]:
+    def counting(name: str, tree: Any, paths: Any, *how: Any) -> list[int]:
         calls.append(len(paths))
-        return original(name, tree, paths, size, crop)
+        return original(name, tree, paths, *how)
 
     monkeypatch.setattr(decoding, "_decode", counting)
     return calls
@@ -319,9 +319,10 @@ def test_changed_folder_is_decoded_again(root: Path, folder: Path, decodings: li
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty", "class names"])
 def test_damaged_cache_is_named_and_made_again(
-    root: Path, folder: Path, decodings: list[int], caplog: pytest.LogCaptureFixture, damage: str
+    root: Path, tmp_path: Path, folder: Path, decodings: list[int], caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
-    first = load_dataset(f"folder:{folder}", root=root)
+    first = load_dataset(f"folder:{folder}", root=tmp_path / "another")
+    load_dataset(f"folder:{folder}", root=root)
     file = cache_file(root)
     content = file.read_bytes()
     changed = {
@@ -333,16 +334,16 @@ def test_damaged_cache_is_named_and_made_again(
     file.write_bytes(changed)
     assert same(load_dataset(f"folder:{folder}", root=root), first)
     assert f"{file} are damaged" in caplog.text
-    assert len(decodings) == 2
+    assert len(decodings) == 3
     load_dataset(f"folder:{folder}", root=root)
-    assert len(decodings) == 2
+    assert len(decodings) == 3
 
 
 def test_two_that_ask_at_once_decode_once(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     original = decoding._decode
 
-    def slow(*arguments: Any) -> tuple[torch.Tensor, list[int]]:
+    def slow(*arguments: Any) -> list[int]:
         calls.append(1)
         time.sleep(0.2)  # the second arrives while the first is at work
         return original(*arguments)

@@ -26,6 +26,7 @@ class Raw:
         train, test, classes: as in `Dataset`.
         fingerprint: set when reading had to compute it anyway.
         remarks: what users must be told, one line each; None: not looked for.
+        statistics: `channel_statistics` of the training images, where they were computed before; None: not yet.
     """
 
     train: ImageSet
@@ -33,6 +34,7 @@ class Raw:
     classes: tuple[str, ...]
     fingerprint: str | None = None
     remarks: tuple[str, ...] | None = None
+    statistics: tuple[Channels, Channels] | None = None
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,9 @@ def find_test_part(name: str, tree: Tree, train_top: str, classes: Sequence[str]
 def matched_folders(name: str, tree: Tree, top: str, train_top: str, classes: Sequence[str]) -> Folders:
     """The test part's folders of every class; ``cat`` is ``Cat`` where the training part has only one of them."""
     found = class_folders(tree, top)
-    free = [one for one in classes if one not in found]
-    matched = {one: folders for one, folders in found.items() if one in classes}
-    for folder in (one for one in found if one not in classes):
+    free, known = [one for one in classes if one not in found], set(classes)
+    matched = {one: folders for one, folders in found.items() if one in known}
+    for folder in (one for one in found if one not in known):
         alike = [one for one in free if one.casefold() == folder.casefold()]
         if len(alike) == 1 and alike[0] not in matched:
             matched[alike[0]] = found[folder]

@@ -1,4 +1,4 @@
-"""Image files in, one uint8 tensor out: many at once, and only once."""
+"""Image files in, uint8 pixels out: many at once, and only once."""
 
 import io
 import json
@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from trainables.data.images import DataError, ImageSet
 from trainables.data.remarks import repeated
 from trainables.data.sources.base import Raw
-from trainables.data.sources.cache import cached
+from trainables.data.sources.cache import Pixels, Room, cached
 from trainables.data.sources.trees import Tree
 from trainables.machine.cores import usable_cores
 from trainables.storage.messages import one_line
+from trainables.storage.progress import Progress
 
 logger = logging.getLogger(__name__)
+
+PART = 64  # images that a thread decodes at a time
 
 # By content, whatever the ending says: those of `IMAGE_ENDINGS`, and GIF, which large sets hold under the name .jpg.
 IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
@@ -58,9 +60,10 @@ def decoded(
     paths = [path for path, _ in (*train, *test)]
     targets = torch.tensor([target for _, target in (*train, *test)], dtype=torch.int64)
 
-    def read() -> Raw:
-        images, transparent = _decode(name, tree, paths, size, crop)
-        n = len(train)
+    def read(room: Room) -> Raw:
+        pixels = room(len(paths), classes)
+        transparent = _decode(name, tree, paths, size, crop, pixels)
+        images, n = pixels.whole(), len(train)
         first, second = ImageSet(images[:n], targets[:n]), ImageSet(images[n:], targets[n:])
         remarks = repeated(first, second, classes, paths.__getitem__)
         if transparent:
@@ -74,38 +77,40 @@ def decoded(
     return cached(label, size, root, tree.stamp(paths) + layout, read)
 
 
-def _decode(name: str, tree: Tree, paths: Sequence[str], size: int, crop: bool) -> tuple[Tensor, list[int]]:
-    """uint8 (N, 3, size, size), and which of them are transparent somewhere.
+def _decode(name: str, tree: Tree, paths: Sequence[str], size: int, crop: bool, pixels: Pixels) -> list[int]:
+    """Put all images into ``pixels``, (N, 3, size, size); which of them are transparent somewhere?
 
     PIL decodes outside Python's lock, so a few threads use all cores.
     """
     logger.info("%s: decoding %d images from %s", name, len(paths), tree.label)
-    out = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
-    pixels = out.numpy()
-
     bad: dict[int, str] = {}
     transparent: set[int] = set()
 
-    def work(start: int) -> None:
-        for index in range(start, min(start + 64, len(paths))):
+    def work(start: int) -> int:
+        some = paths[start : start + PART]
+        part = np.zeros((len(some), 3, size, size), dtype=np.uint8)
+        for index, path in enumerate(some):
             try:
-                pixels[index], seen_through = _pixels(tree.read(paths[index]), size, crop)
+                part[index], seen_through = _pixels(tree.read(path), size, crop)
             except UNREADABLE as error:
-                bad[index] = why(error)
+                bad[start + index] = why(error)
             else:
                 if seen_through:
-                    transparent.add(index)
+                    transparent.add(start + index)
+        pixels.put(start, part)
+        return len(some)
 
     with ThreadPoolExecutor(min(16, usable_cores())) as pool:
-        for _ in pool.map(work, range(0, len(paths), 64)):
-            pass  # raises what a thread raised
+        progress = Progress(f"{name}: decoded", "images", len(paths), logger.info)
+        for count in pool.map(work, range(0, len(paths), PART)):  # raises what a thread raised
+            progress.add(count)
     if bad:
         index, reason = min(bad.items())
         count = "1 image" if len(bad) == 1 else f"{len(bad)} of {len(paths)} images"
         raise DataError(
             f"{name}: {count} cannot be read, first {tree.label}/{paths[index]} ({reason}); remove or replace"
         )
-    return out, sorted(transparent)
+    return sorted(transparent)
 
 
 def why(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from trainables.data.images import DataError
 from trainables.data.sources.base import Raw, Source, image_set, register
-from trainables.data.sources.cache import cached
+from trainables.data.sources.cache import Room, cached
 from trainables.data.sources.trees import FolderTree
 from trainables.storage.files import locked
 from trainables.storage.messages import one_line
@@ -76,7 +76,7 @@ def _read_stl10(size: int, root: Path, download: bool) -> Raw:
         needs = "stl10_binary/ (from stl10_binary.tar.gz, with unlabeled_X.bin)"
         return fetched("stl10", root, download, needs, partial(datasets.STL10, root, split=split, download=download))
 
-    def read() -> Raw:
+    def read(_: Room) -> Raw:
         train, test = part("train"), part("test")
         return Raw(image_set(train.data, train.labels, size), image_set(test.data, test.labels, size), STL10_CLASSES)
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.data.classes import class_members
 from trainables.evaluation.aftermath.settings import Membership
 from trainables.evaluation.detection import auroc
 from trainables.machine.float32 import exact_float32
@@ -102,8 +103,7 @@ def draw_pairs(
     chosen = []
     for labels in (members, others):
         own = []
-        for label, quota in enumerate(quotas):
-            of_class = (labels == label).nonzero()[:, 0]
+        for of_class, quota in zip(class_members(labels, num_classes), quotas, strict=True):
             own.append(of_class[torch.randperm(len(of_class), generator=generator)[:quota]])
         chosen.append(torch.cat(own))
     return chosen[0], chosen[1]
@@ -186,10 +186,10 @@ def judged(scores: Tensor, group: Group, *, by_class: bool = False) -> dict[str,
     known, test = group.calibration, ~group.calibration
     bars = torch.full_like(scores, best_threshold(scores[known], group.member[known]))
     if by_class:
-        for label in group.labels.unique().tolist():
-            own = known & (group.labels == label)
+        for of_class in class_members(group.labels):
+            own = of_class[known[of_class]]
             if bool(group.member[own].any()) and not bool(group.member[own].all()):
-                bars[group.labels == label] = best_threshold(scores[own], group.member[own])
+                bars[of_class] = best_threshold(scores[own], group.member[own])
         scores = scores - bars
         bars = torch.zeros_like(scores)
     scores, member, said = scores[test], group.member[test], (scores >= bars)[test]
