@@ -209,8 +209,8 @@ def export(
 ) -> None:
     """Write the repaired model of a trial of a study, or a victim for BackdoorBench.
 
-    The trial is run again, which takes as long as it took, and held against its row: a model that does not measure as
-    the row says is not written.
+    Where the study kept the model (the key keep of a study), that file is taken. Else the trial is run again, which
+    takes as long as it took, and held against its row: a model that does not measure as the row says is not written.
     """
     from study.run.export import export_trial
     from study.run.peers import export_backdoorbench
@@ -234,13 +234,15 @@ def export(
         store=store,
         device=device,
         overwrite=overwrite,
+        say=lambda line: click.echo(f"superft: {line}", err=True),
     )
     row, checked = card["row"], card["checked"]
-    said = (
-        "every result equals its row"
-        if checked["equal"]
-        else f"differs from its row in {len(checked['differs'])} columns"
-    )
+    if card["kept"] is not None:
+        said = "as the study kept it: its hash is the row's"
+    elif checked["equal"]:
+        said = "made again: every result equals its row"
+    else:
+        said = f"made again: differs from its row in {len(checked['differs'])} columns"
     click.echo(
         f"{card['trial']}: {card['arch']}, ASR {row['asr']:.4f}, clean accuracy {row['clean_accuracy']:.4f}; {said}"
     )

@@ -17,7 +17,7 @@ from study.spec.yaml_io import SpecError, with_value
 LISTED = ("attacks", "defenses", "baselines", "seeds", "defense_seeds", "tracking", "plugins")
 OF_THE_STUDY = (
     *("name", "sweep", "search", "resources", "store", "download", "data_root", "victim.require_implanted"),
-    *("curve", "aftermath", "scenario.type", "scenario.upstream", "scenario.controls"),
+    *("curve", "aftermath", "keep", "scenario.type", "scenario.upstream", "scenario.controls"),
     "scenario.clean_control",
 )
 MAY_DIFFER = ("search.space", "search.ranges")  # each combination has searches of its own
