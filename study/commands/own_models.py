@@ -174,14 +174,15 @@ def repair(
 @click.argument("directory", type=as_place, required=False)
 @click.option("--trial", help="Id of the trial, as in trials.csv.")
 @click.option("--pick", help="Instead: knee, or drop_0.5, drop_1, drop_2, drop_5, max_der of the front.")
-@click.option("--victim", help="Instead of DIRECTORY: a victim of the store, with --format backdoorbench.")
+@click.option("--victim", help="Instead of DIRECTORY: a victim of the store, with --format folder or backdoorbench.")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["weights", "backdoorbench"]),
+    type=click.Choice(["weights", "folder", "backdoorbench"]),
     default="weights",
     show_default=True,
-    help="backdoorbench: --out is a folder, for attack_result.pt and its images.",
+    help="Of a victim: --out is a folder, for victim.json, weights and images (folder), or for attack_result.pt and "
+    "its images (backdoorbench).",
 )
 @click.option("--attack", help="Which front or cell, where there are several.")
 @click.option("--defense", help="Likewise.")
@@ -207,19 +208,21 @@ def export(
     download: bool,
     device: str | None,
 ) -> None:
-    """Write the repaired model of a trial of a study, or a victim for BackdoorBench.
+    """Write the repaired model of a trial of a study, or a victim as a folder that others can read.
 
     Where the study kept the model (the key keep of a study), that file is taken. Else the trial is run again, which
     takes as long as it took, and held against its row: a model that does not measure as the row says is not written.
     """
     from study.run.export import export_trial
     from study.run.peers import export_backdoorbench
+    from study.run.victim_folder import export_folder
     from study.spec.yaml_io import SpecError
 
-    if (form == "backdoorbench") != (victim is not None) or (directory is None) == (victim is None):
-        raise SpecError("give either DIRECTORY, or --victim NAME --format backdoorbench")
+    if (form != "weights") != (victim is not None) or (directory is None) == (victim is None):
+        raise SpecError("give either DIRECTORY, or --victim NAME --format folder or backdoorbench")
     if victim is not None:
-        written = export_backdoorbench(victim, out, store=store, download=download, overwrite=overwrite)
+        write = export_folder if form == "folder" else export_backdoorbench
+        written = write(victim, out, store=store, download=download, overwrite=overwrite)
         click.echo(f"wrote {written}; its images lie beside it")
         return
     assert directory is not None

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -34,6 +35,8 @@ from trainables.models.build import build_model
 from trainables.storage import kept
 from trainables.storage.kept import KeptModels, keeper, kept_name
 from trainables.storage.store import Store
+from trainables.trial import run_trial
+from trainables.workbench import Workbench
 
 TRIAL = "badnets/super_ft/0000"
 NAME = kept_name("tiny-0123", "badnets--super_ft--0000--badnets--0--0")
@@ -100,11 +103,6 @@ def test_a_full_disk_costs_no_row_but_its_model(trial: SimpleNamespace) -> None:
 
 def test_time_of_writing_is_no_time_of_the_trial(trial: SimpleNamespace) -> None:
     """Writing that is as slow as a whole trial, by the row's own count."""
-    from unittest import mock
-
-    from trainables.trial import run_trial
-    from trainables.workbench import Workbench
-
     plan, _, _ = prepare(trial.spec)
     bench = Workbench(Store(trial.folder / "store"), torch.device("cpu"))
     (search,) = plan.searches
@@ -114,7 +112,10 @@ def test_time_of_writing_is_no_time_of_the_trial(trial: SimpleNamespace) -> None
         clock.now += 1000.0
         return {"kept": "x"}
 
-    with mock.patch("trainables.trial.time.perf_counter", lambda: clock.now):
+    def reading() -> float:
+        return float(clock.now)
+
+    with mock.patch("trainables.trial.time.perf_counter", reading):
         settings = search.settings(search.paper_params()) | {"iterations": 20}
         cell = search.cells[0]
         given = {"dataset": bench.dataset(cell.data), "victim": bench.victim(cell), "device": bench.device}
