@@ -79,6 +79,9 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one line of J
 )
 @OUT
 @OVERWRITE
+@click.option(
+    "--export", type=click.Choice(["onnx"]), help="Also write NAME.onnx beside --out, by PyTorch's own exporter."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--flip/--no-flip", default=True, help="Whether a mirrored image keeps its class.  [default: flip]")
 @click.option("--neural-cleanse", is_flag=True, help="Seek a trigger for each class before and after (slow).")
@@ -105,6 +108,7 @@ def repair(
     ledgers: Sequence[Path],
     out: Path,
     overwrite: bool,
+    export: str | None,
     seed: int,
     flip: bool,
     neural_cleanse: bool,
@@ -151,6 +155,7 @@ def repair(
         neural_cleanse=neural_cleanse,
         accept=accept,
         overwrite=overwrite,
+        export=export,
         plugins=plugins,
     )
     try:
@@ -167,6 +172,8 @@ def repair(
         return
     click.echo(str(result))
     click.echo(f"weights: {out}")
+    if export is not None:
+        click.echo(f"graph: {card['onnx'].get('error') or out.with_suffix('.onnx')}")
     click.echo(f"card: {out.with_suffix('.json')}")
 
 
@@ -178,11 +185,11 @@ def repair(
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["weights", "folder", "backdoorbench"]),
+    type=click.Choice(["weights", "onnx", "folder", "backdoorbench"]),
     default="weights",
     show_default=True,
-    help="Of a victim: --out is a folder, for victim.json, weights and images (folder), or for attack_result.pt and "
-    "its images (backdoorbench).",
+    help="Of a trial: its weights, or a graph (onnx). Of a victim: --out is a folder, for victim.json, weights and "
+    "images (folder), or for attack_result.pt and its images (backdoorbench).",
 )
 @click.option("--attack", help="Which front or cell, where there are several.")
 @click.option("--defense", help="Likewise.")
@@ -218,7 +225,7 @@ def export(
     from study.run.victim_folder import export_folder
     from study.spec.yaml_io import SpecError
 
-    if (form != "weights") != (victim is not None) or (directory is None) == (victim is None):
+    if (form in ("folder", "backdoorbench")) != (victim is not None) or (directory is None) == (victim is None):
         raise SpecError("give either DIRECTORY, or --victim NAME --format folder or backdoorbench")
     if victim is not None:
         write = export_folder if form == "folder" else export_backdoorbench
@@ -237,6 +244,7 @@ def export(
         store=store,
         device=device,
         overwrite=overwrite,
+        form=form,
         say=lambda line: click.echo(f"superft: {line}", err=True),
     )
     row, checked = card["row"], card["checked"]
@@ -249,7 +257,7 @@ def export(
     click.echo(
         f"{card['trial']}: {card['arch']}, ASR {row['asr']:.4f}, clean accuracy {row['clean_accuracy']:.4f}; {said}"
     )
-    click.echo(f"weights: {out}")
+    click.echo(f"{'graph' if form == 'onnx' else 'weights'}: {out}")
     click.echo(f"card: {out.with_suffix('.json')}")
 
 

@@ -13,13 +13,16 @@ from study.results.pareto import PICKS
 from study.results.settings import ALL_ATTACKS, fronts
 from study.run.kept_models import KeptModelError, TrialModel, read_kept
 from study.run.repeat import Found, differences, find_trial, read_study, run_again
-from study.run.written import check_place, write_with_card
+from study.run.written import ENDINGS, check_place, write_card, write_with_card
 from study.spec.yaml_io import SpecError
+from trainables.foreign.onnx_file import check_onnx, write_onnx
+from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.storage.remote import Place
 
 KNEE = "knee"
 CHOICES = (KNEE, *PICKS)
+ONNX = "onnx"  # a format, and its ending
 RATES = {"asr": "n_triggered", "clean_accuracy": "n_clean", "robust_accuracy": "n_triggered"}
 # As far as a rate may move between two kinds of processor or cards: a model that moved further is another one.
 SLACK_IMAGES, SLACK_SHARE = 3, 0.01
@@ -37,9 +40,10 @@ def export_trial(
     store: Place | None = None,
     device: str | None = None,
     overwrite: bool = False,
+    form: str = "weights",
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Write the model of a trial as safetensors with a card beside it; the card.
+    """Write the model of a trial, as its weights or as an ONNX graph, with a card beside it; the card.
 
     The file that the study kept is taken, if it is what the row says. Else the trial is run again.
 
@@ -52,13 +56,16 @@ def export_trial(
         store: of victims and kept models, where it is not the study's.
         device: as in `run_again`.
         overwrite: whether files that are there may be replaced.
+        form: ``weights`` or ``onnx``.
         say: is told of a kept file that cannot be taken.
 
     Raises:
         SpecError: no such trial or pick, several to choose from, nothing can be written there, or the model that was
             made again does not measure as the row says.
     """
-    check_place(out, overwrite)
+    if form == ONNX:
+        check_onnx(f"--format {ONNX}")
+    check_place(out, overwrite, (f".{ONNX}",) if form == ONNX else ENDINGS)
     if (trial is None) == (pick is None):
         raise SpecError("name the trial either with --trial ID or with --pick, one of " + ", ".join(CHOICES))
     if pick is not None:
@@ -89,7 +96,20 @@ def export_trial(
         "versions": model.versions,
         "code": model.code,
     }
-    return write_with_card(model.state, out, card)
+    return _write_graph(model, out, card) if form == ONNX else write_with_card(model.state, out, card)
+
+
+def _write_graph(model: TrialModel, out: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the model as a graph that takes images in [0, 1], since a model of ours normalises them itself."""
+    row = card["row"]
+    size = {"width": row.get("width"), "image_size": row["image_size"]}
+    built = build_model(row["model"], num_classes=model.num_classes, **size)
+    built.load_state_dict(dict(model.state))
+    try:
+        told = write_onnx(built, out, row["image_size"])
+        return write_card(out, told["sha256"], {**card, "onnx": told})
+    except OSError as error:
+        raise SpecError(f"--out {out}: cannot be written ({error.strerror or error})") from error
 
 
 def _made_again(found: Found, store: Place | None, device: str | None) -> TrialModel:
