@@ -103,8 +103,8 @@ def run_trial(
         counters: to count the defense's work in, for a caller that may cut the trial short.
         curve: how often the model is measured along the repair; None: only in the end.
         aftermath: what is asked of the repaired model once all else is measured; it changes no other number.
-        keep: is given the repaired model once it has been measured; what it returns are further columns of the row. Its
-            time counts nowhere.
+        keep: is given the repaired model once all has been measured; what it returns are further columns of the row.
+            Its time counts nowhere.
 
     Raises:
         SettingError: the settings are not the defense's.
@@ -212,11 +212,11 @@ def run_trial(
     result.backward_samples, result.input_backward_samples = counters.backward_samples, counters.input_backward_samples
     result.peak_memory_bytes = peak_memory_bytes(device)
     result.wall_seconds = clock() - begin
-    if keep is not None and evaluation is not None:
-        result.kept = dict(keep(repair.model) or {})
     if aftermath is not None and evaluation is not None:
         given: dict[str, Any] = {"dataset": dataset, "victim": victim, "device": device, "memo": memo}
         result.aftermath = measure_aftermath(aftermath, repair.model, cell, settings, **given)
+    if keep is not None and evaluation is not None:  # last: whatever comes of it, the row is whole
+        result.kept = dict(keep(repair.model) or {})
     return result
 
 

@@ -170,7 +170,15 @@ class TrialTrainable(tune.Trainable):
             return None
         trial, attack, seed, defense_seed = job.key
         facts = {"trial": trial, "attack": attack, "seed": seed, "defense_seed": defense_seed}
-        return keeper(self.bench.store, job.keep, {**facts, "model": job.cell.victim.model})
+        write = keeper(self.bench.store, job.keep, {**facts, "model": job.cell.victim.model})
+
+        def keep(model: nn.Module) -> dict[str, Any]:
+            try:
+                return write(model)
+            except TimeLimitError as error:  # all was measured: the trial is done
+                return {"not_kept": str(error)}
+
+        return keep
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.job: Job = new_config["job"]

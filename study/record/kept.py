@@ -6,6 +6,7 @@ under that name which are of its own trials.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import uuid
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from study.record.files import write_atomically
-from study.record.ledger import key_as_name, row_key
+from study.record.ledger import Key, key_as_name, row_key
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
 from trainables.job import Job, Role
 from trainables.storage.kept import kept_name
 
 KEPT_FILE = "kept.json"
+LONGEST_NAME = 200
 # Of models that may come to lie on a front.
 ON_FRONTS: tuple[Role, ...] = ("search",)
 
@@ -42,11 +44,17 @@ class Keeping:
         """Name in the store of the file of a job's model; empty: it is not kept."""
         if self.what == "front" and job.role not in ON_FRONTS:
             return ""
-        return kept_name(self.name, key_as_name(job.key))
+        return self._name(job.key)
 
     def names_in(self, rows: list[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
         """Every file that this study may have written for these rows, whether they tell of it or not."""
-        return {kept_name(self.name, key_as_name(row_key(row))): row for row in rows}
+        return {self._name(row_key(row)): row for row in rows}
+
+    def _name(self, key: Key) -> str:
+        name = key_as_name(key)
+        if len(name) > LONGEST_NAME:  # the combinations of a sweep may have long ones, file systems allow 255 letters
+            name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        return kept_name(self.name, name)
 
 
 def keeping_of(directory: Path, spec: StudySpec) -> Keeping | None:

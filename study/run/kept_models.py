@@ -112,7 +112,7 @@ def tidy_kept(keeping: Keeping | None, store: Store, rows: Iterable[Mapping[str,
     if not removed:
         return []
     stay = sum(bool(row.get("kept")) for row in rows if row["trial"] in members)
-    return [f"kept: the {stay} models on fronts, in {store.where}; {len(removed)} others were removed"]
+    return [f"kept: models on fronts: {stay}, in {store.where}; removed, since they are on none: {len(removed)}"]
 
 
 def on_fronts(rows: Iterable[Mapping[str, Any]]) -> set[str]:

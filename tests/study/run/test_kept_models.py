@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,7 @@ from trainables.storage import kept
 from trainables.storage.kept import KeptModels, keeper, kept_name
 from trainables.storage.store import Store
 from trainables.trial import run_trial
+from trainables.tune import TrialTrainable, time_limit
 from trainables.workbench import Workbench
 
 TRIAL = "badnets/super_ft/0000"
@@ -124,6 +126,28 @@ def test_time_of_writing_is_no_time_of_the_trial(trial: SimpleNamespace) -> None
     assert {row[name] for name in ("wall_seconds", "seconds_setup", "seconds_repair", "seconds_evaluate")} == {0.0}
 
 
+def test_a_time_limit_that_ends_the_writing_costs_no_row(trial: SimpleNamespace, tmp_path: Path) -> None:
+    plan, _, _ = prepare(trial.spec)
+    (search,) = plan.searches
+    job = Job("badnets/super_ft", TRIAL, "search", search.cells[0], {}, published=False, keep=NAME)
+    actor = TrialTrainable.__new__(TrialTrainable)
+    actor.job, actor.bench = job, Workbench(Store(tmp_path), torch.device("cpu"))
+    keep = actor._keeper()
+    assert keep is not None
+    with time_limit(0.05):
+        told = keep(_Endless())
+    assert told == {"not_kept": "cut after 0.05 s (resources.trial_seconds)"}
+    assert not (tmp_path / NAME).exists()
+
+
+class _Endless(torch.nn.Module):
+    """Takes longer to hand out its weights than anybody waits."""
+
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
+        while True:
+            time.sleep(0.01)
+
+
 def test_an_export_takes_the_kept_file_and_runs_nothing(study: Path, trial: SimpleNamespace, tmp_path: Path) -> None:
     out = tmp_path / "model.safetensors"
     told = invoke("export", study, "--trial", TRIAL, "--out", out)
@@ -210,6 +234,14 @@ def test_a_study_has_one_name_in_its_store_and_two_studies_two(tmp_path: Path) -
         keeping_of(tmp_path / "a", tiny_spec("keep=all"))
 
 
+def test_two_long_ids_have_two_names_that_a_file_system_takes() -> None:
+    keeping, long = Keeping("all", "tiny-0123"), "--".join(f"victim.lr-{n}" for n in range(30))
+    rows = [make_row(seed=0) | {"trial": f"{long}/badnets/super_ft/{number:04d}"} for number in range(2)]
+    names = [*keeping.names_in(rows)]
+    assert len(set(names)) == 2
+    assert all(len(name.rpartition("/")[2]) < 255 for name in names)
+
+
 def test_at_the_end_those_on_no_front_are_removed_and_nothing_else(tmp_path: Path) -> None:
     store, keeping = Store(tmp_path), Keeping("front", "tiny-0123")
     rates = {"0000": (0.1, 0.8), "0001": (0.3, 0.9), "0002": (0.4, 0.7), "0003": (0.2, 0.6)}
@@ -227,7 +259,7 @@ def test_at_the_end_those_on_no_front_are_removed_and_nothing_else(tmp_path: Pat
     said = tidy_kept(keeping, store, rows)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.safetensors")}
     assert left == {names["0000"], names["0001"], *stranger}
-    assert said == [f"kept: the 2 models on fronts, in {tmp_path}; 2 others were removed"]
+    assert said == [f"kept: models on fronts: 2, in {tmp_path}; removed, since they are on none: 2"]
     assert tidy_kept(keeping, store, rows) == []
     assert tidy_kept(Keeping("all", "tiny-0123"), store, rows) == tidy_kept(None, store, rows) == []
 
