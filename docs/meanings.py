@@ -143,6 +143,10 @@ SPEC_KEYS: dict[str, str] = {
         "Measures ASR and accuracies along every repair: `epoch` or a number of optimiser steps; see "
         "[curves](#curves). Left out: after the repair alone."
     ),
+    "keep": (
+        "Whose repaired models stay in the store, as safetensors: those of the settings on a search's `front`, of "
+        "`all` trials, or of `none`. See [kept models](#kept-models)."
+    ),
     "store": (
         "Where victims are kept and shared: a folder or a URI. Left out: the variable `SUPERFT_STORE`, else the "
         "user's cache folder."

@@ -178,6 +178,13 @@ AFTERMATH_COLUMNS = (
     Column("aftermath_input_backward_samples", "count", "images whose gradient of the pixels was taken in it", IMAGES),
     Column("seconds_aftermath", "number", "time of the aftermath, beside wall_seconds", SECONDS),
 )
+# Only where a study keeps models, see the key `keep` of a spec.
+KEPT_COLUMNS = (
+    Column("kept", "text", "name of the file in the store that holds the repaired model; missing: it was not kept"),
+    Column("kept_sha256", "text", "SHA-256 of that file"),
+    Column("not_kept", "text", "why the repaired model could not be kept, where it was to be"),
+    Column("seconds_keep", "number", "time of writing the repaired model, beside wall_seconds", SECONDS),
+)
 # What a trial that is run again need not repeat: when, where and how fast it ran, and what it found ready made.
 CIRCUMSTANCES = frozenset(
     {
@@ -187,6 +194,7 @@ CIRCUMSTANCES = frozenset(
         *("flags", "shared_work", "forward_samples", "backward_samples", "input_backward_samples"),
         *("seconds_aftermath", "aftermath_steps", "aftermath_forward_samples", "aftermath_backward_samples"),
         "aftermath_input_backward_samples",
+        *("kept", "kept_sha256", "not_kept", "seconds_keep"),
         *("reused_forward_samples", "reused_backward_samples", "reused_input_backward_samples", "steps"),
     }
 )

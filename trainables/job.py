@@ -127,6 +127,7 @@ class Job:
         published: whether they are exactly the published point.
         curve: how often the model is measured along the repair, see `evaluation.curve`; None: only in the end.
         aftermath: what is asked of its repaired model; None: nothing.
+        keep: name in the store under which its repaired model is kept, see `storage.kept`; empty: it is not.
     """
 
     label: str
@@ -137,6 +138,7 @@ class Job:
     published: bool
     curve: Every | None = None
     aftermath: Aftermath | None = None
+    keep: str = ""
 
     @property
     def key(self) -> tuple[str, str, int, int]:

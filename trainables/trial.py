@@ -92,7 +92,7 @@ def run_trial(
     counters: Counters | None = None,
     curve: Every | None = None,
     aftermath: Aftermath | None = None,
-    keep: Callable[[Classifier], None] | None = None,
+    keep: Callable[[Classifier], Mapping[str, Any] | None] | None = None,
 ) -> TrialResult:
     """Repair a copy of the victim with the cell's defense under ``settings``, and measure it.
 
@@ -103,7 +103,8 @@ def run_trial(
         counters: to count the defense's work in, for a caller that may cut the trial short.
         curve: how often the model is measured along the repair; None: only in the end.
         aftermath: what is asked of the repaired model once all else is measured; it changes no other number.
-        keep: is given the repaired model once it has been measured.
+        keep: is given the repaired model once all has been measured; what it returns are further columns of the row.
+            Its time counts nowhere.
 
     Raises:
         SettingError: the settings are not the defense's.
@@ -175,8 +176,6 @@ def run_trial(
         evaluation = measure(repair.model)
         if isinstance(defense, NoDefense):  # it changed nothing, so this measures the victim once more, for nothing
             check_measured_again(victim, evaluation, dataset, device)
-        if keep is not None:
-            keep(repair.model)
     except DivergedError as error:
         result.status, result.error = "diverged", str(error)
         if repaired is None:
@@ -216,6 +215,8 @@ def run_trial(
     if aftermath is not None and evaluation is not None:
         given: dict[str, Any] = {"dataset": dataset, "victim": victim, "device": device, "memo": memo}
         result.aftermath = measure_aftermath(aftermath, repair.model, cell, settings, **given)
+    if keep is not None and evaluation is not None:  # last: whatever comes of it, the row is whole
+        result.kept = dict(keep(repair.model) or {})
     return result
 
 

@@ -13,6 +13,8 @@ from trainables.job import Cell
 from trainables.victims import Victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
+# Fields of a result that are no column of its row, but several or none.
+SPREAD = ("cell", "settings", "metrics", "notes", "detection", "by_class", "curve", "aftermath", "kept")
 
 
 @dataclass
@@ -24,7 +26,8 @@ class TrialResult:
     come from; empty: all are ours. ``metrics`` are None only for a failed trial. ``detection`` holds the columns of
     `detection.detection_columns`, for defenses that detect. ``by_class``: rates per true class, as JSON lists.
     ``curve``: points along the repair where they were asked for, no part of the row.
-    ``aftermath``: the columns of `aftermath.measure_aftermath`, where it was asked for.
+    ``aftermath``: the columns of `aftermath.measure_aftermath`, where it was asked for. ``kept``: likewise, of a model
+    that was to be kept (`storage.kept.keeper`).
 
     What the trial found ready made by an earlier trial (flag ``WHAT_reused``) costs nothing again; the work it once
     took is in ``reused_*_samples``, so that the cost of a setting alone is their sum. ``shared_work`` says what that
@@ -76,18 +79,20 @@ class TrialResult:
     by_class: dict[str, str] = field(default_factory=dict)
     curve: list[Point] = field(default_factory=list)
     aftermath: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 
     def row(self, **extra: Any) -> dict[str, Any]:
         """Flat and JSON-able; ``extra`` are columns that the caller knows (study, trial, role)."""
         row: dict[str, Any] = {**extra, **self.cell.columns()}
         for item in dataclasses.fields(self):
-            if item.name not in ("cell", "settings", "metrics", "notes", "detection", "by_class", "curve", "aftermath"):
+            if item.name not in SPREAD:
                 row[item.name] = getattr(self, item.name)
         row.update(self.metrics)
         row.update(self.detection)
         row.update(self.by_class)
         row.update(self.aftermath)
+        row.update(self.kept)
         row.update({f"param.{key}": value for key, value in self.settings.items()})
         row.update({f"note.{key}": value for key, value in self.notes.items()})
         return row

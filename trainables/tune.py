@@ -11,13 +11,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 import ray
 import torch
 from ray import tune
+from torch import nn
 
 from trainables.data.images import DataError
 from trainables.evaluation.aftermath.settings import Aftermath
@@ -28,6 +29,7 @@ from trainables.machine.out_of_memory import is_out_of_memory
 from trainables.plugins.errors import MethodError, told
 from trainables.plugins.parcels import Parcel, unpack
 from trainables.registry import SettingError
+from trainables.storage.kept import keeper
 from trainables.storage.remote import as_place
 from trainables.storage.remote_store import open_store
 from trainables.storage.store import StoreUnavailableError
@@ -147,7 +149,8 @@ class TrialTrainable(tune.Trainable):
             return NoGpu(self.no_gpu)
         try:
             with time_limit(self.trial_seconds):
-                result = self.bench.run(self.job.cell, self.job.settings, self.job.curve, self.job.aftermath)
+                job = self.job
+                result = self.bench.run(job.cell, job.settings, job.curve, job.aftermath, self._keeper())
         except TimeLimitError as error:
             return Cut(str(error))
         except StoreUnavailableError as error:  # the actor lives on, for when the store is back
@@ -160,6 +163,22 @@ class TrialTrainable(tune.Trainable):
             return Failed(told(error))
         curve = json.dumps(result.curve, allow_nan=False) if result.curve else ""
         return Row(json.dumps(result.row(node=self.node, gpus=self.gpus), allow_nan=False), curve)
+
+    def _keeper(self) -> Callable[[nn.Module], dict[str, Any]] | None:
+        """What keeps the job's repaired model, with what its file says of it; None where it is not kept."""
+        if not (job := self.job).keep:
+            return None
+        trial, attack, seed, defense_seed = job.key
+        facts = {"trial": trial, "attack": attack, "seed": seed, "defense_seed": defense_seed}
+        write = keeper(self.bench.store, job.keep, {**facts, "model": job.cell.victim.model})
+
+        def keep(model: nn.Module) -> dict[str, Any]:
+            try:
+                return write(model)
+            except TimeLimitError as error:  # all was measured: the trial is done
+                return {"not_kept": str(error)}
+
+        return keep
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.job: Job = new_config["job"]

@@ -470,7 +470,12 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
     facts = {
         "identity": attack.at(dataset.image_size).identity(),
         "spec": dataclasses.asdict(spec),
-        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "train_size": len(indices)},
+        "dataset": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "flip": dataset.flip,
+            "train_size": len(indices),
+        },
         "upstream": before,
         "trigger": {"kind": implanted.trigger.kind, "settings": implanted.trigger.settings()},
         "poisoned": poison,

@@ -91,7 +91,7 @@ class Workbench:
         settings: Mapping[str, Any],
         curve: Every | None = None,
         aftermath: Aftermath | None = None,
-        keep: Callable[[Classifier], None] | None = None,
+        keep: Callable[[Classifier], Mapping[str, Any] | None] | None = None,
     ) -> TrialResult:
         """`run_trial` with this bench's data set, victim and device."""
         started = time.perf_counter()

@@ -79,6 +79,9 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one line of J
 )
 @OUT
 @OVERWRITE
+@click.option(
+    "--export", type=click.Choice(["onnx"]), help="Also write NAME.onnx beside --out, by PyTorch's own exporter."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--flip/--no-flip", default=True, help="Whether a mirrored image keeps its class.  [default: flip]")
 @click.option("--neural-cleanse", is_flag=True, help="Seek a trigger for each class before and after (slow).")
@@ -105,6 +108,7 @@ def repair(
     ledgers: Sequence[Path],
     out: Path,
     overwrite: bool,
+    export: str | None,
     seed: int,
     flip: bool,
     neural_cleanse: bool,
@@ -151,6 +155,7 @@ def repair(
         neural_cleanse=neural_cleanse,
         accept=accept,
         overwrite=overwrite,
+        export=export,
         plugins=plugins,
     )
     try:
@@ -167,6 +172,8 @@ def repair(
         return
     click.echo(str(result))
     click.echo(f"weights: {out}")
+    if export is not None:
+        click.echo(f"graph: {card['onnx'].get('error') or out.with_suffix('.onnx')}")
     click.echo(f"card: {out.with_suffix('.json')}")
 
 
@@ -174,14 +181,15 @@ def repair(
 @click.argument("directory", type=as_place, required=False)
 @click.option("--trial", help="Id of the trial, as in trials.csv.")
 @click.option("--pick", help="Instead: knee, or drop_0.5, drop_1, drop_2, drop_5, max_der of the front.")
-@click.option("--victim", help="Instead of DIRECTORY: a victim of the store, with --format backdoorbench.")
+@click.option("--victim", help="Instead of DIRECTORY: a victim of the store, with --format folder or backdoorbench.")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["weights", "backdoorbench"]),
+    type=click.Choice(["weights", "onnx", "folder", "backdoorbench"]),
     default="weights",
     show_default=True,
-    help="backdoorbench: --out is a folder, for attack_result.pt and its images.",
+    help="Of a trial: its weights, or a graph (onnx). Of a victim: --out is a folder, for victim.json, weights and "
+    "images (folder), or for attack_result.pt and its images (backdoorbench).",
 )
 @click.option("--attack", help="Which front or cell, where there are several.")
 @click.option("--defense", help="Likewise.")
@@ -207,19 +215,21 @@ def export(
     download: bool,
     device: str | None,
 ) -> None:
-    """Write the repaired model of a trial of a study, or a victim for BackdoorBench.
+    """Write the repaired model of a trial of a study, or a victim as a folder that others can read.
 
-    The trial is run again, which takes as long as it took, and held against its row: a model that does not measure as
-    the row says is not written.
+    Where the study kept the model (the key keep of a study), that file is taken. Else the trial is run again, which
+    takes as long as it took, and held against its row: a model that does not measure as the row says is not written.
     """
     from study.run.export import export_trial
     from study.run.peers import export_backdoorbench
+    from study.run.victim_folder import export_folder
     from study.spec.yaml_io import SpecError
 
-    if (form == "backdoorbench") != (victim is not None) or (directory is None) == (victim is None):
-        raise SpecError("give either DIRECTORY, or --victim NAME --format backdoorbench")
+    if (form in ("folder", "backdoorbench")) != (victim is not None) or (directory is None) == (victim is None):
+        raise SpecError("give either DIRECTORY, or --victim NAME --format folder or backdoorbench")
     if victim is not None:
-        written = export_backdoorbench(victim, out, store=store, download=download, overwrite=overwrite)
+        write = export_folder if form == "folder" else export_backdoorbench
+        written = write(victim, out, store=store, download=download, overwrite=overwrite)
         click.echo(f"wrote {written}; its images lie beside it")
         return
     assert directory is not None
@@ -234,17 +244,20 @@ def export(
         store=store,
         device=device,
         overwrite=overwrite,
+        form=form,
+        say=lambda line: click.echo(f"superft: {line}", err=True),
     )
     row, checked = card["row"], card["checked"]
-    said = (
-        "every result equals its row"
-        if checked["equal"]
-        else f"differs from its row in {len(checked['differs'])} columns"
-    )
+    if card["kept"] is not None:
+        said = "as the study kept it: its hash is the row's"
+    elif checked["equal"]:
+        said = "made again: every result equals its row"
+    else:
+        said = f"made again: differs from its row in {len(checked['differs'])} columns"
     click.echo(
         f"{card['trial']}: {card['arch']}, ASR {row['asr']:.4f}, clean accuracy {row['clean_accuracy']:.4f}; {said}"
     )
-    click.echo(f"weights: {out}")
+    click.echo(f"{'graph' if form == 'onnx' else 'weights'}: {out}")
     click.echo(f"card: {out.with_suffix('.json')}")
 
 

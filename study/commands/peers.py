@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from study.commands.own_models import DEVICE, FILE, WIDTH
+from study.commands.own_models import DEVICE, WIDTH
 from study.commands.shared import DOWNLOAD, STORE, bad_input_is_one_line
 from trainables.storage.remote import Place
 
 
 @click.command("import")
-@click.argument("file", type=FILE)
+@click.argument("file", metavar="FILE | FOLDER", type=click.Path(path_type=Path))
 @click.option("--dataset", help="The clean data that it was made with, as in a spec.  [default: what the file names]")
 @WIDTH
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the study it is for.")
@@ -29,10 +29,11 @@ def import_victim(
     download: bool,
     device: str | None,
 ) -> None:
-    """Put a victim of BackdoorBench (its attack_result.pt) into the store, checked and measured.
+    """Put a victim that somebody else made into the store, checked and measured.
 
-    No code in the file is run. The folders of PNG files belong beside it. A study takes the same file as
-    attacks: [imported] with attack.imported.path.
+    FILE is an attack_result.pt of BackdoorBench, with its folders of PNG files beside it; FOLDER is what
+    superft export --format folder writes. No code in them is run. A study takes the same path as attacks: [imported]
+    with attack.imported.path.
     """
     from study.run.peers import describe_import
     from study.run.peers import import_victim as imported

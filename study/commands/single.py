@@ -54,14 +54,15 @@ def trial(
     from study.run.one_trial import describe, run_single
 
     if like is not None:
-        from study.run.repeat import compared, repeat_trial
+        from study.run.repeat import compared, find_trial, run_again
 
         own = {"--defense": defense, "--dataset": dataset, "--model": model, "--set": assignments, "--plugin": plugins}
         for option, value in own.items():
             if value:
                 raise click.UsageError(f"{option} has no meaning with --like: the trial is the study's.")
-        row, then = repeat_trial(*like, attack=attack, seed=seed, store=store, device=device)
-        click.echo(json.dumps(row, allow_nan=False) if as_json else f"{describe(row)}\n{compared(row, then)}")
+        found = find_trial(*like, attack=attack, seed=seed)
+        row = run_again(found, store=store, device=device)
+        click.echo(json.dumps(row, allow_nan=False) if as_json else f"{describe(row)}\n{compared(row, found.row)}")
         return
     if attack is None or defense is None or dataset is None:
         options = {"--attack": attack, "--defense": defense, "--dataset": dataset}

@@ -13,6 +13,7 @@ from study.plan.costs import Work, aftermath_left, curves_cost, trial_cost, vict
 from study.plan.data import Data, all_of, data_of, one_of
 from study.plan.gpu_shares import Kind, Measurement, choose_shares, kinds, read_measurements, still_valid
 from study.plan.jobs import CONFIRM, Plan
+from study.plan.keeping import kept_lines
 from study.plan.slots import Node, count_slots, counted, describe_nodes, describe_share, slots_on, wanted_gpus
 from study.plan.targets import targets_in_words
 from study.record.detectors import DETECTOR_SETTINGS
@@ -97,6 +98,7 @@ def plan_lines(
         f"{sum(item.trials for item in searches)} trials, {_epochs(searches):.1f} E {one}",
         *confirming,
         f"total:     {trials} trials, {training + _epochs(work) + measuring:.1f} E; {unit}",
+        *kept_lines(plan, data, left),
         *after,
     ]
 

@@ -16,6 +16,7 @@ from trainables.columns import (
     CELL_COLUMNS,
     CONDITION_COLUMNS,
     DETECTION_COLUMNS,
+    KEPT_COLUMNS,
     RESULT_COLUMNS,
     SHARE,
     STATUS,
@@ -67,6 +68,7 @@ COLUMNS: tuple[Column, ...] = (
     *RESULT_COLUMNS[12:],
     *DETECTION_COLUMNS,
     *AFTERMATH_COLUMNS,
+    *KEPT_COLUMNS,
 )
 # Families of columns whose members depend on the defense.
 PARAMS = Column(f"{PARAM}NAME", "text", "a setting of the defense; numbers where all of them are")

@@ -7,7 +7,6 @@ trial, run again, writes anew.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from study.record.files import write_atomically
-from study.record.ledger import row_key
+from study.record.ledger import key_as_name, row_key
 
 CURVES_FOLDER = "curves"
 KEY = ("trial", "attack", "seed", "defense_seed")
@@ -28,9 +27,7 @@ OF_POINTS = (
 
 def curve_file(row: Mapping[str, Any]) -> str:
     """Name of the file of a row's curve within the study's folder."""
-    trial, attack, seed, own = row_key(row)
-    name = re.sub(r"[^A-Za-z0-9._-]", "--", f"{trial}/{attack}/{seed}/{own}")
-    return f"{CURVES_FOLDER}/{name}.json"
+    return f"{CURVES_FOLDER}/{key_as_name(row_key(row))}.json"
 
 
 def write_curve(directory: Path, row: Mapping[str, Any], points: Iterable[Mapping[str, Any]]) -> str:

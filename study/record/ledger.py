@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,11 @@ def row_key(row: Mapping[str, Any]) -> Key:
         if not isinstance(row.get(name), kind):
             raise ValueError(f"{name} must be a {kind.__name__}, got {row.get(name)!r}")
     return row["trial"], row["attack"], row["seed"], row["defense_seed"]
+
+
+def key_as_name(key: Key) -> str:
+    """The key of a row as the name of a file, without ending."""
+    return re.sub(r"[^A-Za-z0-9._-]", "--", "/".join(map(str, key)))
 
 
 def _in_words(key: Key) -> str:

@@ -31,6 +31,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def in_bytes(count: float) -> str:
+    """A number of bytes as people say it: 912 bytes, 44.8 MB, 1.2 GB; powers of 1,000, as disks are sold."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if count < 999.5 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "bytes" or count >= 99.95 else f"{count:.1f} {unit}"
+
+
 def finishing_time(seconds: float, now: datetime | None = None) -> str:
     """Day and time, on this machine's clock, so many seconds from now: Tue 24 Nov 14:35."""
     return f"{(now or datetime.now()) + timedelta(seconds=seconds):%a %d %b %H:%M}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -45,6 +46,7 @@ class Driver:
         ended: searches into whose budget nothing more fitted before, see `record.ended`.
         on_end: called with the same once another search has ended so.
         on_curve: called with a row and its curve, before the row counts as done.
+        keep: name in the store under which a job's repaired model is kept; empty: it is not.
 
     Raises:
         ValueError: searches have a budget, and the cost of a trial is not known.
@@ -61,6 +63,7 @@ class Driver:
         ended: Mapping[str, int] = MappingProxyType({}),
         on_end: Callable[[Mapping[str, int]], None] | None = None,
         on_curve: Callable[[Mapping[str, Any], list[Point]], None] | None = None,
+        keep: Callable[[Job], str] | None = None,
     ) -> None:
         if plan.spec.search.budget_epochs is not None and cost is None:
             raise ValueError("a search with a budget needs to know what a setting costs before it runs: give cost")
@@ -68,7 +71,7 @@ class Driver:
         self._known_absent = set(absent)
         self.broken: dict[Hashable, str] = {}
         self._queue: deque[Job] = deque()
-        self._cost, self._on_end, self._on_curve = cost, on_end, on_curve
+        self._cost, self._on_end, self._on_curve, self._keep = cost, on_end, on_curve, keep
         self._ended, self._parked = dict(ended), set[str]()
         self._confirming = set[str]()  # searches whose chosen settings were queued for fresh seeds
         self._held: dict[str, dict[str, float]] = {search.search.label: {} for search in searches}
@@ -385,7 +388,7 @@ class Driver:
 
     def _enqueue(self, job: Job) -> None:
         if not self.ledger.has(*job.key):
-            self._queue.append(job)
+            self._queue.append(job if self._keep is None else dataclasses.replace(job, keep=self._keep(job)))
 
     def _tell_if_complete(self, search: OptunaSearch, trial_id: str) -> None:
         rows = self._on_cells(search, trial_id)

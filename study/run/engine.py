@@ -20,6 +20,7 @@ from study.plan.slots import Room, wanted_gpus
 from study.record.curves import write_curve
 from study.record.ended import ENDED_FILE, read_ended, write_ended
 from study.record.folder import LEDGER_FILE, REPORT_FILE, Folder, check_store
+from study.record.kept import KEPT_FILE, keeping_of
 from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage
 from study.record.remote_folder import RemoteFolder, open_folder
@@ -31,6 +32,7 @@ from study.results.left import with_chosen_detectors
 from study.run.before_trials import check_implanted, make_victims, measure_kinds, settle
 from study.run.dispatcher import Dispatcher
 from study.run.driver import Driver
+from study.run.kept_models import tidy_kept
 from study.run.on_tune import run_trials
 from study.run.progress import Progress
 from study.run.trigger_picture import write_trigger_figures
@@ -114,6 +116,8 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
             write_ended(folder, ended)
             home.keep(ENDED_FILE)
 
+        if (keeping := keeping_of(folder, spec)) is not None:
+            home.keep(KEPT_FILE)
         driver = Driver(
             plan,
             ledger,
@@ -123,6 +127,7 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
             ended=read_ended(folder),
             on_end=keep_ended,
             on_curve=lambda row, points: home.keep(write_curve(folder, row, points)),
+            keep=None if keeping is None else keeping.name_of,
         )
         progress = Progress(driver)
         stack.enter_context(tracking(lambda: driver.plan, ledger.rows, lambda: driver.finished, home, progress.say))
@@ -145,6 +150,9 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
                 log.debug("interrupted")
             trouble.check(f"stopped after {driver.done} of {driver.total} trials: ")
             state = "finished" if driver.finished else "interrupted"
+        if driver.finished:
+            for line in tidy_kept(keeping, store, ledger.rows()):
+                progress.say(line)
         worth_telling = bool(driver.done or absent(judged))
         if worth_telling and (state != "already_finished" or not _is_current(folder)):
             write_trigger_figures(plan, data, store, folder / "figures")

@@ -1,27 +1,28 @@
-"""`superft export`: the repaired model of a study's trial, made again and held against the trial's row."""
+"""`superft export`: the repaired model of a study's trial, kept by the study or made again, held against its row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
 
-from study.record.folder import LEDGER_FILE, stored_spec
-from study.record.ledger import Ledger
-from study.record.remote_folder import open_folder
+from study.record.columns import to_frame
 from study.results.pareto import PICKS
 from study.results.settings import ALL_ATTACKS, fronts
-from study.run.repeat import differences, repeat_trial
-from study.run.written import check_place, write_with_card
+from study.run.kept_models import KeptModelError, TrialModel, read_kept
+from study.run.repeat import Found, differences, find_trial, read_study, run_again
+from study.run.written import ENDINGS, check_place, write_card, write_with_card
 from study.spec.yaml_io import SpecError
+from trainables.foreign.onnx_file import check_onnx, write_onnx
+from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.storage.remote import Place
 
 KNEE = "knee"
 CHOICES = (KNEE, *PICKS)
+ONNX = "onnx"  # a format, and its ending
 RATES = {"asr": "n_triggered", "clean_accuracy": "n_clean", "robust_accuracy": "n_triggered"}
 # As far as a rate may move between two kinds of processor or cards: a model that moved further is another one.
 SLACK_IMAGES, SLACK_SHARE = 3, 0.01
@@ -39,8 +40,12 @@ def export_trial(
     store: Place | None = None,
     device: str | None = None,
     overwrite: bool = False,
+    form: str = "weights",
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Write the model of a trial as safetensors with a card beside it; the card.
+    """Write the model of a trial, as its weights or as an ONNX graph, with a card beside it; the card.
+
+    The file that the study kept is taken, if it is what the row says. Else the trial is run again.
 
     Args:
         study: its folder or URI.
@@ -48,39 +53,35 @@ def export_trial(
         trial: id of the setting; or
         pick: ``knee``, ``drop_1``, ...: that member of the front.
         attack, defense, seed: which front, and which of the setting's cells, where there are several.
-        store: of victims, where it is not the study's.
-        device: as in `repeat_trial`.
+        store: of victims and kept models, where it is not the study's.
+        device: as in `run_again`.
         overwrite: whether files that are there may be replaced.
+        form: ``weights`` or ``onnx``.
+        say: is told of a kept file that cannot be taken.
 
     Raises:
         SpecError: no such trial or pick, several to choose from, nothing can be written there, or the model that was
             made again does not measure as the row says.
     """
-    check_place(out, overwrite)
+    if form == ONNX:
+        check_onnx(f"--format {ONNX}")
+    check_place(out, overwrite, (f".{ONNX}",) if form == ONNX else ENDINGS)
     if (trial is None) == (pick is None):
         raise SpecError("name the trial either with --trial ID or with --pick, one of " + ", ".join(CHOICES))
     if pick is not None:
         trial = picked(study, pick, attack, defense)
     assert trial is not None
-    kept: list[Classifier] = []
-    row, then = repeat_trial(
-        study,
-        trial,
-        attack=None if attack == ALL_ATTACKS else attack,
-        seed=seed,
-        store=store,
-        device=device,
-        option="--trial",
-        keep=kept.append,
-        again=False,
-    )
-    if not kept:
-        raise SpecError(f"--trial {trial}: ended as {row['status']}, there is no model ({row['error']})")
-    moved = differences(row, then)
-    _refuse_another(trial, row, then)
-    state: dict[str, Tensor] = {
-        name: value.detach().cpu().contiguous().clone() for name, value in kept[0].state_dict().items()
-    }
+    cell = None if attack == ALL_ATTACKS else attack
+    found = find_trial(study, trial, attack=cell, seed=seed, option="--trial")
+    try:
+        model = None if found.row.get("kept") is None else read_kept(found, store)
+    except KeptModelError as error:
+        model = None
+        if say is not None:
+            say(f"{error}; the trial is run again")
+    if model is None:
+        model = _made_again(found, store, device)
+    row = found.row
     card = {
         "what": "the model of a superft trial",
         "study": row["study"],
@@ -88,13 +89,39 @@ def export_trial(
         "pick": pick,
         "arch": row["model"],
         "width": row["width"],
-        "num_classes": kept[0].num_classes,
-        "row": {name: value for name, value in then.items() if value is not None},
-        "checked": {"equal": not moved, "differs": {name: list(values) for name, values in moved.items()}},
-        "versions": row["versions"],
-        "code": row["code"],
+        "num_classes": model.num_classes,
+        "row": {name: value for name, value in row.items() if value is not None},
+        "kept": model.kept,
+        "checked": {"equal": not model.moved, "differs": {name: list(two) for name, two in model.moved.items()}},
+        "versions": model.versions,
+        "code": model.code,
     }
-    return write_with_card(state, out, card)
+    return _write_graph(model, out, card) if form == ONNX else write_with_card(model.state, out, card)
+
+
+def _write_graph(model: TrialModel, out: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the model as a graph that takes images in [0, 1], since a model of ours normalises them itself."""
+    row = card["row"]
+    size = {"width": row.get("width"), "image_size": row["image_size"]}
+    built = build_model(row["model"], num_classes=model.num_classes, **size)
+    built.load_state_dict(dict(model.state))
+    try:
+        told = write_onnx(built, out, row["image_size"])
+        return write_card(out, told["sha256"], {**card, "onnx": told})
+    except OSError as error:
+        raise SpecError(f"--out {out}: cannot be written ({error.strerror or error})") from error
+
+
+def _made_again(found: Found, store: Place | None, device: str | None) -> TrialModel:
+    """The model of the trial, run again (SpecError: it has none, or measures otherwise than the row says)."""
+    made: list[Classifier] = []
+    now = run_again(found, store=store, device=device, option="--trial", keep=made.append, again=False)
+    trial, then = found.row["trial"], found.row
+    if not made:
+        raise SpecError(f"--trial {trial}: ended as {now['status']}, there is no model ({now['error']})")
+    _refuse_another(trial, now, then)
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in made[0].state_dict().items()}
+    return TrialModel(state, made[0].num_classes, now["versions"], now["code"], None, differences(now, then))
 
 
 def picked(study: Place, pick: str, attack: str | None = None, defense: str | None = None) -> str:
@@ -105,11 +132,8 @@ def picked(study: Place, pick: str, attack: str | None = None, defense: str | No
     """
     if pick not in CHOICES:
         raise SpecError(f"--pick {pick!r}: must be one of {', '.join(CHOICES)}")
-    with open_folder(study) as folder:
-        folder.fetch(rows_only=True)
-        stored_spec(folder.path)
-        frame = Ledger.read(folder.path / LEDGER_FILE).to_frame()
-    members: pd.DataFrame = fronts(frame)
+    _, rows = read_study(study)
+    members: pd.DataFrame = fronts(to_frame(rows))
     labels = members["picks"].str.split(";").map(lambda names: pick in names)
     members = members[members["is_knee"].astype(bool) if pick == KNEE else labels.astype(bool)]
     for column, wanted in (("attack", attack), ("defense_label", defense)):

@@ -68,6 +68,8 @@ def run_single(
         if merged[key] != settings[key]:
             raise SpecError(f"--set {key}: a trial is one combination; use --attack, --defense, --dataset and --seed")
     spec = without_sweep(make_spec(merged))
+    if spec.keep != "none":
+        raise SpecError("--set keep: a study keeps models, a single trial does not; see superft export")
     plan, _, _ = prepare(spec)
     return run_job(spec, plan.baselines[0], pick_device(device), spec.resources.cpus_per_trial)
 
@@ -77,12 +79,12 @@ def run_job(
     job: Job,
     device: torch.device,
     threads: int,
-    keep: Callable[[Classifier], None] | None = None,
+    keep: Callable[[Classifier], Mapping[str, Any] | None] | None = None,
 ) -> dict[str, Any]:
     """The row of one job, as a study of this spec with so many ``threads`` would run it (SpecError: no such store).
 
     Args:
-        keep: is given the repaired model.
+        keep: as in `run_trial`.
     """
     store = open_store(spec.store)
     check_store(store)

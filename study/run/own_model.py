@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,13 @@ from study.run.written import check_place, write_with_card
 from study.spec.methods import published_settings
 from study.spec.yaml_io import SpecError, merge_assignments
 from trainables.defenses.base import DEFENSES, Defense
+from trainables.foreign.adapter import unwrapped
 from trainables.foreign.architectures import PLAIN, Architecture, architecture, classes_in
 from trainables.foreign.images import class_names, from_folder, from_npz, three_numbers
+from trainables.foreign.onnx_file import check_onnx, write_onnx
 from trainables.foreign.repair import DEFAULT_DEFENSE, Repaired, repair_model
 from trainables.foreign.weights import Fit, WeightsFile, fit_weights, read_weights
+from trainables.models.build import ModelError
 from trainables.plugins.load import load, load_installed
 
 
@@ -49,6 +53,7 @@ class Request:
     neural_cleanse: bool = False
     accept: bool = False
     overwrite: bool = False
+    export: str | None = None
     plugins: Sequence[str] = field(default_factory=tuple)
 
 
@@ -63,7 +68,10 @@ def repair_file(request: Request, say: Callable[[str], None] | None = None) -> t
     """
     load_installed()
     load(request.plugins)
-    check_place(request.out, request.overwrite)
+    graph = None if request.export is None else request.out.with_suffix(f".{request.export}")
+    if graph is not None:
+        check_onnx("--export onnx")
+    check_place(request.out, request.overwrite, beside=() if graph is None else (graph,))
     if request.out.resolve() == request.weights.expanduser().resolve():
         raise SpecError(f"--out {request.out}: is the file of --weights itself; choose another name")
     if (request.data is None) == (request.images is None):
@@ -87,6 +95,9 @@ def repair_file(request: Request, say: Callable[[str], None] | None = None) -> t
         assert request.data is not None
         clean = from_folder(request.data, request.size, names)
     num_classes = _outputs(fit, model)
+    if graph is not None:  # what cannot be exported is told before the work, on the model as it is
+        with tempfile.TemporaryDirectory() as scratch:
+            write_onnx(unwrapped(model), Path(scratch) / graph.name, clean.images.image_size)
     with contextlib.ExitStack() as stack:
         if rule is not None:
             folder = rows_folder(request.out)
@@ -105,8 +116,15 @@ def repair_file(request: Request, say: Callable[[str], None] | None = None) -> t
             accept=request.accept,
             say=say,
         )
-    state = fit.with_values(result.model.state_dict())
-    return result, write_with_card(state, request.out, _card(result, fit, file, request))
+    state, card = fit.with_values(result.model.state_dict()), _card(result, fit, file, request)
+    if graph is not None:
+        try:
+            card["onnx"] = write_onnx(result.model, graph, clean.images.image_size)
+        except ModelError as error:  # it could be written before the repair, whose weights must not be lost for it
+            card["onnx"] = {"file": None, "error": str(error)}
+        except OSError as error:
+            raise SpecError(f"--out {request.out}: {graph} cannot be written ({error.strerror or error})") from error
+    return result, write_with_card(state, request.out, card)
 
 
 def rows_folder(out: Path) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from study.plan.data import one_of
 from study.plan.jobs import prepare
 from study.record.folder import check_store
-from study.run.evaluate_weights import stored_victim, victim_dataset
 from study.run.one_trial import pick_device
+from study.run.victim_files import check_folder_place, whole_victim, written_whole
 from study.spec.load import make_spec, without_sweep
 from study.spec.yaml_io import SpecError
 from trainables.attacks.base import PoisonedSamples
-from trainables.attacks.peer_file import ARCHITECTURES, read_peer, their_name
+from trainables.attacks.peer import read_peer
+from trainables.attacks.peer_file import ARCHITECTURES, their_name
 from trainables.data.images import Dataset, TriggeredSet
+from trainables.data.sources.folders import FOLDER
 from trainables.plugins.load import load_installed
 from trainables.storage.remote import Place
 from trainables.storage.remote_store import open_store
@@ -43,9 +44,9 @@ def import_victim(
     """Read a victim, check it against the clean data, measure it and put it into the store.
 
     Args:
-        file: an attack_result.pt.
-        dataset: the clean data, in the order of its maker; default what the file names.
-        width: of the model's stem; default the architecture's own.
+        file: an attack_result.pt, or a folder with a victim.json.
+        dataset: the clean data, in the order of its maker; default what lies beside the file, else what it names.
+        width: of the model's stem; default what the file tells, else the architecture's own.
 
     Raises:
         SpecError, SettingError, DataError: not such a file, or other data; nothing is stored.
@@ -57,18 +58,29 @@ def import_victim(
         "attacks": ["imported"],
         "baselines": ["none"],
         "attack": {"imported": {"path": str(file)}},
-        "dataset": dataset or peer.clean_data,
+        "dataset": dataset
+        or (peer.clean_data if peer.clean_folder is None else f"{FOLDER}{peer.clean_folder.resolve()}"),
         "model": peer.model,
         "seeds": [seed],
         "download": download,
         "store": None if store is None else str(store),
     }
+    width = peer.width if width is None else width
     if width is not None:
         settings["width"] = width
-    if dataset is None or dataset.partition(":")[0] != "folder":
+    if not settings["dataset"].startswith(FOLDER) or peer.clean_folder is not None:
         settings["image_size"] = peer.image_size
+    if peer.precision is not None:
+        settings["precision"] = peer.precision
+    if peer.flip is not None and settings["dataset"].startswith(FOLDER):
+        settings["flip"] = peer.flip
     spec = without_sweep(make_spec(settings))
-    plan, _, _ = prepare(spec)
+    plan, data, _ = prepare(spec)
+    if peer.fingerprint is not None and one_of(data).fingerprint != peer.fingerprint:
+        raise SpecError(
+            f"import {file}: data set {settings['dataset']} is not the one that the victim was made on: other "
+            "images or labels, or another order"
+        )
     place = open_store(spec.store)
     check_store(place)
     bench = Workbench(place, pick_device(device), threads=spec.resources.cpus_per_trial)
@@ -101,38 +113,17 @@ def export_backdoorbench(
     Raises:
         SpecError: no such victim, one that the format has no place for, or it cannot be written there.
     """
-    load_installed()
-    if out.exists() and not (overwrite and (out / RESULT).is_file()):
-        raise SpecError(f"--out {out}: is there already; choose another name, or give --overwrite for a folder of it")
-    name, artifact = stored_victim(open_store(store), victim)
-    spec, facts = artifact.facts["spec"], artifact.facts
+    check_folder_place(out, overwrite, RESULT)
+    found = whole_victim(victim, store, download)
     theirs = {ours: peers for peers, ours in ARCHITECTURES.items()}
-    if spec["model"] not in theirs:
-        raise SpecError(f"--victim {name}: BackdoorBench has no {spec['model']}; known: {', '.join(theirs)}")
-    if facts["upstream"] is not None or spec["reserved_fraction"] is not None:
+    if (model := found.spec["model"]) not in theirs:
+        raise SpecError(f"--victim {found.name}: BackdoorBench has no {model}; known: {', '.join(theirs)}")
+    if not bool(found.poisoned.in_place.all()):
         raise SpecError(
-            f"--victim {name}: was not attacked on the whole of its data set, which the format has no place for"
+            f"--victim {found.name}: has samples behind its training set, which the format has no place for"
         )
-    poisoned, triggered = (
-        PoisonedSamples(**artifact.tensors["poisoned"]),
-        TriggeredSet(**artifact.tensors["triggered_test"]),
-    )
-    if not bool(poisoned.in_place.all()):
-        raise SpecError(f"--victim {name}: has samples behind its training set, which the format has no place for")
-    dataset = victim_dataset(name, artifact, int(triggered.images.shape[-1]), download)
-    if not out.parent.is_dir():
-        raise SpecError(f"--out {out}: {out.parent} is no folder")
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        _write(aside, out.name, artifact.tensors["model"], theirs[spec["model"]], dataset, poisoned, triggered)
-        if out.exists():
-            shutil.rmtree(out)
-        aside.chmod(0o755)
-        aside.rename(out)
-    except OSError as error:
-        raise SpecError(f"--out {out}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with written_whole(out) as aside:
+        _write(aside, out.name, found.state, theirs[model], found.dataset, found.poisoned, found.triggered)
     return out / RESULT
 
 

@@ -33,7 +33,7 @@ class Progress:
         self.interactive = self.stream.isatty()
         self.trials_begin()
         self._last_line = -LINE_EVERY
-        self._failed = 0
+        self._failed, self._not_kept = 0, 0
 
     def say(self, text: str) -> None:
         """One line, at once."""
@@ -74,6 +74,10 @@ class Progress:
     def trial(self, row: Mapping[str, Any]) -> None:
         """A trial is recorded."""
         self._failed += row["status"] == "failed"
+        if row.get("not_kept"):
+            self._not_kept += 1
+            if self._not_kept == 1:  # a full disk would say it of every trial
+                self.say(f"WARNING: the model of {row['trial']} was not kept ({row['not_kept']}); its row is recorded")
         now = self.clock()
         last = self.driver.done >= self.driver.total
         if self.interactive or last or row["status"] == "failed" or now - self._last_line >= LINE_EVERY:

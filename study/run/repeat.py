@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from study.plan.jobs import Plan, prepare
@@ -10,6 +11,7 @@ from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger, Row
 from study.record.remote_folder import open_folder
 from study.run.one_trial import pick_device, run_job
+from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
 from trainables.columns import CIRCUMSTANCES
 from trainables.evaluation.aftermath.settings import PARTS
@@ -19,24 +21,52 @@ from trainables.registry import nearest
 from trainables.storage.remote import Place
 
 
-def repeat_trial(
-    study: Place,
-    trial: str,
-    *,
-    attack: str | None = None,
-    seed: int | None = None,
-    store: Place | None = None,
-    device: str | None = None,
-    option: str = "--like",
-    keep: Callable[[Classifier], None] | None = None,
-    again: bool = True,
-) -> tuple[Row, Row]:
-    """Run a trial of a study again, on as many threads: its row now, and the study's.
+@dataclass(frozen=True)
+class Found:
+    """A trial of a study: the study's spec, all of its rows, and the trial's."""
+
+    spec: StudySpec
+    rows: list[Row]
+    row: Row
+
+
+def read_study(study: Place) -> tuple[StudySpec, list[Row]]:
+    """Spec and rows of a study, of its folder or URI (SpecError: it is none)."""
+    with open_folder(study) as folder:
+        folder.fetch(rows_only=True)
+        return stored_spec(folder.path), Ledger.read(folder.path / LEDGER_FILE).rows()
+
+
+def find_trial(
+    study: Place, trial: str, *, attack: str | None = None, seed: int | None = None, option: str = "--like"
+) -> Found:
+    """A trial of a study.
 
     Args:
         study: its folder or URI.
         trial: id of the setting.
         attack, seed: of the cell, where the setting was scored on several.
+        option: what the trial was named with, for messages.
+
+    Raises:
+        SpecError: no such trial, or several to choose from.
+    """
+    spec, rows = read_study(study)
+    return Found(spec, rows, _chosen(rows, trial, str(study), attack, seed, option))
+
+
+def run_again(
+    found: Found,
+    *,
+    store: Place | None = None,
+    device: str | None = None,
+    option: str = "--like",
+    keep: Callable[[Classifier], None] | None = None,
+    again: bool = True,
+) -> Row:
+    """Run a trial of a study again, on as many threads: its row now.
+
+    Args:
         store: of victims, where it is not the study's.
         device: default: the CPU where the trial ran on one, else the card.
         option: what the trial was named with, for messages.
@@ -44,13 +74,9 @@ def repeat_trial(
         again: whether an aftermath that was measured is measured again.
 
     Raises:
-        SpecError, SettingError, DataError: no such trial, several to choose from, or bad input; before any work.
+        SpecError, SettingError, DataError: bad input; before any work.
     """
-    with open_folder(study) as folder:
-        folder.fetch(rows_only=True)
-        spec = stored_spec(folder.path)
-        rows = Ledger.read(folder.path / LEDGER_FILE).rows()
-    row = _chosen(rows, trial, str(study), attack, seed, option)
+    spec, row = found.spec, found.row
     if store is not None:
         spec = spec.model_copy(update={"store": str(store)})
     plan, _, _ = prepare(spec)
@@ -58,8 +84,8 @@ def repeat_trial(
     role: Role = row["role"]
     asked = plan.spec.aftermath.resolved() if again and row.keys() & set(PARTS) else None
     job = Job(
-        str(row["search"] or trial),
-        trial,
+        str(row["search"] or row["trial"]),
+        row["trial"],
         role,
         _cell(plan, row, option),
         settings,
@@ -70,7 +96,7 @@ def repeat_trial(
     given = "cpu" if device is None and str(row.get("device")).startswith("cpu ") else device
     # The row's own: the resources of a study may change while it runs.
     threads = row.get("threads") or plan.spec.resources.cpus_per_trial
-    return run_job(plan.spec, job, pick_device(given), threads, keep), row
+    return run_job(plan.spec, job, pick_device(given), threads, keep)
 
 
 def differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -16,7 +16,7 @@ from study.spec.yaml_io import SpecError, with_value
 # A study has one of these for all of its combinations. Lists first: more of them stand in the list itself.
 LISTED = ("attacks", "defenses", "baselines", "seeds", "defense_seeds", "tracking", "plugins")
 OF_THE_STUDY = (
-    *("name", "set_apart", "sweep", "search", "resources", "store", "download", "data_root"),
+    *("name", "set_apart", "sweep", "search", "resources", "store", "download", "data_root", "keep"),
     *("curve", "aftermath", "scenario.type", "scenario.upstream", "scenario.controls"),
     *("scenario.clean_control", "victim.require_implanted"),
 )

@@ -56,8 +56,7 @@ TRIALS, MOST_TRIALS = 32, 1000
 # A study folder may be continued under other values of these.
 MAY_CHANGE = (
     *("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking"),
-    "set_apart",
-    "victim.require_implanted",
+    *("victim.require_implanted", "keep", "set_apart"),
 )
 
 
@@ -288,6 +287,9 @@ class StudySpec(_Part):
 
     ``seeds`` are the attackers' (poison, weights, training), ``defense_seeds`` the defenders' (which clean images they
     hold, and the draws of the repair); every defender meets every victim.
+
+    ``keep``: whose repaired models stay in the store: those of the settings on a ``front``, of ``all`` trials, or of
+    ``none``.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)] = "study"
@@ -318,6 +320,7 @@ class StudySpec(_Part):
     precision: Precision = "auto"
     sweep: dict[str, list[Any]] = Field(default_factory=dict)
     curve: CurveSpec = CurveSpec()
+    keep: Literal["front", "all", "none"] = "none"
     store: Annotated[Place, BeforeValidator(_place)] | None = None
     resources: Resources = Resources()
     tracking: list[str] = Field(default_factory=list)
@@ -423,6 +426,8 @@ class StudySpec(_Part):
             search_spaces.check_space(method, space, {**space.beside(method), **self._fixed(name)}, given, key)
         if self.search.repeats > 1:
             self._check_repeats()
+        if self.keep == "front" and not self.defenses:
+            raise SpecError("keep: front has no meaning without a search, which alone has one; all, or a defense more")
         if self.search.confirm is not None and not self.defenses:
             raise SpecError(
                 "search.confirm: there is no search whose settings could be confirmed; name a defense under defenses, "

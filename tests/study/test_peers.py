@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from study.run.evaluate_weights import stored_victim
 from study.run.one_trial import run_single
 from study.run.peers import export_backdoorbench, import_victim
 from study.spec.yaml_io import SpecError
-from trainables.attacks.peer_file import read_peer, their_name
+from tests.mutants import mutants
+from trainables.attacks.peer import read_peer
+from trainables.attacks.peer_file import their_name
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import load_dataset
 from trainables.models.build import build_model
@@ -172,21 +173,12 @@ def test_bad_files_are_one_line(peer: Path, tmp_path: Path) -> None:
 
 
 def test_damaged_bytes_give_one_line_and_change_nothing(peer: Path, tmp_path: Path) -> None:
-    whole, dice = peer.read_bytes(), random.Random(0)
+    whole = peer.read_bytes()
     for name in ("bd_train_dataset", "bd_test_dataset"):
         shutil.copytree(peer.parent / name, tmp_path / name)
     damaged = tmp_path / peer.name
     said: list[str] = []
-    start = whole.index(b"data.pkl") + 8
-    for number in range(200):
-        content = bytearray(whole)
-        if number % 4 == 0:
-            content = content[: dice.randrange(len(content))]
-        else:  # most of them where the structure is told
-            for _ in range(dice.randrange(1, 4)):
-                content[start + dice.randrange(4000) if number % 4 < 3 else -dice.randrange(1, 4000)] = dice.randrange(
-                    256
-                )
+    for content in mutants(whole, start=whole.index(b"data.pkl") + 8):
         damaged.write_bytes(content)
         try:
             read_peer(damaged)

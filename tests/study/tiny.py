@@ -69,6 +69,7 @@ def make_driver(
     cost: Callable[[Cell, Mapping[str, Any]], float] = lambda cell, settings: 0.0,
     *,
     plan: Plan | None = None,
+    keep: Callable[[Job], str] | None = None,
 ) -> Driver:
     """A driver over the ledger at ``path``, and the ended searches beside it.
 
@@ -76,6 +77,7 @@ def make_driver(
 
     Args:
         cost: planned E of settings on a cell.
+        keep: as for `Driver`.
     """
     plan = plan or make_plan(spec)
     return Driver(
@@ -85,6 +87,7 @@ def make_driver(
         cost=cost,
         ended=read_ended(path.parent),
         on_end=partial(write_ended, path.parent),
+        keep=keep,
     )
 
 

@@ -188,7 +188,12 @@ def test_facts_say_where_the_victim_comes_from(toy_victim: Victim, toy: Dataset)
     facts = toy_victim.facts
     assert facts["identity"]["attack"] == "badnets"
     assert facts["spec"]["seed"] == 0
-    assert facts["dataset"] == {"name": "toy", "fingerprint": toy.fingerprint, "train_size": 200}
+    assert facts["dataset"] == {
+        "name": "toy",
+        "fingerprint": toy.fingerprint,
+        "flip": toy.flip,
+        "train_size": 200,
+    }
     assert facts["poisoned"] == 20
     assert facts["realised_poison_rate"] == 0.1
     assert facts["counters"]["steps"] == toy_victim.spec.recipe.steps(200)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trainables.attacks.base import Attack, Implanted, Kind, PoisonedSamples, Trigger, register, trigger_kind
-from trainables.attacks.peer_file import PeerVictim, read_peer
+from trainables.attacks.peer import read_peer
+from trainables.attacks.recorded import PeerVictim
 from trainables.data.images import DataError, ImageSet, TriggeredSet
 from trainables.registry import SettingError
 from trainables.training.recipes import TrainingRecipe
@@ -49,11 +50,12 @@ class RecordedTrigger(Trigger):
 @register("imported")
 @dataclass(frozen=True)
 class Imported(Attack):
-    """A backdoored model of BackdoorBench from its attack_result.pt; nothing is trained.
+    """A backdoored model that somebody else made, of BackdoorBench or of a victim.json; nothing is trained.
 
     Args:
-        path: of the file; the folders of its images lie beside it. Target and labels come from there, so the fields
-            target_label, label_mode and label_shift must stay at their defaults.
+        path: of an attack_result.pt, or of a folder with a victim.json; the folders of its images lie beside it. Target
+            and labels come from there, so the fields target_label, label_mode and label_shift must stay at their
+            defaults.
     """
 
     offered: ClassVar[bool] = False
@@ -64,7 +66,7 @@ class Imported(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.path:
-            raise ValueError("path must name the attack_result.pt of a victim, got nothing")
+            raise ValueError("path must name an attack_result.pt, or the folder of a victim.json, got nothing")
         if (self.target_label, self.label_mode, self.label_shift) != (0, "all_to_one", 1):
             raise ValueError("target_label, label_mode and label_shift come with the file; leave them out")
 
@@ -107,7 +109,7 @@ class Imported(Attack):
 
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
         peer, model = self.peer, trainer.fresh_model()
-        own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("normalize.")}
+        own = {name: tensor for name, tensor in model.state_dict().items() if _is_of(name, peer)}
         apart = sorted(own.keys() ^ peer.state.keys())
         apart += [name for name in own.keys() & peer.state.keys() if own[name].shape != peer.state[name].shape]
         if apart:
@@ -119,8 +121,13 @@ class Imported(Attack):
         model.load_state_dict(dict(peer.state), strict=False)
         poisoned = PoisonedSamples.none(train)
         if peer.train is not None:
-            kinds = torch.full((len(peer.train.indices),), Kind.POISON, dtype=torch.uint8)
-            poisoned = PoisonedSamples(peer.train.indices, peer.train.images, peer.train.given, kinds)
+            kinds = peer.train.kinds
+            if kinds is None:
+                kinds = torch.full((len(peer.train.indices),), Kind.POISON, dtype=torch.uint8)
+            appended = peer.train.appended
+            if appended is not None and not bool(appended.any()):
+                appended = None
+            poisoned = PoisonedSamples(peer.train.indices, peer.train.images, peer.train.given, kinds, appended)
         trigger = RecordedTrigger(peer.image_size, len(peer.test.indices))
         trigger.images, trigger.sources, trigger.targets = peer.test.images, peer.test.indices, peer.test.given
         return Implanted(model.eval(), trigger, poisoned)
@@ -130,6 +137,11 @@ class Imported(Attack):
         _check_labels(self.path, "test", recorded.n, recorded.indices, recorded.original, test.labels)
         found = TriggeredSet(recorded.images, recorded.original, recorded.given, recorded.indices)
         return found.to(test.images.device)
+
+
+def _is_of(name: str, peer: PeerVictim) -> bool:
+    """Whether a tensor of our model is one that the file is to have: what images are normalised with it may not say."""
+    return not name.startswith("normalize.") or name in peer.state
 
 
 def _check_labels(path: str, which: str, n: int, indices: Tensor, original: Tensor, labels: Tensor) -> None:

@@ -6,21 +6,30 @@ keep the bytes as they are and take no memory that the file does not hold.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 import struct
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from trainables.attacks.recorded import (
+    MAX_BYTES,
+    MAX_CLASSES,
+    MAX_SAMPLES,
+    MAX_SIDE,
+    PeerVictim,
+    Recorded,
+    as_tensor,
+    check_finite,
+    check_test,
+    read_png,
+    room_for,
+)
 from trainables.data.images import DataError
 from trainables.storage.messages import one_line
 from trainables.storage.zip_check import UnsafeZipError, check_zip
@@ -28,57 +37,7 @@ from trainables.storage.zip_check import UnsafeZipError, check_zip
 KEYS = ("model_name", "num_classes", "model", "img_size", "clean_data", "bd_train", "bd_test")
 # Its names of architectures that have the same layers here -> ours.
 ARCHITECTURES = {"preactresnet18": "preact_resnet18"}
-MAX_BYTES = 2 * 2**30
-MAX_PNG_BYTES = 2**20
-MAX_SIDE = 512
-MAX_CLASSES = 10_000
-MAX_SAMPLES = 2_000_000
 _FORMATS = {"i8": "q", "f8": "d"}
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """Images that an attack changed.
-
-    Args:
-        indices: positions in the clean set, int64, (M,).
-        images: uint8, (M, 3, H, W).
-        given, original: labels, int64, (M,).
-        n: size of the clean set.
-    """
-
-    indices: Tensor
-    images: Tensor
-    given: Tensor
-    original: Tensor
-    n: int
-
-
-@dataclass(frozen=True)
-class PeerVictim:
-    """What a file and its folder hold.
-
-    Args:
-        path: of the file.
-        digest: SHA-256 over the file and all images that were read.
-        model: our name of the architecture.
-        num_classes: outputs.
-        state: by our names.
-        image_size: in pixels.
-        clean_data: its name of the data set.
-        train: the poisoned training samples; None: the attack has no fixed ones.
-        test: the triggered test images, in their order.
-    """
-
-    path: Path
-    digest: str
-    model: str
-    num_classes: int
-    state: Mapping[str, Tensor]
-    image_size: int
-    clean_data: str
-    train: Recorded | None
-    test: Recorded
 
 
 class _Dtype:
@@ -123,35 +82,12 @@ for _room in ("numpy.core.multiarray", "numpy._core.multiarray"):
     _ALLOWED += [(_new_array, f"{_room}._reconstruct"), (_scalar, f"{_room}.scalar")]
 
 
-def read_peer(path: str | Path) -> PeerVictim:
-    """The victim in a file; read once as long as the file stays as it is.
+def read_backdoorbench(path: Path, size: int) -> PeerVictim:
+    """The victim in an attack_result.pt of so many bytes; call it through `peer.read_peer`, which keeps what it read.
 
     Raises:
-        DataError: one line: no such file, damaged, parts missing, an architecture that is not known here, or it would
-            have to run code.
+        DataError: one line; what a damaged file makes fail elsewhere may raise anything.
     """
-    path = Path(path).expanduser()
-    try:
-        told = path.stat()
-        if not path.is_file():
-            raise DataError(f"import {path}: is no file; give the attack_result.pt of BackdoorBench")
-    except (OSError, ValueError) as error:
-        raise DataError(f"import {path}: cannot be read ({one_line(error)})") from error
-    return _read(path, told.st_mtime_ns, told.st_size)
-
-
-@functools.lru_cache(maxsize=4)
-def _read(path: Path, _changed: int, size: int) -> PeerVictim:
-    try:
-        return _victim(path, size)
-    except DataError:
-        raise
-    # A damaged file can hold anything in any place.
-    except Exception as error:
-        raise DataError(f"import {path}: damaged ({type(error).__name__}: {one_line(error)[:200]})") from error
-
-
-def _victim(path: Path, size: int) -> PeerVictim:
     content = _open(path, size)
     missing = [key for key in KEYS if key not in content]
     if missing:
@@ -176,8 +112,7 @@ def _victim(path: Path, size: int) -> PeerVictim:
     }
     test = parts["bd_test"]
     assert test is not None
-    if len(test.indices) == 0 or bool((test.given == test.original).any()):
-        raise DataError(f"import {path}: bd_test must hold images whose label the attack changes, and no others")
+    check_test(path, "bd_test", test)
     return PeerVictim(
         path,
         digest.hexdigest(),
@@ -238,8 +173,7 @@ def _state(path: Path, model: Any, size: int) -> dict[str, Tensor]:
         # A view may repeat one number of the file a million million times.
         if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > size:
             raise DataError(f"import {path}: {str(name)[:60]} has more elements than the file holds")
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise DataError(f"import {path}: {str(name)[:60]} holds values that are NaN or infinite")
+    check_finite(path, model)
     return {our_name(str(name)): tensor.contiguous().clone() for name, tensor in model.items()}
 
 
@@ -258,7 +192,7 @@ def _recorded(path: Path, part: str, content: Any, side: int, classes: int, dige
     values = {int(key): value for key, value in told.items()}
     if len(values) != len(told) or any(not 0 <= index < n for index in order):
         raise DataError(f"import {path}: {part} names images beyond its {n}, or one twice")
-    images = np.empty((len(order), side, side, 3), dtype=np.uint8)
+    images = room_for(path, part, len(order), side)
     labels = []
     for place, index in enumerate(order):
         given, original = values[index]["other_info"]
@@ -267,8 +201,9 @@ def _recorded(path: Path, part: str, content: Any, side: int, classes: int, dige
         labels.append((given, original))
         images[place] = _png(path, part, values[index]["path"], side, digest)
     both = torch.tensor(labels, dtype=torch.int64).reshape(-1, 2)
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return Recorded(torch.tensor(order, dtype=torch.int64), pixels, both[:, 0].clone(), both[:, 1].clone(), n)
+    return Recorded(
+        torch.tensor(order, dtype=torch.int64), as_tensor(images), both[:, 0].clone(), both[:, 1].clone(), n
+    )
 
 
 def _png(path: Path, part: str, told: Any, side: int, digest: Any) -> Any:
@@ -277,21 +212,4 @@ def _png(path: Path, part: str, told: Any, side: int, digest: Any) -> Any:
     parts = PurePosixPath(told.replace("\\", "/")).parts
     if len(parts) < 2 or parts[0] == "/" or ".." in parts or ":" in parts[0] or not told.endswith(".png"):
         raise DataError(f"import {path}: {part}: path {told[:80]!r} must be relative, without .., and end in .png")
-    file = path.parent / f"{part}_dataset" / parts[-2] / parts[-1]
-    try:
-        if not file.resolve().is_relative_to(path.parent.resolve()):
-            raise DataError(f"import {path}: {part}: {told[:80]!r} leads out of its folder")
-        if file.stat().st_size > MAX_PNG_BYTES:
-            raise DataError(f"import {path}: {file} is larger than the {MAX_PNG_BYTES} bytes that are read")
-        content = file.read_bytes()
-        digest.update(hashlib.sha256(content).digest())
-        with Image.open(file, formats=["PNG"]) as image:
-            if image.size != (side, side) or image.mode != "RGB":
-                raise DataError(f"import {path}: {file} must be RGB of {side} pixels, got {image.mode} {image.size}")
-            return np.asarray(image)
-    except FileNotFoundError as error:
-        raise DataError(f"import {path}: {file} is missing; the PNG folders belong beside the file") from error
-    except DataError:
-        raise
-    except Exception as error:  # a damaged picture can fail anywhere in its decoder
-        raise DataError(f"import {path}: {file} is damaged ({one_line(error)[:120]})") from error
+    return read_png(path, path.parent / f"{part}_dataset" / parts[-2] / parts[-1], side, digest)

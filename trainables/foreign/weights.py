@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from torch import Tensor
 from trainables.data.sources.parts import listed
 from trainables.models.build import ModelError
 from trainables.storage.messages import one_line
-from trainables.storage.zip_check import MAX_HEADER, MAX_MEMBERS, UnsafeZipError, check_zip
+from trainables.storage.tensor_file import UnsafeTensorFileError, read_tensor_file
+from trainables.storage.zip_check import MAX_MEMBERS, UnsafeZipError, check_zip
 
 MAX_BYTES = 16 * 2**30  # of a file; the largest image classifiers hold a few GiB
 MAX_DEPTH = 4  # of mappings within mappings
@@ -115,22 +115,10 @@ def _is_safetensors(start: bytes) -> bool:
 
 
 def _read_safetensors(path: Path, size: int) -> State:
-    from safetensors import SafetensorError, safe_open
-
-    with path.open("rb") as file:
-        (header,) = struct.unpack("<Q", file.read(8))
-    if header > min(MAX_HEADER, size - 8):
-        raise ModelError(f"weights {path}: damaged, its header would have {header} bytes of a file of {size}")
     try:
-        with safe_open(path, framework="pt") as opened:
-            names = list(opened.keys())
-            if len(names) > MAX_MEMBERS:
-                raise ModelError(f"weights {path}: holds {len(names)} tensors, more than {MAX_MEMBERS}")
-            return {name: opened.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"weights {path}: damaged safetensors file ({one_line(error)})") from error
+        return read_tensor_file(path, size)
+    except UnsafeTensorFileError as error:
+        raise ModelError(f"weights {path}: {error}") from error
 
 
 def _read_torch(path: Path, size: int, start: bytes) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -15,14 +16,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from study.record.object_log import SegmentLog
 from tests.s3 import s3_server
 from tests.study.processes import Place, new_place, on_one_core, wait_for
 from tests.study.run.test_nodes import SLOW_ENOUGH, WIDE_ENOUGH, Nodes
+from trainables.storage.kept import KeptModels, kept_name
 from trainables.storage.lease import Lease, LeaseTakenError
 from trainables.storage.remote import Remote, RemoteError
-from trainables.storage.remote_store import RemoteStore
+from trainables.storage.remote_store import RemoteStore, open_store
 
 pytestmark = pytest.mark.timeout(1800)  # whole studies, several times
 
@@ -62,6 +65,20 @@ def test_of_two_that_create_an_object_at_once_one_wins(bucket: str) -> None:
         thread.join(60)
     assert len(won) == 1
     assert remote.read("it") == str(won[0]).encode()
+
+
+def test_kept_models_lie_there_and_only_those_named_are_removed(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUPERFT_CACHE", str(tmp_path))
+    kept, names = KeptModels(open_store(f"{bucket}/kept-store")), [kept_name("tiny-0123", name) for name in "abc"]
+    digests = [kept.save(name, {"weight": torch.full((3,), float(i))}, {}) for i, name in enumerate(names)]
+    assert kept.discard([names[1], kept_name("tiny-0123", "never")]) == [names[1]]
+    for name, digest in zip(names, digests, strict=True):
+        with kept.opened(name) as path:
+            found = None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+        assert found == (None if name == names[1] else digest)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []  # nothing of them stays on the node
 
 
 def test_objects_of_others_are_seen_at_once(bucket: str) -> None:
