@@ -37,6 +37,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "clp": {"u": 1.0},
     "scratch": {"iterations": 3},
     "d3": {"steps": 2},
+    "pam": {"steps": 2},
     "none": {},
 }
 BY_OWNING = {kind: [n for n, cls in DEFENSES.items() if cls.owns is kind] for kind in (NoData, CleanData, PoisonedData)}
