@@ -41,11 +41,11 @@ something from five images too, so P-ASR is read beside its. Every single run is
 CAPTION_CONNECTIVITY = """
 <p class="caption">Weights are taken on the straight line from each repaired model (0 %) to the backdoored one (100 %);
 nothing is trained. <b>Back at</b>: the first measured share of the way at which ASR has come half of its way back.
-<b>Barrier</b>: mean of 1 - ASR over the way; it is high where the backdoor stays away far along it. <b>Lowest accuracy</b>: where it falls deep, that
-stretch has no backdoor because it has no model either. <b>Statistics</b> of batch normalisation: <i>interpolated</i>
-between the two models, or <i>refreshed</i> on clean training images at every point. The undefended model shows what no
-way looks like, the one from scratch what an unrelated model looks like. Means over the runs, on the report half; every
-point is in <code>connectivity_curves.csv</code>.</p>
+<b>Barrier</b>: mean of 1 - ASR over the way; it is high where the backdoor stays away far along it. <b>Lowest
+accuracy</b>: where it falls deep, that stretch has no backdoor because it has no model either. <b>Statistics</b> of
+batch normalisation: <i>interpolated</i> between the two models, or <i>refreshed</i> on clean training images at every
+point. The undefended model shows what no way looks like, the one from scratch what an unrelated model looks like. Means
+over the runs, on the report half; every point is in <code>connectivity_curves.csv</code>.</p>
 """
 CAPTION_MEMBERSHIP = """
 <p class="caption">Can somebody with the model tell which images it was trained on? <b>Members</b>: <i>clean</i>:
@@ -225,8 +225,8 @@ def in_words(row: Mapping[str, Any]) -> list[str]:
         )
     for one in json.loads(row.get("connectivity") or "[]"):
         lines.append(
-            f"way back, {one['statistics']} statistics: ASR {one['asr'][0]:.4f} -> {one['asr'][-1]:.4f}, half of it back "
-            f"at {one['share_half']:g} of the way, barrier {one['barrier']:.4f}, accuracy at least "
+            f"way back, {one['statistics']} statistics: ASR {one['asr'][0]:.4f} -> {one['asr'][-1]:.4f}, half of it "
+            f"back at {one['share_half']:g} of the way, barrier {one['barrier']:.4f}, accuracy at least "
             f"{one['accuracy_lowest']:.4f}"
         )
     for one in json.loads(row.get("membership") or "[]"):

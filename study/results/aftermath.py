@@ -100,7 +100,7 @@ def connectivity_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def connectivity_curves(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per measured point of the way: `MODEL`, ``shown_as``, ``statistics``, ``share``, ``asr``, the accuracy."""
+    """One row per measured point of the way: `MODEL`, ``shown_as``, ``statistics``, ``share``, ``asr``, accuracy."""
     return pd.DataFrame(
         {
             **_place(row),

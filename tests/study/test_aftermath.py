@@ -209,7 +209,9 @@ def study_rows() -> list[dict[str, Any]]:
             retuning=json.dumps([retuned(0, asr[0]), retuned(5, asr[-1])]),
             connectivity=None
             if role == "control"
-            else json.dumps([walked([asr[0], asr[1], 1.0], statistics) for statistics in ("interpolated", "refreshed")]),
+            else json.dumps(
+                [walked([asr[0], asr[1], 1.0], statistics) for statistics in ("interpolated", "refreshed")]
+            ),
             seconds_aftermath=450.0,
             aftermath_forward_samples=1257,
             aftermath_backward_samples=1257,
@@ -296,7 +298,14 @@ def test_the_report_shows_both_and_writes_their_tables(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "reinjection_badnets.png").stat().st_size > 10_000
     tables = {
         name: pd.read_csv(tmp_path / f"{name}.csv")
-        for name in ("reinjection", "reinjection_curves", "retuning", "connectivity", "connectivity_curves", "membership")
+        for name in (
+            "reinjection",
+            "reinjection_curves",
+            "retuning",
+            "connectivity",
+            "connectivity_curves",
+            "membership",
+        )
     }
     assert {name: len(table) for name, table in tables.items()} == {
         "reinjection": 8,

@@ -1,4 +1,4 @@
-"""Claims of PAM: the gradient is that of a point nearer to the backdoored weights; without the move it is fine-tuning."""
+"""Claims of PAM: the gradient is that of a point nearer to the backdoored weights; without a move it is fine-tuning."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "scratch": {"iterations": 3},
     "d3": {"steps": 2},
     "pam": {"steps": 2},
+    "nft": {"iterations": 3},
     "none": {},
 }
 BY_OWNING = {kind: [n for n, cls in DEFENSES.items() if cls.owns is kind] for kind in (NoData, CleanData, PoisonedData)}

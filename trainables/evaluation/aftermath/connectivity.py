@@ -1,8 +1,8 @@
 """The straight way from a repaired model back to the backdoored one: how soon does the backdoor return on it?
 
-After "Uncovering, Explaining, and Mitigating the Superficial Safety of Backdoor Defense" (2024, arXiv:2410.09838), which
-calls it linear mode connectivity: a repair that only stepped aside finds the backdoor again a small part of the way
-back. Weights at share t are (1 - t) of the repaired model and t of the backdoored one; nothing is trained.
+After "Uncovering, Explaining, and Mitigating the Superficial Safety of Backdoor Defense" (2024, arXiv:2410.09838),
+which calls it linear mode connectivity: a repair that only stepped aside finds the backdoor again a small part of the
+way back. Weights at share t are (1 - t) of the repaired model and t of the backdoored one; nothing is trained.
 
 Batch normalisation decides much on such a way, so it is walked twice: with running statistics between those of the two
 models (``interpolated``), and with those that each point has on clean training images (``refreshed``).

@@ -71,9 +71,7 @@ def test_refreshed_statistics_are_those_of_clean_images(toy: Dataset, toy_victim
     assert found[1]["clean_accuracy"][-1] == pytest.approx(still["clean_accuracy"][0], abs=1.5 / 50)
 
 
-def test_a_model_without_batch_normalisation_is_walked_once(
-    toy: Dataset, toy_victim: Victim, trainer: Trainer
-) -> None:
+def test_a_model_without_batch_normalisation_is_walked_once(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:
     model = build_model("convnext_tiny", num_classes=10, mean=toy.mean, std=toy.std, image_size=16)
     found = walk(Connectivity(points=2), model.eval(), model, **given(toy, toy_victim, trainer))
     assert [one["statistics"] for one in found] == [INTERPOLATED]
