@@ -159,7 +159,7 @@ def measure_aftermath(
             "trainer": trainer,
             "seed": cell.seed,
         }
-    own = {"attack": cell.victim.make_attack(), "trigger": victim.trigger}
+    own: dict[str, Any] = {"attack": cell.victim.make_attack(), "trigger": victim.trigger}
     if asked.reinjection is not None:
         curves = reinjection.reinject(asked.reinjection, model, **own, **given)
         found["reinjection"] = json.dumps([curve.record() for curve in curves])

@@ -53,7 +53,8 @@ class Block(nn.Module):
         tokens = maps.flatten(2).transpose(1, 2)
         tokens = tokens + self.attend(self.norm1(tokens))
         tokens = tokens + self.mlp(self.norm2(tokens))
-        return tokens.transpose(1, 2).unflatten(2, maps.shape[2:])
+        back: Tensor = tokens.transpose(1, 2).reshape(maps.shape)
+        return back
 
     def attend(self, tokens: Tensor) -> Tensor:
         """Each position's mixture of what all positions offer: (N, T, C) -> (N, T, C).

@@ -81,12 +81,12 @@ def walk(
     shares = [round(point / (settings.points - 1), 6) for point in range(settings.points)]
     drawn = torch.randperm(len(train), generator=generator_for(seed, "connectivity"))[:REFRESH_IMAGES]
     images = train.images[drawn.to(train.images.device)]
-    ends = [{name: tensor.detach().clone() for name, tensor in end.state_dict().items()} for end in (model, backdoored)]
+    start, end = ({name: tensor.clone() for name, tensor in one.state_dict().items()} for one in (model, backdoored))
     records = []
     for statistics in (INTERPOLATED, REFRESHED) if _has_statistics(model) else (INTERPOLATED,):
         measured = []
         for share in shares:
-            between.load_state_dict(interpolated(*ends, share))
+            between.load_state_dict(interpolated(start, end, share))
             if statistics == REFRESHED:
                 refresh_statistics(between, images, counters=trainer.counters)
             measured.append([round(rate, 5) for rate in rates(between.eval(), *halves, trainer)])
