@@ -148,9 +148,7 @@ def test_zero_steps_return_the_input(toy: Dataset, toy_victim: Victim, trainer: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_way_back_is_longer_than_after_fine_tuning_and_five_images_bring_less_back(
-    seed: int, tmp_path: Path
-) -> None:
+def test_way_back_is_longer_than_from_fine_tuning_and_five_images_bring_less_back(seed: int, tmp_path: Path) -> None:
     """The paper's claim, at equal steps and rate, on digits: barrier 0.72, 0.56, 0.76 against 0.16, 0.35, 0.31, and
     P-ASR 0.03, 0.69, 0.04 against 1.00, 0.92, 0.99, at 0.01 to 0.04 less accuracy.
 
