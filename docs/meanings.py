@@ -188,6 +188,10 @@ SPEC_KEYS: dict[str, str] = {
     ),
     "aftermath.retuning.counts": "How many of these images carry the trigger; 0 is the comparison.",
     "aftermath.retuning.draws": "Draws of the images, each a run of its own: with so few, which they are decides much.",
+    "aftermath.connectivity.points": (
+        "Points on the straight way from the repaired weights back to the backdoored ones, both ends included. All of "
+        "`aftermath.connectivity` holds only where it is given: `aftermath: {connectivity: {}}`."
+    ),
     "aftermath.membership.images": (
         "Members, and as many non-members; half of both set thresholds, half is judged. Left out: 5,000, or as many "
         "as the data set has. All of `aftermath.membership` holds only where it is given."

@@ -22,7 +22,7 @@ from trainables.data.classes import class_members
 from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.data.split import split_clean
 from trainables.defenses.base import DEFENSES, CleanData, Defense, NoData, PoisonedData
-from trainables.evaluation.aftermath import membership, reinjection, retuning
+from trainables.evaluation.aftermath import connectivity, membership, reinjection, retuning
 from trainables.evaluation.aftermath.further_training import report_sizes
 from trainables.evaluation.aftermath.settings import MEMBERSHIP_IMAGES, Aftermath, Membership
 from trainables.job import Cell
@@ -50,6 +50,8 @@ def check_aftermath(asked: Aftermath, cell: Cell, settings: Mapping[str, Any], d
         reinjection.check_reinjection(asked.reinjection, attack, labels, dataset.num_classes)
     if asked.retuning is not None:
         retuning.check_retuning(asked.retuning, attack, len(labels))
+    if asked.connectivity is not None:
+        connectivity.check_connectivity(attack)
     if asked.membership is not None:
         _check_membership(asked.membership, cell, settings, dataset)
 
@@ -96,6 +98,8 @@ def planned_work(asked: Aftermath, cell: Cell, settings: Mapping[str, Any], data
     n_measured = report_sizes(dataset.test, changed)
     if asked.retuning is not None:
         _add(total, retuning.planned_work(asked.retuning, len(labels), n_measured))
+    if asked.connectivity is not None and not cell.control:
+        _add(total, connectivity.planned_work(asked.connectivity, len(labels), n_measured))
     if asked.reinjection is not None:
         _add(total, reinjection.planned_work(asked.reinjection, attack, labels, n_measured))
     if asked.membership is not None:
@@ -148,21 +152,22 @@ def measure_aftermath(
     trainer = make_trainer(cell.victim, dataset, device, seed=derive_seed(cell.seed, "aftermath"))
     found: dict[str, Any] = {}
     given: dict[str, Any] = {}
-    if asked.reinjection is not None or asked.retuning is not None:
+    if asked.reinjection is not None or asked.retuning is not None or asked.connectivity is not None:
         given = {
-            "attack": cell.victim.make_attack(),
-            "trigger": victim.trigger,
             "train": dataset.train.subset(victim.attacker_indices).to(device),
             "test": dataset.test.to(device),
             "triggered": victim.triggered.to(device),
             "trainer": trainer,
             "seed": cell.seed,
         }
+    own: dict[str, Any] = {"attack": cell.victim.make_attack(), "trigger": victim.trigger}
     if asked.reinjection is not None:
-        curves = reinjection.reinject(asked.reinjection, model, **given)
+        curves = reinjection.reinject(asked.reinjection, model, **own, **given)
         found["reinjection"] = json.dumps([curve.record() for curve in curves])
     if asked.retuning is not None:
-        found["retuning"] = json.dumps(retuning.retune(asked.retuning, model, **given))
+        found["retuning"] = json.dumps(retuning.retune(asked.retuning, model, **own, **given))
+    if asked.connectivity is not None and not victim.is_control:  # which has no backdoored weights to go back to
+        found["connectivity"] = json.dumps(connectivity.walk(asked.connectivity, model, victim.model, **given))
     if asked.membership is not None:
         records = _membership(asked.membership, model, cell, settings, dataset, victim, trainer, memo or Memo())
         found["membership"] = json.dumps(records)

@@ -171,6 +171,7 @@ DETECTION_COLUMNS = (
 AFTERMATH_COLUMNS = (
     Column("reinjection", "json", "how the backdoor came back in further training on poisoned data, a list of curves"),
     Column("retuning", "json", "whether few poisoned images in a short fine-tuning bring it back, a list of runs"),
+    Column("connectivity", "json", "how the backdoor returns on the straight way back to the victim, a list of walks"),
     Column("membership", "json", "how well membership of the training set was told, a list of groups and attacks"),
     Column("aftermath_steps", "count", "optimiser steps of the aftermath: re-injection, shadow models, their repairs"),
     Column("aftermath_forward_samples", "count", "images that went forward in the aftermath", IMAGES),

@@ -13,6 +13,7 @@ from study.record.words import percent
 from study.report.html import Table, number, table_html
 from study.results.aftermath import (
     CLEAN_CONTROL,
+    connectivity_table,
     membership_table,
     reading_order,
     reinjection_table,
@@ -36,6 +37,15 @@ CAPTION_RETUNING = """
 attacker's label. <b>O-ASR</b>: before it; <b>P-ASR</b>: after it, median over runs and draws of the images, and from
 the least to the largest. Without poisoned images (0) it says what clean fine-tuning alone does. A clean model learns
 something from five images too, so P-ASR is read beside its. Every single run is in <code>retuning.csv</code>.</p>
+"""
+CAPTION_CONNECTIVITY = """
+<p class="caption">Weights are taken on the straight line from each repaired model (0 %) to the backdoored one (100 %);
+nothing is trained. <b>Back at</b>: the first measured share of the way at which ASR has come half of its way back.
+<b>Barrier</b>: mean of 1 - ASR over the way; it is high where the backdoor stays away far along it. <b>Lowest
+accuracy</b>: where it falls deep, that stretch has no backdoor because it has no model either. <b>Statistics</b> of
+batch normalisation: <i>interpolated</i> between the two models, or <i>refreshed</i> on clean training images at every
+point. The undefended model shows what no way looks like, the one from scratch what an unrelated model looks like. Means
+over the runs, on the report half; every point is in <code>connectivity_curves.csv</code>.</p>
 """
 CAPTION_MEMBERSHIP = """
 <p class="caption">Can somebody with the model tell which images it was trained on? <b>Members</b>: <i>clean</i>:
@@ -66,6 +76,11 @@ def aftermath_parts(rows: pd.DataFrame, figure: str) -> dict[str, tuple[str, str
         )
     if table := retuning_cells(rows):
         parts["retuning"] = ("Do a few poisoned images bring the backdoor back?", table_html(table) + CAPTION_RETUNING)
+    if table := connectivity_cells(rows):
+        parts["connectivity"] = (
+            "How far from the backdoored weights did the repair get?",
+            table_html(table) + CAPTION_CONNECTIVITY,
+        )
     if table := membership_cells(rows):
         parts["membership"] = (
             "Does the model tell who was in its training set?",
@@ -137,6 +152,32 @@ def retuning_cells(rows: pd.DataFrame) -> Table:
     return lines
 
 
+def connectivity_cells(rows: pd.DataFrame) -> Table:
+    """One line per model and way of taking the running statistics, as texts."""
+    found = connectivity_table(rows)
+    if not len(found):
+        return []
+    found = without_other_settings(found)
+    lines: Table = []
+    for statistics in dict.fromkeys(found["statistics"]):
+        own = found[found["statistics"] == statistics]
+        for name in reading_order(sorted(own["shown_as"].unique())):
+            runs = own[own["shown_as"] == name]
+            lines.append(
+                {
+                    "statistics": str(statistics),
+                    "model": name,
+                    "ASR, repaired to backdoored": f"{percent(runs['asr_repaired'].mean())} to "
+                    f"{percent(runs['asr_backdoored'].mean())}",
+                    "back at": percent(runs["share_half"].mean()),
+                    "barrier": percent(runs["barrier"].mean()),
+                    "lowest accuracy": percent(runs["accuracy_lowest"].mean()),
+                    "runs": str(len(runs)),
+                }
+            )
+    return lines
+
+
 def membership_cells(rows: pd.DataFrame) -> Table:
     """One line per model, group and attack, as texts."""
     found = membership_table(rows)
@@ -181,6 +222,12 @@ def in_words(row: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"retuning, {one['poisoned']} poisoned of {one['images']} images, draw {one['draw']}: "
             f"O-ASR {one['o_asr']:.4f}, P-ASR {one['p_asr']:.4f}"
+        )
+    for one in json.loads(row.get("connectivity") or "[]"):
+        lines.append(
+            f"way back, {one['statistics']} statistics: ASR {one['asr'][0]:.4f} -> {one['asr'][-1]:.4f}, half of it "
+            f"back at {one['share_half']:g} of the way, barrier {one['barrier']:.4f}, accuracy at least "
+            f"{one['accuracy_lowest']:.4f}"
         )
     for one in json.loads(row.get("membership") or "[]"):
         lines.append(

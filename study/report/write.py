@@ -26,7 +26,14 @@ from study.report.side_by_side import NAMES, side_by_side
 from study.report.sweep import SWEEP, sweep_section
 from study.report.targets import target_text
 from study.results import equal_rules
-from study.results.aftermath import membership_table, reinjection_curves, reinjection_table, retuning_table
+from study.results.aftermath import (
+    connectivity_curves,
+    connectivity_table,
+    membership_table,
+    reinjection_curves,
+    reinjection_table,
+    retuning_table,
+)
 from study.results.confirmed import confirmed_settings, winners_curse
 from study.results.left import plan_in, unfinished_in_words
 from study.results.repeats import repeated_searches
@@ -51,7 +58,7 @@ def write_report(directory: Path | str) -> Path:
     """(Re)write trials.csv, front.csv, figures/*.png and report.html of a study folder; its ledger is only read.
 
     Where the study asked for the aftermath of its repairs, there are tables of it too: reinjection.csv,
-    reinjection_curves.csv, retuning.csv and membership.csv.
+    reinjection_curves.csv, retuning.csv, connectivity.csv, connectivity_curves.csv and membership.csv.
 
     Each file is replaced in one step, so this may run while the study does.
 
@@ -74,6 +81,8 @@ def write_report(directory: Path | str) -> Path:
         ("reinjection", reinjection_table(frame)),
         ("reinjection_curves", reinjection_curves(frame)),
         ("retuning", retuning_table(frame)),
+        ("connectivity", connectivity_table(frame)),
+        ("connectivity_curves", connectivity_curves(frame)),
         ("membership", membership_table(frame)),
     ):
         if len(whole):

@@ -1,4 +1,4 @@
-"""What became of repaired models, as tables: re-injection and membership, beside the models to read against."""
+"""What became of repaired models, as tables: re-injection, membership and more, beside the models to read against."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables.evaluation.aftermath.settings import FROM_SCRATCH, PARTS, UNDEFE
 
 # What tells one repaired model from another.
 MODEL = ("combination", "dataset", "model", "attack", "defense_label", "role", "trial", "seed", "defense_seed")
-REINJECTION, RETUNING, MEMBERSHIP = PARTS
+REINJECTION, RETUNING, MEMBERSHIP, CONNECTIVITY = PARTS
 CLEAN_CONTROL, NOT_REPAIRED = "clean model", "undefended"
 
 
@@ -77,6 +77,39 @@ def retuning_table(frame: pd.DataFrame) -> pd.DataFrame:
         {**_place(row), **{name: one[name] for name in names}, "steps": one["steps"][-1], "diverged": one["diverged"]}
         for row, records in _records(frame, RETUNING)
         for one in records
+    )
+
+
+def connectivity_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per repaired model and way of taking the running statistics; empty where no row of the ledger has any.
+
+    Columns: `MODEL`, ``shown_as``, ``statistics``, ``asr_repaired``, ``asr_backdoored`` (at the ends of the way),
+    ``share_half``, ``barrier``, ``accuracy_lowest`` (see `connectivity.summary`).
+    """
+    names = ("statistics", "share_half", "barrier", "accuracy_lowest")
+    return pd.DataFrame(
+        {
+            **_place(row),
+            **{name: one[name] for name in names},
+            "asr_repaired": one["asr"][0],
+            "asr_backdoored": one["asr"][-1],
+        }
+        for row, records in _records(frame, CONNECTIVITY)
+        for one in records
+    )
+
+
+def connectivity_curves(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per measured point of the way: `MODEL`, ``shown_as``, ``statistics``, ``share``, ``asr``, accuracy."""
+    return pd.DataFrame(
+        {
+            **_place(row),
+            "statistics": one["statistics"],
+            **dict(zip(("share", "asr", "clean_accuracy"), point, strict=True)),
+        }
+        for row, records in _records(frame, CONNECTIVITY)
+        for one in records
+        for point in zip(one["share"], one["asr"], one["clean_accuracy"], strict=True)
     )
 
 

@@ -11,6 +11,7 @@ from trainables.evaluation.aftermath.settings import (
     MEMBERSHIP_ATTACKS,
     ORIGINAL,
     Aftermath,
+    Connectivity,
     Membership,
     MembershipAttack,
     Reinjection,
@@ -80,6 +81,16 @@ class MembershipPart(Part):
         return Membership(self.images, attacks, self.shadows, self.adaptive)
 
 
+class ConnectivityPart(Part):
+    """The straight way back to the backdoored weights, see `Connectivity`."""
+
+    points: Annotated[int, Field(ge=2)] = Connectivity.points
+
+    def resolved(self) -> Connectivity:
+        """The same for `trainables`."""
+        return Connectivity(self.points)
+
+
 class AftermathPart(Part):
     """What becomes of repaired models. ``trials``: of the baselines' alone, or of every searched setting's too."""
 
@@ -87,6 +98,7 @@ class AftermathPart(Part):
     reinjection: ReinjectionPart | None = None
     retuning: RetuningPart | None = None
     membership: MembershipPart | None = None
+    connectivity: ConnectivityPart | None = None
 
     def resolved(self) -> Aftermath | None:
         """The same for `trainables`; None: nothing is asked."""
@@ -94,5 +106,6 @@ class AftermathPart(Part):
             None if self.reinjection is None else self.reinjection.resolved(),
             None if self.retuning is None else self.retuning.resolved(),
             None if self.membership is None else self.membership.resolved(),
+            None if self.connectivity is None else self.connectivity.resolved(),
         )
         return None if asked == Aftermath() else asked

@@ -20,6 +20,7 @@ from study.spec.yaml_io import SpecError
 from tests.study.rows import make_row
 from tests.study.tiny import made_up_row, make_driver, run, tiny_spec
 from trainables.data.images import DataError
+from trainables.evaluation.aftermath.connectivity import summary
 from trainables.job import Job
 
 SOME = ("aftermath.reinjection.epochs=2", "aftermath.membership.attacks=[loss]")
@@ -90,6 +91,8 @@ def test_the_plan_says_how_an_attack_without_poisoned_data_is_re_injected() -> N
         (("aftermath.reinjection={}", "attacks=[clean]"), DataError, "attack clean has no trigger"),
         (("aftermath.retuning={}", "attacks=[clean]"), DataError, "aftermath.retuning: attack clean has no trigger"),
         (("aftermath.retuning.counts=[27]",), DataError, "27 poisoned images .* share 0.02 of 1297 is 26"),
+        (("aftermath.connectivity={}", "attacks=[clean]"), DataError, "attack clean has no backdoor to go back to"),
+        (("aftermath.connectivity.points=1",), SpecError, "points: must be greater than or equal to 2, got 1"),
         (("aftermath.membership.images=5000",), DataError, "5000 members .* use at most 500"),
     ],
 )
@@ -181,6 +184,12 @@ def retuned(poisoned: int, p_asr: float) -> dict[str, Any]:
     }
 
 
+def walked(asr: list[float], statistics: str) -> dict[str, Any]:
+    shares, accuracy = [0.0, 0.5, 1.0], [0.9, 0.7, 0.95]
+    points = {"statistics": statistics, "share": shares, "asr": asr, "clean_accuracy": accuracy}
+    return points | summary(shares, asr, accuracy)
+
+
 def study_rows() -> list[dict[str, Any]]:
     """Undefended, clean, from scratch, and a repair that hid the backdoor; two seeds."""
     found = {
@@ -198,6 +207,11 @@ def study_rows() -> list[dict[str, Any]]:
             reinjection=json.dumps([curve(asr)]),
             membership=json.dumps([member(auc), member(auc, "poisoned")]),
             retuning=json.dumps([retuned(0, asr[0]), retuned(5, asr[-1])]),
+            connectivity=None
+            if role == "control"
+            else json.dumps(
+                [walked([asr[0], asr[1], 1.0], statistics) for statistics in ("interpolated", "refreshed")]
+            ),
             seconds_aftermath=450.0,
             aftermath_forward_samples=1257,
             aftermath_backward_samples=1257,
@@ -258,6 +272,10 @@ def test_a_single_trial_says_it_in_lines() -> None:
         "re-injection, 5 images at rate 0.001: ASR 0.1000 -> 1.0000 in 4 steps, 0.5 after 1 steps, mean 0.7500",
         "retuning, 0 poisoned of 20 images, draw 0: O-ASR 0.1000, P-ASR 0.1000",
         "retuning, 5 poisoned of 20 images, draw 0: O-ASR 0.1000, P-ASR 1.0000",
+        "way back, interpolated statistics: ASR 0.1000 -> 1.0000, half of it back at 0.5 of the way, barrier 0.4250, "
+        "accuracy at least 0.7000",
+        "way back, refreshed statistics: ASR 0.1000 -> 1.0000, half of it back at 0.5 of the way, barrier 0.4250, "
+        "accuracy at least 0.7000",
         "membership of clean images, loss: AUC 0.6500, balanced accuracy 0.5000, gap 0.0400 (100 members)",
         "membership of poisoned images, loss: AUC 0.6500, balanced accuracy 0.5000, gap 0.0400 (100 members)",
     ]
@@ -273,17 +291,27 @@ def test_the_report_shows_both_and_writes_their_tables(tmp_path: Path) -> None:
     page = write_report(tmp_path).read_text()
     assert "How quickly does the backdoor come back?" in page
     assert "Do a few poisoned images bring the backdoor back?" in page
+    assert "How far from the backdoored weights did the repair get?" in page
     assert "Does the model tell who was in its training set?" in page
     assert "8.0 E, 1.00 hours, beside that of the trials" in page
     assert "could not be drawn" not in page
     assert (tmp_path / "figures" / "reinjection_badnets.png").stat().st_size > 10_000
     tables = {
         name: pd.read_csv(tmp_path / f"{name}.csv")
-        for name in ("reinjection", "reinjection_curves", "retuning", "membership")
+        for name in (
+            "reinjection",
+            "reinjection_curves",
+            "retuning",
+            "connectivity",
+            "connectivity_curves",
+            "membership",
+        )
     }
     assert {name: len(table) for name, table in tables.items()} == {
         "reinjection": 8,
         "reinjection_curves": 32,
         "retuning": 16,
+        "connectivity": 12,
+        "connectivity_curves": 36,
         "membership": 16,
     }

@@ -15,7 +15,7 @@ from trainables.columns import AFTERMATH_COLUMNS, CIRCUMSTANCES
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, Defense, NoData, Repair
-from trainables.evaluation.aftermath.settings import Aftermath, Membership, Reinjection, Retuning
+from trainables.evaluation.aftermath.settings import Aftermath, Connectivity, Membership, Reinjection, Retuning
 from trainables.job import Cell
 from trainables.models.classifier import Classifier
 from trainables.storage.memo import Memo
@@ -32,6 +32,7 @@ ASKED = Aftermath(
     REINJECTED,
     Retuning(share=0.1, counts=(0, 5), draws=1),
     Membership(images=60, attacks=("loss", "entropy", "shadow", "lira"), shadows=2),
+    Connectivity(points=3),
 )
 
 
@@ -64,6 +65,13 @@ def test_no_number_of_the_repair_depends_on_the_aftermath(toy: Dataset, toy_vict
     without_poison, retuned = json.loads(asked["retuning"])
     assert (retuned["poisoned"], retuned["images"], retuned["steps"]) == (5, 20, [0, 1, 2, 5])
     assert retuned["o_asr"] == without_poison["o_asr"] == pytest.approx(asked["asr_report"], abs=1e-5)
+    way, refreshed = json.loads(asked["connectivity"])
+    assert way["statistics"] == "interpolated"
+    for at, when in ((0, "report"), (-1, "before_report")):
+        assert (way["asr"][at], way["clean_accuracy"][at]) == pytest.approx(
+            (asked[f"asr_{when}"], asked[f"clean_accuracy_{when}"]), abs=1e-5
+        )
+    assert (refreshed["statistics"], refreshed["share"]) == ("refreshed", [0.0, 0.5, 1.0])
     records = json.loads(asked["membership"])
     assert {record["group"] for record in records} == {"clean", "defender", "poisoned"}
     assert {record["attack"] for record in records} == {"loss", "entropy", "shadow", "lira"}

@@ -28,6 +28,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "ft": {"steps": 6},
     "ft_sam": {"steps": 6},
     "nad": {"steps": 6, "teacher_steps": 6},
+    "pam": {"steps": 6},
     "rnp": {"unlearn_steps": 2, "recover_steps": 6},
     "sau": {"steps": 6, "attack_steps": 2, "lr": RATE},
     "super_ft": {"iterations": 4},

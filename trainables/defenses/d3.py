@@ -19,7 +19,7 @@ from trainables.defenses.base import (
     register,
     training_work,
 )
-from trainables.defenses.ft import in_scope
+from trainables.defenses.ft import in_scope, parts_of
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
@@ -84,6 +84,9 @@ class DistanceDrivenDetoxification(Defense):
     def lr_at(self) -> Schedule:
         """Learning rate over the run."""
         return schedules.constant(self.lr) if self.schedule == "constant" else schedules.cosine(self.lr, self.steps)
+
+    def needs(self) -> frozenset[str]:
+        return parts_of(self.moved) | {"head"}  # whose turn the notes tell, whatever is moved
 
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         if self.steps == 0:

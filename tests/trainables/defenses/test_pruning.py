@@ -37,7 +37,7 @@ from trainables.training.trainer import Trainer
 from trainables.trial import run_trial
 from trainables.victims import Victim, obtain_victim
 
-BATCH_NORM_MODELS = [name for name in MODELS.names() if name != "convnext_tiny"]
+BATCH_NORM_MODELS = [name for name in MODELS.names() if name not in ("convnext_tiny", "vit_small")]
 
 
 # The large families take seconds to build.
@@ -313,6 +313,7 @@ PAIRS = {
     ],
     "densenet121": densenet_pairs(),
     "convnext_tiny": [],
+    "vit_small": [],
     "airbench_cnn": [
         ConvNorm("stages.0.0", "stages.0.1", direct=True),
         *(
@@ -362,9 +363,12 @@ def test_an_activation_in_place_between_convolution_and_norm_is_no_pair() -> Non
     assert pairs == [ConvNorm("stages.0.0", "stages.0.2", direct=False)]
 
 
-@pytest.mark.parametrize("defense", ["anp", "rnp", "clp"])
-def test_model_without_batch_norm_is_refused_in_one_line(defense: str, toy: Dataset, trainer: Trainer) -> None:
-    model = model_named("convnext_tiny")
+@pytest.mark.parametrize("name", ["convnext_tiny", "vit_small"])
+@pytest.mark.parametrize("defense", ["anp", "rnp", "clp", "nft"])
+def test_model_without_batch_norm_is_refused_in_one_line(
+    defense: str, name: str, toy: Dataset, trainer: Trainer
+) -> None:
+    model = model_named(name)
     with pytest.raises(ModelError, match=rf"^defense {defense} .*BatchNorm.*has none.*$") as caught:
         DEFENSES.create(defense).check(model, 100, 20)
     assert "\n" not in str(caught.value)
@@ -383,7 +387,9 @@ def test_clean_set_without_validation_images_is_refused_in_one_line(
         DEFENSES.create(defense).repair(copy.deepcopy(toy_victim.model), assets, trainer)
 
 
-@pytest.mark.parametrize("name", [*EVERY_MODEL_IF_SLOW, pytest.param("convnext_tiny", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [*EVERY_MODEL_IF_SLOW, "vit_small", pytest.param("convnext_tiny", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("layer", ["classifier_in", "last_conv"])
 def test_fine_pruning_silences_units_of_every_registered_model(name: str, layer: str, trainer: Trainer) -> None:
     model = copy.deepcopy(model_named(name))

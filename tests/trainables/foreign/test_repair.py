@@ -37,6 +37,8 @@ SHORT: dict[str, dict[str, Any]] = {
     "clp": {"u": 1.0},
     "scratch": {"iterations": 3},
     "d3": {"steps": 2},
+    "pam": {"steps": 2},
+    "nft": {"iterations": 3},
     "none": {},
 }
 BY_OWNING = {kind: [n for n, cls in DEFENSES.items() if cls.owns is kind] for kind in (NoData, CleanData, PoisonedData)}
@@ -82,6 +84,7 @@ def test_defenses_that_need_no_convolutions_repair_a_transformer(name: str) -> N
         ("anp", "anp needs batch normalisation"),
         ("rnp", "rnp needs batch normalisation"),
         ("clp", "clp needs batch normalisation"),
+        ("nft", "nft needs batch normalisation"),
         ("scratch", "scratch needs a new model of this architecture"),
     ],
 )
@@ -93,6 +96,8 @@ def test_a_defense_that_makes_no_sense_is_refused_by_name(name: str, words: str)
 def test_a_model_without_a_linear_head_is_repaired_by_what_needs_none() -> None:
     with pytest.raises(ModelError, match="fst needs one linear layer"):
         _repair(Headless(), "fst", accept=True)
+    with pytest.raises(ModelError, match="d3 needs one linear layer"):
+        _repair(Headless(), "d3", accept=True)
     with pytest.raises(ModelError, match="fp needs one linear layer"):
         _repair(Headless(), "fp", accept=True)
     assert _repair(Headless(), "super_ft", accept=True).report["displacement"]["distance"] > 0

@@ -15,7 +15,8 @@ from trainables.models.preact_resnet import PreActBlock
 # others are torchvision's published counts less what the 3x3 stem and the smaller head save; e.g. ConvNeXt-Tiny
 # 28,589,128 - (4,704 - 2,688) - (769,000 - 7,690), DenseNet-121 7,978,856 - (9,408 - 1,728) - (1,025,000 - 10,250). The
 # encoder is ResNet-18 with three linear layers (512 -> 512 -> 256 -> 10) in place of its own: + 396,554 - 5,130. The
-# small fast net is 477 w^2 + 252 w + 336 + (4 w + 1) K at width w with K classes.
+# small fast net is 477 w^2 + 252 w + 336 + (4 w + 1) K at width w with K classes. The transformer of C channels has 6
+# blocks of 12 C^2 + 13 C, 49 C of the patches, 2 C of the last norm and (C + 1) K.
 PARAMETERS = {
     "preact_resnet18": 11_171_146,
     "encoder_resnet18": 11_173_962 + 396_554 - 5_130,
@@ -26,6 +27,7 @@ PARAMETERS = {
     "densenet121": 6_956_426,
     "convnext_tiny": 27_825_802,
     "airbench_cnn": 1_972_826,
+    "vit_small": 2_680_906,
 }
 
 
@@ -52,7 +54,7 @@ def test_parameter_counts_are_pinned(model: Classifier, request: pytest.FixtureR
 
 
 def test_every_model_has_five_stages_and_one_linear_head(model: Classifier, request: pytest.FixtureRequest) -> None:
-    small = request.node.callspec.params["model"] == "airbench_cnn"  # a stem and three groups
+    small = request.node.callspec.params["model"] in ("airbench_cnn", "vit_small")  # a stem and three groups
     assert len(model.stages) == (4 if small else 5)
     assert isinstance(model.classifier, nn.Linear)
     assert model.num_classes == 10
@@ -61,7 +63,7 @@ def test_every_model_has_five_stages_and_one_linear_head(model: Classifier, requ
 
 def test_stages_keep_room_for_attention_maps(model: Classifier, request: pytest.FixtureRequest) -> None:
     """At 32 pixels: 32, 32, 16, 8, 4 positions a side, so that NAD's maps of stages 2-4 are not single positions."""
-    others = {"vgg19_bn": [32, 16, 8, 4, 2], "airbench_cnn": [31, 15, 7, 4]}
+    others = {"vgg19_bn": [32, 16, 8, 4, 2], "airbench_cnn": [31, 15, 7, 4], "vit_small": [8] * 4}
     model.eval()
     sides = []
     with torch.no_grad():

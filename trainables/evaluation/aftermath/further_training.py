@@ -54,7 +54,7 @@ def follow(
     def measure(step: int) -> None:
         if step in due:
             # Training goes on afterwards: `predict` puts every layer back into its mode.
-            seen.append((step, *_rates(model, *halves, trainer)))
+            seen.append((step, *rates(model, *halves, trainer)))
 
     measure(0)
     diverged = False
@@ -87,7 +87,7 @@ def report_sizes(test: ImageSet, triggered_sources: Tensor) -> int:
     return int(mask.sum()) + int(mask[triggered_sources.cpu()].sum())
 
 
-def _rates(model: Classifier, test: ImageSet, triggered: TriggeredSet, trainer: Trainer) -> tuple[float, float]:
+def rates(model: Classifier, test: ImageSet, triggered: TriggeredSet, trainer: Trainer) -> tuple[float, float]:
     """ASR and clean accuracy."""
     stamped = predict(model, triggered.images, precision=trainer.precision, counters=trainer.counters)
     clean = predict(model, test.images, precision=trainer.precision, counters=trainer.counters)

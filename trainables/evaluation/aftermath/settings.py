@@ -1,4 +1,4 @@
-"""What is asked of the aftermath of a repair: re-injection of the backdoor, retuning, membership inference."""
+"""What is asked of the aftermath of a repair: re-injection, retuning, membership inference, the way back."""
 
 from __future__ import annotations
 
@@ -102,6 +102,17 @@ class Membership:
         return self.shadows if "lira" in self.attacks else int("shadow" in self.attacks)
 
 
+@dataclass(frozen=True)
+class Connectivity:
+    """The straight way from the repaired weights back to the backdoored ones is measured, see `connectivity`.
+
+    Args:
+        points: on the way, evenly spaced, both ends included, >= 2.
+    """
+
+    points: int = 11
+
+
 # Images per side where a study names no number; section 18.1 of the protocol that this follows is in docs/results.md.
 MEMBERSHIP_IMAGES = 5000
 
@@ -113,6 +124,7 @@ class Aftermath:
     reinjection: Reinjection | None = None
     retuning: Retuning | None = None
     membership: Membership | None = None
+    connectivity: Connectivity | None = None
 
 
 # What may be asked; each also names the column of a row that holds what was found.
