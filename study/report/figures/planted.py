@@ -51,7 +51,7 @@ def planted_png(table: Sequence[Mapping[str, Any]], chosen: str | None) -> Figur
     names = [TRIED, FRONT]
     for row in rows:
         if row["candidate"] == chosen:
-            edge = {"markeredgecolor": "black", "markeredgewidth": 0.6}
+            edge: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.6}
             axis.plot(row[ACCURACY], row[PLANTED], "*", color=SEARCHED_COLOURS[1], markersize=10, label=CHOSEN, **edge)
             names.append(CHOSEN)
     axis.set(ylim=(-0.03, 1.03), xlabel="validation accuracy on the copies", ylabel="planted ASR")
