@@ -11,22 +11,26 @@ what the commands print today.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+
+from click.testing import CliRunner
+
+from study.cli import main as superft
 
 ROOT = Path(__file__).parents[1]
 PART = re.compile(r"(<!-- prints: superft ([^\n]*?) -->\n).*?(<!-- end -->)", re.S)
 
 
 def printed(command: str) -> str:
-    """What ``superft COMMAND`` prints, in the root of the repository (CalledProcessError if it fails)."""
+    """What ``superft COMMAND`` prints, in the root of the repository (RuntimeError if it fails)."""
     words = [path for word in shlex.split(command) for path in _expanded(word)]
-    ran = subprocess.run(
-        [sys.executable, "-m", "study.cli", *words], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    with contextlib.chdir(ROOT):
+        ran = CliRunner().invoke(superft, words, catch_exceptions=False)
+    if ran.exit_code:
+        raise RuntimeError(f"superft {command} ended with {ran.exit_code}: {ran.stderr.strip()}")
     return ran.stdout.strip()
 
 

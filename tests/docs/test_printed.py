@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 
 from docs.printed import PART, printed, renewed
@@ -28,12 +29,16 @@ def test_a_page_that_is_behind_would_be_seen(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_pattern_stands_for_the_paths_that_it_matches(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[list[str]] = []
+    @click.command()
+    @click.argument("paths", nargs=-1)
+    def show(paths: tuple[str, ...]) -> None:
+        click.echo(" ".join(paths))
 
-    class Done:
-        stdout = "x\n"
-
-    monkeypatch.setattr("docs.printed.subprocess.run", lambda words, **_: ran.append(words) or Done())
-    assert printed("claims 'benchmarks/results/*/'") == "x"
+    monkeypatch.setattr("docs.printed.superft", show)
     folders = [path for path in (ROOT / "benchmarks" / "results").iterdir() if path.is_dir()]
-    assert sorted(ran[0][4:]) == sorted(str(path.relative_to(ROOT)) for path in folders)
+    assert printed("'benchmarks/results/*/'").split() == sorted(str(path.relative_to(ROOT)) for path in folders)
+
+
+def test_a_command_that_fails_is_no_part_of_a_page() -> None:
+    with pytest.raises(RuntimeError, match=r"superft table nowhere ended with 2: .*nowhere"):
+        printed("table nowhere")
