@@ -338,6 +338,7 @@ def check_plan(plan: Plan, data: Data, upstream: Data | None = None) -> None:
     for cell in reversed(plan.victims()):  # controls last: nobody asked for them by name
         attackers = None if upstream is None or cell.upstream is None else data_of(upstream, cell.upstream)
         check_victim(cell.victim, data_of(data, cell.data), attackers)
+        cell.victim.make_attack().check_model(model_of(cell, data_of(data, cell.data)))
     trials = [(job.cell, job.settings, job.aftermath) for job in plan.baselines]
     for search in plan.searches:
         trials += [(cell, search.published_settings(), plan.aftermath) for cell in search.cells]

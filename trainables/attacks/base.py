@@ -280,6 +280,13 @@ class Attack(ABC):
         """
         self.check_target(num_classes)
 
+    def check_model(self, model: Classifier) -> None:
+        """Refuse a model that this attack cannot be built into, before any work; by default none is refused.
+
+        Raises:
+            SettingError: one line naming the setting and what is allowed.
+        """
+
     def check_target(self, num_classes: int) -> None:
         """Refuse labels that a task of so many classes does not have (SettingError)."""
         if self.target_label >= num_classes:

@@ -106,6 +106,10 @@ class Handcrafted(Attack):
                 f"fit an image of {image_size} pixels; use form head"
             )
 
+    def check_model(self, model: Classifier) -> None:
+        if self.form == "path":
+            self._blocks(model)
+
     def place(self, image_size: int) -> int:
         """Row and column of the pixel that the path's matched filter answers at; below 1 where there is none."""
         return (image_size - self.size + 1) // STRIDE * STRIDE
@@ -115,8 +119,7 @@ class Handcrafted(Attack):
         return False
 
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
-        if self.form == "path":
-            self._blocks(trainer.fresh_model())  # refused before the training, not after
+        self.check_model(trainer.fresh_model())  # refused before the training, not after
         model = trainer.train_from_scratch(train, recipe)
         order = torch.randperm(len(train), generator=trainer.generator("handcrafted-images"))
         known = train.subset(order[: self.images])

@@ -54,3 +54,31 @@ def test_a_job_that_asks_for_gpus_where_slurm_counts_none_is_refused(slurm: Slur
         refused = slurm.call("sbatch", "--nodes=1", "--cpus-per-task=1", script, "quickstart", "--out", "/nowhere")
         assert refused.returncode != 0
         assert "generic resource" in refused.stderr
+
+
+def test_whole_nodes_run_a_study_to_its_report(slurm: Slurm) -> None:
+    out = slurm.place.folder / "whole"
+    spec = slurm.place.spec("whole", search={**TINY["search"], "trials": 2, "startup_trials": 1})
+    ended = slurm.end(slurm.submit("--nodes=1", NO_GRES, "--time=10", WHOLE, spec, "--out", out))
+    assert (ended.state, ended.code) == ("COMPLETED", 0), ended.log
+    assert len(rows_of(out)) == 3
+    assert f"report: {out}/report.html" in ended.log
+
+
+def test_scancel_stops_a_study_in_order_and_the_same_command_goes_on(slurm: Slurm) -> None:
+    out = slurm.place.folder / "cancelled"
+    spec = slurm.place.spec("cancelled", search={**TINY["search"], "trials": 500, "startup_trials": 500})
+    rows = 0
+    for _ in range(2):
+        job = slurm.submit("--nodes=1", NO_GRES, "--time=10", WHOLE, spec, "--out", out)
+        before = rows
+        wait_for(lambda before=before: len(rows_of(out)) > before + 1, 200, lambda job=job: slurm.log(job), 0.5)
+        assert slurm.call("scancel", "--batch", "--signal=TERM", job).returncode == 0
+        ended = slurm.end(job)
+        assert (ended.state, ended.code) == ("FAILED", 130), ended.log
+        assert "the same command continues" in ended.log
+        assert (out / "report.html").exists()
+        rows = len(rows_of(out))
+        assert rows > before
+    trials = [(row["trial"], row["attack"], row["seed"]) for row in rows_of(out)]
+    assert len(set(trials)) == len(trials), "none twice"

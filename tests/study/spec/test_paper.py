@@ -9,6 +9,7 @@ from study.plan.jobs import make_plan, prepare
 from study.spec.load import load_spec, recipe_names, recipe_text
 from study.spec.yaml_io import SpecError
 from tests.study.tiny import tiny_spec
+from trainables.registry import SettingError
 
 FOLDER = "paper/"
 FIGURES = [f"fig{number}" for number in range(7, 16)]
@@ -109,3 +110,11 @@ def test_the_clean_model_is_one_mark_beside_the_repairs() -> None:
 def test_a_clean_control_that_nothing_measures_is_refused(given: list[str], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         tiny_spec(*given)
+
+
+def test_a_model_that_an_attack_cannot_be_built_into_is_refused_before_any_work() -> None:
+    spec = tiny_spec("attacks=[handcrafted]", "defenses=[]", "baselines=[none]", "model=airbench_cnn", "image_size=16")
+    with pytest.raises(
+        SettingError, match="form path is built for model preact_resnet18; use that model, or form head"
+    ):
+        prepare(spec)
