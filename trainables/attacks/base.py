@@ -280,7 +280,7 @@ class Attack(ABC):
         """
         self.check_target(num_classes)
 
-    def check_model(self, model: Classifier) -> None:
+    def check_model(self, model: Classifier) -> None:  # noqa: B027 - most attacks fit any model
         """Refuse a model that this attack cannot be built into, before any work; by default none is refused.
 
         Raises:
