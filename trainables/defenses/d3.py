@@ -19,11 +19,12 @@ from trainables.defenses.base import (
     register,
     training_work,
 )
+from trainables.defenses.fine_tune import fine_tune
 from trainables.defenses.ft import in_scope, parts_of
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
-from trainables.training.loop import Counters, Optimizer, Schedule
+from trainables.training.loop import Counters, Schedule
 from trainables.training.trainer import Trainer
 
 # Under the root of the distance: at the backdoored weights themselves its gradient would be 0 / 0.
@@ -103,14 +104,11 @@ class DistanceDrivenDetoxification(Defense):
                 each = each.mean()
             return self.loss_weight * (each - self.slack).relu().mean() - distance(moved, originals)
 
-        history = trainer.fit(
+        history = fine_tune(
+            self,
             model,
-            assets.train,
-            steps=self.steps,
-            lr_at=self.lr_at(),
-            batch_size=images_per_step(self.batch_size, len(assets.train)),
-            optimizer=Optimizer("sgd", self.momentum, self.weight_decay),
-            augmentation=trainer.augmentation() if self.augment else None,
+            assets,
+            trainer,
             bn_mode=self.bn_mode,
             loss=loss,
             after_step=lambda _step: rescale(moved, originals),

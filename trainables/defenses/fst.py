@@ -19,11 +19,12 @@ from trainables.defenses.base import (
     register,
     training_work,
 )
+from trainables.defenses.fine_tune import fine_tune
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.captured_step import replayable
-from trainables.training.loop import Counters, Optimizer, Schedule
+from trainables.training.loop import Counters, Schedule
 from trainables.training.trainer import Trainer
 
 
@@ -88,14 +89,11 @@ class FeatureShiftTuning(Defense):
         def rescale(_step: int) -> None:
             head.weight.mul_(length / head.weight.norm())
 
-        history = trainer.fit(
+        history = fine_tune(
+            self,
             model,
-            assets.train,
-            steps=self.steps,
-            lr_at=self.lr_at(),
-            batch_size=images_per_step(self.batch_size, len(assets.train)),
-            optimizer=Optimizer("sgd", self.momentum, self.weight_decay),
-            augmentation=trainer.augmentation() if self.augment else None,
+            assets,
+            trainer,
             loss=loss,
             after_step=rescale if self.fix_norm else None,
         )

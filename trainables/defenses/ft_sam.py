@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, published_steps, register
+from trainables.defenses.fine_tune import fine_tune
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.captured_step import replayable
-from trainables.training.loop import Counters, Optimizer, Schedule
+from trainables.training.loop import Counters, Schedule
 from trainables.training.sharpness import climb
 from trainables.training.trainer import Trainer
 
@@ -74,14 +75,11 @@ class FineTuningSAM(Defense):
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         if self.steps == 0:
             return Repair(model)
-        history = trainer.fit(
+        history = fine_tune(
+            self,
             model,
-            assets.train,
-            steps=self.steps,
-            lr_at=self.lr_at(),
-            batch_size=images_per_step(self.batch_size, len(assets.train)),
-            optimizer=Optimizer("sgd", self.momentum, self.weight_decay),
-            augmentation=trainer.augmentation() if self.augment else None,
+            assets,
+            trainer,
             loss=self.loss,
             perturb=partial(climb, rho=self.rho, adaptive=self.adaptive),
         )

@@ -21,11 +21,12 @@ from trainables.defenses.base import (
     register,
     training_work,
 )
+from trainables.defenses.fine_tune import fine_tune
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
 from trainables.training.captured_step import replayable
-from trainables.training.loop import Counters, Optimizer, Schedule, refresh_statistics
+from trainables.training.loop import Counters, Schedule, refresh_statistics
 from trainables.training.sharpness import frozen_statistics
 from trainables.training.trainer import Trainer
 
@@ -99,14 +100,11 @@ class PathAwareMinimization(Defense):
             with frozen_statistics(model) if self.bn_at == "home" else nullcontext():
                 return functional.cross_entropy(functional_call(model, moved, (images,)), labels)
 
-        history = trainer.fit(
+        history = fine_tune(
+            self,
             model,
-            assets.train,
-            steps=self.steps,
-            lr_at=self.lr_at(),
-            batch_size=images_per_step(self.batch_size, len(assets.train)),
-            optimizer=Optimizer("sgd", self.momentum, self.weight_decay),
-            augmentation=trainer.augmentation() if self.augment else None,
+            assets,
+            trainer,
             loss=loss,
         )
         if self.bn_at == "home":
