@@ -1,4 +1,4 @@
-"""Claims of storage.mapped: written in pieces, opened mapped, and a damaged file is noticed without reading all of it."""
+"""Claims of storage.mapped: written in pieces, opened mapped, and damage is noticed without reading all of it."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from tests.mapped import needs_list_of_maps
 from trainables.storage import mapped
 
 COUNT = 100_000
@@ -61,10 +62,12 @@ def test_what_was_put_in_pieces_is_there_and_other_programs_read_it(path: Path) 
         assert file.metadata()["note"] == "of a test"
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of what is mapped")
+@needs_list_of_maps
 def test_tensors_lie_in_the_file_and_not_in_memory(path: Path) -> None:
     tensors, _ = mapped.opened(path)
-    ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line]
+    ranges = [
+        line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line
+    ]
     for tensor in tensors.values():
         assert any(int(low, 16) <= tensor.data_ptr() < int(high, 16) for low, high in ranges)
 
