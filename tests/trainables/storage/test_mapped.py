@@ -1,5 +1,6 @@
 """Claims of storage.mapped: written in pieces, opened mapped, and damage is noticed without reading all of it."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -149,3 +150,14 @@ def test_an_empty_tensor_has_its_shape(tmp_path: Path) -> None:
     tensors, _ = mapped.opened(path)
     assert tensors["images"].shape == (0, 3, 8, 8)
     assert tensors["labels"].tolist() == [0, 0, 0]
+
+
+def test_a_file_system_that_cannot_take_room_beforehand_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unknown, raising=False)
+    write(tmp_path / "file.safetensors")
+    assert torch.equal(mapped.opened(tmp_path / "file.safetensors")[0]["labels"], CONTENT)
