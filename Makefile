@@ -52,6 +52,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.training_loop
 	$(BIN)/python -m benchmarks.engine_overhead
 	$(BIN)/python -m benchmarks.quickstart
+	$(BIN)/python -m benchmarks.growth
 
 clean:
 	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -71,13 +71,13 @@ def main() -> None:
     )
     plan = make_plan(spec)
     with tempfile.TemporaryDirectory() as folder:
-        driver = _open(plan, Path(folder))
+        driver = open_driver(plan, Path(folder))
         with _counted_fsyncs() as fsyncs:
             run = _simulate(driver, arguments.slots, arguments.seconds)
         run["fsyncs"] = round(fsyncs[0] / run["finished"], 2)
         driver.ledger.close()
         started = time.perf_counter()
-        again = _open(plan, Path(folder))
+        again = open_driver(plan, Path(folder))
         restart = time.perf_counter() - started
         if not again.finished or again.has_work():
             raise RuntimeError("the study that was opened again is not the finished one")
@@ -86,7 +86,7 @@ def main() -> None:
     record("driver_scale", {**row, **machine(torch.device("cpu"))})
 
 
-def _open(plan: Plan, folder: Path) -> Driver:
+def open_driver(plan: Plan, folder: Path) -> Driver:
     return Driver(plan, Ledger(folder / "trials.jsonl"), open_searches(plan, open_storage("journal", folder)))
 
 
@@ -126,7 +126,7 @@ def _simulate(driver: Driver, slots: int, seconds: float) -> dict[str, Any]:
         end, start, _, job = heapq.heappop(running)
         trials.append((start, end))
         clock = max(clock, end)
-        _, took = _timed(lambda job=job: driver.finish(job, _row(job, driver.plan)))
+        _, took = _timed(lambda job=job: driver.finish(job, made_up_row(job, driver.plan)))
         clock, spent = clock + took, spent + took
         costs.append(spent)
         spent = 0.0
@@ -151,7 +151,7 @@ def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
     return work(), time.process_time() - began
 
 
-def _row(job: Job, plan: Plan) -> dict[str, Any]:
+def made_up_row(job: Job, plan: Plan) -> dict[str, Any]:
     """As wide as a real one; its rates follow from the settings, so that a searcher has something to learn."""
     rate = min(1.0, 0.05 / job.settings["lr_max1"])
     cell = job.cell

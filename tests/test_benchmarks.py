@@ -9,12 +9,15 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks import common, gpu, packing, recipes
+from benchmarks import common, gpu, growth, made_up, packing, recipes
 from benchmarks.packing import gain, pick
+from study.record.ledger import Ledger
+from study.results.settings import fronts
 from tests.test_architecture import ROOT
 from tests.toy import toy_dataset
 
@@ -144,3 +147,45 @@ def test_time_to_a_victim_is_told_beside_backdoorbenchs(
         assert row["backdoorbench_seconds"] == 100 * 200 / 10
         ours, times = row["images_per_second"], row["times_faster_than_backdoorbench"]
         assert math.isclose(ours / times, 4 * 64 / 2000, rel_tol=0.01)  # both are divided by the same seconds
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_exponents_are_those_of_known_costs_and_of_the_largest_two_decades(power: float) -> None:
+    sizes = (10, 100, 1000, 10_000)
+    assert growth.exponent([(size, 3.0 * size**power) for size in sizes]) == power
+    fixed = [(10, 1e9), *((size, 3.0 * size**power) for size in sizes[1:])]
+    assert growth.exponent(fixed) == power
+    assert growth.exponent(fixed[:1]) is None
+
+
+def test_made_up_pictures_are_read_as_what_they_are(tmp_path: Path) -> None:
+    pixels = torch.arange(5 * 7 * 3, dtype=torch.uint8).reshape(5, 7, 3).numpy()
+    with Image.open(io.BytesIO(made_up.png(pixels))) as opened:
+        assert (np.asarray(opened) == pixels).all()
+
+
+def test_growth_of_decoding_is_measured_and_told_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(growth, "RESULTS", tmp_path)
+    monkeypatch.setitem(growth.SWEEPS, "decode", {"images": (20, 40)})
+    monkeypatch.setattr(sys, "argv", ["growth", "--stages", "decode", "--axes", "images", "--repeats", "1"])
+    growth.main()
+    found = [json.loads(line) for line in (tmp_path / "growth.jsonl").read_text().splitlines()]
+    assert [row["stage"] for row in found] == ["decode", "open"]
+    for row in found:
+        assert [point["size"] for point in row["points"]] == [20, 40]
+        assert row["exponent_seconds"] is not None
+        assert f"| {row['stage']} | images | 20: " in growth.table()
+
+
+@pytest.mark.parametrize("stage", ["victim", "trial"])
+def test_growth_of_victims_and_trials_is_measured(tmp_path: Path, stage: str) -> None:
+    found = growth.measure(stage, {"images": 100, "classes": 2, "pixels": 16}, tmp_path)
+    assert found["seconds"] > 0
+
+
+@pytest.mark.parametrize("dearest", [False, True])
+def test_a_made_up_study_has_so_many_trials_and_the_front_that_was_asked_for(tmp_path: Path, dearest: bool) -> None:
+    frame = Ledger.read(made_up.finished_study(tmp_path / "study", 200, dearest=dearest) / "trials.jsonl").to_frame()
+    assert (frame["role"] == "search").sum() == 200
+    assert len(fronts(frame)) > 100 if dearest else len(fronts(frame)) < 60

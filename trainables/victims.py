@@ -231,7 +231,8 @@ class Victim:
 
     def poisoned_training_set(self, dataset: Dataset) -> ImageSet:
         """The training set as the attacker releases it."""
-        return self.poisoned.apply(dataset.train.subset(self.attacker_indices))
+        whole = len(self.attacker_indices) == len(dataset.train)  # `apply` copies once anyway
+        return self.poisoned.apply(dataset.train if whole else dataset.train.subset(self.attacker_indices))
 
     def clean_split(self, dataset: Dataset, fraction: float, source: str, defense_seed: int = 0) -> CleanSplit:
         """What the defender holds of the clean training images.

@@ -17,5 +17,5 @@ def class_members(labels: Tensor, num_classes: int | None = None) -> tuple[Tenso
         K tensors, int64, on the labels' device; an empty one for a class without a sample.
     """
     counts = torch.bincount(labels, minlength=num_classes or 0).tolist()
-    parts = labels.argsort(stable=True).split(counts)
+    parts: tuple[Tensor, ...] = labels.argsort(stable=True).split(counts)
     return parts if num_classes is None else parts[:num_classes]

@@ -7,6 +7,7 @@ writing, which the file's own time of change is set to.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -81,10 +82,13 @@ class Spread:
 
 def allocate(file: int, spread: Spread) -> None:
     """Take the file's whole room on the disk now, so that a full disk is met before the work (OSError)."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, spread.length)
-    else:
-        os.truncate(file, spread.length)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file, 0, spread.length)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # this file system knows no such thing
+            raise
+    os.truncate(file, spread.length)
 
 
 def put(file: int, content: bytes | memoryview, at: int) -> None:

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from study.record.columns import to_frame
-from study.results.importance import importance
+from study.results.importance import _domination_rank, importance
+from study.results.pareto import non_dominated_indices
 from study.results.settings import candidates
 from tests.study.rows import made_up_study, point
 
@@ -99,3 +100,17 @@ def test_words_and_switches_count_as_categories() -> None:
         for i in range(24)
     ]
     assert importance(candidates(to_frame(rows))).shares["asr"]["shape"] > 0.9
+
+
+@pytest.mark.parametrize("grid", [5, 1000])
+def test_ranks_found_in_one_pass_are_those_of_taking_front_after_front_away(grid: int) -> None:
+    """On a coarse grid many points are equal or level in one value."""
+    points = np.random.default_rng(0).integers(0, grid, (200, 2)) / grid
+    expected, left, rank = np.full(len(points), -1.0), np.arange(len(points)), 0
+    while len(left):
+        front = {tuple(points[left[index]]) for index in non_dominated_indices(points[left])}
+        layer = np.array([tuple(points[index]) in front for index in left])
+        expected[left[layer]] = rank
+        left, rank = left[~layer], rank + 1
+    assert rank > 3
+    assert _domination_rank(points).tolist() == expected.tolist()

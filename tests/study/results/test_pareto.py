@@ -55,10 +55,11 @@ def test_hypervolume_and_running_front_agree_with_optuna(n: int) -> None:
     points = np.random.default_rng(n).random((n, 2)).round(2)  # rounding makes ties
     expected = compute_hypervolume(np.column_stack([points[:, 0], -points[:, 1]]), np.array([1.0, 0.0]))
     running = RunningFront()
-    joined = [running.add(asr, accuracy) for asr, accuracy in points]
+    joined = [running.add(asr, accuracy, (1.0 - asr, accuracy)) for asr, accuracy in points]
     assert hypervolume(points) == pytest.approx(expected)
     assert running.hypervolume == pytest.approx(expected)
     assert running.points == [tuple(points[i]) for i in non_dominated_indices(points)]
+    assert running.elsewhere == [(1.0 - asr, accuracy) for asr, accuracy in running.points]
     assert joined[0]
     assert not running.add(*running.points[0])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.mapped import lies_in, needs_list_of_maps
 from tests.test_architecture import ROOT
 from tests.trainables.data.pictures import noise, write
 from trainables.data.load import load_dataset
@@ -71,18 +72,20 @@ def test_what_a_killed_process_leaves_is_written_over(folder: Path, tmp_path: Pa
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert len(list(root.glob("decoded/.*.part"))) == 1
-    assert load_dataset(f"folder:{folder}", root=root).fingerprint == load_dataset(f"folder:{folder}", root=tmp_path).fingerprint
+    assert (
+        load_dataset(f"folder:{folder}", root=root).fingerprint
+        == load_dataset(f"folder:{folder}", root=tmp_path).fingerprint
+    )
     assert not list(root.glob("decoded/.*"))
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of what is mapped")
+@needs_list_of_maps
 def test_images_are_mapped_from_the_file_also_by_whoever_made_it(folder: Path, tmp_path: Path) -> None:
     kept = [load_dataset(f"folder:{folder}", root=tmp_path / "data") for _ in range(2)]
     (file,) = (tmp_path / "data").glob("decoded/*.safetensors")
-    ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if str(file) in line]
     for data in kept:
         for images in (data.train.images, data.test.images):
-            assert any(int(low, 16) <= images.data_ptr() < int(high, 16) for low, high in ranges)
+            assert lies_in(file, images)
 
 
 def test_a_set_that_was_decoded_before_is_opened_without_a_look_at_its_pixels(

@@ -1,5 +1,6 @@
-"""Claims of storage.mapped: written in pieces, opened mapped, and a damaged file is noticed without reading all of it."""
+"""Claims of storage.mapped: written in pieces, opened mapped, and damage is noticed without reading all of it."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from tests.mapped import lies_in, needs_list_of_maps
 from trainables.storage import mapped
 
 COUNT = 100_000
@@ -61,12 +63,11 @@ def test_what_was_put_in_pieces_is_there_and_other_programs_read_it(path: Path) 
         assert file.metadata()["note"] == "of a test"
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of what is mapped")
+@needs_list_of_maps
 def test_tensors_lie_in_the_file_and_not_in_memory(path: Path) -> None:
     tensors, _ = mapped.opened(path)
-    ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line]
     for tensor in tensors.values():
-        assert any(int(low, 16) <= tensor.data_ptr() < int(high, 16) for low, high in ranges)
+        assert lies_in(path, tensor)
 
 
 def test_what_is_changed_in_a_process_stays_in_it(path: Path) -> None:
@@ -149,3 +150,14 @@ def test_an_empty_tensor_has_its_shape(tmp_path: Path) -> None:
     tensors, _ = mapped.opened(path)
     assert tensors["images"].shape == (0, 3, 8, 8)
     assert tensors["labels"].tolist() == [0, 0, 0]
+
+
+def test_a_file_system_that_cannot_take_room_beforehand_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unknown, raising=False)
+    write(tmp_path / "file.safetensors")
+    assert torch.equal(mapped.opened(tmp_path / "file.safetensors")[0]["labels"], CONTENT)

@@ -84,7 +84,9 @@ def cached(label: str, size: int, root: Path, stamp: str, read: Callable[[Room],
             try:
                 return _load(path)
             except (OSError, mapped.DamagedError) as error:
-                logger.warning("decoded images %s are damaged or unreadable (%s): decoding again", path, one_line(error))
+                logger.warning(
+                    "decoded images %s are damaged or unreadable (%s): decoding again", path, one_line(error)
+                )
         try:
             return _make(path, size, read, alone)
         except OSError as error:

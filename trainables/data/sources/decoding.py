@@ -102,8 +102,8 @@ def _decode(name: str, tree: Tree, paths: Sequence[str], size: int, crop: bool, 
 
     with ThreadPoolExecutor(min(16, usable_cores())) as pool:
         progress = Progress(f"{name}: decoded", "images", len(paths), logger.info)
-        for count in pool.map(work, range(0, len(paths), PART)):  # raises what a thread raised
-            progress.add(count)
+        for done in pool.map(work, range(0, len(paths), PART)):  # raises what a thread raised
+            progress.add(done)
     if bad:
         index, reason = min(bad.items())
         count = "1 image" if len(bad) == 1 else f"{len(bad)} of {len(paths)} images"
