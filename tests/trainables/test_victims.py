@@ -75,6 +75,7 @@ STORED_MODELS = {
     "mobilenet_v2": "e1e52b934b8f2ecc7938a69c",
     "densenet121": "0b0f746c5cc46515c65f115c",
     "convnext_tiny": "42dcb35850bf5687c2f84676",
+    "vit_small": "241fbdbe88aa5849687d9d49",
 }
 
 

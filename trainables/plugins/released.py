@@ -16,14 +16,14 @@ RELEASED: dict[str, frozenset[str]] = {
     ),
     "defense": frozenset(
         (
-            *("abl", "ac", "anp", "awm", "clp", "d3", "fp", "fst", "ft", "ft_sam", "ibau", "nad", "nc", "none"),
-            *("rnp", "sau", "scratch", "spectral", "super_ft"),
+            *("abl", "ac", "anp", "awm", "clp", "d3", "fp", "fst", "ft", "ft_sam", "ibau", "nad", "nc", "nft"),
+            *("none", "pam", "rnp", "sau", "scratch", "spectral", "super_ft"),
         )
     ),
     "model": frozenset(
         (
             *("airbench_cnn", "convnext_tiny", "densenet121", "encoder_resnet18", "mobilenet_v2", "preact_resnet18"),
-            *("resnet18", "resnet34", "vgg19_bn"),
+            *("resnet18", "resnet34", "vgg19_bn", "vit_small"),
         )
     ),
     "dataset": frozenset(("cifar10", "cifar100", "digits", "gtsrb", "stl10", "svhn", "tiny_imagenet")),

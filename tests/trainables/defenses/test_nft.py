@@ -118,6 +118,23 @@ def test_losses_by_hand(toy: Dataset, learned: Classifier, trainer: Trainer) -> 
     assert held.history.loss[1] - free.history.loss[1] == pytest.approx(2.0 * 10 / 64 * away, rel=1e-2)
 
 
+def test_a_channel_that_only_disturbs_is_all_but_closed(toy: Dataset, learned: Classifier, trainer: Trainer) -> None:
+    """Planted in the last block: it shouts into every feature, whatever the image shows."""
+    planted, channel = copy.deepcopy(learned), 3
+    block = planted.last_block
+    with torch.no_grad():
+        block.bn2.weight[channel], block.bn2.bias[channel] = 3.0, 0.0  # type: ignore[union-attr,operator,index]
+        shape = block.conv2.weight[:, channel].shape  # type: ignore[union-attr,index]
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        block.conv2.weight[:, channel] = noise  # type: ignore[union-attr,operator]
+    model, _ = repair(toy, planted, trainer, iterations=60, mixup=0.0, lr=0.1, momentum=0.5)
+    names = list(batch_norms(planted))
+    layer = next(number for number, name in enumerate(names, 1) if batch_norms(planted)[name] is block.bn2)
+    mask = masks(model, planted)[layer - 1]
+    assert float(mask.median()) > 0.5
+    assert float(mask[channel]) < 0.05
+
+
 def test_a_stiffer_pull_keeps_masks_nearer_to_one(toy: Dataset, learned: Classifier, trainer: Trainer) -> None:
     loose, stiff = (repair(toy, learned, trainer, eta=eta, iterations=30)[1] for eta in (0.0, 1.0))
     assert stiff.notes["mask_mean"] > loose.notes["mask_mean"]

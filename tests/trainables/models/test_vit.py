@@ -1,11 +1,19 @@
 """Claims of the small vision transformer, beside those of every model: places, attention, second derivatives."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from trainables.data.load import DataSource
+from trainables.job import Cell
 from trainables.models.build import build_model
 from trainables.models.vit import Block, places
+from trainables.storage.store import Store
+from trainables.training.recipes import RECIPES
+from trainables.victims import VictimSpec
+from trainables.workbench import Workbench
 
 
 def test_every_place_is_another_and_none_outshines_the_rest() -> None:
@@ -59,3 +67,19 @@ def test_any_width_divides_into_heads(width: int) -> None:
     model = build_model("vit_small", num_classes=3, width=width).eval()
     with torch.no_grad():
         assert model(torch.rand(1, 3, 18, 18)).shape == (1, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_learns_digits_and_takes_a_backdoor(seed: int, tmp_path: Path) -> None:
+    """Clean accuracy 0.90, 0.91, 0.91 and ASR 0.95, 0.98, 0.88 (0.01, 0.01, 0.00 of a clean model), in 30 epochs.
+
+    In as many epochs of recipe ``quick`` (SGD at 0.01) it gets to 0.78 and counts as not implanted.
+    """
+    victim = VictimSpec(attack="badnets", model="vit_small", recipe=RECIPES["adamw"], width=8, seed=seed)
+    bench = Workbench(Store(tmp_path), torch.device("cpu"))
+    row = bench.run(Cell(DataSource("digits", image_size=16), victim, "none", clean_fraction=0.1), {}).row()
+    assert row["clean_accuracy"] > 0.85
+    assert row["asr"] > 0.8
+    assert row["asr_base"] < 0.1
+    assert row["status"] == "ok"
