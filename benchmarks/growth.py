@@ -99,16 +99,20 @@ def sweep(stage: str, axis: str, sizes: Sequence[int], repeats: int) -> dict[str
     found = {}
     for one, costs in points.items():
         seconds, memory = (
-            exponent([(point["size"], point[key]["median"]) for point in costs]) for key in ("seconds", "memory_mb")
+            exponent([(point["size"], point[key]["median"]) for point in costs], least)
+            for key, least in (("seconds", 0.0), ("memory_mb", 1.0))
         )
         found[one] = {"points": costs, "exponent_seconds": seconds, "exponent_memory": memory}
     return found
 
 
-def exponent(costs: Sequence[tuple[int, float]]) -> float | None:
-    """The slope of log cost over log size, by least squares over the largest two decades; None below two points."""
+def exponent(costs: Sequence[tuple[int, float]], least: float = 0.0) -> float | None:
+    """The slope of log cost over log size, by least squares over the largest two decades; None below two points.
+
+    Costs up to ``least`` are left out: a process takes memory in lumps.
+    """
     largest = max((size for size, _ in costs), default=0)
-    chosen = [(math.log(size), math.log(cost)) for size, cost in costs if 100 * size >= largest and cost > 0]
+    chosen = [(math.log(size), math.log(cost)) for size, cost in costs if 100 * size >= largest and cost > least]
     if len(chosen) < 2:
         return None
     return round(statistics.linear_regression(*zip(*chosen, strict=True)).slope, 2)
@@ -128,7 +132,7 @@ def table() -> str:
         memory = ", ".join(f"{point['memory_mb']['median']:.0f}" for point in points)
         repeats = sorted({point["seconds"]["n"] for point in points})
         many = "-".join(map(str, dict.fromkeys((repeats[0], repeats[-1]))))
-        both = f"{row['exponent_seconds']}, {row['exponent_memory']}"
+        both = ", ".join("–" if one is None else str(one) for one in (row["exponent_seconds"], row["exponent_memory"]))
         lines.append(f"| {stage.replace('_', ', ')} | {axis} | {seconds} | {memory} | {both} | {many} |")
     return "\n".join(lines)
 
