@@ -97,7 +97,7 @@ def test_a_detector_is_not_set_on_a_victim_without_a_poisoned_training_set(
     superft: Callable[..., Result], here: Path
 ) -> None:
     words = ("defense abl needs the poisoned training set, and attack handcrafted releases none",)
-    both = ("--set", "attacks=[handcrafted]", "--set", "baselines=[none, abl]")
+    both = ("--set", "attacks=[handcrafted]", "--set", "attack.handcrafted.form=head", "--set", "baselines=[none, abl]")
     assert_refused(superft("run", "quickstart", *both, "--out", "out"), *words)
     one = ("--attack", "handcrafted", "--defense", "abl", "--dataset", "digits")
     assert_refused(superft("trial", *one, "--store", "store"), *words)

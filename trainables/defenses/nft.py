@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, register, training_work
 from trainables.defenses.pruning import MaskedModel, batch_norms, require_batch_norm
+from trainables.machine.transfer import sent_ahead
 from trainables.models.classifier import Classifier
 from trainables.seeding import derive_seed
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, Share, ShareBelowOne
@@ -84,7 +85,7 @@ class NeuralMaskFineTuning(Defense):
             if self.mixup == 0.0:
                 return functional.cross_entropy(model(images), labels) + held
             share = float(shares.beta(self.mixup, self.mixup))
-            other = torch.randperm(len(labels), generator=orders).to(labels.device)
+            other = sent_ahead(torch.randperm(len(labels), generator=orders), labels.device)
             logits = model(share * images + (1.0 - share) * images[other])
             own, others = (functional.cross_entropy(logits, target) for target in (labels, labels[other]))
             return share * own + (1.0 - share) * others + held
