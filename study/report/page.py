@@ -49,11 +49,11 @@ def page(
         frame: ledger rows.
         table: rows of ``settings.aggregate``, those over all attacks included where there are such searches.
         members: rows of ``settings.fronts``.
-        sections: HTML of each attack.
+        sections: HTML of all attacks beside each other, if there are several, and of each.
         notes: what is wrong with the ledger itself.
         unfinished: what still has trials to come, a line each.
         judged: what is known of the victims.
-        sweep: HTML of what the sweep shows, and of all attacks beside each other; empty without either.
+        sweep: HTML of what the sweep shows; empty without one.
     """
     named = frame["study"].dropna()
     name = str(spec.get("name") or (named.iloc[0] if len(named) else directory.name))

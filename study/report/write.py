@@ -144,6 +144,7 @@ def write_report(directory: Path | str) -> Path:
     drawn |= images
     panels, images = side_by_side(table, frame, curves, wheres, apart)
     drawn |= images
+    sections = [panels, *sections] if panels else sections
     _write_figures(directory / "figures", drawn)
 
     notes = [*ledger.damaged, *troubles]
@@ -152,7 +153,7 @@ def write_report(directory: Path | str) -> Path:
         notes.append(f"{lines} damaged or repeated {plural('line', lines)} kept aside in {aside.name}")
     unfinished = [] if plan is None else unfinished_in_words(plan, rows, read_ended(directory))
     judged = decided(directory, rows)
-    content = page(spec, directory, frame, table, members, sections, notes, unfinished, judged, sweep + panels)
+    content = page(spec, directory, frame, table, members, sections, notes, unfinished, judged, sweep)
     write_atomically(directory / "report.html", content.encode())
     return directory / "report.html"
 
