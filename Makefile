@@ -25,7 +25,7 @@ test: setup
 
 # Nodes that die and join, submitted jobs, a search on PostgreSQL: minutes.
 test-cluster: setup
-	$(BIN)/python -m pytest -m 'cluster and not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'cluster and not slow'
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
