@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from study.report.figures.curve import curve_lines, curve_panels_png
 from study.report.figures.plane import plane_marks, plane_png
-from study.report.figures.registry import Drawing
 from study.report.figures.reinjection import by_arm, reinjection_png
+from study.report.figures.style import as_png
 from study.report.html import embedded, escape, slug
-from study.results.aftermath import reinjection_curves, without_other_settings
+from study.results.aftermath import without_other_settings
 from study.results.settings import at
 from study.spec.combinations import in_words
 
@@ -30,7 +30,12 @@ Place = tuple[str, str, str]  # combination, data set, model
 
 
 def side_by_side(
-    table: pd.DataFrame, frame: pd.DataFrame, curves: pd.DataFrame, places: Sequence[Place], apart: Sequence[str]
+    table: pd.DataFrame,
+    frame: pd.DataFrame,
+    curves: pd.DataFrame,
+    relapses: pd.DataFrame,
+    places: Sequence[Place],
+    apart: Sequence[str],
 ) -> tuple[str, dict[str, bytes]]:
     """HTML of these figures, and the figures for print by name; nothing where there is one attack on one data set.
 
@@ -38,6 +43,7 @@ def side_by_side(
         table: rows of ``settings.aggregate``.
         frame: ledger rows.
         curves: of `record.curves.read_curves`.
+        relapses: of `results.aftermath.reinjection_curves`.
         places: of all sections of the report.
         apart: labels that the study sets apart.
     """
@@ -46,8 +52,7 @@ def side_by_side(
     told = APART.format(", ".join(apart)) if apart else ""
 
     def add(kind: str, own: str, figure: Figure, title: str) -> None:
-        png = Drawing(figure).png_bytes()
-        assert png is not None
+        png = as_png(figure)
         drawn[f"{kind}_{slug(own)}" if own else f"{kind}_all"] = png
         out.append(f'{embedded(png, title)}<p class="caption">{escape(NOTES[kind] + told)}</p>')
 
@@ -62,8 +67,7 @@ def side_by_side(
         if len(lines) > 1:
             title = where or "all attacks"
             add(CURVES, where, curve_panels_png(title, lines, apart), f"Along the repair, {title}")
-    again = reinjection_curves(frame)
-    for attack, own in without_other_settings(again).groupby("attack", sort=True) if len(again) else ():
+    for attack, own in without_other_settings(relapses).groupby("attack", sort=True) if len(relapses) else ():
         panels: dict[str, pd.DataFrame] = {}
         with_curves = [place for place in places if len(at(own, place))]
         for place in with_curves:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from study.record.words import percent
-from study.report.figures.registry import Drawing
+from study.report.figures.style import as_png
 from study.report.figures.sweep import axis_of, sweep_panels, sweep_png
 from study.report.html import Table, embedded, escape, folded, rate, slug, table_html
 from study.results.settings import ALL_ATTACKS, models_of
@@ -43,8 +43,7 @@ def sweep_section(table: pd.DataFrame, frame: pd.DataFrame, spec: Mapping[str, A
     drawn: dict[str, bytes] = {}
     listed = [*(spec.get("baselines") or ()), *(spec.get("defenses") or ())]
     for number, panels in enumerate(sweep_panels(table, sweep, values, listed, spec.get("set_apart") or ())):
-        png = Drawing(sweep_png(f"Over {axis_of(sweep)}", panels)).png_bytes()
-        assert png is not None
+        png = as_png(sweep_png(f"Over {axis_of(sweep)}", panels))
         name = f"{SWEEP}_{slug(axis_of(sweep))}" + (f"-{number + 1}" if number else "")
         drawn[name] = png
         out.append(embedded(png, f"ASR and clean accuracy over {axis_of(sweep)}"))

@@ -77,9 +77,10 @@ def write_report(directory: Path | str) -> Path:
     members = fronts(frame)
     write_atomically(directory / "front.csv", members.to_csv(index=False).encode())
 
+    relapses = reinjection_curves(frame)
     for name, whole in (
         ("reinjection", reinjection_table(frame)),
-        ("reinjection_curves", reinjection_curves(frame)),
+        ("reinjection_curves", relapses),
         ("retuning", retuning_table(frame)),
         ("connectivity", connectivity_table(frame)),
         ("connectivity_curves", connectivity_curves(frame)),
@@ -142,7 +143,7 @@ def write_report(directory: Path | str) -> Path:
         sections.append(section)
     sweep, images = sweep_section(table, frame, spec)
     drawn |= images
-    panels, images = side_by_side(table, frame, curves, wheres, apart)
+    panels, images = side_by_side(table, frame, curves, relapses, wheres, apart)
     drawn |= images
     sections = [panels, *sections] if panels else sections
     _write_figures(directory / "figures", drawn)

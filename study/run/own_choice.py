@@ -17,7 +17,7 @@ from study.record.files import write_atomically
 from study.record.folder import LEDGER_FILE
 from study.record.tried import TriedRows
 from study.report.figures.planted import planted_png
-from study.report.figures.registry import Drawing
+from study.report.figures.style import as_png
 from study.results.transfer import all_rules
 from study.run.choosing import Chooser
 from study.spec.yaml_io import SpecError
@@ -117,6 +117,5 @@ def chooser(
 def draw(choice: Choice, folder: Path) -> None:
     """The front of the planted triggers, beside the rows; none where nothing was planted."""
     figure = planted_png(choice.table, None if choice.candidate is None else choice.candidate.label)
-    png = None if figure is None else Drawing(figure).png_bytes()
-    if png is not None:
-        write_atomically(folder / PICTURE, png)
+    if figure is not None:
+        write_atomically(folder / PICTURE, as_png(figure))

@@ -23,9 +23,10 @@ from study.report.figures.style import (
     percent_tick,
     searched_style,
 )
+from study.results.aftermath import CLEAN_CONTROL
 
 RATES = {"asr_report": "ASR", "clean_accuracy_report": "clean accuracy"}
-CLEAN_MODEL = " (clean model)"
+CLEAN_MODEL = f" ({CLEAN_CONTROL})"
 MANY_POINTS = 12  # more have no marks
 NOTE = (
     "Each line is a repair, from the model as the defense gets it to the model that it hands back; report half, mean "

@@ -27,9 +27,10 @@ from study.report.figures.style import (
     percent_tick,
     searched_style,
 )
+from study.results.aftermath import CLEAN_CONTROL
 from study.results.settings import ALL_ATTACKS
 
-BEFORE, CLEAN = "before repair", "clean model"
+BEFORE = "before repair"
 ASR, ACCURACY = "asr_report", "clean_accuracy_report"
 PANELS = 5  # side by side: as many attacks as the paper has
 MARGIN = 0.03
@@ -73,7 +74,7 @@ def plane_marks(table: pd.DataFrame) -> dict[str, list[Mark]]:
                 continue
             name = str(one["defense_label"])
             if one["role"] == "control":
-                name = CLEAN if one["defense"] == "none" else f"{name} ({CLEAN})"
+                name = CLEAN_CONTROL if one["defense"] == "none" else f"{name} ({CLEAN_CONTROL})"
             marks.append(Mark(name, _spread(one, ACCURACY), _spread(one, ASR), bool(one["collapsed"])))
         found[str(attack)] = marks
     return found
@@ -91,7 +92,7 @@ def plane_png(title: str, panels: dict[str, list[Mark]], apart: Sequence[str] = 
         apart: labels of defenses that are drawn grey and open, see ``set_apart`` in a study.
     """
     names = list(dict.fromkeys(mark.name for marks in panels.values() for mark in marks))
-    others = [name for name in names if name in apart or CLEAN in name]
+    others = [name for name in names if name in apart or CLEAN_CONTROL in name]
     ours = [name for name in names if name not in others and name != BEFORE]
     names = [BEFORE, *ours, *others]
     columns = legend_columns(names, TEXT_WIDTH)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from study.report.figures.style import as_png
 from study.results.importance import Importance, importance
 from trainables.plugins.errors import told
 from trainables.registry import Registry, SettingError
@@ -71,11 +71,7 @@ class Drawing:
 
     def png_bytes(self) -> bytes | None:
         """The PNG as a file's content."""
-        if self.png is None:
-            return None
-        content = io.BytesIO()
-        self.png.savefig(content, format="png")
-        return content.getvalue()
+        return None if self.png is None else as_png(self.png)
 
 
 # (title of the attack's section, its tables) -> the figure, or None where there is nothing to draw.

@@ -5,6 +5,7 @@ Colours are those of Okabe and Ito, then of Paul Tol (readable with colour-blind
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,6 +51,13 @@ def canvas(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=300, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
 
 
 def for_print(axis: Axes) -> None:
