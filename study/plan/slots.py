@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from study.spec.schema import Resources
+from study.spec.parts import Resources
 from study.spec.yaml_io import SpecError
 
 RECOUNT_SECONDS = 2.0  # between looks at the nodes

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
+
+from trainables.storage.remote import Place, as_place
+
+
+def _place(value: Any) -> Any:
+    return as_place(value) if isinstance(value, str) else value
+
+
+# A folder, or the URL of one in an object store.
+FolderOrUrl = Annotated[Place, BeforeValidator(_place)]
 
 
 class Part(BaseModel):

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from search_spaces import space as search_spaces
 from study.spec.aftermath import AftermathPart
 from study.spec.combinations import check_sweep, combinations_of, with_values
 from study.spec.methods import is_published, method_of, published_settings, typed_settings, without_method
 from study.spec.over_attacks import MEAN, parse_rule
-from study.spec.part import Part as _Part
+from study.spec.part import FolderOrUrl, Part
+from study.spec.parts import CurveSpec, PluginPart, Resources, ScenarioSpec, VictimPart
 from study.spec.plugins import load_plugins
 from study.spec.resolved import Resolved, ResolvedAttack, ResolvedBaseline, ResolvedSearch
-from study.spec.samplers import SAMPLERS, check_constraints, check_sampler
+from study.spec.search import SearchSpec
 from study.spec.trackers import TRACKERS
 from study.spec.yaml_io import SpecError, dump_yaml, without_password
 from trainables.attacks.base import ATTACKS
@@ -32,7 +31,6 @@ from trainables.evaluation.aftermath.settings import FROM_SCRATCH, UNDEFENDED
 from trainables.models.build import MODELS
 from trainables.registry import nearest
 from trainables.scenarios import ScenarioName
-from trainables.storage.remote import Place, as_place
 from trainables.training.execution import chosen_execution
 from trainables.training.loop import Precision
 from trainables.training.recipes import RECIPES, TrainingRecipe
@@ -51,8 +49,6 @@ VICTIM_SCENARIOS: dict[str, ScenarioName] = {
     "new-head": "new_head",
     "encoder": "encoder",
 }
-# Settings of a search where a spec says nothing: with equal trials, and, as a guard against runaways, with a budget.
-TRIALS, MOST_TRIALS = 32, 1000
 # A study folder may be continued under other values of these.
 MAY_CHANGE = (
     *("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking"),
@@ -60,224 +56,7 @@ MAY_CHANGE = (
 )
 
 
-def _place(value: Any) -> Any:
-    return as_place(value) if isinstance(value, str) else value
-
-
-class SearchSpec(_Part):
-    """How settings are searched: ``trials`` settings per search, the published point first.
-
-    With ``published: false`` a search does not begin with the published point, and its space may leave it out.
-
-    ``space`` names a variant of a defense's search space; ``ranges`` narrows or widens single parameters of it,
-    ``ranges.DEFENSE.PARAMETER: [low, high]``, or a list of choices for a categorical one. With ``budget_epochs`` all
-    searches get equal compute instead of equal trials: each may spend so many E per cell (one E is a training epoch on
-    the attacker's whole set). A setting that would overspend is not started, and a search ends when none fits any more.
-    The published point is shown whatever it costs; where it alone costs more than the budget, the budget is for the
-    others. ``trials`` is then a guard against runaways, 1,000 unless given, and the report says where it held.
-    ``history``: finished trials that the sampler (TPE) learns from, the newest and those on the front; by default all,
-    which is slow after some thousand. ``startup``: how the first ``startup_trials`` are drawn. ``warm_start``: folders
-    of studies whose fronts are tried first, in the place of as many of those. ``accuracy_floor``: settings that give up
-    more clean accuracy than this (a fraction, of the search half) are worth less to the sampler than any other.
-    ``aggregate``, with ``per: all``: what of the attacks counts, their ``mean``, the ``worst``, or the mean of the
-    worst share, ``cvar:0.25``; search, progress, report and ``superft front`` keep to it. ``repeats``: how often each
-    search is made, each time with other draws of the sampler: the first is the study's, the others show how much of its
-    hypervolume was luck. ``confirm``: on how many fresh attack seeds the settings that a search chose are run again
-    once it is over.
-    """
-
-    trials: Annotated[int, Field(ge=1)] = TRIALS
-    sampler: str = "tpe"
-    per: Literal["attack", "all"] = "attack"
-    startup_trials: Annotated[int, Field(ge=1)] = 10
-    published: bool = True
-    storage: str = "journal"
-    budget_epochs: Annotated[float, Field(gt=0)] | None = None
-    history: Annotated[int, Field(ge=100)] | None = None
-    startup: Literal["random", "qmc"] = "random"
-    warm_start: list[Annotated[Place, BeforeValidator(_place)]] = Field(default_factory=list)
-    accuracy_floor: Annotated[float, Field(ge=0, lt=1)] | None = None
-    aggregate: str = "mean"
-    repeats: Annotated[int, Field(ge=1)] = 1
-    confirm: Annotated[int, Field(ge=1)] | None = None
-    space: dict[str, str] = Field(default_factory=dict)
-    ranges: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, data: Any) -> Any:
-        """The number of settings that goes with the rule, written out so that the stored spec is complete."""
-        if not isinstance(data, Mapping) or "trials" in data:
-            return data
-        return {**data, "trials": TRIALS if data.get("budget_epochs") is None else MOST_TRIALS}
-
-    @field_validator("sampler")
-    @classmethod
-    def _known_sampler(cls, value: str) -> str:
-        check_sampler(value)
-        return value
-
-    @field_validator("history")
-    @classmethod
-    def _history_is_for_those_that_learn_from_it(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and "sampler" in info.data and not SAMPLERS.get(info.data["sampler"]).history:
-            raise ValueError(f"has no meaning with sampler {info.data['sampler']}; leave it out")
-        return value
-
-    @field_validator("accuracy_floor")
-    @classmethod
-    def _floor_is_for_those_that_keep_it(cls, value: float | None, info: ValidationInfo) -> float | None:
-        if value is not None and "sampler" in info.data:
-            check_constraints(info.data["sampler"])
-        return value
-
-    @field_validator("warm_start")
-    @classmethod
-    def _no_study_twice(cls, value: list[Place]) -> list[Place]:
-        for place in value:
-            if value.count(place) > 1:
-                raise ValueError(f"names {str(place)!r} more than once")
-        return value
-
-    @field_validator("aggregate")
-    @classmethod
-    def _known_rule(cls, value: str, info: ValidationInfo) -> str:
-        rule = parse_rule(value)
-        if rule != MEAN and info.data.get("per") == "attack":
-            raise ValueError(
-                f"{rule} is over the attacks of a setting, which per: attack scores one by one; add per: all"
-            )
-        return str(rule)
-
-    @field_validator("repeats")
-    @classmethod
-    def _repeats_have_no_budget(cls, value: int, info: ValidationInfo) -> int:
-        if value > 1 and info.data.get("budget_epochs") is not None:
-            raise ValueError(
-                f"{value} searches beside search.budget_epochs would not cost the same, since each finds work ready "
-                "that an earlier one made; leave one of the two out"
-            )
-        return value
-
-    @field_validator("storage")
-    @classmethod
-    def _journal_or_url(cls, value: str) -> str:
-        if value != "journal" and "://" not in value:
-            raise ValueError(f"must be journal or a database URL such as postgresql://..., got {value!r}")
-        return value
-
-
-class VictimPart(_Part):
-    """How victims are made; keys given here go over the recipe's own.
-
-    ``require_implanted``: what becomes of trials on a victim without a backdoor. ``stop``: the study ends before any
-    trial. ``skip``: they are not run. ``run``: they run, and count in no front.
-    """
-
-    recipe: str | None = None
-    epochs: Annotated[float, Field(gt=0)] | None = None
-    batch_size: Annotated[int, Field(ge=2)] | None = None
-    lr: Annotated[float, Field(gt=0)] | None = None
-    poison_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    require_implanted: Literal["stop", "skip", "run"] = "skip"
-
-    @field_validator("recipe")
-    @classmethod
-    def _known_recipe(cls, value: str | None) -> str | None:
-        if value is not None and value not in RECIPES:
-            raise ValueError(f"unknown recipe {value!r}: {nearest(value, RECIPES)}")
-        return value
-
-
-class Resources(_Part):
-    """What one trial takes. ``gpus_per_trial``: a fraction 1/k, a whole number, or ``auto``: measured for every kind.
-
-    ``trial_seconds``: a trial that takes longer is cut and recorded as failed; none by default. Its data and victim are
-    loaded within this time too.
-    """
-
-    gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-    cpus_per_trial: Annotated[int, Field(ge=1)] = 1
-    trial_seconds: Annotated[float, Field(gt=0)] | None = None
-
-    @field_validator("gpus_per_trial", mode="before")
-    @classmethod
-    def _one_over_k(cls, value: Any) -> Any:
-        fits = value == "auto"
-        if isinstance(value, str) and re.fullmatch(r"1/([1-9]\d?|100)", value):
-            return 1 / int(value[2:])
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
-            fits = float(value).is_integer() or (value >= 0.01 and abs(value - 1 / round(1 / value)) < 1e-4)
-        if not fits:
-            raise ValueError(f"must be auto, 0, a whole number or 1/k (1/2, 0.25, ...), got {value!r}")
-        return value
-
-
-class ScenarioSpec(_Part):
-    """What ``dataset``, the user's, is to the attacker (Sha et al., section 4).
-
-    ``standalone``: the task that was attacked. ``same-label``: the same task, but half of every class belongs to the
-    attacker and half to the user, who takes ``clean_fraction`` of his. ``new-head``: ``upstream`` was attacked, and the
-    user puts a new head on the model. ``encoder``: an encoder was attacked that was trained on ``upstream``.
-    ``head``: ``fresh``: defenders with clean data train a new head themselves; ``probe``: they get the one that was
-    trained on the fixed model, as everybody without data does. ``controls``: run every baseline also on a clean model
-    under the same trigger: what a new task does to a model by itself is no merit of a defense. ``clean_control``: the
-    same in the scenarios without a new task, where it tells what a defense costs a model that has no backdoor;
-    ``undefended``: the clean model is measured as it is, by the baseline ``none`` alone.
-    """
-
-    type: Literal["standalone", "same-label", "new-head", "encoder"] = "standalone"
-    upstream: str | None = None
-    head: Literal["fresh", "probe"] = "fresh"
-    controls: bool = True
-    clean_control: bool | Literal["undefended"] = False
-
-    @model_validator(mode="after")
-    def _upstream_where_there_is_one(self) -> ScenarioSpec:
-        if self.has_upstream and self.upstream is None:
-            raise ValueError(f"type {self.type} needs scenario.upstream, the data set of the attacker")
-        if not self.has_upstream:
-            for key in ("upstream", "head", "controls"):
-                if getattr(self, key) != type(self).model_fields[key].default:
-                    raise ValueError(f"{key} has no meaning in type {self.type}; leave it out")
-        elif self.clean_control:
-            raise ValueError(f"clean_control has no meaning in type {self.type}, where controls says it; leave it out")
-        return self
-
-    @property
-    def has_upstream(self) -> bool:
-        """Whether the attacker had another data set than the user."""
-        return self.type in ("new-head", "encoder")
-
-
-class CurveSpec(_Part):
-    """Rates along every repair, measured by the evaluator, which no defense sees.
-
-    ``every``: ``epoch`` (a pass over the images that the defense trains on) or a number of optimiser steps; left out:
-    a model is measured after its repair alone.
-    """
-
-    every: Literal["epoch"] | int | None = None
-
-    @field_validator("every", mode="before")
-    @classmethod
-    def _epoch_or_steps(cls, value: Any) -> Any:
-        if value not in ("epoch", None) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"must be epoch or a number of steps >= 1, got {value!r}")
-        return value
-
-
-class PluginPart(_Part):
-    """A plug-in, as `trainables.plugins.load.Plugin` says it; in a spec of one's own its module or file is enough."""
-
-    module: str
-    name: str = ""
-    version: str = ""
-    source: str = ""
-    path: str | None = None
-
-
-class StudySpec(_Part):
+class StudySpec(Part):
     """A study. Settings of a method: ``attack.NAME.key``, ``defense.NAME.key``.
 
     One defense may stand in a study several times, under labels of its own: ``defense.LABEL.method`` names the
@@ -321,7 +100,7 @@ class StudySpec(_Part):
     sweep: dict[str, list[Any]] = Field(default_factory=dict)
     curve: CurveSpec = CurveSpec()
     keep: Literal["front", "all", "none"] = "none"
-    store: Annotated[Place, BeforeValidator(_place)] | None = None
+    store: FolderOrUrl | None = None
     resources: Resources = Resources()
     tracking: list[str] = Field(default_factory=list)
     plugins: list[PluginPart] = Field(default_factory=list)

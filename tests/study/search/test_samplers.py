@@ -16,7 +16,7 @@ from study.record.optuna_storage import Journal, open_storage
 from study.search.recent_tpe import RecentTPE, use_fast_tails
 from study.spec.load import make_spec
 from study.spec.samplers import SAMPLERS, check_sampler, make_sampler
-from study.spec.schema import SearchSpec
+from study.spec.search import SearchSpec
 from study.spec.yaml_io import SpecError
 from tests import foreign
 from tests.study.tiny import TINY
