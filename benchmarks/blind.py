@@ -45,7 +45,9 @@ from trainables.storage.store import Store
 from trainables.training.loop import Counters
 from trainables.training.recipes import RECIPES
 from trainables.trial import assets_for, defender_seed
-from trainables.victims import Victim, VictimSpec, make_trainer
+from trainables.victims.make import make_trainer
+from trainables.victims.spec import VictimSpec
+from trainables.victims.victim import Victim
 from trainables.workbench import Workbench
 
 LEDGER = RESULTS / "blind.jsonl"

@@ -46,7 +46,7 @@ from trainables.training.captured_step import FEWEST_STEPS
 from trainables.training.execution import Execution
 from trainables.training.loop import Augmentation, LossFunction, Optimizer, cross_entropy, fit
 from trainables.training.recipes import RECIPES
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 # Of a training: loss, precision, how its steps are made.
 Side = tuple[LossFunction, str, Execution]

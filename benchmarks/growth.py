@@ -213,7 +213,8 @@ def _decoding(folder: Path, images: int, classes: int, pixels: int, ending: str 
 
 def _victim(folder: Path, images: int, classes: int, pixels: int) -> Work:
     from trainables.storage.store import Store
-    from trainables.victims import VictimSpec, obtain_victim
+    from trainables.victims.make import obtain_victim
+    from trainables.victims.spec import VictimSpec
 
     def prepared(images: int, classes: int, pixels: int) -> Work:
         spec = VictimSpec("badnets", "airbench_cnn", made_up.recipe(images, STEPS), width=4)
@@ -234,7 +235,8 @@ def _trial(folder: Path, images: int, classes: int, pixels: int) -> Work:
     from trainables.job import Cell
     from trainables.storage.store import Store
     from trainables.trial import run_trial
-    from trainables.victims import VictimSpec, obtain_victim
+    from trainables.victims.make import obtain_victim
+    from trainables.victims.spec import VictimSpec
 
     spec = VictimSpec("badnets", "airbench_cnn", made_up.recipe(images, 1), width=4)
     data, device = made_up.dataset(images, classes, pixels), torch.device("cpu")

@@ -32,7 +32,7 @@ from benchmarks.common import machine, record, summary
 from benchmarks.task import Task, make_victim, photographs, run_super_ft, task_of
 from trainables.machine.cores import usable_cores
 from trainables.training.recipes import RECIPES
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 MPS = "nvidia-cuda-mps-control"
 GOOD_ENOUGH = 0.97  # of the best rate: fewer processes take less memory, and each trial ends sooner

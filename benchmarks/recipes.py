@@ -29,7 +29,7 @@ from trainables.data.load import DataSource
 from trainables.job import Cell
 from trainables.storage.store import Store
 from trainables.training.recipes import RECIPES, TrainingRecipe
-from trainables.victims import VictimSpec
+from trainables.victims.spec import VictimSpec
 from trainables.workbench import Workbench
 
 # BackdoorBench trains for 100 epochs; images per second of a loop like its own, see above.

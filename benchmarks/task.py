@@ -19,7 +19,9 @@ from trainables.job import Cell
 from trainables.training.recipes import TrainingRecipe
 from trainables.trial import run_trial
 from trainables.trial_result import TrialResult
-from trainables.victims import Victim, VictimSpec, make_trainer
+from trainables.victims.make import make_trainer
+from trainables.victims.spec import VictimSpec
+from trainables.victims.victim import Victim
 
 
 @dataclass(frozen=True)

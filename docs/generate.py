@@ -32,7 +32,7 @@ from trainables.descriptions import Setting, describe_settings
 from trainables.models.build import MODELS
 from trainables.registry import Registry
 from trainables.training.recipes import RECIPES
-from trainables.victims import CLEAN_SOURCES
+from trainables.victims.victim import CLEAN_SOURCES
 
 OWNS = {
     NoData: "nothing but the model",

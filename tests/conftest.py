@@ -15,7 +15,8 @@ from trainables.plugins import load, origin
 from trainables.registry import Registry
 from trainables.storage.store import Store
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim, make_trainer
+from trainables.victims.make import make_trainer
+from trainables.victims.victim import Victim
 
 # The suites are imported, not collected: without this their assertions would fail without showing values.
 pytest.register_assert_rewrite(

@@ -33,7 +33,9 @@ from trainables.storage.store import content_key
 from trainables.training.arithmetic import arithmetic
 from trainables.training.loop import Counters, DivergedError
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim, VictimSpec, attacker_indices, make_trainer
+from trainables.victims.make import make_trainer
+from trainables.victims.spec import VictimSpec, attacker_indices
+from trainables.victims.victim import Victim
 
 FEWEST_IMAGES = 20
 

@@ -15,7 +15,7 @@ from trainables.data.sources.folders import FOLDER
 from trainables.data.split import CleanSplit, split_clean
 from trainables.job import Cell
 from trainables.seeding import generator_for
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 
 def defender_images(cell: Cell, dataset: Dataset, victim: Victim) -> tuple[ImageSet, ImageSet]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from trainables.data.load import DataSource
 from trainables.evaluation.aftermath.settings import Aftermath
 from trainables.evaluation.curve import Every
-from trainables.victims import VictimSpec
+from trainables.victims.spec import VictimSpec
 
 Role = Literal["search", "repeat", "confirm", "baseline", "control"]
 

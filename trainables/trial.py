@@ -39,7 +39,9 @@ from trainables.training.loop import Counters, DivergedError
 from trainables.training.movement import Movement, Snapshot, movement
 from trainables.training.watch import watching
 from trainables.trial_result import TrialResult, as_json_shares, rates
-from trainables.victims import Victim, check_measured_again, make_trainer
+from trainables.victims.make import make_trainer
+from trainables.victims.measured_again import check_measured_again
+from trainables.victims.victim import Victim
 
 
 def plugins_of(cell: Cell) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from trainables.evaluation.curve import Point
 from trainables.evaluation.metrics import Evaluation, der
 from trainables.job import Cell
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 MEASURES = ("asr", "clean_accuracy", "robust_accuracy")
 # Fields of a result that are no column of its row, but several or none.

@@ -23,7 +23,8 @@ from trainables.storage.store import Store, StoreUnavailableError
 from trainables.training.loop import Counters
 from trainables.trial import judge_detectors, run_trial
 from trainables.trial_result import TrialResult
-from trainables.victims import Victim, obtain_victim
+from trainables.victims.make import obtain_victim
+from trainables.victims.victim import Victim
 
 
 @lru_cache(maxsize=2)

@@ -15,7 +15,7 @@ from trainables.defenses.base import DEFENSES
 from trainables.evaluation.aftermath.settings import Aftermath
 from trainables.job import Cell
 from trainables.training.loop import Counters
-from trainables.victims import VictimSpec, attacker_indices
+from trainables.victims.spec import VictimSpec, attacker_indices
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from trainables.evaluation.aftermath.settings import UNDEFENDED, Aftermath
 from trainables.job import Cell, Job, Role
 from trainables.models.build import build_model, check_output
 from trainables.models.classifier import Classifier
-from trainables.victims import attacker_indices, check_victim
+from trainables.victims.spec import attacker_indices, check_victim
 
 CONFIRM: Literal["confirm"] = "confirm"  # role of the trials on fresh seeds, and part of their ids
 Key = tuple[str, int, str]  # attack, seed and combination: within a study they name a victim

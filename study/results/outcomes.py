@@ -1,6 +1,6 @@
 """What became of each run, and of the runs behind each setting: pure functions of ledger rows.
 
-Whether a victim has a backdoor is decided where it is measured: `trainables.victims`.
+Whether a victim has a backdoor is decided where it is measured: `trainables.victims.victim`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from trainables.data.sources.folders import FOLDER
 from trainables.plugins.load import load_installed
 from trainables.storage.remote import Place
 from trainables.storage.remote_store import open_store
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 from trainables.workbench import Workbench
 
 RESULT = "attack_result.pt"

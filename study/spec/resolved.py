@@ -11,7 +11,7 @@ from trainables.data.load import DataSource
 from trainables.evaluation.aftermath.settings import Aftermath
 from trainables.scenarios import ScenarioName
 from trainables.training.recipes import TrainingRecipe
-from trainables.victims import VictimSpec
+from trainables.victims.spec import VictimSpec
 
 
 @dataclass(frozen=True)

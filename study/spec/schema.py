@@ -34,7 +34,7 @@ from trainables.scenarios import ScenarioName
 from trainables.training.execution import chosen_execution
 from trainables.training.loop import Precision
 from trainables.training.recipes import RECIPES, TrainingRecipe
-from trainables.victims import CLEAN_SOURCES
+from trainables.victims.victim import CLEAN_SOURCES
 
 # What a study gets where neither the spec nor the data set says anything.
 DEFAULT_RECIPE = "bb"

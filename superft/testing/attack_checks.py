@@ -20,7 +20,7 @@ from trainables.evaluation.metrics import evaluate
 from trainables.storage.store import Store
 from trainables.training.predict import predict
 from trainables.training.recipes import TrainingRecipe
-from trainables.victims import obtain_victim
+from trainables.victims.make import obtain_victim
 
 
 def same_seed_gives_the_same_attack_bit_by_bit(subject: Subject) -> None:

@@ -19,7 +19,8 @@ from trainables.data.images import Dataset, ImageSet, TriggeredSet
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.training.recipes import TrainingRecipe
-from trainables.victims import VictimSpec, make_trainer
+from trainables.victims.make import make_trainer
+from trainables.victims.spec import VictimSpec
 
 CPU = torch.device("cpu")
 # Learns the toy at 16 pixels in 3 to 4 seconds of one core (clean accuracy about 0.95 at width 4).

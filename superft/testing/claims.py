@@ -17,7 +17,7 @@ from superft.testing.toy import toy_dataset, toy_spec
 from trainables.attacks.base import Attack, DataPoisoning, stamp
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe
-from trainables.victims import obtain_victim
+from trainables.victims.make import obtain_victim
 
 # The 2-seed gates: long enough for a faint trigger at 16 pixels.
 GATE = TrainingRecipe(epochs=25, batch_size=32, lr=0.05, schedule="one_cycle")

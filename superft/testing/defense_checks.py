@@ -31,7 +31,9 @@ from trainables.registry import SettingError
 from trainables.training.loop import DivergedError
 from trainables.training.predict import predict
 from trainables.trial import run_trial
-from trainables.victims import Victim, VictimSpec, make_trainer
+from trainables.victims.make import make_trainer
+from trainables.victims.spec import VictimSpec
+from trainables.victims.victim import Victim
 
 
 def declares_what_it_owns(subject: Subject) -> None:

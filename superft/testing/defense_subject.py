@@ -26,7 +26,8 @@ from trainables.registry import SettingError
 from trainables.training.trainer import Trainer
 from trainables.trial import assets_for
 from trainables.trial_result import TrialResult
-from trainables.victims import Victim, make_trainer
+from trainables.victims.make import make_trainer
+from trainables.victims.victim import Victim
 
 CPU = torch.device("cpu")
 # What a run may cost, see `cost`: less than a tenth of a second at width 2 and 16 pixels.

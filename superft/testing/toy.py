@@ -8,7 +8,7 @@ from torch import Tensor
 from trainables.data.images import Dataset, ImageSet, fingerprint_of
 from trainables.seeding import generator_for
 from trainables.training.recipes import TrainingRecipe
-from trainables.victims import VictimSpec
+from trainables.victims.spec import VictimSpec
 
 SHAPES = (
     "disc",

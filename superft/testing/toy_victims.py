@@ -14,7 +14,8 @@ from trainables.data.images import Dataset
 from trainables.models.classifier import Classifier
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe
-from trainables.victims import Victim, make_trainer, obtain_victim
+from trainables.victims.make import make_trainer, obtain_victim
+from trainables.victims.victim import Victim
 
 CPU = torch.device("cpu")
 

@@ -22,7 +22,9 @@ from trainables.models.classifier import Classifier
 from trainables.training.loop import Counters
 from trainables.training.schedules import constant
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim, VictimSpec, make_trainer
+from trainables.victims.make import make_trainer
+from trainables.victims.spec import VictimSpec
+from trainables.victims.victim import Victim
 
 Check = Callable[[Subject], None]
 

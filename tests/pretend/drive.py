@@ -35,7 +35,8 @@ from trainables.training import captured_step
 from trainables.training.captured_step import replayable
 from trainables.training.loop import Augmentation, Optimizer, fit
 from trainables.trial import run_trial
-from trainables.victims import VictimSpec, obtain_victim
+from trainables.victims.make import obtain_victim
+from trainables.victims.spec import VictimSpec
 
 MODEL = "pretend_chain"
 

@@ -29,7 +29,7 @@ from trainables.data.load import load_dataset
 from trainables.models.build import build_model
 from trainables.storage.store import Store
 from trainables.storage.tensor_file import read_tensor_file
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 from trainables.workbench import Workbench
 
 

@@ -23,7 +23,7 @@ from trainables.storage.store import Store
 from trainables.training.loop import Counters
 from trainables.training.trainer import Trainer
 from trainables.trial import run_trial
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 CPU = torch.device("cpu")
 SHORT: dict[str, Any] = {"iterations": 3, "batch_size": 8}

@@ -15,7 +15,9 @@ from tests.pretend.capture import RecordedGraphs
 from trainables.data.images import Dataset
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe
-from trainables.victims import Victim, VictimSpec, obtain_victim
+from trainables.victims.make import obtain_victim
+from trainables.victims.spec import VictimSpec
+from trainables.victims.victim import Victim
 
 CPU = torch.device("cpu")
 # Steps enough to see replays, few enough for a test.

@@ -18,7 +18,7 @@ from trainables.defender_data import defender_counts, defender_images, matched
 from trainables.defenses.base import DEFENSES, CleanData, PoisonedData
 from trainables.job import Cell
 from trainables.trial import assets_for, run_trial
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 CPU = torch.device("cpu")
 TARGET = 0

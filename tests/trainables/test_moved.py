@@ -12,7 +12,7 @@ from trainables.data.load import DataSource
 from trainables.job import Cell
 from trainables.trial import run_trial
 from trainables.trial_result import TrialResult
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 
 def run(victim: Victim, toy: Dataset, defense: str, **settings: Any) -> TrialResult:

@@ -20,7 +20,9 @@ from trainables.scenarios import check_scenario, take_over
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe
 from trainables.trial_result import TrialResult
-from trainables.victims import Victim, VictimSpec, check_victim, make_trainer, obtain_victim
+from trainables.victims.make import make_trainer, obtain_victim
+from trainables.victims.spec import VictimSpec, check_victim
+from trainables.victims.victim import Victim
 from trainables.workbench import Workbench
 
 CPU = torch.device("cpu")

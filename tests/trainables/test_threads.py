@@ -22,7 +22,7 @@ from trainables.machine.threads import on_threads
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe
 from trainables.trial import run_trial
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 from trainables.workbench import Workbench
 
 CPU = torch.device("cpu")

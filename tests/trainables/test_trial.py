@@ -15,7 +15,7 @@ import torch
 
 from superft.testing.defense_checks import reachable
 from tests.toy import toy_dataset, toy_spec
-from trainables import victims, workbench
+from trainables import workbench
 from trainables.attacks import base
 from trainables.attacks.base import ATTACKS, PoisonedSamples, Trigger
 from trainables.columns import CELL_COLUMNS, CONDITION_COLUMNS, RESULT_COLUMNS, STATUS
@@ -36,7 +36,9 @@ from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
 from trainables.trial import assets_for, defender_seed, run_trial
 from trainables.trial_result import MEASURES, TrialResult
-from trainables.victims import Victim, VictimSpec, obtain_victim
+from trainables.victims.make import obtain_victim
+from trainables.victims.spec import VictimSpec
+from trainables.victims.victim import Victim
 from trainables.workbench import Workbench
 
 CPU = torch.device("cpu")
@@ -507,7 +509,8 @@ def test_second_trial_of_a_cell_reads_nothing_and_stamps_nothing(
         first = bench.run(cell, SHORT)
         shutil.rmtree(tmp_path)
         monkeypatch.setattr("trainables.data.load.load_dataset", never)
-        monkeypatch.setattr(victims, "stamp", never)
+        monkeypatch.setattr("trainables.victims.measured_again.stamp", never)
+        monkeypatch.setattr("trainables.victims.make.stamp", never)
         monkeypatch.setattr(base, "stamp", never)
         second = bench.run(cell, SHORT)
     finally:

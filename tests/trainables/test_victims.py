@@ -20,7 +20,9 @@ from trainables.data.images import DataError, Dataset
 from trainables.registry import SettingError
 from trainables.storage.store import META, Store
 from trainables.training.recipes import RECIPES, TrainingRecipe
-from trainables.victims import Victim, VictimSpec, attacker_indices, check_victim, obtain_victim
+from trainables.victims.make import obtain_victim
+from trainables.victims.spec import VictimSpec, attacker_indices, check_victim
+from trainables.victims.victim import Victim
 
 CPU = torch.device("cpu")
 
@@ -359,7 +361,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from tests.toy import toy_dataset, toy_spec
-from trainables import victims
+from trainables.victims import make as victims
 from trainables.training.recipes import TrainingRecipe
 from trainables.storage.store import Store
 

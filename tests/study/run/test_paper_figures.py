@@ -17,7 +17,7 @@ from study.spec.load import load_spec
 from tests.study.spec.test_paper import SMALL
 from tests.study.tiny import make_driver
 from trainables.storage.store import Store
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 from trainables.workbench import Workbench
 
 # A step or two of everything; nothing here is to be learned.

@@ -22,7 +22,7 @@ from trainables.storage.memo import Memo
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-from trainables.victims import make_trainer, obtain_victim
+from trainables.victims.make import make_trainer, obtain_victim
 
 CPU = torch.device("cpu")
 RECIPE = TrainingRecipe(epochs=1, batch_size=32, lr=0.05)

@@ -19,7 +19,7 @@ from trainables.storage.store import Store
 from trainables.training.loop import refresh_statistics
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-from trainables.victims import make_trainer, obtain_victim
+from trainables.victims.make import make_trainer, obtain_victim
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from trainables.seeding import generator_for
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-from trainables.victims import obtain_victim
+from trainables.victims.make import obtain_victim
 
 RECIPE = TrainingRecipe(epochs=1, batch_size=40, lr=0.05)
 SMALL = InputAware(generator_width=4)

@@ -20,7 +20,7 @@ from trainables.registry import SettingError
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-from trainables.victims import obtain_victim
+from trainables.victims.make import obtain_victim
 
 RECIPE = TrainingRecipe(epochs=2, batch_size=40, lr=0.05)
 TRANSFER = Latent(form="transfer", target_label=3)

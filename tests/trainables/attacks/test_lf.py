@@ -29,7 +29,7 @@ from trainables.registry import SettingError
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-from trainables.victims import make_trainer, obtain_victim
+from trainables.victims.make import make_trainer, obtain_victim
 
 SEEDS = range(10)
 

@@ -25,7 +25,7 @@ from trainables.training.loop import Counters, DivergedError, Optimizer
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.schedules import CyclicSchedule, Phase
 from trainables.training.trainer import Trainer
-from trainables.victims import obtain_victim
+from trainables.victims.make import obtain_victim
 
 RECIPE = TrainingRecipe(epochs=2, batch_size=40, lr=0.05)
 

@@ -13,7 +13,7 @@ from tests.toy import toy_spec
 from trainables.attacks.base import ATTACKS, TRIGGERS, DataPoisoning, Trigger, check_trigger, stamp, trigger_kind
 from trainables.data.images import Dataset
 from trainables.plugins.modules import PluginError
-from trainables.victims import check_victim
+from trainables.victims.spec import check_victim
 
 IMAGES = torch.randint(0, 256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 

@@ -15,7 +15,7 @@ from trainables.storage.store import Store
 from trainables.training.geometry import Moves
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-from trainables.victims import obtain_victim
+from trainables.victims.make import obtain_victim
 
 
 def stream(seed: int = 0) -> torch.Generator:

@@ -14,7 +14,7 @@ from trainables.choice.planting import MOST_STEPS, PLANTED_ASR, plant, triggered
 from trainables.defenses.base import CleanData
 from trainables.training.predict import predict
 from trainables.training.recipes import TrainingRecipe
-from trainables.victims import make_trainer
+from trainables.victims.make import make_trainer
 
 CPU = torch.device("cpu")
 

@@ -21,7 +21,7 @@ from trainables.registry import SettingError
 from trainables.training.loop import Counters
 from trainables.training.movement import Movement
 from trainables.training.trainer import Trainer
-from trainables.victims import make_trainer
+from trainables.victims.make import make_trainer
 
 CPU = torch.device("cpu")
 SMALL = (super_ft(2, 0.1), super_ft(3, 0.03))

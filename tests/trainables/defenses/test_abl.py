@@ -15,7 +15,7 @@ from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.training.loop import Augmentation, History, Optimizer
 from trainables.training.trainer import Trainer
-from trainables.victims import make_trainer
+from trainables.victims.make import make_trainer
 
 
 def gradient(defense: AntiBackdoorLearning, *losses: float) -> list[float]:

@@ -19,7 +19,7 @@ from trainables.defenses.base import CleanData, Repair
 from trainables.defenses.pruning import MaskedModel, batch_norms
 from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 SMALL = shipped.SMALL["anp"]
 

@@ -14,7 +14,7 @@ from trainables.defenses.awm import AdversarialWeightMasking, MaskedConvolutions
 from trainables.defenses.base import CleanData
 from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 SHORT: dict[str, Any] = {"steps": 4, "round_steps": 2, "inner_steps": 2, "batch_size": 16, "lr": 0.1}
 

@@ -16,7 +16,7 @@ from trainables.defenses.pruning import batch_norms
 from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 
 def model(width: int = 16) -> Classifier:

@@ -15,7 +15,7 @@ from trainables.defenses.base import CleanData, Repair
 from trainables.defenses.d3 import DistanceDrivenDetoxification, begin, distance, rescale
 from trainables.training.loop import Counters
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 SHORT: dict[str, Any] = {"steps": 6, "batch_size": 16}
 NO_LOSS = 1e6  # a slack that no image reaches: the distance is all that is left

@@ -24,7 +24,9 @@ from trainables.storage.store import Store
 from trainables.training.recipes import RECIPES
 from trainables.trial import assets_for, judge_detectors, run_trial
 from trainables.trial_result import TrialResult
-from trainables.victims import Victim, VictimSpec, make_trainer
+from trainables.victims.make import make_trainer
+from trainables.victims.spec import VictimSpec
+from trainables.victims.victim import Victim
 from trainables.workbench import Workbench
 
 CPU = torch.device("cpu")

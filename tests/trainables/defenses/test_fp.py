@@ -12,7 +12,7 @@ from trainables.defenses.base import CleanData
 from trainables.defenses.fp import FinePruning
 from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 
 class Grey(nn.Module):

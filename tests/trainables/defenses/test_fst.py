@@ -15,7 +15,7 @@ from trainables.defenses.ft import FineTuning
 from trainables.models.classifier import Classifier
 from trainables.training.loop import Counters, Optimizer
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 SHORT: dict[str, Any] = {"steps": 6, "batch_size": 16}
 

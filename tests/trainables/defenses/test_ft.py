@@ -13,7 +13,7 @@ from trainables.defenses.base import CleanData
 from trainables.defenses.ft import SCOPES, FineTuning, in_scope
 from trainables.training.loop import Optimizer
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 
 @pytest.fixture

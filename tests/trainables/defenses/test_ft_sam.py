@@ -14,7 +14,7 @@ from trainables.defenses.ft_sam import FineTuningSAM
 from trainables.training.loop import Counters
 from trainables.training.sharpness import climb
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 
 def clean(toy: Dataset) -> CleanData:

@@ -17,7 +17,7 @@ from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.training.loop import Counters, autocast
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 SHORT: dict[str, Any] = {"steps": 4, "round_steps": 2, "inner_steps": 2, "batch_size": 16, "fixed_point_iterations": 3}
 

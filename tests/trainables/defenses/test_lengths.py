@@ -20,7 +20,7 @@ from trainables.defenses.base import (
 from trainables.registry import SettingError
 from trainables.training.loop import Counters
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 ON_CLEAN_DATA = [name for name in DEFENSES.names() if DEFENSES.get(name).owns is CleanData]
 WITH_BATCHES = [name for name in DEFENSES.names() if hasattr(DEFENSES.get(name), "batch_size")]

@@ -23,7 +23,7 @@ from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.training.loop import Counters
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 SHORT: dict[str, Any] = {"steps": 4, "teacher_steps": 4, "batch_size": 16}
 

@@ -18,7 +18,7 @@ from trainables.defenses.nft import NeuralMaskFineTuning, fold
 from trainables.defenses.pruning import MaskedModel, batch_norms
 from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 SHORT: dict[str, Any] = {"iterations": 8, "batch_size": 16, "lr": 5.0, "bn_mode": "eval"}
 

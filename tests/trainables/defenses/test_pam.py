@@ -27,7 +27,8 @@ from trainables.storage.store import Store
 from trainables.training.loop import Counters
 from trainables.training.recipes import RECIPES
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim, VictimSpec
+from trainables.victims.spec import VictimSpec
+from trainables.victims.victim import Victim
 from trainables.workbench import Workbench
 
 SHORT: dict[str, Any] = {"steps": 6, "batch_size": 16, "lr": 0.05}

@@ -35,7 +35,8 @@ from trainables.training.loop import History
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
 from trainables.trial import run_trial
-from trainables.victims import Victim, obtain_victim
+from trainables.victims.make import obtain_victim
+from trainables.victims.victim import Victim
 
 BATCH_NORM_MODELS = [name for name in MODELS.names() if name not in ("convnext_tiny", "vit_small")]
 

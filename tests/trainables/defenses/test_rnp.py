@@ -21,7 +21,7 @@ from trainables.defenses.rnp import Ascent, ReconstructiveNeuronPruning
 from trainables.models.classifier import Classifier
 from trainables.training.predict import predict
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 SMALL = shipped.SMALL["rnp"]
 

@@ -16,7 +16,7 @@ from trainables.defenses.sau import SharedAdversarialUnlearning, jensen_shannon,
 from trainables.models.classifier import Classifier
 from trainables.training.loop import Counters
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 
 def clean(toy: Dataset) -> CleanData:

@@ -12,7 +12,7 @@ from trainables.defenses.scratch import ARMS, Scratch
 from trainables.defenses.super_ft import SuperFineTuning
 from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 
 @pytest.fixture

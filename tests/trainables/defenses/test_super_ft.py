@@ -16,7 +16,7 @@ from trainables.defenses.ft import FineTuning
 from trainables.defenses.super_ft import SuperFineTuning
 from trainables.training.loop import DivergedError
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 Runner = Callable[..., Repair]
 

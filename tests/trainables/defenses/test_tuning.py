@@ -10,7 +10,7 @@ from trainables.job import Cell
 from trainables.storage.store import Store
 from trainables.training.recipes import RECIPES
 from trainables.trial_result import TrialResult
-from trainables.victims import VictimSpec
+from trainables.victims.spec import VictimSpec
 from trainables.workbench import Workbench
 
 pytestmark = pytest.mark.slow

@@ -27,7 +27,7 @@ from trainables.training.trainer import Trainer
 from trainables.training.watch import Moment, watching
 from trainables.trial import run_trial
 from trainables.trial_result import TrialResult
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 CPU = torch.device("cpu")
 # What a curve alone changes of a row: when, how fast, and how much was measured.

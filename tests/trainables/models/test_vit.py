@@ -12,7 +12,7 @@ from trainables.models.build import build_model
 from trainables.models.vit import Block, places
 from trainables.storage.store import Store
 from trainables.training.recipes import RECIPES
-from trainables.victims import VictimSpec
+from trainables.victims.spec import VictimSpec
 from trainables.workbench import Workbench
 
 

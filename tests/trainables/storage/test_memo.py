@@ -15,7 +15,7 @@ from trainables.storage.store import Artifact, Store
 from trainables.training.loop import Counters
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
-from trainables.victims import make_trainer
+from trainables.victims.make import make_trainer
 
 CPU = torch.device("cpu")
 RECIPE = TrainingRecipe(epochs=1, batch_size=64, lr=0.01)

@@ -17,7 +17,7 @@ from tests.toy import toy_dataset, toy_spec
 from trainables.data.images import Dataset
 from trainables.storage.remote_store import RemoteStore, open_store
 from trainables.storage.store import META, Artifact, DamagedArtifactError, Store, StoreUnavailableError
-from trainables.victims import obtain_victim
+from trainables.victims.make import obtain_victim
 
 NAME = "badnets-toy-0123456789abcdef"
 CPU = torch.device("cpu")

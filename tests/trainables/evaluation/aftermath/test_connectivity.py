@@ -13,7 +13,7 @@ from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.training.loop import refresh_statistics
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 
 def given(toy: Dataset, victim: Victim, trainer: Trainer) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from trainables.evaluation.aftermath.reinjection import (
 )
 from trainables.evaluation.aftermath.settings import Arm, Reinjection
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 ARM = Arm("5 images", None, 5, 0.01)
 LABELS = torch.arange(200) % 10

@@ -7,7 +7,7 @@ from trainables.data.images import Dataset
 from trainables.evaluation.aftermath.retuning import _drawn, images_held, measured_steps, planned_work
 from trainables.evaluation.aftermath.settings import Retuning
 from trainables.training.trainer import Trainer
-from trainables.victims import Victim
+from trainables.victims.victim import Victim
 
 
 def test_on_cifar10_it_is_40_steps_on_1000_images() -> None:
