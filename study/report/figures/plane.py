@@ -24,6 +24,7 @@ from study.report.figures.style import (
     for_print,
     legend_below,
     legend_columns,
+    panel_grid,
     percent_tick,
     searched_style,
 )
@@ -99,10 +100,9 @@ def plane_png(title: str, panels: dict[str, list[Mark]], apart: Sequence[str] = 
     wide = min(PANELS, len(panels))
     high = -(-len(panels) // wide)
     figure = canvas(TEXT_WIDTH, 0.5 + max(1.6, 4.6 / wide) * high + 0.14 * (-(-len(names) // columns)))
-    grid = figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True).ravel()
-    for axis in grid[len(panels) :]:
-        axis.remove()
-    for index, (axis, (attack, marks)) in enumerate(zip(grid, panels.items(), strict=False)):
+    for index, (axis, (attack, marks)) in enumerate(
+        zip(panel_grid(figure, len(panels), wide), panels.items(), strict=True)
+    ):
         for mark in marks:
             if mark.name == BEFORE:
                 look = {"color": "black", "marker": "X"}

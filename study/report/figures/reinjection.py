@@ -19,6 +19,7 @@ from study.report.figures.style import (
     for_print,
     legend_below,
     legend_columns,
+    panel_grid,
     percent_tick,
     searched_style,
 )
@@ -73,13 +74,12 @@ def reinjection_png(
     high = -(-len(panels) // wide)
     columns = legend_columns(names, TEXT_WIDTH)
     figure = canvas(TEXT_WIDTH, 0.6 + 1.75 * high + 0.14 * (-(-len(names) // columns)))
-    grid = figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True).ravel()
-    for axis in grid[len(panels) :]:
-        axis.remove()
     repairs = [name for name in names if name not in LINES]
     dashes = {name: DASHES[number % len(DASHES)] for number, name in enumerate(apart)}
     longest = max(float(own["epoch"].max()) for own in panels.values())
-    for index, (axis, (head, own)) in enumerate(zip(grid, panels.items(), strict=False)):
+    for index, (axis, (head, own)) in enumerate(
+        zip(panel_grid(figure, len(panels), wide), panels.items(), strict=True)
+    ):
         for name in names:
             known = name in LINES
             colour = GREY if known else searched_style(repairs.index(name))[0]

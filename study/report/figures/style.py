@@ -126,6 +126,14 @@ def searched_style(index: int) -> tuple[str, tuple[str, str]]:
     return SEARCHED_COLOURS[index % len(SEARCHED_COLOURS)], SEARCHED_SHAPES[index // half % len(SEARCHED_SHAPES)]
 
 
+def panel_grid(figure: Figure, count: int, wide: int) -> list[Axes]:
+    """``count`` axes in rows of ``wide``, all to one scale; places of the last row that stay empty are removed."""
+    axes = figure.subplots(-(-count // wide), wide, squeeze=False, sharex=True, sharey=True).ravel()
+    for surplus in axes[count:]:
+        surplus.remove()
+    return list(axes[:count])
+
+
 def legend_below(figure: Figure, names: Sequence[str], columns: int) -> None:
     """One legend for all panels, at the foot of the figure: each name once, in this order."""
     drawn: dict[str, Any] = {}
