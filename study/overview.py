@@ -1,34 +1,27 @@
-"""What people read on a terminal of a study: its plan, and how far it is."""
+"""What people read of a study on a terminal before it starts: its plan."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import torch
 
 from study.plan.costs import Work, work_left
 from study.plan.data import Data, data_of
 from study.plan.forecast import look_ahead, plan_lines
 from study.plan.gpu_shares import read_measurements
-from study.plan.jobs import Plan, Search, check_plan, load_data, make_plan, plan_on, read_data
+from study.plan.jobs import Plan, check_plan, load_data, make_plan, plan_on, read_data
 from study.plan.slots import Node
 from study.plan.targets import with_any_label
 from study.record.ended import read_ended
-from study.record.folder import LEDGER_FILE, stored_spec
+from study.record.folder import LEDGER_FILE
 from study.record.ledger import Ledger
 from study.record.victims import absent, absent_in_words, decided
-from study.record.words import ago, describe, duration, finished_at, in_columns
-from study.report.terminal import front_summary
-from study.results.left import plan_in, trials_left, with_chosen_detectors
-from study.results.settings import aggregate_all, fronts, hypervolume_over_trials, models_of, of_repeat
+from study.record.words import in_columns
+from study.results.left import trials_left, with_chosen_detectors
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
-from trainables.attacks.base import ATTACKS
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource, outline
 from trainables.job import Cell
@@ -142,98 +135,3 @@ def _by_combination(work: Sequence[Work]) -> list[str]:
     for name, items in groups.items():
         table.append([name, str(sum(i.trials for i in items)), f"{sum(i.epochs for i in items):.1f}"])
     return in_columns(table)
-
-
-def overview(directory: Path, *, called: str, now: float | None = None) -> str:
-    """How far the study in ``directory`` is, read without touching it.
-
-    Args:
-        directory: a study's folder.
-        called: what people call it.
-        now: seconds since the epoch; tests pass their own.
-    """
-    spec = stored_spec(directory)
-    ledger = Ledger.read(directory / LEDGER_FILE)
-    rows, counts = ledger.rows(), Counter(row["status"] for row in ledger.rows())
-    plan, judged = plan_in(directory, spec, rows), decided(directory, rows)
-    left = trials_left(plan, rows, read_ended(directory))
-    lines = [
-        f"study {spec.name} in {called}: {len(rows)} of {len(rows) + left.total()} trials done"
-        + (f" ({', '.join(f'{count} {status}' for status, count in sorted(counts.items()))})" if counts else ""),
-        *_activity(rows, left.total(), time.time() if now is None else now),
-        *absent_in_words(judged, spec.victim.require_implanted),
-        *(f"note: {note}" for note in ledger.damaged),
-        *(f"failed: {describe(row)}" for row in rows if row["status"] == "failed"),
-    ]
-    if rows:
-        frame = ledger.to_frame()
-        lines += ["", *_victims(rows), "", *_searches(plan, frame, left), "", front_summary(directory)]
-    return "\n".join(lines)
-
-
-def _activity(rows: Sequence[Mapping[str, Any]], left: int, now: float) -> list[str]:
-    """When the last trial ended, what all took, and how long the rest takes at the pace of the last trials."""
-    ends = sorted(end for row in rows if (end := finished_at(row)) is not None)
-    lines = [f"time in trials: {duration(sum(row.get('wall_seconds') or 0 for row in rows))}"]
-    if not ends:
-        return [*lines, "finished"] if left == 0 else lines
-    lines.insert(0, f"last trial ended {ago(max(0.0, now - ends[-1]))}")
-    if left == 0:
-        return [*lines, "finished"]
-    recent = ends[-PACE_TRIALS:]
-    if len(recent) > 2 and recent[-1] > recent[0]:
-        seconds = left * (recent[-1] - recent[0]) / (len(recent) - 1)
-        lines.append(f"time left: about {duration(seconds)} for {left} trials at the pace of the last {len(recent)}")
-    else:
-        lines.append(f"time left: unknown yet, for {left} trials")
-    return lines
-
-
-def _victims(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The models that trials were run on, as they were before repair (full test set)."""
-    seen: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-    for row in rows:
-        if row.get("asr_before") is None or row["role"] == "control":
-            continue
-        of = row.get("combination") or ""
-        key = (row["attack"], row["seed"], of and (row.get("victim") or of))  # combinations may share a victim
-        if key not in seen or row["status"] == "backdoor_not_implanted":
-            seen[key] = row
-    swept = any(row.get("combination") for row in seen.values())
-    table = [["victim", "seed", "ASR", "clean accuracy", "backdoor", *(["first met in"] if swept else [])]]
-    for (attack, seed, _), row in seen.items():
-        said = "implanted" if ATTACKS.get(attack).implants_backdoor else "none meant"
-        said = "NOT IMPLANTED" if row["status"] == "backdoor_not_implanted" else said
-        rates = [f"{row['asr_before']:.3f}", f"{row['clean_accuracy_before']:.3f}"]
-        table.append([attack, str(seed), *rates, said, *([row["combination"]] if swept else [])])
-    return in_columns(table)
-
-
-def _searches(plan: Plan, frame: pd.DataFrame, left: Mapping[str, int]) -> list[str]:
-    """Each search: settings done, size and hypervolume of its front on both halves."""
-    if not plan.searches:
-        return []
-    table = [["search", "settings", "left", "front", "hypervolume", "report half", "models"]]
-    parts = {number: of_repeat(frame, number) for number in sorted({search.repeat for search in plan.searches})}
-    tables = {n: (hypervolume_over_trials(part), fronts(part), aggregate_all(part)) for n, part in parts.items()}
-    for search in plan.searches:
-        own, front, mine = (_of_search(part, search) for part in tables[search.repeat])
-        volumes = [f"{own[half].iloc[-1]:.4f}" if len(own) else "-" for half in ("search", "report")]
-        mine = mine[mine["role"] == "search"]
-        models = models_of(mine.iloc[0]) if len(mine) else ""
-        rest = -(-left.get(search.label, 0) // len(search.cells))
-        table.append([search.label, str(len(own)), str(rest), str(len(front)), *volumes, models])
-        if search.fresh:
-            confirmed = frame.loc[frame["search"] == search.confirm_label, "trial"].value_counts()
-            rest = -(-left.get(search.confirm_label, 0) // len(search.fresh))
-            ready = str(int((confirmed >= len(search.fresh)).sum()))
-            open_still = f"at most {rest}" if left.get(search.label) else str(rest)
-            table.append([search.confirm_label, ready, open_still, "-", "-", "-", f"{len(search.fresh)} fresh models"])
-    return in_columns(table)
-
-
-def _of_search(table: pd.DataFrame, search: Search) -> pd.DataFrame:
-    """The rows of a table of settings that are of one search's attack, defense and combination."""
-    first = search.cells[0]
-    same = (table["attack"] == search.group) & (table["defense_label"] == first.label)
-    return table[same & (table["combination"] == first.combination)]

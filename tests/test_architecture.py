@@ -20,7 +20,7 @@ FLOORS = {
         *(
             {"cli"},
             {"commands"},
-            {"overview", "listings", "new", "citations", "doctor", "simulate", "claims"},
+            {"overview", "watch", "listings", "new", "citations", "doctor", "simulate", "claims"},
             {"run"},
             {"report", "tracking", "cluster"},
             {"search"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -13,15 +14,20 @@ from trainables.storage.remote import Place, as_place
 
 @click.command()
 @click.argument("directory", type=as_place)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts; its keys stand in the manual.")
 @bad_input_is_one_line
-def show(directory: Place) -> None:
-    """Say how far a study is (also while it runs): trials, failures, fronts, hypervolume."""
-    from study.overview import overview
+def show(directory: Place, as_json: bool) -> None:
+    """Say how far a study is (also while it runs): nodes, slots, trials, victims, time left, fronts, hypervolume."""
     from study.record.remote_folder import open_folder
+    from study.watch.state import state_of
+    from study.watch.words import overview
 
     with open_folder(directory) as folder:
         folder.fetch(rows_only=True)
-        click.echo(overview(folder.path, called=folder.called))
+        if as_json:
+            click.echo(json.dumps(state_of(folder.path, called=folder.called).as_json(), allow_nan=False))
+        else:
+            click.echo(overview(folder.path, called=folder.called))
 
 
 @click.command()

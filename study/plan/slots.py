@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -143,6 +144,11 @@ class Room:
         for waiting in self._places.values():
             if waiting.node is None:
                 self._put(waiting)
+
+    @property
+    def running(self) -> Counter[str]:
+        """How many trials are thought to be on each node, by its name; may be asked from another thread."""
+        return Counter(place.node for place in [*self._places.values()] if place.node is not None)
 
     def _set_nodes(self, nodes: Sequence[Node]) -> None:
         self.nodes = list(nodes)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from trainables.columns import (
     AFTERMATH_COLUMNS,
@@ -22,6 +20,9 @@ from trainables.columns import (
     STATUS,
     Column,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Raised when columns change their meaning; rows without the column are of version 1 and are read as `upgraded` says.
 SCHEMA = 3
@@ -118,6 +119,8 @@ def to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     ``note.*`` and columns that this version does not know come last. Columns of these three are numeric where all of
     their values are numbers.
     """
+    import pandas as pd  # here: slow to import, and who looks at rows alone needs none
+
     rows = [upgraded(row) for row in rows]
     known = {column.name: column for column in COLUMNS}
     names = {name for row in rows for name in row}
@@ -151,6 +154,8 @@ def is_share(name: str) -> bool:
 
 
 def _column(values: Sequence[Any], kind: str | None) -> pd.Series[Any]:
+    import pandas as pd  # here: see `to_frame`
+
     if kind is None:
         kind = _kind_of(values)
     if kind in _DTYPES:

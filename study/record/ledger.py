@@ -9,13 +9,14 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from study.record.columns import to_frame, upgraded
 from study.record.files import append_whole, write_atomically
 from study.spec.yaml_io import SpecError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Row = dict[str, Any]
 Key = tuple[str, str, int, int]
@@ -209,7 +210,7 @@ def _encode(row: Mapping[str, Any]) -> str:
 
 
 def _decode(line: bytes) -> Row:
-    row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    row = _DECODER.decode(line.decode("utf-8"))
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, got {type(row).__name__}")
     return row
@@ -217,3 +218,6 @@ def _decode(line: bytes) -> Row:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no finite number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # json.loads would make one anew for every line

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from study.record.detectors import DETECTORS_FILE
+from study.record.ended import ENDED_FILE
 from study.record.folder import LEDGER_FILE, SPEC_FILE, Folder, check_folder, driving
+from study.record.now import NOW_FILE
 from study.record.object_log import SegmentLog
 from study.record.optuna_storage import JOURNAL_FILE
 from study.record.shipping import Mirror
@@ -72,11 +74,11 @@ class RemoteFolder:
         return not self._has_rows
 
     def fetch(self, *, rows_only: bool = False) -> None:
-        """Copy the study here, or only its spec, victims and ledger (SpecError where there is none)."""
+        """Copy the study here, or only its ledger and what tells of it (SpecError where there is none)."""
         if SPEC_FILE not in (names := self._names()):
             raise SpecError(f"{self.called} is no study folder: it has no {SPEC_FILE}")
         if rows_only:
-            for name in {SPEC_FILE, VICTIMS_FILE, DETECTORS_FILE}.intersection(names):
+            for name in {SPEC_FILE, VICTIMS_FILE, DETECTORS_FILE, ENDED_FILE, NOW_FILE}.intersection(names):
                 self.remote.download(name, self.path / name)
             (self.path / LEDGER_FILE).write_bytes(SegmentLog(self.remote, LEDGER_FILE, salvage=True).read())
         else:

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import pandas as pd
-
 from trainables.evaluation.metrics import wilson
 
 
@@ -47,11 +45,15 @@ def finishing_time(seconds: float, now: datetime | None = None) -> str:
 
 def percent(value: Any, digits: int = 1) -> str:
     """0.9731 as ``97.3 %``; a dash where there is no value."""
+    import pandas as pd  # here: see `record.columns.to_frame`
+
     return "–" if pd.isna(value) else f"{100 * float(value):.{digits}f} %"
 
 
 def interval(rate: Any, n: Any) -> tuple[float, float] | None:
     """95 % Wilson interval of a rate measured on n images; None if either is unknown."""
+    import pandas as pd  # here: likewise
+
     if pd.isna(rate) or pd.isna(n) or n < 1:
         return None
     return wilson(round(float(rate) * int(n)), int(n))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from study.plan.jobs import CONFIRM
 from study.results.equal_rules import LEVEL, Estimate
@@ -67,7 +67,7 @@ def jackknife(value: float, without_one: list[float]) -> Estimate:
     if n < 2:  # nothing is known of the spread
         return Estimate(value, -1.0, 1.0)
     error = ((n - 1) * float(np.var(without_one))) ** 0.5
-    reach = float(student.ppf(0.5 + LEVEL / 200, n - 1)) * error
+    reach = float(stdtrit(n - 1, 0.5 + LEVEL / 200)) * error
     return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach))
 
 

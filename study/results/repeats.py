@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from study.results.equal_rules import ENDS, LEVEL, Estimate
 from study.results.pareto import hypervolume, hypervolume_box
@@ -27,7 +27,7 @@ def mean_of(values: Sequence[float]) -> Estimate:
     if len(values) < 2:  # nothing is known of the spread
         return Estimate(mean, 0.0, 1.0)
     error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    reach = float(student.ppf(0.5 + LEVEL / 200, len(values) - 1)) * error
+    reach = float(stdtrit(len(values) - 1, 0.5 + LEVEL / 200)) * error
     return Estimate(mean, max(0.0, mean - reach), min(1.0, mean + reach))
 
 

@@ -102,7 +102,7 @@ def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> Mad
                 waiting[start(cell, larger)] = (cell, larger)
             else:
                 failed[cell.made_from] = f"victim: {cause(error)}"
-                progress.say(f"{name} FAILED: {cause(error)}")
+                progress.victim_failed(name, cause(error))
     return Made(failed, judged)
 
 

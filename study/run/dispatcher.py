@@ -59,6 +59,11 @@ class Dispatcher:
         """Whether nothing runs and nothing more will: a running trial may be put back, or its cost allow another."""
         return not self._running and not self.driver.has_work() and not self.driver.waits()
 
+    @property
+    def given(self) -> list[float]:
+        """GPUs of each running trial; may be asked from another thread."""
+        return [gpus for _, gpus in [*self._running.values()]]
+
     def gpus_of(self, job: Job) -> float:
         """The share that ``job`` gets now."""
         first, share = self._first.get(job.key), self.shares[job.label]

@@ -33,6 +33,7 @@ from study.run.before_trials import check_implanted, make_victims, measure_kinds
 from study.run.dispatcher import Dispatcher
 from study.run.driver import Driver
 from study.run.kept_models import tidy_kept
+from study.run.live import Live
 from study.run.on_tune import run_trials
 from study.run.progress import Progress
 from study.run.trigger_picture import write_trigger_figures
@@ -137,17 +138,21 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
         if not driver.finished:
             if driver.done:
                 progress.say(f"continuing: {driver.done} of {driver.total} trials are done")
+            live = stack.enter_context(Live(driver, progress, home))
             try:
                 # Twice: Ray's start puts a handler of its own over ours, which would abort the driver.
                 cluster = contextlib.nullcontext(dashboard) if is_new else ray_cluster(address)
                 with cluster as dashboard, _sigterm_as_sigint():
                     if dashboard:
                         progress.say(f"Ray dashboard: {dashboard}")
+                    live.phase("victims", usable_nodes(), len(plan.victims()))
                     judged = _victims_on_ray((data, upstream), driver, progress, str(store.where), home, judged)
+                    live.phase("detectors")
                     _detectors_on_ray(driver, progress, str(store.where), home, absent(judged))
-                    _trials_on_ray(data, driver, progress, str(store.where), home, trouble)
+                    _trials_on_ray(data, driver, progress, str(store.where), home, trouble, live)
             except KeyboardInterrupt:
                 log.debug("interrupted")
+            live.phase("report")
             trouble.check(f"stopped after {driver.done} of {driver.total} trials: ")
             state = "finished" if driver.finished else "interrupted"
         if driver.finished:
@@ -232,6 +237,7 @@ def _trials_on_ray(
     store: str,
     home: Folder | RemoteFolder,
     trouble: Trouble,
+    live: Live,
 ) -> None:
     """Measure what shares a GPU, run the trials."""
     from ray import tune
@@ -244,6 +250,7 @@ def _trials_on_ray(
     left = {item.label: item.trials for item in work_left(plan, data, driver.remaining())}
     ahead = look_ahead(plan, data, home.path, usable_nodes(), left)
     if ahead.shares is None:
+        live.phase("measuring")
         ahead = ahead.with_measured(measure_kinds(ahead, progress, store, home, driver.broken))
         for line in [*ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:
             progress.say(line)
@@ -257,7 +264,9 @@ def _trials_on_ray(
     )
     progress.trials_begin()
     room = Room(ahead.nodes, ahead.cpus, recount=usable_nodes)
-    run_trials(Dispatcher(driver, progress, room, ahead.shares or {}, trouble), trainable)
+    dispatcher = Dispatcher(driver, progress, room, ahead.shares or {}, trouble)
+    live.trials(dispatcher)
+    run_trials(dispatcher, trainable)
 
 
 @contextlib.contextmanager

@@ -34,6 +34,11 @@ class Progress:
         self.trials_begin()
         self._last_line = -LINE_EVERY
         self._failed, self._not_kept = 0, 0
+        # For those who look on, from other threads, which must not ask the driver while it works.
+        self.victims_ready = self.victims_failed = 0
+        self.left = driver.total - driver.done
+        self.seconds_left: float | None = None
+        self.hypervolumes: dict[str, float] = {}  # of each search that has a front, on the search half
 
     def say(self, text: str) -> None:
         """One line, at once."""
@@ -48,6 +53,7 @@ class Progress:
 
     def victim(self, facts: Mapping[str, Any]) -> None:
         """A victim is ready."""
+        self.victims_ready += 1
         for note in facts["notes"]:
             self.say(f"WARNING: {note}")
         # A victim is shared whatever trained it; its trials then differ from those of a store of their own.
@@ -64,6 +70,11 @@ class Progress:
             f"ASR {facts['asr']:.3f}{base}; {made}{warning}"
         )
 
+    def victim_failed(self, name: str, cause: str) -> None:
+        """A victim could not be made."""
+        self.victims_failed += 1
+        self.say(f"{name} FAILED: {cause}")
+
     def _consequence(self) -> str:
         return {
             "stop": "the study stops (victim.require_implanted)",
@@ -79,10 +90,14 @@ class Progress:
             if self._not_kept == 1:  # a full disk would say it of every trial
                 self.say(f"WARNING: the model of {row['trial']} was not kept ({row['not_kept']}); its row is recorded")
         now = self.clock()
-        last = self.driver.done >= self.driver.total
+        self.left = self.driver.total - self.driver.done
+        self.seconds_left = self._seconds_left(now)
+        if (front := self.driver.fronts.get(str(row["search"]))) is not None and len(front):
+            self.hypervolumes[str(row["search"])] = front.hypervolume
+        last = self.left <= 0
         if self.interactive or last or row["status"] == "failed" or now - self._last_line >= LINE_EVERY:
             self._last_line = now
-            self.say(f"[{self.driver.done}/{self.driver.total}] {describe(row)}{self._front(row)}{self._left(now)}")
+            self.say(f"[{self.driver.done}/{self.driver.total}] {describe(row)}{self._front(row)}{self._left()}")
 
     def _front(self, row: Mapping[str, Any]) -> str:
         front = self.driver.fronts.get(str(row["search"]))
@@ -91,12 +106,16 @@ class Progress:
         words = models_in_words(*self.driver.models_of(str(row["search"])))
         return f" | front {len(front)}, hypervolume {front.hypervolume:.4f}{f' ({words})' if words else ''}"
 
-    def _left(self, now: float) -> str:
+    def _seconds_left(self, now: float) -> float | None:
+        """At the pace of this run; None while no trial of it has ended."""
         made = self.driver.done - self._done_before
-        left = self.driver.total - self.driver.done
-        if made == 0 or left <= 0:
+        return (now - self._started) / made * max(0, self.left) if made else None
+
+    def _left(self) -> str:
+        if self.seconds_left is None or self.left <= 0:
             return ""
-        seconds = (now - self._started) / made * left
-        text = f" | {duration(seconds)} left"
+        text = f" | {duration(self.seconds_left)} left"
         # The first few trials say little, and a short time needs no date.
-        return f"{text}, until {finishing_time(seconds)}" if made >= FEW and seconds > LONG else text
+        made = self.driver.done - self._done_before
+        late = made >= FEW and self.seconds_left > LONG
+        return f"{text}, until {finishing_time(self.seconds_left)}" if late else text

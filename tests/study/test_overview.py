@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from optuna.storages import InMemoryStorage
 
-from study.overview import overview, plan_summary
+from study.overview import plan_summary
 from study.plan.slots import Node
 from study.record.files import write_atomically
 from study.spec.schema import StudySpec
+from study.watch.words import overview
 from tests.study.processes import new_place
 from tests.study.tiny import made_up_row, make_driver, run, tiny_spec
 from trainables.data.images import DataError

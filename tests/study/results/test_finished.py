@@ -14,13 +14,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import InMemoryStorage
 
 from search_spaces.space import Space
-from study.overview import overview, plan_summary
+from study.overview import plan_summary
 from study.plan.jobs import Plan, make_plan
 from study.record.files import write_atomically
 from study.report.write import write_report
 from study.results.left import plan_in, trials_left, unfinished_in_words
 from study.run.driver import Driver
 from study.spec.schema import StudySpec
+from study.watch.words import overview
 from tests.study.tiny import made_up_row, make_driver, run, tiny_spec
 from trainables.job import Job
 

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from optuna.storages import InMemoryStorage
 
-from study.overview import overview
 from study.plan.costs import work_left
 from study.plan.forecast import plan_lines
 from study.plan.jobs import load_data, make_plan
@@ -22,6 +21,7 @@ from study.results.confirmed import confirmed_settings, jackknife, winners_curse
 from study.results.left import plan_in, trials_left
 from study.results.settings import aggregate_all, fronts, hypervolume_over_trials
 from study.run.driver import Driver
+from study.watch.words import overview
 from tests.study.rows import point
 from tests.study.tiny import AS_PUBLISHED, made_up_row, make_driver, run, tiny_spec
 from trainables.job import Job

@@ -10,7 +10,6 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from study.overview import overview
 from study.plan.jobs import make_plan
 from study.record.columns import to_frame
 from study.record.folder import LEDGER_FILE, SPEC_FILE
@@ -21,6 +20,7 @@ from study.results.left import plan_in, trials_left
 from study.results.pareto import hypervolume
 from study.results.repeats import mean_of, repeated_searches
 from study.results.settings import aggregate_all, fronts, of_repeat
+from study.watch.words import overview
 from tests.study.rows import made_up_study
 from tests.study.tiny import AS_PUBLISHED, make_driver, run, tiny_spec
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from optuna.storages import InMemoryStorage
 
-from study.overview import overview, plan_summary
+from study.overview import plan_summary
 from study.plan.costs import curves_cost, trial_cost, victims_cost, work_left
 from study.plan.jobs import load_data, make_plan, plan_on, prepare
 from study.record.curves import curve_file, read_curves, write_curve
@@ -19,6 +19,7 @@ from study.run.driver import Driver
 from study.run.tune_detectors import DetectorSearch
 from study.search.optuna_search import open_searches
 from study.spec.sweep import combinations
+from study.watch.words import overview
 from tests.study.tiny import made_up_row, make_driver, run, tiny_spec
 from trainables.job import Job
 
