@@ -8,6 +8,7 @@ import sys
 import click
 
 from study.commands.claims import claims
+from study.commands.files import fetch, pull
 from study.commands.listings import list_names, new, print_recipe
 from study.commands.machine import check_cluster, cluster_file, doctor
 from study.commands.own_models import evaluate, export, repair
@@ -42,7 +43,7 @@ def main(verbose: bool) -> None:
 
 
 for command in (
-    *(run, plan, submit, merge, show, front, table, report, cite, claims, simulate),
+    *(fetch, plan, run, submit, show, pull, merge, front, table, report, cite, claims, simulate),
     *(trial, trigger, repair, export, evaluate, import_victim),
     *(list_names, print_recipe, new, doctor, check_cluster, cluster_file),
 ):

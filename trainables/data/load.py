@@ -70,7 +70,7 @@ def load_dataset(
             )
         mean, std, mirrored = source.mean, source.std, source.flip
     else:
-        raise DataError(_unknown(name))
+        raise DataError(unknown(name))
     _check(name, raw)
     tell(name, _remarks(raw))
     check_variety(name, "training", raw.train)
@@ -118,7 +118,8 @@ def _remarks(raw: Raw) -> tuple[str, ...]:
     return repeated(raw.train, raw.test, raw.classes, place)
 
 
-def _unknown(name: str) -> str:
+def unknown(name: str) -> str:
+    """The message for a name that is no data set, in one line."""
     if name and Path(name).expanduser().exists():
         return f"unknown dataset {name!r}: did you mean '{FOLDER}{name}'?"
     try:

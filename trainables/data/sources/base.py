@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainables.data.archives import Archive
 from trainables.data.images import ImageSet
 from trainables.registry import Registry
 
@@ -56,6 +57,7 @@ class Source:
             set is not.
         files: what lies below the root where the set is there, as patterns (``*``): each must be found. () where it
             needs no files; None: not known without reading it.
+        archives: gives the published files that `read` unpacks; None: they cannot be fetched.
     """
 
     description: str
@@ -69,6 +71,7 @@ class Source:
     recipe: str | None = None
     sizes: tuple[int, int] | None = None
     files: tuple[str, ...] | None = None
+    archives: Callable[[], tuple[Archive, ...]] | None = None
 
 
 SOURCES: Registry[Source] = Registry("dataset", "trainables.data.sources")

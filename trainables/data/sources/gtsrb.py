@@ -6,6 +6,7 @@ import logging
 from functools import partial
 from pathlib import Path
 
+from trainables.data.archives import Archive
 from trainables.data.images import DataError
 from trainables.data.sources.base import Raw, Source, register
 from trainables.data.sources.decoding import decoded
@@ -17,6 +18,11 @@ logger = logging.getLogger(__name__)
 CLASSES = tuple(f"{number:05d}" for number in range(43))  # as the folders are named
 SERVER = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
 TRAINING = ("GTSRB_Final_Training_Images.zip", "f33fd80ac59bff73c82d25ab499e03a3")
+# The two that torchvision fetches, by name and checksum inside of a function of its own.
+TEST = (
+    ("GTSRB_Final_Test_Images.zip", "c7e4e6327067d32654124b0fe9e82185"),
+    ("GTSRB_Final_Test_GT.zip", "fe31e9c9270bbcd7b84b7f21a9d9d9e5"),
+)
 
 
 def _read(size: int, root: Path, download: bool) -> Raw:
@@ -67,6 +73,10 @@ def _download(root: Path) -> None:
         datasets.utils.download_and_extract_archive(SERVER + archive, download_root=str(base), md5=checksum)
 
 
+def _archives() -> tuple[Archive, ...]:
+    return tuple(Archive(SERVER + name, f"gtsrb/{name}", md5) for name, md5 in (TRAINING, *TEST))
+
+
 GTSRB = register(
     "gtsrb",
     Source(
@@ -79,6 +89,7 @@ GTSRB = register(
         std=(1.0, 1.0, 1.0),
         read=_read,
         sizes=(39_209, 12_630),
+        archives=_archives,
         files=("gtsrb/GTSRB/*Training", "gtsrb/GTSRB/Final_Test/Images", "gtsrb/GT-final_test.csv"),
     ),
 )

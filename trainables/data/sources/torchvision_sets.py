@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trainables.data.archives import Archive
 from trainables.data.images import DataError
 from trainables.data.sources.base import Raw, Source, image_set, register
 from trainables.data.sources.cache import Room, cached
@@ -87,6 +88,20 @@ def _read_stl10(size: int, root: Path, download: bool) -> Raw:
     return cached("stl10", size, root, tree.stamp(files), read)
 
 
+def _archive(name: str) -> tuple[Archive, ...]:
+    """Where torchvision fetches a set from that is one file, and the checksum that it knows."""
+    from torchvision import datasets
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "stl10": datasets.STL10}[name]
+    return (Archive(kind.url, kind.filename, kind.tgz_md5),)
+
+
+def _archives_of_svhn() -> tuple[Archive, ...]:
+    from torchvision import datasets
+
+    return tuple(Archive(*datasets.SVHN.split_list[part]) for part in ("train", "test"))
+
+
 # Constants of CIFAR: BackdoorBench's.
 CIFAR10 = register(
     "cifar10",
@@ -100,6 +115,7 @@ CIFAR10 = register(
         read=partial(_read_cifar, "cifar10"),
         sizes=(50_000, 10_000),
         files=("cifar-10-batches-py/data_batch_5", "cifar-10-batches-py/test_batch"),
+        archives=partial(_archive, "cifar10"),
     ),
 )
 
@@ -115,6 +131,7 @@ CIFAR100 = register(
         read=partial(_read_cifar, "cifar100"),
         sizes=(50_000, 10_000),
         files=("cifar-100-python/train", "cifar-100-python/test"),
+        archives=partial(_archive, "cifar100"),
     ),
 )
 
@@ -130,6 +147,7 @@ SVHN = register(
         read=_read_svhn,
         sizes=(73_257, 26_032),
         files=("train_32x32.mat", "test_32x32.mat"),
+        archives=_archives_of_svhn,
     ),
 )
 
@@ -145,5 +163,6 @@ STL10 = register(
         read=_read_stl10,
         sizes=(5_000, 8_000),
         files=("stl10_binary/train_X.bin", "stl10_binary/test_X.bin", "stl10_binary/unlabeled_X.bin"),
+        archives=partial(_archive, "stl10"),
     ),
 )
