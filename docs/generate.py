@@ -26,6 +26,7 @@ from study.record.columns import COLUMNS, NOTES, PARAMS, Column
 from study.spec.samplers import SAMPLERS
 from study.spec.schema import StudySpec
 from study.spec.trackers import TRACKERS
+from study.watch.state import KEYS as STATE_KEYS
 from trainables.attacks.base import ATTACKS
 from trainables.defenses.base import DEFENSES, CleanData, NoData, PoisonedData
 from trainables.descriptions import Setting, describe_settings
@@ -283,6 +284,11 @@ def column_row(column: Column) -> tuple[str, str, str, str]:
     return f"`{column.name}`", KINDS[column.kind], column.unit, plain(column.meaning)
 
 
+def show_keys() -> str:
+    """Keys of ``superft show --json``."""
+    return table(("key", "meaning"), ((f"`{key}`", meaning) for key, meaning in STATE_KEYS.items()))
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "spec-keys": spec_keys,
     "spec-choices": choices,
@@ -292,6 +298,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "attacks": attacks,
     "defenses": defenses,
     "columns": result_columns,
+    "show-keys": show_keys,
 }
 MARK = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.M)
 

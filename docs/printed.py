@@ -5,29 +5,35 @@
     <!-- prints: superft claims --markdown benchmarks/results/*/ -->
     <!-- end -->
 
-A pattern with ``*`` stands for all paths that it matches, as in a shell. tests/docs/test_printed.py holds that they are
-what the commands print today.
+A pattern with ``*`` stands for all paths that it matches, as in a shell; ``prints as text`` puts the output into a
+block of code. Commands run in a folder of their own, which has the repository's folders and no data or victims, so
+that they print the same on every machine. tests/docs/test_printed.py holds that they are what the commands print today.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 from click.testing import CliRunner
 
 from study.cli import main as superft
 
 ROOT = Path(__file__).parents[1]
-PART = re.compile(r"(<!-- prints: superft ([^\n]*?) -->\n).*?(<!-- end -->)", re.S)
+PART = re.compile(r"(<!-- prints( as text)?: superft ([^\n]*?) -->\n).*?(<!-- end -->)", re.S)
+FOLDERS = ("benchmarks", "docs")  # that commands on pages may name
 
 
 def printed(command: str) -> str:
-    """What ``superft COMMAND`` prints, in the root of the repository (RuntimeError if it fails)."""
+    """What ``superft COMMAND`` prints where the repository's folders are (RuntimeError if it fails)."""
     words = [path for word in shlex.split(command) for path in _expanded(word)]
-    with contextlib.chdir(ROOT):
+    with _a_place():
         ran = CliRunner().invoke(superft, words, catch_exceptions=False)
     if ran.exit_code:
         raise RuntimeError(f"superft {command} ended with {ran.exit_code}: {ran.stderr.strip()}")
@@ -36,7 +42,22 @@ def printed(command: str) -> str:
 
 def renewed(page: str) -> str:
     """A page with all that commands printed on it printed anew."""
-    return PART.sub(lambda found: f"{found[1]}\n{printed(found[2])}\n\n{found[3]}", page)
+
+    def anew(found: re.Match[str]) -> str:
+        said = f"```text\n{printed(found[3])}\n```" if found[2] else printed(found[3])
+        return f"{found[1]}\n{said}\n\n{found[4]}"
+
+    return PART.sub(anew, page)
+
+
+@contextlib.contextmanager
+def _a_place() -> Iterator[None]:
+    with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
+        for name in FOLDERS:
+            os.symlink(ROOT / name, name)
+        nowhere = {"SUPERFT_DATA": f"{empty}/data", "SUPERFT_STORE": f"{empty}/store"}
+        with mock.patch.dict(os.environ, nowhere):
+            yield
 
 
 def _expanded(word: str) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from study.plan.costs import Work, work_left
+from study.plan.costs import Work, victims_cost, work_left
 from study.plan.data import Data, data_of
 from study.plan.forecast import look_ahead, plan_lines
 from study.plan.gpu_shares import read_measurements
@@ -31,7 +31,9 @@ from trainables.storage.remote_store import open_store
 PACE_TRIALS = 20  # the last so many tell how long the rest takes
 
 
-def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -> str:
+def plan_summary(
+    spec: StudySpec, directory: Path, nodes: Sequence[Node] = (), epoch_seconds: float | None = None
+) -> str:
     """What a study, begun in ``directory`` or not, has left to do, what that costs and how long it takes.
 
     Ray is not started, and nothing is written. Where the data set is not on this machine, its published sizes do.
@@ -40,6 +42,7 @@ def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -
         spec: of the study.
         directory: where it is, or would be.
         nodes: that it is planned for; none: this machine alone.
+        epoch_seconds: that 1 E takes on one of their GPUs (without any: in one slot); None: not known.
 
     Raises:
         SpecError, SettingError, DataError: bad input.
@@ -57,7 +60,7 @@ def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -
     if not whole:
         lines.insert(1, "data:      not on this machine; planned from its published sizes, classes of equal size")
     lines += absent_in_words(judged, spec.victim.require_implanted)
-    lines += ["", *_by_defense(work), "", *_by_attack(work), ""] if len(work) > 1 else []
+    lines += ["", *_by_defense(work, epoch_seconds), "", *_by_attack(work), ""] if len(work) > 1 else []
     lines += [*_by_combination(work), ""] if spec.sweep and len(work) > 1 else []
     here = [Node("here", usable_cores(), torch.cuda.device_count())]
     try:
@@ -67,6 +70,10 @@ def plan_summary(spec: StudySpec, directory: Path, nodes: Sequence[Node] = ()) -
         lines.append(f"slots:     none on {where}: {error}")
     else:
         lines += [*ahead.slot_lines(), ahead.time_line(rows)]
+        if epoch_seconds is not None:
+            victims = plan.victims() if missing is None else missing
+            training = victims_cost(victims, dataset, upstream)
+            lines.append(ahead.hours_line(epoch_seconds, training, len(victims), sum(item.epochs for item in work)))
     if not any(node.gpus for node in nodes or here):
         lines += [f"measured:  {name}: {item.describe()}" for name, item in read_measurements(directory).items()]
     return "\n".join(lines)
@@ -101,17 +108,20 @@ def _victim_name(cell: Cell, data: Data, upstream: Data | None) -> str:
     return cell.victim.name(data_of(data, cell.data), attackers)
 
 
-def _by_defense(work: Sequence[Work]) -> list[str]:
-    """The work left, one line per defense and role, the dearest first."""
+def _by_defense(work: Sequence[Work], epoch_seconds: float | None) -> list[str]:
+    """The work left, one line per defense and role, the dearest first; with hours where it is known what 1 E takes."""
     groups: dict[tuple[str, str], list[Work]] = {}
     for item in work:
         groups.setdefault((item.defense, item.role), []).append(item)
     table = [["defense", "role", "attacks", "trials", "E a trial", "E"]]
+    table[0] += [] if epoch_seconds is None else ["hours"]
     for (defense, role), items in sorted(groups.items(), key=lambda pair: -sum(item.epochs for item in pair[1])):
         each = sorted({f"{item.each:.1f}" for item in items}, key=float)
         span = each[0] if len(each) == 1 else f"{each[0]} to {each[-1]}"
         trials, epochs = sum(item.trials for item in items), sum(item.epochs for item in items)
-        table.append([defense, role, str(len({item.attack for item in items})), str(trials), span, f"{epochs:.1f}"])
+        hours = [] if epoch_seconds is None else [f"{epochs * epoch_seconds / 3600:.1f}"]
+        attacks = str(len({item.attack for item in items}))
+        table.append([defense, role, attacks, str(trials), span, f"{epochs:.1f}", *hours])
     return in_columns(table, texts=2)
 
 

@@ -25,7 +25,7 @@ def show(directory: Place, as_json: bool) -> None:
     with open_folder(directory) as folder:
         folder.fetch(rows_only=True)
         if as_json:
-            click.echo(json.dumps(state_of(folder.path, called=folder.called).as_json(), allow_nan=False))
+            click.echo(json.dumps(state_of(folder.path, called=folder.called).as_json(), indent=1, allow_nan=False))
         else:
             click.echo(overview(folder.path, called=folder.called))
 

@@ -32,6 +32,11 @@ from trainables.storage.remote import Place, as_place
 )
 @click.option("--gpus", type=click.IntRange(min=0), default=8, show_default=True, help="GPUs of each of the --nodes.")
 @click.option("--cpus", type=click.IntRange(min=1), help="CPUs of each of the --nodes.  [default: 16 for each GPU]")
+@click.option(
+    "--epoch-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds of 1 E on one GPU (of `superft trial`: its time by its E): says hours, also of each defense.",
+)
 @PLUGIN
 @bad_input_is_one_line
 def plan(
@@ -42,6 +47,7 @@ def plan(
     nodes: int | None,
     gpus: int,
     cpus: int | None,
+    epoch_seconds: float | None,
     plugins: Sequence[str],
 ) -> None:
     """Print what a study has left to do, what that costs and how long it takes; starts nothing.
@@ -58,7 +64,7 @@ def plan(
     resolved = resolve(spec, assignments, None, download, plugins)
     with open_folder(out or Path("runs") / resolved.name) as folder:
         folder.fetch()
-        click.echo(plan_summary(resolved, folder.path, cluster))
+        click.echo(plan_summary(resolved, folder.path, cluster, epoch_seconds))
 
 
 @click.command()

@@ -239,6 +239,24 @@ class Forecast:
             return "time:      unknown before some trials have ended"
         return f"time:      about {duration(seconds)} for the trials, until {finishing_time(seconds)}"
 
+    def hours_line(self, epoch_seconds: float, victims_epochs: float, victims: int, trials_epochs: float) -> str:
+        """How long victims and trials take by their E alone, if every card is at work all the time.
+
+        Args:
+            epoch_seconds: of 1 E on a card (without any: in one slot) that works on nothing else.
+            victims_epochs, victims: E of those that are missing, and how many they are: each has a card to itself.
+            trials_epochs: E of the trials that are left.
+        """
+        cards = sum(node.gpus for node in self.nodes)
+        places, noun = (cards, "GPU") if cards else (count_slots(self.nodes, self.cpus, 0.0), "slot")
+        training, repairing = victims_epochs * epoch_seconds, trials_epochs * epoch_seconds
+        wall = training / max(1, min(places, victims)) + repairing / places
+        parts = f"victims {training / 3600:.1f}, trials {repairing / 3600:.1f}"
+        return (
+            f"hours:     {(training + repairing) / 3600:.1f} of one {noun} at {epoch_seconds:g} s for 1 E ({parts}); "
+            f"at best {duration(wall)} on {counted(places, noun)}"
+        )
+
     def expected_seconds(self, rows: Iterable[Mapping[str, Any]]) -> float | None:
         """Likewise in seconds; None: some kind was never timed in this study.
 

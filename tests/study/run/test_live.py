@@ -119,10 +119,10 @@ def test_a_real_study_is_seen_at_rays_exporter_and_in_its_folder(tmp_path: Path)
         def shown() -> dict[str, Any]:
             return dict(json.loads(invoke("show", out, "--json").stdout))
 
-        wait_for(lambda: (out / "trials.jsonl").exists() and len((out / "trials.jsonl").read_text()) > 0, 240)
+        wait_for(lambda: (out / "trials.jsonl").exists() and len((out / "trials.jsonl").read_text()) > 0, 900)
         state = shown()
         assert state["state"] == "running"
-        assert state["driver"]["pid"] == running.process.pid or state["driver"]["pid"] > 0
+        assert state["driver"]["pid"] == running.process.pid
         assert state["nodes"][0]["alive"]
         port = exporter(place.temporary)
         text = ""
@@ -132,7 +132,7 @@ def test_a_real_study_is_seen_at_rays_exporter_and_in_its_folder(tmp_path: Path)
             text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30).read().decode()
             return "ray_superft_phase_seconds_total" in text and 'state="ok"' in text
 
-        wait_for(exported, 120, lambda: "\n".join(line for line in text.splitlines() if "superft" in line), pause=1)
+        wait_for(exported, 300, lambda: "\n".join(line for line in text.splitlines() if "superft" in line), pause=1)
         for name in ("trials", "slots", "gpus", "victims", "seconds_left", "trial_seconds_bucket", "hypervolume"):
             assert f"ray_superft_{name}{{" in text, name
         assert 'study="seen"' in text
