@@ -16,6 +16,8 @@ from study.spec.load import make_spec
 from study.spec.plugins import changed_plugins
 from study.spec.schema import StudySpec, differences
 from study.spec.yaml_io import SpecError, read_yaml_mapping
+from trainables.storage.lease import Lease, LeaseTakenError
+from trainables.storage.mounted import Mounted, has_locks
 from trainables.storage.store import Store, StoreUnavailableError
 
 log = logging.getLogger("superft.folder")
@@ -48,8 +50,8 @@ class Folder:
         """Nothing: it is here."""
 
     def driving(self, spec: StudySpec, report: Callable[[str], None]) -> AbstractContextManager[None]:
-        """See `driving`; ``report`` is for those that have more to report."""
-        return driving(self.path, spec)
+        """See `driving`."""
+        return driving(self.path, spec, report)
 
     def keep(self, name: str) -> None:
         """Nothing: what was written is where it belongs."""
@@ -144,18 +146,27 @@ def _stored_plugin(file: Path, item: Any) -> Any:
 
 
 @contextmanager
-def driving(directory: Path, spec: StudySpec) -> Iterator[None]:
+def driving(directory: Path, spec: StudySpec, report: Callable[[str], None] | None = None) -> Iterator[None]:
     """Own the folder while the study runs; writes the spec.
+
+    Args:
+        report: on a share without locks, called from another thread with one line when somebody else owns it now.
 
     Raises:
         SpecError: another process runs this study, or the folder cannot be written.
     """
+    lock: FileLock | Lease
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise SpecError(f"another process runs the study in {directory}; wait or name another --out") from None
+        if has_locks(directory):
+            lock = FileLock(directory / ".lock")
+            lock.acquire(timeout=0)
+        else:
+            lock = Lease(Mounted(directory), ".driver", on_lost=report)
+            lock.acquire()
+    except (Timeout, LeaseTakenError) as error:
+        who = f" ({error})" if isinstance(error, LeaseTakenError) else ""
+        raise SpecError(f"another process runs the study in {directory}{who}; wait or name another --out") from None
     except OSError as error:
         raise SpecError(f"cannot write to --out {directory}: {error.strerror or error}") from error
     try:

@@ -2,7 +2,8 @@
 
 A claim is an object with a number, ``FOLDER/00000007.json``. The next number is created exclusively, so of two that
 want it one wins. The holder rewrites its object every `BEAT` seconds. A claim that was not renewed for `STALE` seconds,
-by the storage's own clock, or whose process is gone from this very machine, is taken over by creating the next number.
+by the storage's own clock (where it has none: while we look on), or whose process is gone from this very machine, is
+taken over by creating the next number. Clocks of two machines are never compared.
 A holder that wakes up after that (a machine that slept) sees the higher number and knows that it has lost.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import socket
@@ -29,6 +31,7 @@ log = logging.getLogger("superft.lease")
 BEAT = 10.0  # seconds
 STALE = 60.0
 POLL = 1.0
+RELEASES = 3
 CLAIM = re.compile(r"\d{8}\.json")
 
 
@@ -61,6 +64,10 @@ class Lease:
             RemoteError: the storage cannot be reached.
         """
         claims = self._claims()
+        for _ in range(RELEASES):  # one that was released just now: the next to come begins at 1, and so must we
+            if not claims or self.remote.read(f"{self.folder}/{claims[-1]}") is not None:
+                break
+            claims = self._claims()
         if claims and (holder := self._living(claims[-1])) is not None:
             raise LeaseTakenError(holder)
         number = int(claims[-1].partition(".")[0]) + 1 if claims else 1
@@ -125,16 +132,16 @@ class Lease:
             holder = dict(json.loads(content))
         if holder.get("machine") == _machine() and not _is_running(holder.get("pid")):
             return None
-        age = self._age(name, holder)
+        age = self._age(name, content)
         if age > self.stale:
             return None
         return f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}, seen {age:.0f} s ago"
 
-    def _age(self, name: str, holder: dict[str, Any]) -> float:
+    def _age(self, name: str, content: bytes) -> float:
         """Seconds since the claim was renewed; by the storage's clock, for those of two machines may differ."""
         renewed = self.remote.modified(name)
         if renewed is None:  # this storage does not say
-            return time.time() - float(holder.get("renewed", 0.0))
+            return self._age_seen(name, content)
         probe = f"{self.folder}/.now-{uuid.uuid4().hex}"
         self.remote.write(probe, b"")
         try:
@@ -142,6 +149,17 @@ class Lease:
         finally:
             self.remote.delete([probe])
         return (now - renewed).total_seconds() if now is not None else 0.0
+
+    def _age_seen(self, name: str, content: bytes) -> float:
+        """0 as soon as the claim is renewed while we look; infinite if it is gone, or silent for `stale` seconds."""
+        end = time.monotonic() + self.stale
+        while time.monotonic() < end:
+            time.sleep(min(POLL, self.beat / 2))
+            if (now := self.remote.read(name)) is None:
+                break
+            if now != content:
+                return 0.0
+        return math.inf
 
     def _content(self) -> bytes:
         return json.dumps({**self._me, "renewed": time.time()}).encode()

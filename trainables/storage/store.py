@@ -23,6 +23,8 @@ from typing import Any
 from torch import Tensor
 
 from trainables.storage.files import cache_folder, locked, save_tensors
+from trainables.storage.lease import Lease
+from trainables.storage.mounted import Mounted, has_locks
 from trainables.storage.remote import Place, as_place, is_uri
 
 log = logging.getLogger("superft.store")
@@ -84,10 +86,17 @@ class Store:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Held by one process at a time for one artifact; the kernel releases it when its holder dies."""
+        """Held by one process at a time for one artifact, and free again when its holder dies.
+
+        The kernel sees to that; on a share without its locks a claim does, which its holder renews.
+        """
         with contextlib.ExitStack() as stack:
             with self._available("locked"):
-                stack.enter_context(locked(self.root / f".{name}"))
+                self.root.mkdir(parents=True, exist_ok=True)
+                if has_locks(self.root):
+                    stack.enter_context(locked(self.root / f".{name}"))
+                else:
+                    stack.enter_context(Lease(Mounted(self.root), f".locks/{name}").waiting())
             yield
 
     def check(self) -> None:
@@ -100,10 +109,17 @@ class Store:
     def holds(self, name: str) -> bool:
         """Whether there is such an artifact, whole or damaged (StoreUnavailableError)."""
         with self._available("read"):
-            try:
-                return stat.S_ISDIR(self.path(name).stat().st_mode)
-            except (FileNotFoundError, NotADirectoryError):
-                return False
+            for look in (1, 2):
+                try:
+                    return stat.S_ISDIR(self.path(name).stat().st_mode)
+                except NotADirectoryError:
+                    return False
+                except FileNotFoundError:
+                    # A client of NFS remembers for up to a minute that a name was not there, and forgets it when the
+                    # folder is opened: another node may have renamed the artifact into place since.
+                    if look == 2 or name.partition("/")[0] not in _names_in(self.root):
+                        return False
+            return False
 
     def save(self, name: str, artifact: Artifact) -> None:
         """Write the artifact aside, then rename it into place; call it under the lock.
@@ -117,7 +133,7 @@ class Store:
     def _save(self, name: str, artifact: Artifact) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         for stale in self.root.glob(f".{name}.tmp-*"):  # of a process that was killed while writing
-            shutil.rmtree(stale)
+            shutil.rmtree(stale, ignore_errors=True)
         temporary = self.root / f".{name}.tmp-{os.getpid()}"
         temporary.mkdir()
         try:
@@ -125,10 +141,18 @@ class Store:
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # half an artifact on a full disk helps nobody
             raise
-        target = self.path(name)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
+        self._put_away(name)
+        temporary.rename(self.path(name))
+
+    def _put_away(self, name: str) -> None:
+        """Remove an artifact: at once under its name, and then from the disk as far as it goes.
+
+        On NFS a file that a process of this machine still has open keeps its folder from being removed.
+        """
+        old = self.root / f".{name}.tmp-{os.getpid()}.old"
+        with contextlib.suppress(FileNotFoundError):
+            self.path(name).rename(old)
+            shutil.rmtree(old, ignore_errors=True)
 
     def load(self, name: str) -> Artifact | None:
         """The artifact, verified; None when there is none.
@@ -180,7 +204,7 @@ class Store:
         except DamagedArtifactError as error:
             log.warning("%s; it will be rebuilt", error)
             with self._available("written"):
-                shutil.rmtree(self.path(name))
+                self._put_away(name)
             return None
 
     @contextmanager
@@ -193,16 +217,36 @@ class Store:
             raise StoreUnavailableError(f"store {self.where} cannot be {what}: {error.strerror or error}") from error
 
 
+def _names_in(folder: Path) -> set[str]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+        return {item.name for item in found}
+    return set()
+
+
 def _write(folder: Path, artifact: Artifact) -> None:
-    """The artifact's files; the one with their checksums last."""
+    """The artifact's files, on the disk when it returns; the one with their checksums last.
+
+    On a share, a quota that is exceeded may show only when a file is flushed: its bytes are then read back from memory,
+    and match a checksum that the file on the server does not have.
+    """
     checksums = {}
     for group, tensors in artifact.tensors.items():
         file = folder / f"{group}.safetensors"
         save_tensors({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, file)
+        _flush(file)
         checksums[file.name] = _sha256(file)
     content = {"files": checksums, "facts": artifact.facts}
     meta = {"content": content, "sha256": _digest(content)}
     (folder / META).write_text(json.dumps(meta, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    _flush(folder / META)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:
