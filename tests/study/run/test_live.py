@@ -23,7 +23,7 @@ from study.run.progress import Progress
 from study.watch.state import state_of
 from study.watch.words import overview
 from tests.study.commands import invoke
-from tests.study.processes import new_place, on_one_core, wait_for
+from tests.study.processes import new_place, rows_of, wait_for
 from tests.study.tiny import made_up_row, make_driver, tiny_spec
 from trainables.job import Row
 
@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_written_or_read_harms_nobody(
 
 @pytest.mark.cluster
 def test_a_real_study_is_seen_at_rays_exporter_and_in_its_folder(tmp_path: Path) -> None:
-    with new_place(tmp_path, on_one_core()) as place:
+    with new_place(tmp_path) as place:
         spec = place.spec("seen", search={"trials": 60, "startup_trials": 2})
         out = tmp_path / "study"
         running = place.start("run", spec, "--out", out)
@@ -119,7 +119,8 @@ def test_a_real_study_is_seen_at_rays_exporter_and_in_its_folder(tmp_path: Path)
         def shown() -> dict[str, Any]:
             return dict(json.loads(invoke("show", out, "--json").stdout))
 
-        wait_for(lambda: (out / "trials.jsonl").exists() and len((out / "trials.jsonl").read_text()) > 0, 900)
+        wait_for(lambda: bool(rows_of(out)) or running.process.poll() is not None, 900)
+        assert running.process.poll() is None, running.stderr.read_text()
         state = shown()
         assert state["state"] == "running"
         assert state["driver"]["pid"] == running.process.pid
