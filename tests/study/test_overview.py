@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,6 +78,33 @@ def test_a_study_is_planned_for_a_cluster_that_is_elsewhere(tmp_path: Path) -> N
     spec = tiny_spec("resources.gpus_per_trial=1/4", "search.trials=200")
     said = plan_summary(spec, tmp_path, [Node("node 1", 128, 8), Node("node 2", 128, 8)])
     assert "201 trials on 64 slots of 1 CPU and 1/4 GPU (2 nodes of 128 CPUs and 8 GPUs: 32 slots each)" in said
+
+
+def test_hours_are_those_of_the_epochs_and_only_asked_for(tmp_path: Path) -> None:
+    spec, nodes = tiny_spec(*TWO, f"store={tmp_path / 'store'}"), [Node("node 1", 128, 8), Node("node 2", 128, 8)]
+    assert "hours" not in plan_summary(spec, tmp_path / "study", nodes)
+    said = plan_summary(spec, tmp_path / "study", nodes, 3600.0)
+    (line,) = [line for line in said.splitlines() if line.startswith("hours:")]
+    total, victims, trials = (
+        float(re.findall(pattern, line)[0])
+        for pattern in (r"(\S+) of one GPU", r"victims ([\d.]+)", r"trials ([\d.]+)")
+    )
+    (epochs,) = re.findall(r"total: .* trials, (\d+\.\d) E", said)
+    assert total == float(epochs), "an hour for each E"
+    assert victims + trials == pytest.approx(total, abs=0.11)
+    assert "at best" in line
+    assert line.endswith("on 16 GPUs")
+    table = [line.split() for line in said.splitlines()]
+    assert ["defense", "role", "attacks", "trials", "E", "a", "trial", "E", "hours"] in table
+    (super_ft,) = [cells for cells in table if cells[:2] == ["super_ft", "search"]]
+    assert super_ft[-1] == super_ft[-2]
+
+
+def test_hours_without_a_card_are_those_of_slots(tmp_path: Path) -> None:
+    said = plan_summary(tiny_spec(f"store={tmp_path / 'store'}"), tmp_path / "study", [Node("here", 4)], 10.0)
+    (line,) = [line for line in said.splitlines() if line.startswith("hours:")]
+    assert "of one slot at 10 s for 1 E" in line
+    assert line.endswith("on 4 slots")
 
 
 def test_a_study_is_planned_where_its_data_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
