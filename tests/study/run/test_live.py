@@ -144,15 +144,12 @@ def test_a_real_study_is_seen_at_rays_exporter_and_in_its_folder(tmp_path: Path)
 
 
 def exporter(temporary: Path) -> int:
-    """Port of the metrics of the only Ray below a folder, as Ray itself tells Prometheus."""
-    found: list[int] = []
+    """Port of the metrics of the only node below a folder, from the file where Ray keeps it."""
+    found: list[Path] = []
 
     def there() -> bool:
-        for path in temporary.rglob("prom_metrics_service_discovery.json"):
-            found.extend(
-                int(one.rpartition(":")[2]) for item in json.loads(path.read_text()) for one in item["targets"]
-            )
+        found.extend(temporary.rglob("metrics_export_port_*"))
         return bool(found)
 
     wait_for(there, 60)
-    return found[0]
+    return int(found[0].read_text())
