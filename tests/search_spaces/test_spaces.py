@@ -48,7 +48,8 @@ def draws(space: Space, count: int) -> list[dict[str, Any]]:
         for item in space.distributions.values()
     ]
     corners = itertools.islice(itertools.product(*ends), 256)
-    return drawn + [dict(zip(space.distributions, corner, strict=True)) for corner in corners]
+    ended = [dict(zip(space.distributions, corner, strict=True)) for corner in corners]
+    return [{name: params[name] for name in space.names_of(params)} for params in drawn + ended]
 
 
 def test_there_are_spaces_and_each_belongs_to_a_defense() -> None:
