@@ -1,7 +1,7 @@
 """The family of schedules that super-fine-tuning, plain fine-tuning and the one-cycle policy are points of.
 
-What is asked of it is the schedule: how long it is, its phases, their peaks and triangles. Settings of the defense follow.
-The total length is a parameter of its own and is met exactly, so that schedules can be compared at equal steps.
+What is asked of it is the schedule: how long it is, its phases, their peaks and triangles. Settings of the defense
+follow. The total length is a parameter of its own and is met exactly, so that schedules can be compared at equal steps.
 """
 
 from __future__ import annotations

@@ -79,9 +79,7 @@ def open_searches(
     ]
 
 
-def space_hash(
-    distributions: Mapping[str, BaseDistribution], conditions: Conditions = MappingProxyType({})
-) -> str:
+def space_hash(distributions: Mapping[str, BaseDistribution], conditions: Conditions = MappingProxyType({})) -> str:
     """Digest of a search space; a study continued under another one would mix incomparable trials."""
     text = json.dumps({name: distribution_to_json(item) for name, item in distributions.items()}, sort_keys=True)
     if conditions:

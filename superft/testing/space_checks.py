@@ -29,7 +29,9 @@ def published_point_lies_in_the_search_space(subject: Subject) -> None:
     params = space.to_params(space.paper)
     for name in space.names_of(params):
         assert name in params, f"SPACE of {subject.name} has {name}, but PAPER has no value for it"
-        assert holds(space.distributions[name], params[name]), f"PAPER of {subject.name}: {name}={params[name]} lies outside SPACE"
+        assert holds(space.distributions[name], params[name]), (
+            f"PAPER of {subject.name}: {name}={params[name]} lies outside SPACE"
+        )
 
 
 def every_point_of_the_search_space_builds_the_defense(subject: Subject) -> None:
