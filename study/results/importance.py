@@ -158,8 +158,8 @@ def _resampled(
 ) -> tuple[dict[str, dict[str, tuple[float, float]]], dict[str, tuple[str, ...]]]:
     """Intervals of the shares, and which of them are larger than that of a column of random numbers; see `Importance`.
 
-    Settings are drawn with replacement; a column of random numbers is drawn with them, and what the forest lays on it is
-    what it lays on chance.
+    Settings are drawn with replacement, and with them a column of random numbers: what the forest lays on that, it lays
+    on chance.
     """
     n = len(params)
     if not LEAST_RESAMPLED <= n <= MOST_RESAMPLED or not targets:

@@ -48,16 +48,8 @@ _COUNTS = {"asr": "n_triggered", "clean_accuracy": "n_clean"}
 _POOLED = ("n_clean", "n_triggered", "n_clean_report", "n_triggered_report")
 _FRONT_VALUES = (
     *("asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report", "robust_accuracy_report"),
-    *(
-        "asr_before_report",
-        "clean_accuracy_before_report",
-        "charged_epochs",
-        "wall_seconds",
-        "cells",
-        "published",
-        "start",
-    ),
-    *("models", "models_counted", "status", "collapsed", "aggregate"),
+    *("asr_before_report", "clean_accuracy_before_report", "charged_epochs", "wall_seconds", "cells", "published"),
+    *("start", "models", "models_counted", "status", "collapsed", "aggregate"),
 )
 FRONT_COLUMNS = (*GROUP, "defense", "rank", "trial", *_FRONT_VALUES, "der_report", "is_knee", "picks")
 

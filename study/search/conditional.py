@@ -35,9 +35,8 @@ def _suggest(trial: Trial, name: str, item: BaseDistribution) -> Any:
 class ConditionalTPE(RecentTPE):
     """TPE over parameters of which some are there only for some settings.
 
-    Optuna's ``group``: parameters that always go together have one model, learned from the settings that have them (all
-    others are no observations of it). What depends on what is not modelled beyond that: the values of a parameter do not
-    depend on the choice that brought it.
+    Optuna's ``group``: parameters that always go together have one model, learned from the settings that have them; all
+    others are no observations of it. The value of a parameter does not depend on the choice that brought it.
     """
 
     def __init__(self, history: int | None, **settings: Any) -> None:

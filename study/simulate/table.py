@@ -209,8 +209,8 @@ def _check_unconditional(spec: StudySpec, label: str, place: Path) -> None:
     """Refuse a space of which some settings lack parameters: a forest over all of them would have to make them up."""
     if search_of(spec, label).space.conditions:
         raise SpecError(
-            f"{place}: search.space.{label}: {spec.search.space[label]} has parameters that only some settings have, for "
-            "which superft simulate has no surrogate; give a study of another space"
+            f"{place}: search.space.{label}: {spec.search.space[label]} has parameters that only some settings have; "
+            "superft simulate has no surrogate for those, give it a study of another space"
         )
 
 
