@@ -12,7 +12,8 @@ from search_spaces.space import Space
 from study.record.columns import PARAM
 from study.results.searched_params import searched_params
 
-# A front's values are called alike where fewer than one in twenty random picks of as many settings would be.
+# A front is said to have something in common where of twenty random picks of as many settings less than one would, in
+# any of the parameters that are looked at (Bonferroni).
 CHANCE = 0.05
 FEWEST = 3  # settings on a front below which nothing can be told
 
@@ -54,7 +55,7 @@ def alike(searched: pd.DataFrame, trials: list[str], space: Space | None = None)
             continue
         judged = _numbers if all(_is_number(value) for value in values) else _choices
         found.append(judged(column[len(PARAM) :], values, [bool(value) for value in member[own]]))
-    return sorted((one for one in found if one.chance < CHANCE), key=lambda one: one.chance)
+    return sorted((one for one in found if one.chance * len(found) < CHANCE), key=lambda one: one.chance)
 
 
 def common_text(searched: pd.DataFrame, trials: list[str], space: Space | None = None) -> str:
