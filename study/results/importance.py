@@ -9,8 +9,9 @@ only some settings have is judged among those.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +23,18 @@ from study.record.columns import PARAM
 from study.results.searched_params import searched_params
 
 if TYPE_CHECKING:
+    from optuna.importance import BaseImportanceEvaluator
     from optuna.study import Study
 
 TARGETS = {"asr": "ASR", "clean_accuracy": "clean accuracy", "front": "reaching the front"}
 MIN_TRIALS = 4  # below this there is nothing to compute
 TRUSTED_TRIALS = 100  # below this an order of settings is a hint
 MANY_TRIALS = 1000
-# Settings from which on, and up to which, the shares have intervals: fewer are too few for any, of more every resample
-# takes a second.
+# Settings from which on, and up to which, the shares have intervals: fewer are too few for any, and of more the report
+# takes too long.
 LEAST_RESAMPLED, MOST_RESAMPLED = 20, 200
-RESAMPLES = 50
-TREES, FEW_TREES = 32, 8  # of a forest; few for a resample, of which there are many
-CHANCE = "chance"  # a column of random numbers
+RESAMPLES, CHANCE_COLUMNS = 40, 4
+CHANCE = "chance"  # a column of random numbers, drawn anew for every tenth resample
 WORST = (1.0, 0.0)  # ASR and clean accuracy
 _LOG_RATIO = 10.0  # a positive setting that spans more than this was searched, and is compared, by its logarithm
 
@@ -158,79 +159,110 @@ def _resampled(
 ) -> tuple[dict[str, dict[str, tuple[float, float]]], dict[str, tuple[str, ...]]]:
     """Intervals of the shares, and which of them are larger than that of a column of random numbers; see `Importance`.
 
-    Settings are drawn with replacement, and with them a column of random numbers: what the forest lays on that, it lays
-    on chance.
+    Each tree of fANOVA's forest learns from settings drawn with replacement, and the share is the mean over the trees:
+    so single trees are the resamples. For PED-ANOVA the settings are drawn here.
     """
     n = len(params)
     if not LEAST_RESAMPLED <= n <= MOST_RESAMPLED or not targets:
         return {}, {}
     draws = np.random.default_rng(0)
     names = [column[len(PARAM) :] for column in params.columns]
-    drawn: dict[str, list[list[float]]] = {target: [] for target in targets}
-    for _ in range(RESAMPLES):
-        rows = draws.integers(n, size=n)
-        again = params.iloc[rows].assign(**{f"{PARAM}{CHANCE}": draws.uniform(size=n)})
-        values = {target: one[rows] for target, one in targets.items() if np.ptp(one[rows]) > 0}
-        for target, shares in _evaluate(again, values, trees=FEW_TREES).items():
-            if shares:
-                drawn[target].append([shares.get(name, 0.0) for name in (*names, CHANCE)])
+    drawn: dict[str, list[dict[str, float]]] = {target: [] for target in targets}
+    for number in range(CHANCE_COLUMNS):
+        beside = params.assign(**{f"{PARAM}{CHANCE}": draws.uniform(size=n)})
+        seeds = [number * RESAMPLES + seed for seed in range(RESAMPLES // CHANCE_COLUMNS)]
+        explained = {target: values for target, values in targets.items() if target != "front"}
+        for seed in seeds:
+            rows = draws.integers(n, size=n)
+            if "front" in targets:
+                own = {"front": targets["front"][rows]}
+                drawn["front"].append(_evaluate(beside.iloc[rows], own)["front"] if np.ptp(own["front"]) > 0 else {})
+        for target, lists in _trees(beside, explained, seeds).items():
+            drawn[target] += lists
     intervals, told = {}, {}
     for target, lists in drawn.items():
-        if len(lists) < RESAMPLES // 2:  # nearly all settings are equal in it
+        every = np.asarray([[shares.get(name, 0.0) for name in (*names, CHANCE)] for shares in lists if shares])
+        if len(every) < RESAMPLES // 2:  # nearly all settings are equal in it
             continue
-        every = np.asarray(lists)
-        own, chance = every[:, :-1], every[:, -1:]
-        whole = np.maximum(own.sum(axis=1, keepdims=True), 1e-12)
-        low, high = np.quantile(own / whole, (0.05, 0.95), axis=0)
+        values, chance = every[:, :-1], every[:, -1:]
+        whole = np.maximum(values.sum(axis=1, keepdims=True), 1e-12)
+        low, high = np.quantile(values / whole, (0.05, 0.95), axis=0)
         intervals[target] = {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
-        above = (own > chance).mean(axis=0) >= 0.95
+        above = (values > chance).mean(axis=0) >= 0.95
         told[target] = tuple(name for name, is_above in zip(names, above, strict=True) if is_above)
     return intervals, told
 
 
-def _evaluate(
-    params: pd.DataFrame, targets: Mapping[str, np.ndarray[Any, Any]], trees: int = TREES
-) -> dict[str, dict[str, float]]:
+def _evaluate(params: pd.DataFrame, targets: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, dict[str, float]]:
     """The shares of the parameters for each of the targets; none where they explain nothing."""
-    import optuna  # here, because it is slow to import and only reports need it
-
     if not targets:
         return {}
-    params = params.loc[:, [column for column in params.columns if _varies(params[column])]]
-    spaces = {column: _distribution(params[column].tolist()) for column in params.columns}
+    with _quiet():
+        study = _study(params, targets)
+        return {name: _shares(study, place, _evaluator(name, len(params))) for place, name in enumerate(targets)}
+
+
+def _trees(
+    params: pd.DataFrame, targets: Mapping[str, np.ndarray[Any, Any]], seeds: Sequence[int]
+) -> dict[str, list[dict[str, float]]]:
+    """The same by single trees, one of each seed."""
+    if not targets:
+        return {}
+    with _quiet():
+        study = _study(params, targets)
+        return {
+            name: [_shares(study, place, _evaluator(name, len(params), trees=1, seed=seed)) for seed in seeds]
+            for place, name in enumerate(targets)
+        }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's lines."""
+    import optuna  # here, because it is slow to import and only reports need it
+
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        # One study for all targets: entering the trials takes as long as a forest.
-        study = optuna.create_study(directions=["minimize"] * len(targets))
-        study.add_trials(
-            [
-                optuna.trial.create_trial(
-                    params=dict(zip(spaces, row, strict=True)), distributions=spaces, values=list(map(float, values))
-                )
-                for row, *values in zip(params.itertuples(index=False, name=None), *targets.values(), strict=True)
-            ]
-        )
-        return {
-            name: _shares(study, place, len(params), by_rank=name == "front", trees=trees)
-            for place, name in enumerate(targets)
-        }
+        yield
     finally:
         optuna.logging.set_verbosity(verbosity)
 
 
-def _shares(study: Study, place: int, count: int, by_rank: bool, trees: int) -> dict[str, float]:
-    """What the parameters explain of the value at ``place``, over ``count`` trials."""
+def _study(params: pd.DataFrame, targets: Mapping[str, np.ndarray[Any, Any]]) -> Study:
+    """One for all targets: entering the trials takes as long as a forest."""
     import optuna
 
-    evaluator: optuna.importance.BaseImportanceEvaluator
-    if by_rank:
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    else:
-        # Shallower trees than Optuna's 64 levels: at 1,000 trials 0.7 s instead of 10 s a target, same order. Beyond,
-        # where trees fill all levels, two less: at 2,500 0.4 s instead of 1.6 s, shares within 0.01, same order.
-        depth = 8 if count <= MANY_TRIALS else 6
-        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=trees, max_depth=depth, seed=0)
+    params = params.loc[:, [column for column in params.columns if _varies(params[column])]]
+    spaces = {column: _distribution(params[column].tolist()) for column in params.columns}
+    study = optuna.create_study(directions=["minimize"] * len(targets))
+    study.add_trials(
+        [
+            optuna.trial.create_trial(
+                params=dict(zip(spaces, row, strict=True)), distributions=spaces, values=list(map(float, values))
+            )
+            for row, *values in zip(params.itertuples(index=False, name=None), *targets.values(), strict=True)
+        ]
+    )
+    return study
+
+
+def _evaluator(target: str, count: int, trees: int = 32, seed: int = 0) -> BaseImportanceEvaluator:
+    """What judges a target over ``count`` trials."""
+    import optuna
+
+    if target == "front":
+        return optuna.importance.PedAnovaImportanceEvaluator()
+    # Shallower trees than Optuna's 64 levels: at 1,000 trials 0.7 s instead of 10 s a target, same order. Beyond, where
+    # trees fill all levels, two less: at 2,500 0.4 s instead of 1.6 s, shares within 0.01, same order.
+    depth = 8 if count <= MANY_TRIALS else 6
+    return optuna.importance.FanovaImportanceEvaluator(n_trees=trees, max_depth=depth, seed=seed)
+
+
+def _shares(study: Study, place: int, evaluator: BaseImportanceEvaluator) -> dict[str, float]:
+    """What the parameters explain of the value at ``place``."""
+    import optuna
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # few trials per region: said in our own notes
