@@ -172,11 +172,10 @@ def _resampled(
         beside = params.assign(**{f"{PARAM}{CHANCE}": draws.uniform(size=n)})
         seeds = [number * RESAMPLES + seed for seed in range(RESAMPLES // CHANCE_COLUMNS)]
         explained = {target: values for target, values in targets.items() if target != "front"}
-        for seed in seeds:
+        for _ in seeds if "front" in targets else ():
             rows = draws.integers(n, size=n)
-            if "front" in targets:
-                own = {"front": targets["front"][rows]}
-                drawn["front"].append(_evaluate(beside.iloc[rows], own)["front"] if np.ptp(own["front"]) > 0 else {})
+            if np.ptp(targets["front"][rows]) > 0:
+                drawn["front"].append(_evaluate(beside.iloc[rows], {"front": targets["front"][rows]})["front"])
         for target, lists in _trees(beside, explained, seeds).items():
             drawn[target] += lists
     intervals, told = {}, {}

@@ -81,12 +81,10 @@ def on_two_parameters(title: str, tables: AttackTables) -> Drawing | None:
     png = dependence_png(f"Dependence on two parameters: {title}", found)
     note = (
         "Report half, means over the other parameters, from a forest of extremely randomised trees (partial "
-        f"dependence). ±: its mean error in points on settings that it did not learn from; dots: measured settings. Searches with "
-        f"fewer than {FEWEST} settings, and all but the first {MOST_ROWS}, are left out."
+        f"dependence). ±: its mean error in points on settings that it did not learn from; dots: measured settings. "
+        f"Searches with fewer than {FEWEST} settings, and all but the first {MOST_ROWS}, are left out."
     )
-    return Drawing(
-        png=png, title="How do ASR and clean accuracy move with the two parameters that matter most?", note=note
-    )
+    return Drawing(png=png, title="What do the two parameters that matter most do?", note=note)
 
 
 def _ranked(one: Importance) -> list[str]:
