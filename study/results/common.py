@@ -10,7 +10,7 @@ import pandas as pd
 
 from search_spaces.space import Space
 from study.record.columns import PARAM
-from study.results.searched_params import searched_params
+from study.results.searched_params import searched_params, varies
 
 # A front is said to have something in common where of twenty random picks of as many settings less than one would, in
 # any of the parameters that are looked at (Bonferroni).
@@ -51,7 +51,7 @@ def alike(searched: pd.DataFrame, trials: list[str], space: Space | None = None)
         if not own[member].all():
             continue  # the front has settings of both kinds, with it and without
         values = params.loc[own, column].tolist()
-        if len({str(value) for value in values}) < 2:
+        if not varies(params.loc[own, column]):
             continue
         judged = _numbers if all(_is_number(value) for value in values) else _choices
         found.append(judged(column[len(PARAM) :], values, [bool(value) for value in member[own]]))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from search_spaces.space import Space
 from study.record.columns import PARAM
-from study.results.searched_params import searched_params
+from study.results.searched_params import searched_params, varies
 
 RATES = ("asr", "clean_accuracy")
 VALUES = 15  # of each parameter
@@ -77,7 +77,7 @@ def pair_dependence(searched: pd.DataFrame, ranked: Sequence[str], space: Space 
     columns: dict[str, Array] = {}
     logs: dict[str, bool] = {}
     for column in params.columns:
-        if not has[column].all() or params[column].astype(str).nunique() < 2:
+        if not has[column].all() or not varies(params[column]):
             continue
         name, values = column[len(PARAM) :], params[column].tolist()
         if all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in values):

@@ -20,7 +20,7 @@ import pandas as pd
 
 from search_spaces.space import Space
 from study.record.columns import PARAM
-from study.results.searched_params import searched_params
+from study.results.searched_params import searched_params, varies
 
 if TYPE_CHECKING:
     from optuna.importance import BaseImportanceEvaluator
@@ -92,7 +92,7 @@ def importance(settings: pd.DataFrame, space: Space | None = None) -> Importance
         )
     params, has = searched_params(settings, space)
     partial = [c for c in params if has[c].any() and not has[c].all()]
-    varied = [c for c in params if has[c].all() and _varies(params[c])]
+    varied = [c for c in params if has[c].all() and varies(params[c])]
     notes = []
     if partial and space is None:
         notes.append(f"Left out, because only some settings have them: {_names(partial)}.")
@@ -124,10 +124,6 @@ def importance(settings: pd.DataFrame, space: Space | None = None) -> Importance
     return Importance(n, shares, tuple(notes), intervals, told, branches)
 
 
-def _varies(values: pd.Series[Any]) -> bool:
-    return bool(values.astype(str).nunique() > 1)
-
-
 def _branches(
     params: pd.DataFrame,
     has: pd.DataFrame,
@@ -141,7 +137,7 @@ def _branches(
         own = has[column].to_numpy(dtype=bool)
         if own.sum() < MIN_TRIALS or column[len(PARAM) :] in found:
             continue
-        beside = [c for c in (*varied, *partial) if has.loc[own, c].all() and _varies(params.loc[own, c])]
+        beside = [c for c in (*varied, *partial) if has.loc[own, c].all() and varies(params.loc[own, c])]
         # Those that the very same settings have are judged with it.
         alike = [c for c in partial if c in beside and (has[c].to_numpy(dtype=bool) == own).all()]
         values = {name: one[own] for name, one in targets.items() if np.ptp(one[own]) > 0}
@@ -232,7 +228,7 @@ def _study(params: pd.DataFrame, targets: Mapping[str, np.ndarray[Any, Any]]) ->
     """One for all targets: entering the trials takes as long as a forest."""
     import optuna
 
-    params = params.loc[:, [column for column in params.columns if _varies(params[column])]]
+    params = params.loc[:, [column for column in params.columns if varies(params[column])]]
     spaces = {column: _distribution(params[column].tolist()) for column in params.columns}
     study = optuna.create_study(directions=["minimize"] * len(targets))
     study.add_trials(

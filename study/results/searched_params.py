@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from search_spaces.space import Space
@@ -24,3 +26,8 @@ def searched_params(settings: pd.DataFrame, space: Space | None = None) -> tuple
     columns = {f"{PARAM}{name}": [point.get(name) for point in points] for name in space.distributions}
     had = {f"{PARAM}{name}": [name in point for point in points] for name in space.distributions}
     return pd.DataFrame(columns, settings.index, dtype=object), pd.DataFrame(had, settings.index)
+
+
+def varies(values: pd.Series[Any]) -> bool:
+    """Whether a column holds more than one value; None is a value."""
+    return len(set(map(str, values))) > 1
