@@ -19,14 +19,14 @@ from optuna.trial import TrialState
 
 from search_spaces.conditions import OnlyIf
 from search_spaces.space import Space, get_space
-from study.plan.jobs import Search
+from study.plan.jobs import Search, make_plan
 from study.record.optuna_storage import open_storage
 from study.results.settings import fronts
 from study.search.conditional import ConditionalTPE
 from study.search.optuna_search import OptunaSearch, space_hash
 from study.search.warm_start import points_for
 from study.simulate.table import read_table
-from study.spec.load import make_spec
+from study.spec.load import load_spec, make_spec, recipe_text
 from study.spec.yaml_io import SpecError
 from tests.study.tiny import AS_PUBLISHED, TINY, made_up_row, make_driver, run, tiny_spec
 from trainables.registry import SettingError
@@ -271,3 +271,16 @@ def test_a_simulation_of_the_family_is_refused_in_one_line(tmp_path: Path) -> No
     driver.finish(job, made_up_row(job, driver.plan))
     with pytest.raises(SpecError, match="family has parameters that only some settings have; superft simulate"):
         read_table([tmp_path])
+
+
+def test_the_recipe_compares_at_equal_steps_over_three_attacks_and_three_seeds_and_says_what_it_costs() -> None:
+    head, spec = recipe_text("family").partition("\nname:")[0], load_spec("family")
+    plan = make_plan(spec)
+    cost = " ".join(head.partition("\n# Cost: ")[2].replace("\n#", "").split())
+    assert cost.startswith(f"{len(plan.victims())} victims (clean controls included) and {plan.total_jobs:,} repairs")
+    (search,) = plan.searches
+    assert len(search.cells) == 3 * 3
+    assert search.space.distributions["steps"].single()
+    lengths = {one.settings["steps"] for one in plan.baselines if "steps" in one.settings}
+    assert lengths == {1000} == {point["steps"] for point in search.space.starting_points().values()}
+    assert len(search.space.starting_points()) == 3, "none of them is left out by the ranges"
