@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -126,7 +127,7 @@ def schedule_family(paper: Mapping[str, Any]) -> Space:
         FAMILY,
         paper,
         _to_settings,
-        lambda settings: _to_params(paper, settings),
+        partial(_to_params, paper),
         conditions=CONDITIONS,
         starts=STARTS,
     )

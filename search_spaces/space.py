@@ -255,8 +255,8 @@ def _check(defense: str, holder: Any) -> None:
         space = _space_of(holder, variant, dataset)
         if wrong := wrong_conditions(space.distributions, space.conditions):
             raise SettingError(f"search space of {defense} ({variant}): {wrong}")
-        if space.conditions and space.detector:
-            raise SettingError(f"search space of {defense} ({variant}): a space with conditions has no detector")
+        if space.detector and (space.conditions or space.starts):
+            raise SettingError(f"search space of {defense} ({variant}): one with conditions or starts has no detector")
         try:
             params = space.paper_params()
         except Exception as error:

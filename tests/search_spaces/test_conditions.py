@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pickle
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -84,7 +85,7 @@ def test_regimes_show_every_parameter_and_every_setting() -> None:
         ({"conditions": {"y": (OnlyIf("kind", ("a",)),)}}, "names 'y', which is not searched"),
         ({"conditions": {"kind": (OnlyIf("deep", (True,)),)}}, "kind depends on 'deep', which must stand before it"),
         ({"conditions": {"free": (OnlyIf("x", (0.5,)),)}}, "free depends on x, which must be a choice"),
-        ({"detector": ("kind",)}, "a space with conditions has no detector"),
+        ({"detector": ("kind",)}, "one with conditions or starts has no detector"),
         ({"starts": {"other": {"kind": "b", "free": 1}}}, "the start 'other' has no deep"),
         ({"starts": {"other": {"kind": "a", "free": 7}}}, "the start 'other' is no point of it"),
     ],
@@ -208,3 +209,8 @@ def test_both_ends_of_every_parameter_are_tried_where_a_point_has_it() -> None:
     without_starts = dataclasses.replace(family(), starts={})
     with pytest.raises(SettingError, match=r"super_ft: momentum_mode: 'inverse' does not work: .*needs optimizer sgd"):
         check_space("super_ft", without_starts, adam, {}, "search.ranges.super_ft")
+
+
+def test_the_family_travels_to_another_process() -> None:
+    again = pickle.loads(pickle.dumps(family()))
+    assert again.params_of(again.to_settings(again.starts["one_cycle"])) == dict(family().starts["one_cycle"])
