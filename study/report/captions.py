@@ -128,5 +128,6 @@ share of the variation over all settings that the parameter explains (fANOVA). R
 differ between the best settings (the front, or at least the best 10 % by rank) and all (PED-ANOVA). The sampler tries
 good regions more often, which colours these numbers; with fewer than {TRUSTED_TRIALS} settings they are hints.
 Whiskers, with {LEAST_RESAMPLED} to {MOST_RESAMPLED} settings: where the share lies in 90 % of {RESAMPLES} resamples of
-the settings (bootstrap). A parameter that only some settings have has no bar: it is judged among those, below.</p>
+the settings (bootstrap; of fANOVA the single trees of its forest, each of which has one). A parameter that only some
+settings have has no bar: it is judged among those, below.</p>
 """

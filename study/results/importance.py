@@ -91,8 +91,9 @@ def importance(settings: pd.DataFrame, space: Space | None = None) -> Importance
             n, {}, (f"Importance needs at least {MIN_TRIALS} finished settings; there {_are(n)} so far.",)
         )
     params, has = searched_params(settings, space)
-    partial = [c for c in params if has[c].any() and not has[c].all()]
-    varied = [c for c in params if has[c].all() and varies(params[c])]
+    columns = list(map(str, params.columns))
+    partial = [c for c in columns if has[c].any() and not has[c].all()]
+    varied = [c for c in columns if has[c].all() and varies(params[c])]
     notes = []
     if partial and space is None:
         notes.append(f"Left out, because only some settings have them: {_names(partial)}.")
