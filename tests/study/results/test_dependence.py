@@ -18,7 +18,7 @@ def searched(n: int = 120) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     rows = []
     for number in range(n):
-        rate, share = float(10 ** rng.uniform(-3, 0)), float(rng.uniform())
+        rate, share = float(10 ** rng.uniform(-3, 0)), float(rng.uniform(0.2, 1.0))
         settings = {"param.rate": rate, "param.share": share, "param.kind": str(rng.choice(["a", "b"]))}
         rows.append(point(number, -np.log10(rate) / 3, 0.9 + 0.1 * share, **settings))
     return candidates(to_frame(rows))
