@@ -84,7 +84,10 @@ SPEC_KEYS: dict[str, str] = {
         "For searches of thousands of trials: TPE learns from the newest so many and those on the front. Left out: "
         "from all."
     ),
-    "search.space": "A variant of a defense's search space, by name: `super_ft: ordered`.",
+    "search.space": (
+        "A variant of a defense's search space, by name: `super_ft: ordered`, `super_ft: family` (see [the family of "
+        "schedules](#the-family-of-schedules))."
+    ),
     "search.ranges": (
         "Other bounds for searched settings: `super_ft: {iterations: [20, 500]}`; a list of choices for a setting "
         "that has choices. The published value must stay inside."

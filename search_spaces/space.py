@@ -12,13 +12,14 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType, ModuleType
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from search_spaces.conditions import Conditions, names_of, walk, wrong_conditions
 from trainables.defenses.base import DEFENSES
 from trainables.registry import Registry, SettingError, nearest
 
@@ -28,7 +29,7 @@ LARGEST_SPACE = 10_000  # points up to which a space is counted; a larger one is
 # The data set that PAPER is the point for, where PAPER_FOR says what other data sets have.
 PAPER_DATASET = "cifar10"
 # Modules of this package that hold no space.
-HELPERS = ("space", "steps")
+HELPERS = ("space", "steps", "conditions", "schedule_family")
 
 
 def _same(values: Mapping[str, Any]) -> Settings:
@@ -47,6 +48,9 @@ class Space:
         published_for: the data set that the published point was stated for; empty where the space does not say.
         detector: the parameters that decide what a defense that `detects` leaves out, and nothing else. They are
             settings by themselves: such a space has no ``to_settings`` of its own.
+        conditions: which parameters only some points have. ``to_settings`` takes no notice of one that a point does not
+            have and leaves out the settings that then mean nothing; ``to_params`` fills in what settings leave out.
+        starts: further points that a search begins with after the published one, by name, as parameters.
     """
 
     distributions: Mapping[str, BaseDistribution]
@@ -55,6 +59,51 @@ class Space:
     to_params: Callable[[Mapping[str, Any]], Settings] = _same
     published_for: str = ""
     detector: tuple[str, ...] = ()
+    conditions: Conditions = field(default_factory=dict)
+    starts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def walk(self, value: Callable[[str, BaseDistribution], Any]) -> Settings:
+        """A point, parameter by parameter; ``value`` is asked for those that it has. See `conditions.walk`."""
+        return walk(self.distributions, self.conditions, value)
+
+    def names_of(self, params: Mapping[str, Any]) -> list[str]:
+        """The parameters of a point; all of them where the space has no conditions."""
+        return names_of(self.distributions, self.conditions, params)
+
+    def params_of(self, settings: Mapping[str, Any]) -> Settings:
+        """The parameters of settings, those alone that such a point has (KeyError: the settings lack one)."""
+        params = self.to_params(settings)
+        return {name: params[name] for name in self.names_of(params)}
+
+    def filled(self, params: Mapping[str, Any]) -> Settings:
+        """A point with some parameters as given, all others as published or, where that point lacks them, the least."""
+        published = self.to_params(self.paper)
+
+        def value(name: str, item: BaseDistribution) -> Any:
+            return params[name] if name in params else published.get(name, _ends(item)[0])
+
+        return self.walk(value)
+
+    def regimes(self) -> list[Settings]:
+        """A point for each combination of the choices that decide which parameters a point has; at least one point."""
+        parents = dict.fromkeys(one.parameter for needed in self.conditions.values() for one in needed)
+        choices = [self.distributions[name].choices for name in parents]  # type: ignore[attr-defined]
+        return [self.filled(dict(zip(parents, values, strict=True))) for values in itertools.product(*choices)]
+
+    @cached_property
+    def decides(self) -> tuple[str, ...]:
+        """The settings that a point of it may state."""
+        return tuple(dict.fromkeys(key for params in self.regimes() for key in self.to_settings(params)))
+
+    def starting_points(self) -> dict[str, Settings]:
+        """`starts` within the ranges: a number outside goes to the nearer end, a point that lacks its choice is left
+        out."""
+        found = {}
+        for name, params in self.starts.items():
+            moved = {key: _nearest(params[key], self.distributions[key]) for key in self.names_of(params)}
+            if all(holds(self.distributions[key], value) for key, value in moved.items()):
+                found[name] = moved
+        return found
 
     def split(self) -> tuple[Space, Space] | None:
         """The space of the detector and that of all other parameters; None where not both hold more than one point.
@@ -68,8 +117,7 @@ class Space:
 
     def paper_params(self) -> Settings:
         """The published point as searched parameters; what it states beside them is in `beside`."""
-        params = self.to_params(self.paper)
-        return {name: params[name] for name in self.distributions}
+        return self.params_of(self.paper)
 
     def beside(self, defense: str) -> Settings:
         """What the published point states beside the searched parameters, where it is not the defense's default."""
@@ -94,7 +142,7 @@ class Space:
             for name, values in choices.items():
                 number, index = divmod(number, len(values))
                 params[name] = values[index]
-            different.add(fingerprint(self.to_settings(params)))
+            different.add(fingerprint(self.to_settings({key: params[key] for key in self.names_of(params)})))
         return len(different)
 
     def with_ranges(self, ranges: Mapping[str, Sequence[Any]], key: str, *, published: bool = True) -> Space:
@@ -116,10 +164,10 @@ class Space:
                 changed[name] = _other_range(changed[name], given)
             except (TypeError, ValueError) as error:
                 raise SettingError(f"{key}.{name}: {error}") from error
-            paper = self.to_params(self.paper)[name]
-            if published and not holds(changed[name], paper):
+            paper = self.paper_params()
+            if published and name in paper and not holds(changed[name], paper[name]):
                 raise SettingError(
-                    f"{key}.{name}: {list(given)} leaves out the published {paper}, which is trial 0; "
+                    f"{key}.{name}: {list(given)} leaves out the published {paper[name]}, which is trial 0; "
                     "search.published: false searches without it"
                 )
         return dataclasses.replace(self, distributions=changed)
@@ -162,6 +210,15 @@ def holds(distribution: BaseDistribution, value: Any) -> bool:
     return distribution._contains(distribution.to_internal_repr(value))
 
 
+def _ends(item: BaseDistribution) -> Sequence[Any]:
+    """All choices, or the least and the greatest value."""
+    return item.choices if isinstance(item, CategoricalDistribution) else (item.low, item.high)  # type: ignore[attr-defined]
+
+
+def _nearest(value: Any, item: BaseDistribution) -> Any:
+    return value if isinstance(item, CategoricalDistribution) else min(max(value, item.low), item.high)  # type: ignore[attr-defined]
+
+
 def _other_range(distribution: BaseDistribution, given: Sequence[Any]) -> BaseDistribution:
     if isinstance(distribution, CategoricalDistribution):
         if not given:
@@ -178,7 +235,7 @@ def _other_range(distribution: BaseDistribution, given: Sequence[Any]) -> BaseDi
         raise ValueError(f"must be [low, high] with {'0 < ' if distribution.log else ''}low <= high, got {list(given)}")
     if whole:
         return IntDistribution(low, high, log=distribution.log)
-    return FloatDistribution(float(low), float(high), log=distribution.log)
+    return FloatDistribution(float(low), float(high), log=distribution.log, step=distribution.step)
 
 
 def _check(defense: str, holder: Any) -> None:
@@ -196,6 +253,10 @@ def _check(defense: str, holder: Any) -> None:
             raise SettingError(f"search space of {defense}: DETECTOR names {name!r}, which SPACE does not search")
     for variant, dataset in itertools.product(_variants(holder), (None, *getattr(holder, "PAPER_FOR", {}))):
         space = _space_of(holder, variant, dataset)
+        if wrong := wrong_conditions(space.distributions, space.conditions):
+            raise SettingError(f"search space of {defense} ({variant}): {wrong}")
+        if space.detector and (space.conditions or space.starts):
+            raise SettingError(f"search space of {defense} ({variant}): one with conditions or starts has no detector")
         try:
             params = space.paper_params()
         except Exception as error:
@@ -208,6 +269,11 @@ def _check(defense: str, holder: Any) -> None:
                     f"search space of {defense} ({variant}): PAPER[{name!r}] = {value!r}{where} lies outside "
                     f"{space.distributions[name]}; the published point is trial 0"
                 )
+        for name, start in space.starts.items():
+            lacking = [key for key in space.names_of(start) if key not in start]
+            if lacking or space.starting_points().get(name) != dict(start):
+                what = f"has no {lacking[0]}" if lacking else "is no point of it"
+                raise SettingError(f"search space of {defense} ({variant}): the start {name!r} {what}")
 
 
 def _variants(holder: Any) -> dict[str, Space]:
@@ -280,16 +346,19 @@ def check_space(
         SettingError: one line that names parameter and value.
     """
 
-    def attempt(what: str, change: Mapping[str, Any]) -> None:
+    published = space.to_params(space.paper)
+
+    def attempt(what: str, params: Mapping[str, Any]) -> None:
         try:
-            DEFENSES.create(defense, {**fixed, **space.to_settings({**published, **change})})
+            DEFENSES.create(defense, {**fixed, **space.to_settings({**published, **params})})
         except SettingError as error:
             raise SettingError(f"{what} does not work: {error}") from error
 
-    published = space.to_params(space.paper)
     attempt(f"search space of {defense}: the published point", {})
-    for name, item in space.distributions.items():
-        choices = item.choices if isinstance(item, CategoricalDistribution) else (item.low, item.high)  # type: ignore[attr-defined]
-        for value in choices:
-            where = f"{key}.{name}" if name in given else f"search space of {defense}: {name}"
-            attempt(f"{where}: {value!r}", {name: value})
+    for name, start in space.starting_points().items():
+        attempt(f"search space of {defense}: the starting point {name}", start)
+    for regime in space.regimes():
+        for name in regime:
+            for value in _ends(space.distributions[name]):
+                where = f"{key}.{name}" if name in given else f"search space of {defense}: {name}"
+                attempt(f"{where}: {value!r}", space.filled({**regime, name: value}))

@@ -7,6 +7,7 @@ from typing import Any
 
 from optuna.distributions import FloatDistribution, IntDistribution
 
+from search_spaces.schedule_family import schedule_family
 from search_spaces.space import Space
 from search_spaces.steps import LONGEST_TRIANGLE
 
@@ -78,4 +79,8 @@ def _to_ratios(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-VARIANTS = {"ordered": Space(ORDERED_SPACE, PAPER, _from_ratios, _to_ratios)}
+VARIANTS = {
+    "ordered": Space(ORDERED_SPACE, PAPER, _from_ratios, _to_ratios),
+    # Not the four numbers alone, but what the schedule is.
+    "family": schedule_family(PAPER),
+}

@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from search_spaces.space import Space, fingerprint
@@ -89,6 +90,24 @@ class Search:
     def published_settings(self) -> dict[str, Any]:
         """The published point (trial 0), the detector's settings included, whatever was chosen for it."""
         return {**self.fixed, **self.published_detector(), **self.space.to_settings(self.paper_params())}
+
+    def decided(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a row's settings those that this search decides or fixes."""
+        return {key: settings[key] for key in (*self.fixed, *self._by_detector, *self.space.decides) if key in settings}
+
+    def start_named(self, settings: Mapping[str, Any]) -> str | None:
+        """Which of the space's further starting points settings are; None: none of them."""
+        if not self._starts:
+            return None
+        return self._starts.get(fingerprint(self.decided(settings)))
+
+    @cached_property
+    def _starts(self) -> dict[str, str]:
+        return {fingerprint(self.settings(params)): name for name, params in self.space.starting_points().items()}
+
+    @property
+    def _by_detector(self) -> tuple[str, ...]:
+        return () if self.detector is None else self.detector.decides
 
     @property
     def begins_beside(self) -> bool:

@@ -48,6 +48,12 @@ PLACE_COLUMNS = (
         "warm_start", "text", "the study whose front the setting was taken from, see search.warm_start; else missing"
     ),
     Column(
+        "start",
+        "text",
+        "the further point that the search space names to begin with, as ft_cosine of the family of schedules; else "
+        "missing",
+    ),
+    Column(
         "aggregate",
         "text",
         "how the study takes attacks together, see search.aggregate: worst, cvar:LEVEL; missing: mean",

@@ -7,7 +7,7 @@ setting on one backdoored model.
 from __future__ import annotations
 
 from study.results.equal_rules import DRAWS
-from study.results.importance import TRUSTED_TRIALS
+from study.results.importance import LEAST_RESAMPLED, MOST_RESAMPLED, RESAMPLES, TRUSTED_TRIALS
 
 E_WORDS = "1 E is the compute of one training epoch over the attacker's full training set"
 
@@ -126,5 +126,8 @@ CAPTION_IMPORTANCE = f"""
 <p class="caption">Share of importance of each parameter; bars of one colour add up to 100 %. ASR and clean accuracy:
 share of the variation over all settings that the parameter explains (fANOVA). Reaching the front: how much its values
 differ between the best settings (the front, or at least the best 10 % by rank) and all (PED-ANOVA). The sampler tries
-good regions more often, which colours these numbers; with fewer than {TRUSTED_TRIALS} settings they are hints.</p>
+good regions more often, which colours these numbers; with fewer than {TRUSTED_TRIALS} settings they are hints.
+Whiskers, with {LEAST_RESAMPLED} to {MOST_RESAMPLED} settings: where the share lies in 90 % of {RESAMPLES} resamples of
+the settings (bootstrap; of fANOVA the single trees of its forest, each of which has one). A parameter that only some
+settings have has no bar: it is judged among those, below.</p>
 """

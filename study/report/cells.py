@@ -36,7 +36,7 @@ FLAGS, TARGET, WRONG, ANOMALY = "flagged_classes", "target_flagged", "false_clas
 
 
 def told(settings: pd.DataFrame, members: pd.DataFrame) -> Iterator[tuple[str, pd.Series[Any]]]:
-    """The settings that a table names, and how: baselines, controls, per search the published and the picked ones.
+    """The settings that a table names, and how: baselines, controls, per search what it began with and the picked ones.
 
     Args:
         settings: rows of ``settings.aggregate`` of one attack.
@@ -48,12 +48,18 @@ def told(settings: pd.DataFrame, members: pd.DataFrame) -> Iterator[tuple[str, p
         yield f"{one['defense_label']} (clean control)", one
     for defense, group in settings[settings["role"] == "search"].groupby("defense_label", sort=True):
         chosen = {str(one["trial"]): honours(one) for _, one in members[members["defense_label"] == defense].iterrows()}
-        for _, one in group[group["published"]].iterrows():
+        for _, one in group[group["published"] | group["start"].notna()].iterrows():
             names = chosen.pop(str(one["trial"]), "")
-            yield f"{defense}, published setting{f'; found: {names}' if names else ''}", one
+            what = "published setting" if one["published"] else start_of(one)
+            yield f"{defense}, {what}{f'; found: {names}' if names else ''}", one
         for trial, names in chosen.items():
             if names:
                 yield f"{defense}, found: {names}", group[group["trial"] == trial].iloc[0]
+
+
+def start_of(one: Mapping[Any, Any] | pd.Series[Any]) -> str:
+    """``begun with NAME`` of a further point that the search space names to begin with; else nothing."""
+    return "" if pd.isna(one["start"]) else f"begun with {one['start']}"
 
 
 def honours(member: Mapping[Any, Any] | pd.Series[Any]) -> str:

@@ -20,6 +20,7 @@ from study.report.cells import (
     hypervolume_table,
     repeats_table,
     rules_table,
+    start_of,
     status_text,
     told,
 )
@@ -28,7 +29,8 @@ from study.report.figures.registry import AttackTables, draw_all
 from study.report.figures.style import PLOTLY_CONFIG
 from study.report.html import Table, embedded, escape, folded, number, plain, plural, rate, slug, table_html
 from study.report.lead import attack_lead, measured_on_victims
-from study.results.importance import Importance
+from study.results.common import common_text
+from study.results.importance import RESAMPLES, TARGETS, Importance
 from study.results.settings import ALL_ATTACKS, models_of, rule_in_words, settings_of, settings_text, true_status
 from study.results.verdicts import verdicts
 from trainables.evaluation.metrics import der, rir
@@ -114,7 +116,8 @@ def _folded_parts(
         add("trigger", "The trigger", _picture(trigger, f"The trigger of {heading}") + captions.CAPTION_TRIGGER)
     if len(members):
         title = f"The front: {len(members)} {plural('setting', len(members))}"
-        add("members", title, table_html(_front_table(members, settings)) + captions.CAPTION_MEMBERS)
+        table = table_html(_front_table(members, settings)) + captions.CAPTION_MEMBERS
+        add("members", title, table + "".join(_common(tables)))
     if len(tables.beside):
         title = "The searches under equal rules" if len(tables.beside) > 1 else "Hypervolume"
         add("rules", title, table_html(hypervolume_table(tables.beside)) + captions.CAPTION_PARITY)
@@ -184,13 +187,47 @@ def _why_empty(rows: pd.DataFrame) -> str:
     )
 
 
+def _common(tables: AttackTables) -> list[str]:
+    """What the front of each search has in common, a line each."""
+    lines = []
+    for label, group in tables.searched.groupby("defense_label", sort=True):
+        front = tables.members[tables.members["defense_label"] == label]
+        if text := common_text(group, front["trial"].tolist(), tables.spaces.get(str(label))):
+            lines.append(f'<p class="note">{escape(str(label))}: {escape(text)}</p>')
+    return lines
+
+
 def _importance_notes(found: Mapping[str, Importance]) -> list[str]:
-    """One line per note, with the defenses that share it."""
+    """One line per note, with the defenses that share it; what is told from chance, and parameters of some settings."""
     owners: dict[str, list[str]] = {}
     for name, one in found.items():
         if one.notes:
             owners.setdefault(" ".join(one.notes), []).append(name)
-    return [f'<p class="note">{escape(", ".join(names))}: {escape(note)}</p>' for note, names in owners.items()]
+    lines = [(", ".join(names), note) for note, names in owners.items()]
+    lines += [(name, told_text(one)) for name, one in found.items() if one.told]
+    lines += [(name, branches_text(one)) for name, one in found.items() if one.branches]
+    return [f'<p class="note">{escape(names)}: {escape(note)}</p>' for names, note in lines]
+
+
+def told_text(one: Importance) -> str:
+    """Which parameters explain more than a column of random numbers, target by target."""
+    parts = [f"{TARGETS[target]}: {', '.join(names) or 'none'}" for target, names in one.told.items()]
+    return (
+        f"More than a column of random numbers explains, in 95 % of {RESAMPLES} resamples of the settings – "
+        f"{'; '.join(parts)}. The others are noise here."
+    )
+
+
+def branches_text(one: Importance) -> str:
+    """The parameters that only some settings have, each among those."""
+    parts = []
+    for name, branch in one.branches.items():
+        shares = [f"{TARGETS[target]} {percent(share)}" for target, share in branch.shares.items()]
+        told = (
+            f", more than chance for {' and '.join(TARGETS[target] for target in branch.told)}" if branch.told else ""
+        )
+        parts.append(f"{name} ({branch.trials} of {one.trials}): {', '.join(shares) or 'nothing'}{told}")
+    return f"Parameters that only some settings have, and their share among those alone – {'; '.join(parts)}."
 
 
 def _picture(path: Path, description: str) -> str:
@@ -236,7 +273,8 @@ def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
     for one in chosen:
         n = counts[one["defense_label"], one["trial"]]
         row = {"defense": str(one["defense_label"]), "rank": str(one["rank"]), "trial": str(one["trial"])}
-        words = [honours(one), "published" if one["published"] else "", "collapsed" if one["collapsed"] else ""]
+        words = [honours(one), "published" if one["published"] else "", start_of(one)]
+        words.append("collapsed" if one["collapsed"] else "")
         row["chosen as"] = ", ".join(filter(None, words))
         row["ASR"] = rate(one["asr_report"], n["n_triggered_report"])
         row["clean accuracy"] = rate(one["clean_accuracy_report"], n["n_clean_report"])

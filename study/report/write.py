@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from search_spaces.space import Space
 from study.plan.jobs import Plan
 from study.record.curves import read_curves
 from study.record.detectors import read_detectors
@@ -121,7 +122,12 @@ def write_report(directory: Path | str) -> Path:
             "by_rule": by_rule,
         }
         parts = {name: at(whole, place) for name, whole in wholes.items()}
-        tables = AttackTables(**parts, shared=shared_members(at(members, (*place[:-1], ALL_ATTACKS))), apart=apart)
+        tables = AttackTables(
+            **parts,
+            shared=shared_members(at(members, (*place[:-1], ALL_ATTACKS))),
+            apart=apart,
+            spaces=_conditional_spaces(plan, combination),
+        )
         swept = swept_in(at(frame, place) if attack != ALL_ATTACKS else frame[frame["combination"] == combination])
         title = title_of(str(attack), str(dataset), str(model), len(wheres), swept)
         # Of a sweep, the picture is of the first combination.
@@ -157,6 +163,13 @@ def write_report(directory: Path | str) -> Path:
     content = page(spec, directory, frame, table, members, sections, notes, unfinished, judged, sweep)
     write_atomically(directory / "report.html", content.encode())
     return directory / "report.html"
+
+
+def _conditional_spaces(plan: Plan | None, combination: str) -> dict[str, Space]:
+    """By the defense's label, the searched spaces of which some parameters belong to some settings alone."""
+    searches = plan.searches if plan else ()
+    here = [search for search in searches if search.space.conditions and search.cells]
+    return {one.cells[0].defense_label: one.space for one in here if one.cells[0].combination == combination}
 
 
 def _plan_of(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Plan | None:

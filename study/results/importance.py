@@ -2,31 +2,56 @@
 
 fANOVA (Hutter et al. 2014) answers for ASR and for clean accuracy: which share of the variation over all trials does
 a setting explain? PED-ANOVA (Watanabe et al. 2023) answers for the front: by how much do the values of the settings
-differ between the trials on the front (at least the best 10 % by non-domination rank) and all others?
+differ between the trials on the front (at least the best 10 % by non-domination rank) and all others? A parameter that
+only some settings have is judged among those.
 """
 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from search_spaces.space import Space
 from study.record.columns import PARAM
+from study.results.searched_params import searched_params, varies
 
 if TYPE_CHECKING:
+    from optuna.importance import BaseImportanceEvaluator
     from optuna.study import Study
 
 TARGETS = {"asr": "ASR", "clean_accuracy": "clean accuracy", "front": "reaching the front"}
 MIN_TRIALS = 4  # below this there is nothing to compute
 TRUSTED_TRIALS = 100  # below this an order of settings is a hint
 MANY_TRIALS = 1000
+# Settings from which on, and up to which, the shares have intervals: fewer are too few for any, and of more the report
+# takes too long.
+LEAST_RESAMPLED, MOST_RESAMPLED = 20, 200
+RESAMPLES, CHANCE_COLUMNS = 40, 4
+CHANCE = "chance"  # a column of random numbers, drawn anew for every tenth resample
 WORST = (1.0, 0.0)  # ASR and clean accuracy
 _LOG_RATIO = 10.0  # a positive setting that spans more than this was searched, and is compared, by its logarithm
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A parameter that only some settings have, judged among those alone.
+
+    Args:
+        trials: how many have it.
+        shares: TARGETS key -> the share that it explains of what differs among them, in [0, 1].
+        told: the targets of which it explains more than a shuffled column; empty where that was not asked.
+    """
+
+    trials: int
+    shares: dict[str, float]
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,25 +62,40 @@ class Importance:
         trials: how many settings went in.
         shares: TARGETS key -> setting -> share in [0, 1]; the shares of one target add up to 1. Empty if impossible.
         notes: sentences for people: why something is missing, or how far to trust it.
+        intervals: the same -> where 90 % of `RESAMPLES` resamples of the settings have the share; empty for fewer than
+            `LEAST_RESAMPLED` settings and for more than `MOST_RESAMPLED`.
+        told: TARGETS key -> the settings whose share is larger than that of a column of random numbers in 95 % of the
+            resamples; what is not among them is noise. Empty where there are no intervals.
+        branches: parameter that only some settings have -> what it is among those.
     """
 
     trials: int
     shares: dict[str, dict[str, float]]
     notes: tuple[str, ...]
+    intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    told: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    branches: dict[str, Branch] = field(default_factory=dict)
 
 
-def importance(settings: pd.DataFrame) -> Importance:
-    """Importance over finished settings (rows of ``front.candidates`` of one group), from their report-half values."""
+def importance(settings: pd.DataFrame, space: Space | None = None) -> Importance:
+    """Importance over finished settings (rows of ``front.candidates`` of one group), from their report-half values.
+
+    Args:
+        space: what was searched, where some of its parameters belong to some settings alone: then the parameters are
+            judged, and those among the settings that have them. None: the settings of the defense are, as they stand
+            in the rows, and those that are missing in some rows are left out.
+    """
     n = len(settings)
     if n < MIN_TRIALS:
         return Importance(
             n, {}, (f"Importance needs at least {MIN_TRIALS} finished settings; there {_are(n)} so far.",)
         )
-    used = [c for c in settings.columns if c.startswith(PARAM) and settings[c].notna().any()]
-    partial = [c for c in used if settings[c].isna().any()]
-    varied = [c for c in used if c not in partial and settings[c].astype(str).nunique() > 1]
+    params, has = searched_params(settings, space)
+    columns = list(map(str, params.columns))
+    partial = [c for c in columns if has[c].any() and not has[c].all()]
+    varied = [c for c in columns if has[c].all() and varies(params[c])]
     notes = []
-    if partial:
+    if partial and space is None:
         notes.append(f"Left out, because only some settings have them: {_names(partial)}.")
     if not varied:
         return Importance(n, {}, (*notes, "No parameter took more than one value, so none can explain a difference."))
@@ -71,7 +111,7 @@ def importance(settings: pd.DataFrame) -> Importance:
         "front": _domination_rank(places),
     }
     unequal = {name: values for name, values in targets.items() if np.ptp(values) > 0}
-    evaluated = _evaluate(settings[varied], unequal)
+    evaluated = _evaluate(params[varied], unequal)
     shares: dict[str, dict[str, float]] = {}
     for name in targets:
         if name not in unequal:
@@ -80,46 +120,145 @@ def importance(settings: pd.DataFrame) -> Importance:
             shares[name] = found
         else:
             notes.append(f"No parameter explains any of the differences in {TARGETS[name]}.")
-    return Importance(n, shares, tuple(notes))
+    intervals, told = _resampled(params[varied], {name: unequal[name] for name in shares})
+    branches = _branches(params, has, varied, partial, unequal) if space is not None else {}
+    return Importance(n, shares, tuple(notes), intervals, told, branches)
+
+
+def _branches(
+    params: pd.DataFrame,
+    has: pd.DataFrame,
+    varied: list[str],
+    partial: list[str],
+    targets: Mapping[str, np.ndarray[Any, Any]],
+) -> dict[str, Branch]:
+    """Each parameter that only some settings have, among those and beside what all of them have."""
+    found: dict[str, Branch] = {}
+    for column in partial:
+        own = has[column].to_numpy(dtype=bool)
+        if own.sum() < MIN_TRIALS or column[len(PARAM) :] in found:
+            continue
+        beside = [c for c in (*varied, *partial) if has.loc[own, c].all() and varies(params.loc[own, c])]
+        # Those that the very same settings have are judged with it.
+        alike = [c for c in partial if c in beside and (has[c].to_numpy(dtype=bool) == own).all()]
+        values = {name: one[own] for name, one in targets.items() if np.ptp(one[own]) > 0}
+        shares = _evaluate(params.loc[own, beside], values) if alike else {}
+        _, told = _resampled(params.loc[own, beside], {name: values[name] for name in shares if shares[name]})
+        for name in (c[len(PARAM) :] for c in alike):
+            explained = {target: by_name[name] for target, by_name in shares.items() if name in by_name}
+            above = tuple(target for target in explained if name in told.get(target, ()))
+            found[name] = Branch(int(own.sum()), explained, above)
+    return found
+
+
+def _resampled(
+    params: pd.DataFrame, targets: Mapping[str, np.ndarray[Any, Any]]
+) -> tuple[dict[str, dict[str, tuple[float, float]]], dict[str, tuple[str, ...]]]:
+    """Intervals of the shares, and which of them are larger than that of a column of random numbers; see `Importance`.
+
+    Each tree of fANOVA's forest learns from settings drawn with replacement, and the share is the mean over the trees:
+    so single trees are the resamples. For PED-ANOVA the settings are drawn here.
+    """
+    n = len(params)
+    if not LEAST_RESAMPLED <= n <= MOST_RESAMPLED or not targets:
+        return {}, {}
+    draws = np.random.default_rng(0)
+    names = [column[len(PARAM) :] for column in params.columns]
+    drawn: dict[str, list[dict[str, float]]] = {target: [] for target in targets}
+    for number in range(CHANCE_COLUMNS):
+        beside = params.assign(**{f"{PARAM}{CHANCE}": draws.uniform(size=n)})
+        seeds = [number * RESAMPLES + seed for seed in range(RESAMPLES // CHANCE_COLUMNS)]
+        explained = {target: values for target, values in targets.items() if target != "front"}
+        for _ in seeds if "front" in targets else ():
+            rows = draws.integers(n, size=n)
+            if np.ptp(targets["front"][rows]) > 0:
+                drawn["front"].append(_evaluate(beside.iloc[rows], {"front": targets["front"][rows]})["front"])
+        for target, lists in _trees(beside, explained, seeds).items():
+            drawn[target] += lists
+    intervals, told = {}, {}
+    for target, lists in drawn.items():
+        every = np.asarray([[shares.get(name, 0.0) for name in (*names, CHANCE)] for shares in lists if shares])
+        if len(every) < RESAMPLES // 2:  # nearly all settings are equal in it
+            continue
+        values, chance = every[:, :-1], every[:, -1:]
+        whole = np.maximum(values.sum(axis=1, keepdims=True), 1e-12)
+        low, high = np.quantile(values / whole, (0.05, 0.95), axis=0)
+        intervals[target] = {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
+        above = (values > chance).mean(axis=0) >= 0.95
+        told[target] = tuple(name for name, is_above in zip(names, above, strict=True) if is_above)
+    return intervals, told
 
 
 def _evaluate(params: pd.DataFrame, targets: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, dict[str, float]]:
     """The shares of the parameters for each of the targets; none where they explain nothing."""
-    import optuna  # here, because it is slow to import and only reports need it
-
     if not targets:
         return {}
-    spaces = {column: _distribution(params[column].tolist()) for column in params.columns}
+    with _quiet():
+        study = _study(params, targets)
+        return {name: _shares(study, place, _evaluator(name, len(params))) for place, name in enumerate(targets)}
+
+
+def _trees(
+    params: pd.DataFrame, targets: Mapping[str, np.ndarray[Any, Any]], seeds: Sequence[int]
+) -> dict[str, list[dict[str, float]]]:
+    """The same by single trees, one of each seed."""
+    if not targets:
+        return {}
+    with _quiet():
+        study = _study(params, targets)
+        return {
+            name: [_shares(study, place, _evaluator(name, len(params), trees=1, seed=seed)) for seed in seeds]
+            for place, name in enumerate(targets)
+        }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's lines."""
+    import optuna  # here, because it is slow to import and only reports need it
+
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        # One study for all targets: entering the trials takes as long as a forest.
-        study = optuna.create_study(directions=["minimize"] * len(targets))
-        study.add_trials(
-            [
-                optuna.trial.create_trial(
-                    params=dict(zip(spaces, row, strict=True)), distributions=spaces, values=list(map(float, values))
-                )
-                for row, *values in zip(params.itertuples(index=False, name=None), *targets.values(), strict=True)
-            ]
-        )
-        return {name: _shares(study, place, len(params), by_rank=name == "front") for place, name in enumerate(targets)}
+        yield
     finally:
         optuna.logging.set_verbosity(verbosity)
 
 
-def _shares(study: Study, place: int, count: int, by_rank: bool) -> dict[str, float]:
-    """What the parameters explain of the value at ``place``, over ``count`` trials."""
+def _study(params: pd.DataFrame, targets: Mapping[str, np.ndarray[Any, Any]]) -> Study:
+    """One for all targets: entering the trials takes as long as a forest."""
     import optuna
 
-    evaluator: optuna.importance.BaseImportanceEvaluator
-    if by_rank:
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    else:
-        # Shallower trees than Optuna's 64 levels: at 1,000 trials 0.7 s instead of 10 s a target, same order. Beyond,
-        # where trees fill all levels, two less: at 2,500 0.4 s instead of 1.6 s, shares within 0.01, same order.
-        depth = 8 if count <= MANY_TRIALS else 6
-        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, max_depth=depth, seed=0)
+    params = params.loc[:, [column for column in params.columns if varies(params[column])]]
+    spaces = {column: _distribution(params[column].tolist()) for column in params.columns}
+    study = optuna.create_study(directions=["minimize"] * len(targets))
+    study.add_trials(
+        [
+            optuna.trial.create_trial(
+                params=dict(zip(spaces, row, strict=True)), distributions=spaces, values=list(map(float, values))
+            )
+            for row, *values in zip(params.itertuples(index=False, name=None), *targets.values(), strict=True)
+        ]
+    )
+    return study
+
+
+def _evaluator(target: str, count: int, trees: int = 32, seed: int = 0) -> BaseImportanceEvaluator:
+    """What judges a target over ``count`` trials."""
+    import optuna
+
+    if target == "front":
+        return optuna.importance.PedAnovaImportanceEvaluator()
+    # Shallower trees than Optuna's 64 levels: at 1,000 trials 0.7 s instead of 10 s a target, same order. Beyond, where
+    # trees fill all levels, two less: at 2,500 0.4 s instead of 1.6 s, shares within 0.01, same order.
+    depth = 8 if count <= MANY_TRIALS else 6
+    return optuna.importance.FanovaImportanceEvaluator(n_trees=trees, max_depth=depth, seed=seed)
+
+
+def _shares(study: Study, place: int, evaluator: BaseImportanceEvaluator) -> dict[str, float]:
+    """What the parameters explain of the value at ``place``."""
+    import optuna
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # few trials per region: said in our own notes
@@ -137,7 +276,7 @@ def _shares(study: Study, place: int, count: int, by_rank: bool) -> dict[str, fl
 def _distribution(values: list[Any]) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if any(isinstance(v, bool | str) for v in values):
+    if any(v is None or isinstance(v, bool | str) for v in values):
         return CategoricalDistribution(sorted(set(values), key=str))
     low, high = min(values), max(values)
     log = low > 0 and high / low > _LOG_RATIO

@@ -49,7 +49,7 @@ _POOLED = ("n_clean", "n_triggered", "n_clean_report", "n_triggered_report")
 _FRONT_VALUES = (
     *("asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report", "robust_accuracy_report"),
     *("asr_before_report", "clean_accuracy_before_report", "charged_epochs", "wall_seconds", "cells", "published"),
-    *("models", "models_counted", "status", "collapsed", "aggregate"),
+    *("start", "models", "models_counted", "status", "collapsed", "aggregate"),
 )
 FRONT_COLUMNS = (*GROUP, "defense", "rank", "trial", *_FRONT_VALUES, "der_report", "is_knee", "picks")
 
@@ -214,7 +214,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     if rule != MEAN:
         _take_together(table, rows, rule)
     table["aggregate"] = str(rule)
-    firsts = ["study", "defense", "device", "versions", "error", "flags", *params]
+    firsts = ["study", "defense", "device", "versions", "error", "flags", "start", *params]
     table[firsts] = rows.loc[grouped["row"].first(), firsts].to_numpy(dtype=object)
     if len(table) < len(rows):  # the first cell may hold no error where a later one does
         table[["error", "flags"]] = grouped[["error", "flags"]].first()

@@ -239,6 +239,8 @@ class Driver:
             full["repeat"] = search.search.repeat
         if search is not None and job.trial in search.origins:
             full["warm_start"] = search.origins[job.trial]
+        if search is not None and (start := search.search.start_named(job.settings)) is not None:
+            full["start"] = start
         if search is not None and self._is_beyond(search, job.settings):
             full["flags"] = [*full.get("flags", ()), BEYOND_BUDGET]
         charged = Bill().charge(full) if search is None else self._standing[job.label].charge(full)

@@ -17,9 +17,11 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from search_spaces.conditions import Conditions
 from search_spaces.space import fingerprint, within
 from study.plan.jobs import Plan, Search
 from study.results.scores import WORST, Values
+from study.search.conditional import ask
 from study.search.quasi_random import QuasiRandomStart
 from study.search.unseen import grid, unseen_params
 from study.search.warm_start import WarmPoint
@@ -36,6 +38,8 @@ MOST_REPEATS = 10
 PUBLISHED = "published"
 # User attribute of a setting from another study's front: the name of that study.
 WARM_START = "warm_start"
+# User attribute of a point that the space names to begin with: its name.
+START = "start"
 # Optuna's system attribute of a constraint, as `Trial.set_constraint` names it; above 0 it is broken.
 CONSTRAINT = "constraints:accuracy_floor"
 # Suggestions in a row that do not fit into what is left of a budget, after which a search has ended: its sampler goes
@@ -75,9 +79,12 @@ def open_searches(
     ]
 
 
-def space_hash(distributions: Mapping[str, BaseDistribution]) -> str:
+def space_hash(distributions: Mapping[str, BaseDistribution], conditions: Conditions = MappingProxyType({})) -> str:
     """Digest of a search space; a study continued under another one would mix incomparable trials."""
     text = json.dumps({name: distribution_to_json(item) for name, item in distributions.items()}, sort_keys=True)
+    if conditions:
+        told = {name: [(one.parameter, one.among) for one in needed] for name, needed in conditions.items()}
+        text += json.dumps(told, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -135,7 +142,7 @@ class OptunaSearch:
         else:
             self.study = optuna.create_study(study_name=name, storage=storage, directions=list(DIRECTIONS))
         self._study_id = storage.get_study_id_from_name(name)
-        of_space = space_hash(search.space.distributions)
+        of_space = space_hash(search.space.distributions, search.space.conditions)
         existing = len(self.study.get_trials(deepcopy=False))
         # Without trials and space: new, or left by a driver that was killed right here.
         if name not in known or (existing == 0 and "space" not in self.study.user_attrs):
@@ -188,7 +195,7 @@ class OptunaSearch:
                     self._told_failed[trial_id] = unfinished[trial_id]
             if trial.state != TrialState.RUNNING:
                 continue
-            if trial_id is None or set(trial.params) != set(self.search.space.distributions):
+            if trial_id is None or set(trial.params) != set(self.search.space.names_of(trial.params)):
                 self.study.tell(trial.number, state=TrialState.FAIL)  # the driver was killed while asking it
                 continue
             self._open[trial_id] = trial.number
@@ -204,7 +211,7 @@ class OptunaSearch:
                 self._restore(trial_id, finished[trial_id], started[trial_id], remarks.get(trial_id, {}))
             else:
                 self.study.enqueue_trial(self._params(started[trial_id]), user_attrs=self._mark(started[trial_id]))
-                trial_again = self.study.ask(dict(self.search.space.distributions))
+                trial_again = ask(self.study, self.search.space)
                 trial_again.set_user_attr("id", trial_id)
                 self._open[trial_id] = trial_again.number
                 unfinished[trial_id] = self._own(started[trial_id])
@@ -220,9 +227,20 @@ class OptunaSearch:
         published = self.search.published_settings()
         if self.begins_published and not waiting and fingerprint(published) not in self._by_settings:
             self.study.enqueue_trial(self.search.paper_params(), user_attrs=self._mark(published))
+        self._enqueue_starts()
         self._enqueue_warm()
         self._enqueue_tuned()
         return sorted(unfinished.items())
+
+    def _enqueue_starts(self) -> None:
+        """Ask soon for the further points that the space begins with, unless they wait or were asked already."""
+        if not self.begins_published:
+            return
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        there = {trial.user_attrs.get(START) for trial in waiting}
+        for name, params in self.search.space.starting_points().items():
+            if name not in there and fingerprint(self.search.settings(params)) not in self._by_settings:
+                self.study.enqueue_trial(params, user_attrs={START: name})
 
     def _enqueue_warm(self) -> None:
         """Ask soon for what other studies found; of a search that has begun, they wait in its storage or were asked."""
@@ -276,7 +294,7 @@ class OptunaSearch:
         """
         repeats, refusals, own = 0, 0, self.study.sampler
         while self.asked < self.target and not self.exhausted and refusals < MOST_REFUSALS:
-            trial = self.study.ask(dict(self.search.space.distributions))
+            trial = ask(self.study, self.search.space)
             settings = self._settings_of(trial)
             known = self._by_settings.get(fingerprint(settings))
             if known is None and not fits(settings):
@@ -354,11 +372,12 @@ class OptunaSearch:
     def _restore(
         self, trial_id: str, values: Values | None, settings: Mapping[str, Any], remarks: Mapping[str, Any]
     ) -> None:
-        distributions = dict(self.search.space.distributions)
+        params = self._params(settings)
+        distributions = {name: self.search.space.distributions[name] for name in params}
         self.study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.FAIL if values is None else TrialState.COMPLETE,
-                params=self._params(settings),
+                params=params,
                 distributions=distributions,
                 values=None if values is None else list(values),
                 user_attrs={"id": trial_id, **self._mark(settings), **remarks},
@@ -368,15 +387,18 @@ class OptunaSearch:
 
     def _make_sampler(self, name: str, count: int) -> BaseSampler:
         seed = derive_seed(self.seed, "sampler", self.search.label, count)
-        made = make_sampler(name, seed=seed, startup_trials=self.startup_trials, history=self.history)
+        conditions = bool(self.search.space.conditions)
+        made = make_sampler(
+            name, seed=seed, startup_trials=self.startup_trials, history=self.history, conditions=conditions
+        )
         if self.startup == "random" or name != self.sampler:
             return made
         return QuasiRandomStart(made, seed=seed % 2**32, startup_trials=self.startup_trials)
 
     def _params(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The searched parameters of settings, put back into their ranges where rounding left them just outside."""
-        params = self.search.space.to_params(settings)
-        return {name: within(params[name], item) for name, item in self.search.space.distributions.items()}
+        params = self.search.space.params_of(settings)
+        return {name: within(value, self.search.space.distributions[name]) for name, value in params.items()}
 
     def _new_id(self) -> str:
         while (trial_id := self.search.trial_id(self._next)) in self._used:
@@ -397,4 +419,4 @@ class OptunaSearch:
 
     def _own(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """A ledger row's settings, cut to those that this search decides or fixes."""
-        return {key: settings[key] for key in self.search.published_settings() if key in settings}
+        return self.search.decided(settings)

@@ -34,6 +34,7 @@ def unseen_params(
         for name, values in zip(search.space.distributions, choices, strict=True):
             number, index = divmod(number, len(values))
             params[name] = values[index]
-        if fingerprint(search.settings(params)) not in known:
-            return params
+        own = {name: params[name] for name in search.space.names_of(params)}
+        if fingerprint(search.settings(own)) not in known:
+            return own
     return None

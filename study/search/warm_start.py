@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,19 +103,31 @@ def points_for(search: Search, others: Mapping[str, pd.DataFrame], most: int) ->
 
 def _mapped(search: Search, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Searched parameters of another study's settings, or why there are none."""
-    space = search.space.distributions
+    space = search.space
     try:
-        given = search.space.to_params(settings)
+        given = space.to_params(settings)
     except KeyError as error:
         return {}, f"it has no {error.args[0]}"
     params = {}
-    for name, item in space.items():
+    for name in space.names_of(given):
+        item = space.distributions[name]
         if name not in given:
             return {}, f"it has no {name}"
         params[name] = _fit(given[name], item)
         if not _is_inside(item, params[name]):
             return {}, f"{name} = {given[name]!r} lies outside {_in_words(item)}"
+    if space.conditions:  # whose parameters say more than a setting each, and not everything
+        again = space.to_settings(params)
+        for name in again:
+            if name in settings and not _same(again[name], settings[name]):
+                return {}, f"no point has {name} = {settings[name]!r} beside its other settings"
     return params, ""
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=ROUNDING)
+    return bool(one == other)
 
 
 def _fit(value: Any, item: BaseDistribution) -> Any:

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
+from study.results.dependence import VALUES, partial_means
 from study.simulate.surrogate import RATES, Surrogate
 from study.simulate.table import Table
 
-# Values of each parameter; settings of the table whose other parameters are averaged over.
-VALUES, SETTINGS = 15, 200
+SETTINGS = 200  # of the table whose other parameters are averaged over
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,7 @@ def _columns(table: Table) -> dict[str, int]:
 
 def _means(one: Surrogate, x: NDArray[np.float64], columns: tuple[int, ...], places: Any) -> NDArray[np.float64]:
     """`RATES` at each place of these coordinates, the mean over the settings ``x``: (places, 2)."""
-    rows = np.tile(x, (len(places), 1))
-    rows[:, list(columns)] = np.repeat(np.asarray(places, dtype=float), len(x), axis=0)
-    each = one.rates(rows).reshape(len(places), len(x), len(RATES))
-    return np.asarray(each.mean(axis=1), dtype=np.float64)
+    return partial_means(one.rates, x, columns, places)
 
 
 def _decoded(item: BaseDistribution, at: NDArray[np.float64]) -> list[float]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from study.report.figures.dependence import RATE_NAMES, mesh
 from study.report.figures.style import (
     FONT,
     GREY,
@@ -84,22 +84,11 @@ def dependence_png(defense: str, found: Dependence, table: Table) -> Figure:
     axes = figure.subplots(len(attacks), 2, squeeze=False)
     for line, attack in enumerate(attacks):
         measured = table.means(attack)
-        for axis, (rate, name) in zip(axes[line], (("asr", "ASR"), ("clean_accuracy", "clean accuracy")), strict=True):
-            mesh = axis.pcolormesh(*found.values, found.rates[attack][rate].T, cmap="cividis", shading="gouraud")
-            axis.plot(measured[found.names[0]], measured[found.names[1]], ".", color="white", markersize=1, alpha=0.5)
-            for parameter, side in zip(found.names, ("x", "y"), strict=True):
-                if getattr(table.space[parameter], "log", False):
-                    axis.set(**{f"{side}scale": "log"})
-                    scale = getattr(axis, f"{side}axis")
-                    scale.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-                    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                    scale.set_minor_formatter(NullFormatter())
-            axis.set(xlabel=found.names[0], ylabel=found.names[1], title=f"{attack}: {name}")
-            for_print(axis)
-            axis.grid(visible=False)
-            bar = figure.colorbar(mesh, ax=axis)
-            bar.ax.yaxis.set_major_formatter(percent_tick)
-            bar.ax.tick_params(labelsize=SMALL_FONT)
+        for axis, (rate, name) in zip(axes[line], RATE_NAMES, strict=True):
+            dots = (measured[found.names[0]], measured[found.names[1]])
+            logs = [getattr(table.space[parameter], "log", False) for parameter in found.names]
+            about = f"{attack}: {name}"
+            mesh(figure, axis, found.values, found.rates[attack][rate], dots, names=found.names, logs=logs, title=about)
     what = "means over the other parameters (surrogate); dots: measured settings"
     figure.suptitle(f"{defense} over {' and '.join(found.names)}: {what}", fontsize=FONT, fontweight="bold")
     return figure

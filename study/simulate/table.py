@@ -152,6 +152,7 @@ def _of_study(directory: Path, label: str | None, ledger: Path | None = None) ->
     label = label or spec.defenses[0]
     if label not in spec.defenses:
         raise SpecError(f"{directory} does not search {label!r}, but {', '.join(spec.defenses) or 'nothing'}")
+    _check_unconditional(spec, label, directory)
     rows = Ledger.read(ledger or directory / LEDGER_FILE).rows()
     search, absent = search_of(spec, label), without_backdoor(rows)
     numbers: dict[str, int] = {}
@@ -188,6 +189,7 @@ def _of_export(path: Path, label: str | None) -> Table:
         spec, own = spec_of_stranger(about["study"], path), str(about["defense"])
         frame = pd.read_csv(path.with_name(Path(about["rows"]).name))
         samplers = tuple(about["samplers"])
+        _check_unconditional(spec, own, path)
         missing = {"setting", *search_of(spec, own).space.distributions, *CELL, *VALUES} - set(frame.columns)
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         if isinstance(error, SpecError):
@@ -201,6 +203,15 @@ def _of_export(path: Path, label: str | None) -> Table:
     if label not in (None, own):
         raise SpecError(f"{path} is of {own}, not of {label!r}")
     return Table(spec, own, frame, samplers)
+
+
+def _check_unconditional(spec: StudySpec, label: str, place: Path) -> None:
+    """Refuse a space of which some settings lack parameters: a forest over all of them would have to make them up."""
+    if search_of(spec, label).space.conditions:
+        raise SpecError(
+            f"{place}: search.space.{label}: {spec.search.space[label]} has parameters that only some settings have; "
+            "superft simulate has no surrogate for those, give it a study of another space"
+        )
 
 
 def _check_same(first: Path, one: Table, second: Path, other: Table) -> None:

@@ -18,6 +18,7 @@ from study.spec.part import FolderOrUrl, Part
 from study.spec.parts import CurveSpec, PluginPart, Resources, ScenarioSpec, VictimPart
 from study.spec.plugins import load_plugins
 from study.spec.resolved import Resolved, ResolvedAttack, ResolvedBaseline, ResolvedSearch
+from study.spec.samplers import check_conditions
 from study.spec.search import SearchSpec
 from study.spec.trackers import TRACKERS
 from study.spec.yaml_io import SpecError, dump_yaml, without_password
@@ -321,7 +322,7 @@ class StudySpec(Part):
 
     def _search(self, label: str) -> ResolvedSearch:
         space, fixed, name = self._space(label), self._fixed(label), label
-        searched = [key for key in space.to_settings(space.paper_params()) if key in fixed]
+        searched = [key for key in space.decides if key in fixed]
         if searched:
             raise SpecError(
                 f"defense.{name}.{searched[0]} is fixed by the spec but searched by its space; "
@@ -338,7 +339,10 @@ class StudySpec(Part):
 
     def _space(self, label: str) -> search_spaces.Space:
         """The search space of a defense in this study (SettingError)."""
-        space = search_spaces.get_space(self.method(label), self.search.space.get(label, "default"), self.dataset)
+        variant = self.search.space.get(label, "default")
+        space = search_spaces.get_space(self.method(label), variant, self.dataset)
+        if space.conditions:
+            check_conditions(self.search.sampler, self.search.startup, f"search.space.{label}: {variant}")
         return space.with_ranges(
             self.search.ranges.get(label, {}), f"search.ranges.{label}", published=self.search.published
         )

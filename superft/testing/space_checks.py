@@ -27,9 +27,11 @@ def published_point_lies_in_the_search_space(subject: Subject) -> None:
     refused = refusal(partial(DEFENSES.create, subject.name, space.paper), SettingError)
     assert refused is None, f"PAPER of {subject.name} is refused by the defense: {refused}"
     params = space.to_params(space.paper)
-    for name, distribution in space.distributions.items():
+    for name in space.names_of(params):
         assert name in params, f"SPACE of {subject.name} has {name}, but PAPER has no value for it"
-        assert holds(distribution, params[name]), f"PAPER of {subject.name}: {name}={params[name]} lies outside SPACE"
+        assert holds(space.distributions[name], params[name]), (
+            f"PAPER of {subject.name}: {name}={params[name]} lies outside SPACE"
+        )
 
 
 def every_point_of_the_search_space_builds_the_defense(subject: Subject) -> None:
@@ -61,4 +63,5 @@ def points(space: Space, count: int) -> list[dict[str, Any]]:
         for item in space.distributions.values()
     ]
     corners = itertools.islice(itertools.product(*ends), 256)
-    return drawn + [dict(zip(space.distributions, corner, strict=True)) for corner in corners]
+    ended = [dict(zip(space.distributions, corner, strict=True)) for corner in corners]
+    return [{name: params[name] for name in space.names_of(params)} for params in drawn + ended]

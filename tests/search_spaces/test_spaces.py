@@ -48,7 +48,8 @@ def draws(space: Space, count: int) -> list[dict[str, Any]]:
         for item in space.distributions.values()
     ]
     corners = itertools.islice(itertools.product(*ends), 256)
-    return drawn + [dict(zip(space.distributions, corner, strict=True)) for corner in corners]
+    ended = [dict(zip(space.distributions, corner, strict=True)) for corner in corners]
+    return [{name: params[name] for name in space.names_of(params)} for params in drawn + ended]
 
 
 def test_there_are_spaces_and_each_belongs_to_a_defense() -> None:
@@ -59,8 +60,8 @@ def test_there_are_spaces_and_each_belongs_to_a_defense() -> None:
 def test_published_point_lies_inside(named: tuple[str, Space]) -> None:
     _, space = named
     params = space.to_params(space.paper)
-    for name, distribution in space.distributions.items():
-        assert holds(distribution, params[name]), name
+    for name in space.names_of(params):
+        assert holds(space.distributions[name], params[name]), name
 
 
 def test_published_point_builds_the_defense(named: tuple[str, Space]) -> None:
@@ -73,7 +74,7 @@ def test_published_point_builds_the_defense(named: tuple[str, Space]) -> None:
 
 def test_published_point_survives_the_way_to_parameters_and_back(named: tuple[str, Space]) -> None:
     _, space = named
-    again = space.to_settings({key: space.to_params(space.paper)[key] for key in space.distributions})
+    again = space.to_settings(space.paper_params())
     for key, value in again.items():
         assert value == (pytest.approx(space.paper[key], rel=1e-12) if isinstance(value, float) else space.paper[key])
     assert again.keys() <= space.paper.keys()
@@ -145,7 +146,8 @@ def test_every_point_of_every_data_set_lies_inside_and_builds_the_defense() -> N
         for dataset in ("cifar10", *SPACE_MODULES[defense].PAPER_FOR):
             space = get_space(defense, variant, dataset)
             params = space.paper_params()
-            assert all(holds(item, params[name]) for name, item in space.distributions.items())
+            assert all(holds(space.distributions[name], value) for name, value in params.items())
+            assert list(params) == space.names_of(params)
             built = DEFENSES.create(defense, {**space.beside(defense), **space.to_settings(params)})
             if variant == "default":
                 assert dataclasses.asdict(built) == space.paper, "trial 0 is the published point, beside and all"

@@ -11,7 +11,7 @@ from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, register, training_work
 from trainables.defenses.ft import in_scope, parts_of
 from trainables.models.classifier import Classifier
-from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, PositiveShare, ShareBelowOne
+from trainables.settings import Count, CountOrZero, NonNegative, Positive, PositiveShare, ShareBelowOne
 from trainables.training.loop import Counters, Optimizer, OptimizerName, Schedule
 from trainables.training.schedules import CyclicSchedule, Phase, Shape, constant, lr_mass, with_equal_mass
 from trainables.training.trainer import Trainer
@@ -38,8 +38,9 @@ class SuperFineTuning(Defense):
             fraction.
         cycles1, cycles2, cycles3: triangles of phase 1, 2 and 3, >= 0; a part of one is allowed.
         phases: how many phases are run, 1 to 3.
-        up_fraction: rising share of the triangle, in (0, 1).
-        shape: how the rate climbs and falls: ``linear``, ``cosine``, ``exp``, or ``constant`` at the peak.
+        up_fraction: rising share of the triangle, in [0, 1); 0 begins each triangle at its peak.
+        shape: how the rate climbs and falls: ``linear``, ``cosine``, ``exp``, ``constant`` at the peak, or
+            ``one_cycle``: up in a straight line, down along half a cosine.
         equal_mass: move the peaks so that the rates of each phase have the sum that linear triangles would give:
             another ``shape`` is then compared at equal steps and equal rate.
         granularity: the rate moves every ``step`` or only every ``epoch``.
@@ -82,7 +83,7 @@ class SuperFineTuning(Defense):
     cycles2: NonNegative = 1.0
     cycles3: NonNegative = 1.0
     phases: Literal[1, 2, 3] = 2
-    up_fraction: InnerShare = 0.5
+    up_fraction: ShareBelowOne = 0.5
     shape: Shape = "linear"
     equal_mass: bool = False
     granularity: Literal["step", "epoch"] = "step"

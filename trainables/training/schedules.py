@@ -10,7 +10,7 @@ from typing import Literal
 
 from trainables.training.loop import Schedule
 
-Shape = Literal["linear", "cosine", "exp", "constant"]
+Shape = Literal["linear", "cosine", "exp", "constant", "one_cycle"]
 
 
 def constant(lr: float) -> Schedule:
@@ -60,8 +60,9 @@ class CyclicSchedule:
         base: rate between the triangles.
         phases: peaks and numbers of triangles, in order.
         period: steps of one full triangle (up and down).
-        up_fraction: share of the triangle that rises, in (0, 1).
-        shape: how the rate goes from base to peak; ``constant`` stays at the peak.
+        up_fraction: share of the triangle that rises, in [0, 1); 0 begins at the peak.
+        shape: how the rate goes from base to peak; ``constant`` stays at the peak, ``one_cycle`` rises in a straight
+            line and falls along half a cosine.
         peak_decay: factor on the peak for each further cycle of a phase.
         phase_reset: whether each phase starts a new triangle; False keeps one clock through all phases.
         granularity: steps over which the rate is held (1: every step; steps per epoch: every epoch).
@@ -99,7 +100,7 @@ class CyclicSchedule:
         phase, _, clock = self._locate(step)
         if phase is None:
             return 0.0
-        x = (clock % self.period_of(phase)) / self.period_of(phase)
+        x = self._place(phase, clock)
         return x / self.up_fraction if x < self.up_fraction else (1.0 - x) / (1.0 - self.up_fraction)
 
     def ends_triangle(self, step: int) -> bool:
@@ -120,15 +121,22 @@ class CyclicSchedule:
         cycle = clock // period - (clock - within) // period  # of this phase, also on a common clock
         peak = phase.peak * self.peak_decay**cycle
         height = self.height_at(step)
-        match self.shape:
+        shape: Shape = self.shape
+        if shape == "one_cycle":
+            shape = "linear" if self._place(phase, clock) < self.up_fraction else "cosine"
+        match shape:
             case "linear":
                 return self.base + (peak - self.base) * height
             case "cosine":
                 return self.base + (peak - self.base) * (1.0 - math.cos(math.pi * height)) / 2.0
             case "exp":
                 return float(self.base * (peak / self.base) ** height)
-            case "constant":
+            case _:  # constant
                 return peak
+
+    def _place(self, phase: Phase, clock: int) -> float:
+        """Share of the triangle that is over, in [0, 1)."""
+        return (clock % self.period_of(phase)) / self.period_of(phase)
 
     def _locate(self, step: int) -> tuple[Phase | None, int, int]:
         """(phase, step within it, step on the triangle's clock); phase None in the cooldown."""

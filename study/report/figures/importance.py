@@ -47,6 +47,9 @@ def importance_plotly(found: Mapping[str, Importance]) -> go.Figure:
                 }
                 legend = {"name": label, "legendgroup": target, "showlegend": target not in labelled}
                 labelled.add(target)
+                if target in one.intervals:
+                    less, more = _whiskers(one, target, names)
+                    style["error_x"] = {"type": "data", "arrayminus": less, "array": more, "thickness": 1, "width": 2}
                 figure.add_bar(x=x, y=names, **style, **legend, row=index // wide + 1, col=index % wide + 1)
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     figure.update_xaxes(title_text="share of importance", row=-(-len(panels) // wide))
@@ -108,6 +111,9 @@ def importance_png(title: str, found: Mapping[str, Importance]) -> Figure:
                 places = [row + 0.27 * (offset - 1) for row in range(len(names))]
                 widths = [one.shares[target].get(name, 0.0) for name in names]
                 axis.barh(places, widths, height=0.25, color=TARGET_COLOURS[target], label=label)
+                if target in one.intervals:
+                    sides = _whiskers(one, target, names)
+                    axis.errorbar(widths, places, xerr=sides, fmt="none", ecolor="black", elinewidth=0.5, capsize=1)
         axis.set_yticks(range(len(names)), names)
         axis.invert_yaxis()
         axis.set(xlim=(0, 1), xlabel="share of importance")
@@ -123,6 +129,13 @@ def importance_png(title: str, found: Mapping[str, Importance]) -> Figure:
     )
     figure.suptitle(title, fontsize=FONT + (1 if wide > 1 else 0), fontweight="bold")
     return figure
+
+
+def _whiskers(one: Importance, target: str, names: list[str]) -> tuple[list[float], list[float]]:
+    """From each bar down and up to the ends of its interval; none where a bar lies outside of it."""
+    shares, ends = one.shares[target], one.intervals[target]
+    reach = [(shares.get(name, 0.0), *ends.get(name, (shares.get(name, 0.0),) * 2)) for name in names]
+    return [max(0.0, share - low) for share, low, _ in reach], [max(0.0, high - share) for share, _, high in reach]
 
 
 def _row_heights(panels: Mapping[str, Importance], wide: int) -> list[int]:

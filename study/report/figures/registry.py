@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from search_spaces.space import Space
 from study.report.figures.style import as_png
 from study.results.importance import Importance, importance
 from trainables.plugins.errors import told
@@ -27,7 +28,8 @@ class AttackTables:
     all of them. ``curves`` is what `record.curves.read_curves` returns; empty where none were kept. ``by_rule`` is what
     `settings.fronts_by_rule` returns, of all attacks together; ``repeated`` what `repeats.repeated_searches` does;
     ``confirmed`` and ``curse`` what `confirmed.confirmed_settings` and `winners_curse` do. ``apart`` are the labels of
-    defenses that the study sets apart in its figures.
+    defenses that the study sets apart in its figures, ``spaces`` the searched spaces, by the defense's label, of which
+    some parameters belong to some settings alone.
     """
 
     settings: pd.DataFrame
@@ -44,13 +46,15 @@ class AttackTables:
     confirmed: pd.DataFrame = field(default_factory=pd.DataFrame)
     curse: pd.DataFrame = field(default_factory=pd.DataFrame)
     apart: tuple[str, ...] = ()
+    spaces: Mapping[str, Space] = field(default_factory=dict)
 
     @cached_property
     def importances(self) -> dict[str, Importance]:
         """Importance of the parameters of each searched defense; none where nothing was searched."""
         if not len(self.history):
             return {}
-        return {str(defense): importance(group) for defense, group in self.searched.groupby("defense_label", sort=True)}
+        by_label = self.searched.groupby("defense_label", sort=True)
+        return {str(label): importance(group, self.spaces.get(str(label))) for label, group in by_label}
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 
-@register("random", "independent draws from the space")
-def random(*, seed: int, startup_trials: int) -> BaseSampler:
-    """It learns nothing, so there is nothing to start up."""
+@register("random", "independent draws from the space", conditions=True)
+def random(*, seed: int, startup_trials: int, conditions: bool = False) -> BaseSampler:
+    """It learns nothing, so there is nothing to start up, and each parameter is drawn by itself."""
     from optuna.samplers import RandomSampler
 
     return RandomSampler(seed=seed)

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     "tree-structured Parzen estimator, multivariate; learns from search.history trials",
     history=True,
     constraints=True,
+    conditions=True,
 )
-def tpe(*, seed: int, startup_trials: int, history: int | None) -> BaseSampler:
+def tpe(*, seed: int, startup_trials: int, history: int | None, conditions: bool = False) -> BaseSampler:
     """Multivariate, so that settings that go together are drawn together; a running trial counts as a bad one."""
-    from study.search.recent_tpe import RecentTPE  # here: a name is checked without importing all of Optuna
+    from study.search.conditional import ConditionalTPE  # here: a name is checked without importing all of Optuna
+    from study.search.recent_tpe import RecentTPE
 
-    return RecentTPE(history, multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed)
+    made = ConditionalTPE if conditions else RecentTPE
+    return made(history, multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from search_spaces.conditions import OnlyIf
+from search_spaces.space import Space
 from study.record.columns import to_frame
-from study.results.importance import _domination_rank, importance
+from study.results.importance import LEAST_RESAMPLED, MOST_RESAMPLED, _domination_rank, importance
 from study.results.pareto import non_dominated_indices
 from study.results.settings import candidates
 from tests.study.rows import made_up_study, point
@@ -114,3 +117,69 @@ def test_ranks_found_in_one_pass_are_those_of_taking_front_after_front_away(grid
         left, rank = left[~layer], rank + 1
     assert rank > 3
     assert _domination_rank(points).tolist() == expected.tolist()
+
+
+def test_intervals_hold_the_share_and_a_parameter_that_does_nothing_is_not_told_from_chance() -> None:
+    found = importance(_settings(40))
+    assert found.intervals.keys() == {"asr", "clean_accuracy", "front"}
+    low, high = found.intervals["asr"]["strong"]
+    assert low <= found.shares["asr"]["strong"] <= high
+    assert 0.5 < low < high <= 1.0
+    assert found.told["asr"] == ("strong",)
+    assert found.told["clean_accuracy"] == ("weak",)
+
+
+@pytest.mark.parametrize("n", [LEAST_RESAMPLED - 1, MOST_RESAMPLED + 1])
+def test_too_few_and_very_many_settings_have_no_intervals(n: int) -> None:
+    found = importance(_settings(n))
+    assert found.shares
+    assert found.intervals == found.told == {}
+
+
+def test_where_nothing_moves_an_objective_nothing_is_told_from_chance() -> None:
+    rng = np.random.default_rng(3)
+    rows = []
+    for number in range(40):
+        settings = {f"param.{name}": float(rng.uniform()) for name in "abcd"}
+        rows.append(point(number, float(rng.uniform()), float(rng.uniform()), **settings))
+    told = importance(candidates(to_frame(rows))).told
+    assert sum(map(len, told.values())) <= 1
+
+
+def _conditional(n: int) -> tuple[pd.DataFrame, Space]:
+    """ASR follows the way alone; on the way of x clean accuracy follows x, and y moves nothing at all."""
+    space = Space(
+        {
+            "way": CategoricalDistribution(["x", "y"]),
+            "x": FloatDistribution(0.0, 1.0),
+            "y": FloatDistribution(0.0, 1.0),
+            "clip": CategoricalDistribution([None, 1.0]),
+        },
+        {"way": "x", "x": 0.5, "clip": None},
+        to_params=lambda settings: {"clip": None, **settings},
+        conditions={"x": (OnlyIf("way", ("x",)),), "y": (OnlyIf("way", ("y",)),)},
+    )
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(n):
+        way, own, noise = str(rng.choice(["x", "y"])), float(rng.uniform()), float(rng.uniform())
+        asr = 0.2 + 0.6 * (way == "x") + 0.01 * noise
+        accuracy = 0.8 + 0.1 * own if way == "x" else 0.85 + 0.001 * noise
+        clip = None if rng.uniform() < 0.5 else 1.0
+        rows.append(point(number, asr, accuracy, **{"param.way": way, f"param.{way}": own, "param.clip": clip}))
+    return candidates(to_frame(rows)), space
+
+
+def test_a_parameter_that_only_some_settings_have_is_judged_among_those() -> None:
+    settings, space = _conditional(60)
+    found = importance(settings, space)
+    assert found.shares["asr"].keys() == {"way", "clip"}, "None is a choice as any other"
+    assert found.shares["asr"]["way"] > 0.9
+    assert found.told["asr"] == ("way",)
+    assert found.branches.keys() == {"x", "y"}
+    x, y = found.branches["x"], found.branches["y"]
+    assert (x.trials, y.trials) == tuple(int((settings["param.way"] == way).sum()) for way in "xy")
+    assert x.shares["clean_accuracy"] > 0.9
+    assert "clean_accuracy" in x.told
+    assert not y.told
+    assert not any("Left out" in note for note in found.notes)

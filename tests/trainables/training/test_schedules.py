@@ -160,7 +160,7 @@ def test_third_phase_climbs_to_its_own_peak() -> None:
     assert rates(schedule)[80:] == pytest.approx(triangle(40, 3e-4, 5e-4, 40))
 
 
-@pytest.mark.parametrize("shape", ["linear", "cosine", "exp"])
+@pytest.mark.parametrize("shape", ["linear", "cosine", "exp", "one_cycle"])
 @pytest.mark.parametrize("up_fraction", [0.1, 0.5, 0.9])
 def test_ramps_are_monotone_from_base_to_peak_and_back(shape: str, up_fraction: float) -> None:
     schedule = CyclicSchedule(1e-3, (Phase(0.5, 3),), period=100, up_fraction=up_fraction, shape=shape)  # type: ignore[arg-type]
@@ -240,7 +240,7 @@ def test_one_cycle_touches_its_peak_once_and_ends_near_zero() -> None:
     assert values[-1] < 0.001
 
 
-@pytest.mark.parametrize("shape", ["linear", "cosine", "exp", "constant"])
+@pytest.mark.parametrize("shape", ["linear", "cosine", "exp", "constant", "one_cycle"])
 def test_shapes_at_equal_mass_take_the_same_steps_and_sum_to_the_same_rate(shape: Shape) -> None:
     published = SuperFineTuning().schedule(CIFAR10)
     schedule = SuperFineTuning(shape=shape, equal_mass=True).schedule(CIFAR10)
@@ -280,3 +280,19 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         SuperFineTuning(iterations1=10, phase_reset=False)
     with pytest.raises(ValueError, match="equal_mass compares shapes at one momentum"):
         SuperFineTuning(equal_mass=True, momentum_mode="inverse")
+
+
+def test_a_triangle_without_a_rising_part_begins_at_its_peak() -> None:
+    schedule = CyclicSchedule(0.0, (Phase(0.2, 2),), period=50, up_fraction=0.0, shape="cosine")
+    fall = cosine(0.2, 50)
+    assert rates(schedule) == pytest.approx([fall(step % 50) for step in range(100)])
+
+
+def test_the_shape_of_one_cycle_rises_in_a_straight_line_and_falls_along_a_cosine() -> None:
+    def of(shape: Shape) -> list[float]:
+        return rates(CyclicSchedule(0.01, (Phase(1.0, 2),), period=100, up_fraction=0.3, shape=shape))
+
+    values = of("one_cycle")
+    for cycle in (0, 100):
+        assert values[cycle : cycle + 30] == of("linear")[:30]
+        assert values[cycle + 30 : cycle + 100] == of("cosine")[30:100]
