@@ -1,4 +1,4 @@
-"""Goes by ssh to every node of a cluster file, the way `ray up` will, and says in a line each what would not work there.
+"""Goes by ssh to every node of a cluster file, as `ray up` will, and says in a line each what would not work there.
 
 The launcher itself tries for a quarter of an hour where ssh is refused, and says of a worker that fails nothing but to
 a log on the head.
@@ -74,24 +74,27 @@ def _ssh(auth: Mapping[str, Any], proxy: str | None) -> list[str]:
 
 def _script(config: Mapping[str, Any], kind: str) -> str:
     """What a node is asked, for bash."""
-    lines = ['command -v rsync > /dev/null || echo "' + PROBLEM + 'rsync is not installed"']
+    lines = [_or_say("command -v rsync > /dev/null", "rsync is not installed")]
     if "docker" in config:  # the commands of the file are for the container, which is not there yet
         command = "podman" if config["docker"].get("use_podman") else "docker"
-        return "\n".join([*lines, f'command -v {command} > /dev/null || echo "{PROBLEM}{command} is not installed"'])
+        return "\n".join([*lines, _or_say(f"command -v {command} > /dev/null", f"{command} is not installed")])
     for command in [*config.get("setup_commands", []), *config.get(f"{kind}_setup_commands", [])]:
         if re.match(r"test\s", command):
-            lines.append(
-                f'said=$( ( {command}\n) 2>&1 ) || echo "{PROBLEM}${{said:-"{"failed: " + _plain(command)}"}}" | tail -n 1'
-            )
+            lines.append(_or_say(f"said=$( ( {command}\n) 2>&1 )", f'${{said:-"failed: {_plain(command)}"}}'))
     for command in config.get(f"{kind}_start_ray_commands", []):
         if start := re.search(r"\bray start\b", command):
             before = command[: start.start()]
             lines += [
-                f'ray=$( ( {before} ray --version ) 2>&1 ) || echo "{PROBLEM}no Ray: $(echo "$ray" | tail -n 1)"',
-                f'python=$( ( {before} python --version ) 2>&1 )',
-                f'echo "{VERSIONS}$(echo "$ray" | tail -n 1 | grep -o "[0-9].*"), $(echo "$python" | tail -n 1)"',
+                _or_say(f"said=$( ( {before} ray --version ) 2>&1 )", "no Ray: ${said##*$'\\n'}"),
+                f"python=$( ( {before} python --version ) 2>&1 )",
+                f"echo \"{VERSIONS}${{said##*version }}, ${{python##*$'\\n'}}\"",
             ]
     return "\n".join(lines)
+
+
+def _or_say(command: str, problem: str) -> str:
+    """The command; where it fails the node has this problem, and nothing more is asked."""
+    return f'{command} || {{ echo "{PROBLEM}{problem}"; exit 0; }}'
 
 
 def _plain(command: str) -> str:
@@ -121,8 +124,7 @@ def _visit(
     said = done.stdout.splitlines()
     problems = [f"{name}: {line.removeprefix(PROBLEM)}" for line in said if line.startswith(PROBLEM)]
     versions = [line.removeprefix(VERSIONS) for line in said if line.startswith(VERSIONS)]
-    no_ray = any(": no Ray: " in problem for problem in problems)
-    return problems, f"Ray {versions[0]}" if versions and not no_ray else ""
+    return problems, f"Ray {versions[0]}" if versions else ""
 
 
 def _why(stderr: str, key: str) -> str:

@@ -20,7 +20,6 @@ SERVERS = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 OF_ITS_OWN = ["--net", "--pid", "--mount", "--uts", "--fork", "--mount-proc", "--kill-child"]
 NETWORK = "10.77.0"  # of a bridge that leads nowhere
 SHARED = "/mnt/superft"
-TOKEN = "ray_token"
 SSHD = """\
 ListenAddress {address}
 HostKey /root/.ssh/host_key
@@ -39,8 +38,8 @@ folder=$1 name=$2 address=$3 shared=$4; shift 4
 hostname "$name"
 mount -t tmpfs none /dev/shm
 mount -t tmpfs none /run && mkdir /run/sshd
-mount -t tmpfs none /mnt && mkdir /mnt/superft
-[ -z "$shared" ] || mount --bind "$shared" /mnt/superft
+mount -t tmpfs none /mnt
+[ -z "$shared" ] || { mkdir /mnt/superft && mount --bind "$shared" /mnt/superft; }
 number=0
 for kept; do mkdir -p "/mnt/kept/$number" && mount --rbind "$kept" "/mnt/kept/$number"; number=$((number + 1)); done
 mount --bind "$folder/home" /root
@@ -63,7 +62,13 @@ def missing() -> str | None:
     if os.geteuid() != 0:
         return "machines of the tests are made by root"
     tried = subprocess.run(
-        ["unshare", *OF_ITS_OWN, "sh", "-c", "ip link add one type bridge && ip link add two type veth peer name three"],
+        [
+            "unshare",
+            *OF_ITS_OWN,
+            "sh",
+            "-c",
+            "ip link add one type bridge && ip link add two type veth peer name three",
+        ],
         env=os.environ | {"PATH": SERVERS},
         capture_output=True,
         check=False,
@@ -111,12 +116,15 @@ class Machine:
                             found[int(entry.name)] = line[:200]
         return found
 
-    def kill_all(self, of: str) -> None:
-        """A machine that loses these processes at once: all whose command line holds the text."""
-        for number, line in self.processes().items():
-            if of in line:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
+    def crash(self) -> None:
+        """All that runs here is gone at once, and its sshd takes new connections: as after a loss of power."""
+        for number in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+    def home(self, name: str) -> Path:
+        """A file in the home of its user, as this process sees it."""
+        return self.folder / "home" / name
 
     def end(self) -> None:
         self.unshare.kill()  # takes the first process with it, and that one all others
@@ -152,11 +160,11 @@ class Site:
         new_key(ssh / "host_key")
         (ssh / "sshd_config").write_text(SSHD.format(address=address))
         kept = sorted({str(ROOT), sys.prefix, sys.base_prefix})
+        arguments = [folder, name, address, self.shared if sees_shared else "", *kept]
         into = f"--net=/proc/{self.bridge.pid}/ns/net"
         with (folder / "log").open("wb") as log:
             unshare = subprocess.Popen(
-                ["nsenter", into, "unshare", *OF_ITS_OWN, "bash", "-c", BOOT, "bash", str(folder), name, address]
-                + [str(self.shared) if sees_shared else "", *kept],
+                ["nsenter", into, "unshare", *OF_ITS_OWN, "bash", "-c", BOOT, "bash", *map(str, arguments)],
                 env=clean_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -23,7 +23,9 @@ SCHEMA = yaml.safe_load((Path(__file__).parent / "rayjob-schema.yaml").read_text
 
 
 def job() -> dict[str, Any]:
-    content = json.loads(json.dumps(yaml.safe_load(JOB.read_text())))  # no two parts are one object, as anchors make them
+    content = json.loads(
+        json.dumps(yaml.safe_load(JOB.read_text()))
+    )  # no two parts are one object, as anchors make them
     assert isinstance(content, dict)
     return content
 
@@ -192,9 +194,7 @@ def test_the_spec_of_the_recipe_becomes_the_file_that_the_job_reads(
     made = kubectl(*words[1:], "--dry-run=client", "-o", "json")
     assert made.returncode == 0, made.stderr
     said = json.loads(made.stdout)
-    (volume,) = (
-        item for item in cluster(job())["headGroupSpec"]["template"]["spec"]["volumes"] if "configMap" in item
-    )
+    (volume,) = (item for item in cluster(job())["headGroupSpec"]["template"]["spec"]["volumes"] if "configMap" in item)
     (mount,) = (item for item in container(job())["volumeMounts"] if item["name"] == volume["name"])
     assert volume["configMap"]["name"] == said["metadata"]["name"]
     (file,) = said["data"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import signal
 import subprocess
@@ -13,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.study.cluster.machines import SHARED, Machine, Site, missing, new_key, new_site
+from study.cluster.write_file import Site as OwnSite
+from study.cluster.write_file import write_site_file
+from tests.study.cluster.machines import NETWORK, SHARED, Machine, Site, missing, new_key, new_site
 from tests.study.processes import ROOT, Finished, rows_of, wait_for
 from tests.study.tiny import TINY
 
@@ -43,95 +44,117 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def node(site: Site, name: str, sees_shared: bool = True) -> Machine:
     machine = site.add(name, sees_shared)
-    (machine.folder / "home" / ".bashrc").write_text(PATIENCE)
+    machine.home(".bashrc").write_text(PATIENCE)
     return machine
 
 
-def superft(site: Site, *words: object, timeout: float = 60, **environment: str) -> Finished:
+def superft(site: Site, *words: object, timeout: float = 240, **environment: str) -> Finished:
     desk = site.machines["desk"]
     return desk.call(PYTHON, "-m", "study.cli", *words, timeout=timeout, PYTHONPATH=str(ROOT), **environment)
 
 
-def write_file(site: Site, head: Machine, *workers: Machine) -> None:
-    """`superft cluster-file`, called where people would."""
-    options = {
-        "head": head.address,
-        "workers": ",".join(worker.address for worker in workers),
-        "gpus": "0",
-        "shared": SHARED,
-        "user": "root",
-        "key": "~/.ssh/id_ed25519",
-    }
-    written = superft(site, "cluster-file", *(word for key in options for word in (f"--{key}", options[key])))
-    assert written.code == 0, written.stderr
-
-
-def up(site: Site) -> Finished:
-    return site.machines["desk"].call(RAY, "up", "site.yaml", "-y", timeout=200)
+def ray(site: Site, command: str, *words: str) -> Finished:
+    """`ray COMMAND site.yaml WORDS` on the desk."""
+    return site.machines["desk"].call(RAY, command, "site.yaml", *words, timeout=240)
 
 
 def ray_status(site: Site) -> str:
     """`ray status` on the head, by the launcher: neither an environment nor a token is named."""
-    return site.machines["desk"].call(RAY, "exec", "site.yaml", "ray status", timeout=100).stdout
+    return ray(site, "exec", "ray status").stdout
 
 
 def active(site: Site) -> int:
     """How many nodes `ray status` calls active or idle."""
-    shown = ray_status(site)
-    nodes = shown.partition("Active:")[2].partition("Pending:")[0]
+    nodes = ray_status(site).partition("Active:")[2].partition("Pending:")[0]
     return sum(int(line.split()[0]) for line in nodes.splitlines() if line.strip()[:1].isdigit())
 
 
-def said_on(machine: Machine) -> str:
-    """The autoscaler's log, for what an assertion shows."""
-    logs = machine.folder.glob("tmp/ray/session_2*/logs/monitor*")
-    return "".join(path.read_text(errors="replace")[-3000:] for path in logs)
-
-
-def test_a_cluster_comes_up_runs_a_study_heals_and_goes_down(site: Site) -> None:
-    head, *workers = (node(site, name) for name in ("head", "one", "two"))
-    write_file(site, head, *workers)
-    started = up(site)
-    assert started.code == 0, started.stdout[-3000:] + started.stderr[-3000:]
-    wait_for(lambda: active(site) == 3, 120, lambda: ray_status(site) + said_on(head), 1)
-
-    # A worker whose Ray is gone at once, as with its power; the launcher starts it again.
-    before = workers[0].processes()
-    workers[0].kill_all("/ray/")
-    wait_for(lambda: any("raylet" in line for line in new(workers[0], before)), 120, lambda: said_on(head), 1)
-    assert "No recent heartbeat" in said_on(head)
-    wait_for(lambda: active(site) == 3, 60, lambda: ray_status(site), 1)
-
-    cores = os.cpu_count()
-    spec = {**TINY, "search": {**TINY["search"], "trials": 2}, "resources": {"cpus_per_trial": cores}}
-    (head.folder.parent / "desk" / "home" / "tiny.yaml").write_text(yaml.safe_dump(spec))
-    with tunnel(site, head):
-        submit = ["submit", "tiny.yaml", "--out", f"{SHARED}/studies/one", "--follow"]
-        refused = superft(site, *submit, RAY_AUTH_TOKEN=secrets.token_hex(32))
-        assert refused.code == 2
-        assert "token" in refused.stderr
-        assert len(refused.stderr.splitlines()) == 1, refused.stderr
-        assert not (site.shared / "studies").exists()
-        ran = superft(site, *submit, timeout=240, RAY_AUTH_TOKEN_PATH=TOKEN)
-    assert ran.code == 0, ran.stdout[-3000:] + ran.stderr
-    assert len(rows_of(site.shared / "studies" / "one")) == 3
-    assert (site.shared / "victims").is_dir(), "what the trials inherit from `ray start`"
-    assert "2 nodes" in ran.stdout  # the workers: the head's cores are one too few, with the driver's
-
-    down = site.machines["desk"].call(RAY, "down", "site.yaml", "-y", timeout=100)
-    assert down.code == 0
-    assert "Exception" not in down.stdout + down.stderr
-    for machine in (head, *workers):  # the head at once; workers when they have missed it for long enough
-        wait_for(lambda machine=machine: not left(machine), 60, lambda machine=machine: str(left(machine)), 0.5)
-
-
-def new(machine: Machine, before: dict[int, str]) -> list[str]:
-    return [line for number, line in machine.processes().items() if number not in before]
+def said_on(head: Machine) -> str:
+    """The autoscaler's logs, from their ends."""
+    logs = head.folder.glob("tmp/ray/session_2*/logs/monitor*")
+    return "".join(path.read_text(errors="replace")[-5000:] for path in logs)
 
 
 def left(machine: Machine) -> list[str]:
     """What runs on the machine, but for connections of ssh that are being closed."""
     return [line for line in machine.processes().values() if not line.startswith("sshd:")]
+
+
+def test_a_cluster_comes_up_runs_a_study_heals_and_goes_down(site: Site) -> None:
+    head, *workers = (node(site, name) for name in ("head", "one", "two"))
+    options = {"head": head.address, "workers": ",".join(worker.address for worker in workers), "gpus": "0"}
+    options |= {"shared": SHARED, "user": "root", "key": "~/.ssh/id_ed25519"}
+    written = superft(site, "cluster-file", *(word for key in options for word in (f"--{key}", options[key])))
+    assert written.code == 0, written.stderr
+    started = ray(site, "up", "-y")
+    assert started.code == 0, started.stdout[-3000:] + started.stderr[-3000:]
+    wait_for(lambda: active(site) == 3, 180, lambda: ray_status(site) + said_on(head), 1)
+
+    workers[0].crash()
+    wait_for(lambda: "No recent heartbeat" in said_on(head), 60, lambda: said_on(head), 1)
+    with tunnel(site, head):  # meanwhile
+        site.machines["desk"].home("tiny.yaml").write_text(
+            yaml.safe_dump({**TINY, "search": {**TINY["search"], "trials": 2}})
+        )
+        submit = ["submit", "tiny.yaml", "--out", f"{SHARED}/studies/one", "--follow"]
+        refused = superft(site, *submit, RAY_AUTH_TOKEN=secrets.token_hex(32))
+        assert refused.code == 2
+        assert "RAY_AUTH_TOKEN" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1, refused.stderr
+        assert not (site.shared / "studies").exists()
+        ran = superft(site, *submit, timeout=240, RAY_AUTH_TOKEN_PATH=TOKEN)
+    assert ran.code == 0, ran.stdout[-3000:] + ran.stderr
+    assert len(rows_of(site.shared / "studies" / "one")) == 3
+    assert (site.shared / "victims").is_dir(), "SUPERFT_STORE did not reach the trials"
+    wait_for(lambda: active(site) == 3, 100, lambda: ray_status(site) + said_on(head), 1)
+
+    down = ray(site, "down", "-y")
+    assert down.code == 0
+    assert "Exception" not in down.stdout + down.stderr
+    assert left(head) == []
+    for machine in workers:  # they have to miss the head for long enough
+        wait_for(lambda machine=machine: not left(machine), 60, lambda machine=machine: str(left(machine)), 0.5)
+
+
+def test_a_visit_finds_what_would_keep_the_nodes_away_a_line_each(site: Site) -> None:
+    head, good, bare, closed = (node(site, name, name != "bare") for name in ("head", "good", "bare", "closed"))
+    closed.home(".ssh/authorized_keys").write_text("")
+    nowhere = f"{NETWORK}.99"
+    fill_in(site, head.address, good.address, bare.address, closed.address, nowhere)
+    found = superft(site, "check-cluster", "site.yaml", "--ssh")
+    assert found.code == 2
+    lines = [line.split(": ", 2)[1:] for line in found.stderr.splitlines()]
+    assert [address for address, _ in lines] == [bare.address, closed.address, nowhere], found.stderr
+    assert lines[0][1] == f"{SHARED} is not mounted or not writable"
+    assert lines[1][1].startswith("ssh as root: Permission denied (publickey): the public half of ~/.ssh/id_ed25519")
+    assert "No route to host" in lines[2][1]
+
+
+def test_a_wrong_key_is_one_line_and_the_workers_are_not_tried(site: Site) -> None:
+    head = node(site, "head")
+    new_key(site.machines["desk"].home(".ssh/other"))
+    fill_in(site, head.address, f"{NETWORK}.99", key="~/.ssh/other")
+    found = superft(site, "check-cluster", "site.yaml", "--ssh")
+    assert found.code == 2
+    (line,) = found.stderr.splitlines()
+    assert f"{head.address}: ssh as root: Permission denied" in line
+    assert "~/.ssh/other" in line
+
+
+def test_a_head_without_the_shared_folder_starts_nothing(site: Site) -> None:
+    head, worker = node(site, "head", sees_shared=False), node(site, "one")
+    fill_in(site, head.address, worker.address)
+    refused = ray(site, "up", "-y")
+    assert refused.code != 0
+    said = (refused.stdout + refused.stderr).splitlines()
+    assert f"{SHARED} is not mounted or not writable" in [line.strip() for line in said]
+    assert left(head) == left(worker) == []
+
+
+def fill_in(site: Site, head: str, *workers: str, key: str = "~/.ssh/id_ed25519") -> None:
+    """What `superft cluster-file` writes, without starting it."""
+    own = OwnSite(head, workers, gpus=0, shared=SHARED, user="root", key=key)
+    write_site_file(own, site.machines["desk"].home("site.yaml"))
 
 
 class tunnel:
