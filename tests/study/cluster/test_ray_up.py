@@ -55,7 +55,7 @@ def superft(site: Site, *words: object, timeout: float = 240, **environment: str
 
 def ray(site: Site, command: str, *words: str) -> Finished:
     """`ray COMMAND site.yaml WORDS` on the desk."""
-    return site.machines["desk"].call(RAY, command, "site.yaml", *words, timeout=240)
+    return site.machines["desk"].call(RAY, command, "site.yaml", *words, timeout=400)
 
 
 def ray_status(site: Site) -> str:
@@ -80,6 +80,7 @@ def left(machine: Machine) -> list[str]:
     return [line for line in machine.processes().values() if not line.startswith("sshd:")]
 
 
+@pytest.mark.timeout(1500)
 def test_a_cluster_comes_up_runs_a_study_heals_and_goes_down(site: Site) -> None:
     head, *workers = (node(site, name) for name in ("head", "one", "two"))
     options = {"head": head.address, "workers": ",".join(worker.address for worker in workers), "gpus": "0"}
@@ -88,10 +89,10 @@ def test_a_cluster_comes_up_runs_a_study_heals_and_goes_down(site: Site) -> None
     assert written.code == 0, written.stderr
     started = ray(site, "up", "-y")
     assert started.code == 0, started.stdout[-3000:] + started.stderr[-3000:]
-    wait_for(lambda: active(site) == 3, 180, lambda: ray_status(site) + said_on(head), 1)
+    wait_for(lambda: active(site) == 3, 300, lambda: ray_status(site) + said_on(head), 1)
 
     workers[0].crash()
-    wait_for(lambda: "No recent heartbeat" in said_on(head), 60, lambda: said_on(head), 1)
+    wait_for(lambda: "No recent heartbeat" in said_on(head), 120, lambda: said_on(head), 1)
     with tunnel(site, head):  # meanwhile
         site.machines["desk"].home("tiny.yaml").write_text(
             yaml.safe_dump({**TINY, "search": {**TINY["search"], "trials": 2}})
@@ -102,18 +103,18 @@ def test_a_cluster_comes_up_runs_a_study_heals_and_goes_down(site: Site) -> None
         assert "RAY_AUTH_TOKEN" in refused.stderr
         assert len(refused.stderr.splitlines()) == 1, refused.stderr
         assert not (site.shared / "studies").exists()
-        ran = superft(site, *submit, timeout=240, RAY_AUTH_TOKEN_PATH=TOKEN)
+        ran = superft(site, *submit, timeout=600, RAY_AUTH_TOKEN_PATH=TOKEN)
     assert ran.code == 0, ran.stdout[-3000:] + ran.stderr
     assert len(rows_of(site.shared / "studies" / "one")) == 3
     assert (site.shared / "victims").is_dir(), "SUPERFT_STORE did not reach the trials"
-    wait_for(lambda: active(site) == 3, 100, lambda: ray_status(site) + said_on(head), 1)
+    wait_for(lambda: active(site) == 3, 300, lambda: ray_status(site) + said_on(head), 1)
 
     down = ray(site, "down", "-y")
     assert down.code == 0
     assert "Exception" not in down.stdout + down.stderr
     assert left(head) == []
     for machine in workers:  # they have to miss the head for long enough
-        wait_for(lambda machine=machine: not left(machine), 60, lambda machine=machine: str(left(machine)), 0.5)
+        wait_for(lambda machine=machine: not left(machine), 120, lambda machine=machine: str(left(machine)), 0.5)
 
 
 def test_a_visit_finds_what_would_keep_the_nodes_away_a_line_each(site: Site) -> None:

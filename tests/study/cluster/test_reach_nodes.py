@@ -1,4 +1,4 @@
-"""What a visit to the nodes says. A node is a folder here, where `ssh` runs the script; test_ray_up does it for real."""
+"""What a visit to the nodes says. A node is a folder here, where `ssh` runs a script; test_ray_up does it for real."""
 
 from __future__ import annotations
 
