@@ -26,6 +26,7 @@ HostKey /root/.ssh/host_key
 AuthorizedKeysFile /root/.ssh/authorized_keys
 PermitRootLogin prohibit-password
 PasswordAuthentication no
+KbdInteractiveAuthentication no
 UsePAM no
 PidFile none
 Subsystem sftp internal-sftp
