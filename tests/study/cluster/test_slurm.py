@@ -76,7 +76,7 @@ def test_scancel_stops_a_study_in_order_and_the_same_command_goes_on(slurm: Slur
 def test_the_time_limit_stops_a_study_in_order_and_the_same_command_goes_on(slurm: Slurm) -> None:
     out, words = endless(slurm, "--time=10")
     job = slurm.submit(*words)
-    wait_for(lambda: len(rows_of(out)) > 1, 240, lambda: slurm.log(job), 0.5)
+    wait_for_rows(slurm, job, out, 2)
     # The script asks for a signal two minutes before the limit. Instead of waiting for it, the limit is brought near.
     hours, minutes, _ = map(int, slurm.show(job)["RunTime"].split(":"))
     limit = slurm.call("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * hours + minutes + 3}")
@@ -98,7 +98,7 @@ def endless(slurm: Slurm, *options: str) -> tuple[Path, list[object]]:
 
 def stopped_in_order(slurm: Slurm, job: str, out: Path, before: int) -> int:
     """The rows of a study that goes on from ``before`` and is then stopped by `scancel`."""
-    wait_for(lambda: len(rows_of(out)) > before + 1, 200, lambda: slurm.log(job), 0.5)
+    wait_for_rows(slurm, job, out, before + 2)
     assert slurm.call("scancel", "--batch", "--signal=TERM", job).returncode == 0
     ended = slurm.end(job)
     assert (ended.state, ended.code) == ("FAILED", 130), ended.log
@@ -107,6 +107,11 @@ def stopped_in_order(slurm: Slurm, job: str, out: Path, before: int) -> int:
     rows = len(rows_of(out))
     assert rows > before
     return rows
+
+
+def wait_for_rows(slurm: Slurm, job: str, out: Path, count: int) -> None:
+    wait_for(lambda: len(rows_of(out)) >= count or slurm.is_over(job), 240, lambda: slurm.log(job), 0.5)
+    assert not slurm.is_over(job), slurm.log(job)
 
 
 def assert_none_twice(out: Path) -> None:
