@@ -80,6 +80,7 @@ def left(machine: Machine) -> list[str]:
     return [line for line in machine.processes().values() if not line.startswith("sshd:")]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_cluster_comes_up_runs_a_study_heals_and_goes_down(site: Site) -> None:
     head, *workers = (node(site, name) for name in ("head", "one", "two"))

@@ -73,6 +73,7 @@ def test_scancel_stops_a_study_in_order_and_the_same_command_goes_on(slurm: Slur
     assert_none_twice(out)
 
 
+@pytest.mark.slow
 def test_the_time_limit_stops_a_study_in_order_and_the_same_command_goes_on(slurm: Slurm) -> None:
     out, words = endless(slurm, "--time=10")
     job = slurm.submit(*words)
