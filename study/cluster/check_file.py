@@ -27,6 +27,7 @@ PROVIDER_KEYS = (
 )
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # where the launcher leaves the file on the head
 DEFAULT_PORT = 6379
+AUTOSCALER = "RAY_enable_autoscaler_v2"  # 1 is what the launcher sets since Ray 2.50; a node's own line wins
 PLACEHOLDER = re.compile(r"<[A-Za-z][\w.-]*>|\bCHANGE_?ME\b|\bYOUR_\w+|\bTODO\b|\bWORKER_NODE_\d+\w*")
 # RFC 5737: addresses for examples, which belong to nobody.
 EXAMPLES = [ipaddress.ip_network(text) for text in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")]
@@ -42,7 +43,12 @@ class Findings:
 
 
 def check_cluster_file(path: Path) -> Findings:
-    """What is wrong with the cluster file at ``path``.
+    """What is wrong with the cluster file at ``path`` (SpecError as `read_cluster_file`)."""
+    return check_cluster(read_cluster_file(path))
+
+
+def read_cluster_file(path: Path) -> dict[str, Any]:
+    """The content of the cluster file at ``path``.
 
     Raises:
         SpecError: it cannot be read, or is no mapping.
@@ -53,7 +59,7 @@ def check_cluster_file(path: Path) -> Findings:
         raise SpecError(f"cannot read {path}: {error}") from error
     if not isinstance(config, dict):
         raise SpecError(f"{path}: a cluster file is a mapping of keys, got {type(config).__name__}")
-    return check_cluster(config)
+    return config
 
 
 def check_cluster(config: Mapping[str, Any]) -> Findings:
@@ -156,6 +162,11 @@ def _check_commands(config: Mapping[str, Any], found: Findings) -> None:
         if Path(config_file or "").name != Path(BOOTSTRAP).name:
             what = "no --autoscaling-config" if config_file is None else f"--autoscaling-config={config_file}"
             wrong.append(f"{key}: {what}: without --autoscaling-config={BOOTSTRAP} no worker is ever started")
+        if config["provider"].get("worker_ips") and start["environment"].get(AUTOSCALER) != "0":
+            wrong.append(
+                f"{key}: no {AUTOSCALER}=0: Ray's newer autoscaler counts the head as a worker, so that one of "
+                f"worker_ips is never started; write {AUTOSCALER}=0 before `ray start`"
+            )
         host = start["dashboard_host"]
         if host not in LOOPBACK:
             wrong.append(
@@ -179,7 +190,10 @@ def _check_commands(config: Mapping[str, Any], found: Findings) -> None:
 
 
 def _starts(config: Mapping[str, Any], key: str, found: Findings) -> Iterator[Mapping[str, Any]]:
-    """The options of each `ray start` in the commands under ``key``, checked for what holds on every node."""
+    """The options of each `ray start` in the commands under ``key``, checked for what holds on every node.
+
+    With the variables that are set on its line, as ``environment``.
+    """
     if key not in config:
         found.mistakes.append(f"{key}: missing: Ray's default starts without token authentication; see cluster.yaml")
         return
@@ -206,7 +220,7 @@ def _starts(config: Mapping[str, Any], key: str, found: Findings) -> Iterator[Ma
             if read is not None:
                 if read["block"]:
                     found.mistakes.append(f"{key}: --block: the launcher would wait for ever; leave it out")
-                yield read
+                yield read | {"environment": environment}
     if count != 1:
         found.mistakes.append(f"{key}: {count} times `ray start`, must be once")
 
@@ -232,7 +246,7 @@ def _commands(line: str) -> Iterator[tuple[list[str], dict[str, str]]]:
             yield command, exported | own
 
 
-def _read_start(arguments: list[str], key: str, found: Findings) -> Mapping[str, Any] | None:
+def _read_start(arguments: list[str], key: str, found: Findings) -> dict[str, Any] | None:
     """The options of a `ray start` as Ray's own command reads them."""
     import click
     from ray.scripts.scripts import start

@@ -47,12 +47,18 @@ def doctor(store: Place | None, seconds: float, as_json: bool) -> None:
 
 @click.command("check-cluster")
 @click.argument("file", type=click.Path(path_type=Path), default="cluster.yaml")
+@click.option(
+    "--ssh", is_flag=True, help="Also go to every node, as `ray up` will: key, shared folder, token, versions."
+)
 @bad_input_is_one_line
-def check_cluster(file: Path) -> None:
+def check_cluster(file: Path, ssh: bool) -> None:
     """Look for the mistakes in a Ray cluster file that Ray's own schema lets pass."""
-    from study.cluster.check_file import check_cluster_file
+    from study.cluster.check_file import check_cluster_file, read_cluster_file
+    from study.cluster.reach_nodes import check_nodes
 
     found = check_cluster_file(file)
+    if ssh and not found.mistakes:
+        found.mistakes += check_nodes(read_cluster_file(file))
     for line in found.mistakes:
         click.echo(f"{file}: {line}", err=True)
     for line in found.notes:

@@ -17,6 +17,7 @@ from tests.study.processes import Place, wait_for
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "scancel", "unshare", "nsenter", "ip")
 # `ray stop` ends all Ray processes that its user sees: the node sees its own alone, and they end with their first one.
 SPACE = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 CONFIG = """\
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -122,12 +123,12 @@ class Slurm:
         """What `scontrol show job` says, by key."""
         return dict(re.findall(r"(\w+)=(\S*)", self.call("scontrol", "show", "job", job).stdout))
 
+    def is_over(self, job: str) -> bool:
+        return self.show(job).get("JobState") in OVER
+
     def end(self, job: str, seconds: float = 240) -> Ended:
         """Wait until the job is over."""
-        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        wait_for(
-            lambda: self.show(job).get("JobState") in over, seconds, lambda: f"{self.show(job)}\n{self.log(job)}", 0.5
-        )
+        wait_for(lambda: self.is_over(job), seconds, lambda: f"{self.show(job)}\n{self.log(job)}", 0.5)
         shown = self.show(job)
         return Ended(shown["JobState"], int(shown["ExitCode"].split(":")[0]), self.log(job))
 

@@ -102,6 +102,12 @@ MISTAKES: list[tuple[str, Callable[[Config], object], bool, tuple[str, ...]]] = 
         ("head_start_ray_commands", "no --autoscaling-config", "no worker is ever started"),
     ),
     (
+        "the autoscaler that leaves one worker out",
+        lambda c: start(c, "head", "RAY_enable_autoscaler_v2=0", ""),
+        True,
+        ("head_start_ray_commands: no RAY_enable_autoscaler_v2=0", "never started"),
+    ),
+    (
         "another autoscaling config",
         lambda c: start(c, "head", "~/ray_bootstrap_config.yaml", "/etc/cluster.yaml"),
         True,
@@ -346,24 +352,7 @@ def test_what_is_no_cluster_file_is_refused_in_one_line(content: str | None, nam
     assert named in result.stderr
 
 
-# The recipes beside cluster.yaml.
-
-
-def test_the_rayjob_names_what_it_uses_and_its_command_exists() -> None:
-    job = yaml.safe_load((ROOT / "cluster" / "rayjob.yaml").read_text())
-    assert job["kind"] == "RayJob"
-    cluster = job["spec"]["rayClusterSpec"]
-    assert cluster["authOptions"] == {"mode": "token"}
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        assert all(isinstance(value, str) for value in group["rayStartParams"].values())  # as the operator wants them
-        pod = group["template"]["spec"]
-        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
-        assert mounted == {volume["name"] for volume in pod["volumes"]}
-    words = job["spec"]["entrypoint"].split()
-    assert words[:2] == ["superft", "run"]
-    known = {option for parameter in main.commands["run"].params for option in parameter.opts}
-    assert {word for word in words if word.startswith("--")} <= known
-    assert isinstance(yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"], dict)
+# The recipe for Slurm beside it.
 
 
 # Slurm's commands for one node: the options of srun are its own, the rest is what it runs.

@@ -66,19 +66,55 @@ def test_whole_nodes_run_a_study_to_its_report(slurm: Slurm) -> None:
 
 
 def test_scancel_stops_a_study_in_order_and_the_same_command_goes_on(slurm: Slurm) -> None:
-    out = slurm.place.folder / "cancelled"
-    spec = slurm.place.spec("cancelled", search={**TINY["search"], "trials": 500, "startup_trials": 500})
+    out, words = endless(slurm, "--time=10")
     rows = 0
     for _ in range(2):
-        job = slurm.submit("--nodes=1", NO_GRES, "--time=10", WHOLE, spec, "--out", out)
-        before = rows
-        wait_for(lambda before=before: len(rows_of(out)) > before + 1, 200, lambda job=job: slurm.log(job), 0.5)
-        assert slurm.call("scancel", "--batch", "--signal=TERM", job).returncode == 0
-        ended = slurm.end(job)
-        assert (ended.state, ended.code) == ("FAILED", 130), ended.log
-        assert "the same command continues" in ended.log
-        assert (out / "report.html").exists()
-        rows = len(rows_of(out))
-        assert rows > before
+        rows = stopped_in_order(slurm, slurm.submit(*words), out, rows)
+    assert_none_twice(out)
+
+
+@pytest.mark.slow
+def test_the_time_limit_stops_a_study_in_order_and_the_same_command_goes_on(slurm: Slurm) -> None:
+    out, words = endless(slurm, "--time=10")
+    job = slurm.submit(*words)
+    wait_for_rows(slurm, job, out, 2)
+    # The script asks for a signal two minutes before the limit. Instead of waiting for it, the limit is brought near.
+    hours, minutes, _ = map(int, slurm.show(job)["RunTime"].split(":"))
+    limit = slurm.call("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * hours + minutes + 3}")
+    assert limit.returncode == 0, limit.stderr
+    ended = slurm.end(job)
+    assert (ended.state, ended.code) == ("FAILED", 130), ended.log  # by itself: Slurm would have called it TIMEOUT
+    assert "the same command continues" in ended.log
+    assert (out / "report.html").exists()
+    stopped_in_order(slurm, slurm.submit(*words), out, len(rows_of(out)))
+    assert_none_twice(out)
+
+
+def endless(slurm: Slurm, *options: str) -> tuple[Path, list[object]]:
+    """A study of more trials than a test waits for: its folder, and the words of `sbatch` that start it."""
+    out = slurm.place.folder / "endless"
+    spec = slurm.place.spec("endless", search={**TINY["search"], "trials": 500, "startup_trials": 500})
+    return out, ["--nodes=1", NO_GRES, *options, WHOLE, spec, "--out", out]
+
+
+def stopped_in_order(slurm: Slurm, job: str, out: Path, before: int) -> int:
+    """The rows of a study that goes on from ``before`` and is then stopped by `scancel`."""
+    wait_for_rows(slurm, job, out, before + 2)
+    assert slurm.call("scancel", "--batch", "--signal=TERM", job).returncode == 0
+    ended = slurm.end(job)
+    assert (ended.state, ended.code) == ("FAILED", 130), ended.log
+    assert "the same command continues" in ended.log
+    assert (out / "report.html").exists()
+    rows = len(rows_of(out))
+    assert rows > before
+    return rows
+
+
+def wait_for_rows(slurm: Slurm, job: str, out: Path, count: int) -> None:
+    wait_for(lambda: len(rows_of(out)) >= count or slurm.is_over(job), 240, lambda: slurm.log(job), 0.5)
+    assert not slurm.is_over(job), slurm.log(job)
+
+
+def assert_none_twice(out: Path) -> None:
     trials = [(row["trial"], row["attack"], row["seed"]) for row in rows_of(out)]
-    assert len(set(trials)) == len(trials), "none twice"
+    assert len(set(trials)) == len(trials)
