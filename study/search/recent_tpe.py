@@ -4,43 +4,78 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Container, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import scipy.special
+from numpy.random import RandomState
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+if TYPE_CHECKING:
+    from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
+
+
+# Finished trials that a search learns from where its spec does not say: as many as ever make a difference, and few
+# enough that an ask costs the same after ten thousand.
+HISTORY = 1000
+# So many of the running trials are asked for with one model. All of them run at once without knowing of each other;
+# what a model costs to build is then shared. Below 20 running trials each ask has a model of its own.
+ASKED_TOGETHER = 0.1
 
 
 class RecentTPE(TPESampler):
     """TPE over the newest ``history`` finished trials and the newest ``history`` on the front, besides those running.
 
     An ask of plain TPE grows with all trials there are; here it stops growing. What is forgotten is old and dominated:
-    the split into good and bad trials is then made among those that are left, which changes the search.
+    the split into good and bad trials is then made among those that are left, which changes the search. While many
+    trials run, some asks in a row share one model: the trials that were asked with it count in it no more than results
+    that have not come yet.
 
     Args:
-        history: trials; None: all, which is plain TPE.
+        history: trials; None: `HISTORY`.
         settings: of `TPESampler`.
     """
 
     def __init__(self, history: int | None, **settings: Any) -> None:
         super().__init__(**settings)
         use_fast_tails()
-        self._history = history
+        self._history = HISTORY if history is None else history
         self._front: dict[int, tuple[float, ...]] | None = None
+        self._models: dict[frozenset[str], _Model] = {}
 
-    def sample_relative(
+    def _sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        if self._history is None:
-            return super().sample_relative(study, trial, search_space)
+        if not search_space:
+            return {}
+        model = self._models.get(frozenset(search_space))
+        if model is not None and model.left and model.space == search_space:
+            model.left -= 1
+            return model.draw(self._rng.rng, self._n_ei_candidates)
         seen = _Recent(study, self._history, set(self._front_of(study)))
-        return super().sample_relative(seen, trial, search_space)  # type: ignore[arg-type]
+        return super()._sample_relative(seen, trial, search_space)  # type: ignore[arg-type]
+
+    def _sample(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self._built: list[_ParzenEstimator] = []
+        settings: dict[str, Any] = super()._sample(study, trial, search_space)
+        running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        left = int(ASKED_TOGETHER * running) - 1
+        self._models[frozenset(search_space)] = _Model(search_space, *self._built, max(0, left))
+        return settings
+
+    def _build_parzen_estimator(self, *args: Any, **kwargs: Any) -> _ParzenEstimator:
+        self._built.append(super()._build_parzen_estimator(*args, **kwargs))
+        return self._built[-1]
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         super().after_trial(study, trial, state, values)
-        if self._history is not None and state == TrialState.COMPLETE and values is not None:
+        if state == TrialState.COMPLETE and values is not None:
             self._offer(self._front_of(study), study, trial.number, values)
 
     def _front_of(self, study: Study) -> dict[int, tuple[float, ...]]:
@@ -61,7 +96,7 @@ class RecentTPE(TPESampler):
         for beaten in [key for key, other in front.items() if all(map(float.__le__, loss, other))]:
             del front[beaten]
         front[number] = loss
-        if self._history is not None and len(front) > self._history:
+        if len(front) > self._history:
             del front[next(iter(front))]
 
 
@@ -75,6 +110,22 @@ def use_fast_tails() -> None:
         from optuna.samplers._tpe import _truncnorm
 
         _truncnorm._log_ndtr = scipy.special.log_ndtr
+
+
+@dataclass
+class _Model:
+    """What good and bad trials look like, for ``left`` further asks."""
+
+    space: dict[str, BaseDistribution]
+    good: _ParzenEstimator
+    bad: _ParzenEstimator
+    left: int
+
+    def draw(self, generator: RandomState, candidates: int) -> dict[str, Any]:
+        """The best of so many candidates, as `TPESampler` draws and weighs them."""
+        drawn = self.good.sample(generator, candidates)
+        best = int(np.argmax(self.good.log_pdf(drawn) - self.bad.log_pdf(drawn)))
+        return {name: of.to_external_repr(drawn[name][best].item()) for name, of in self.space.items()}
 
 
 class _Recent:

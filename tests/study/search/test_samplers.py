@@ -63,13 +63,13 @@ def test_tpe_learns_from_the_newest_trials_those_on_the_front_and_those_running(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[list[int]] = []
-    relative = optuna.samplers.TPESampler.sample_relative
+    relative = optuna.samplers.TPESampler._sample_relative
 
     def spy(self: Any, study: Any, trial: Any, space: Any) -> Any:
         seen.append([item.number for item in study._get_trials(deepcopy=False, states=None)])
         return relative(self, study, trial, space)
 
-    monkeypatch.setattr(optuna.samplers.TPESampler, "sample_relative", spy)
+    monkeypatch.setattr(optuna.samplers.TPESampler, "_sample_relative", spy)
     study = optuna.create_study(
         sampler=RecentTPE(3, multivariate=True, n_startup_trials=2, seed=0), directions=["minimize", "maximize"]
     )
