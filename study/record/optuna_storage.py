@@ -13,6 +13,7 @@ from typing import Any
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileSymlinkLock
 
+from study.record.behind import Behind
 from study.record.files import append_whole
 from study.spec.yaml_io import SpecError, without_password
 
@@ -58,6 +59,21 @@ def _open_journal(path: Path) -> BaseStorage:
             path.replace(aside)
             log.warning("damaged %s (%s): kept aside as %s, rebuilt from the ledger", path, error, aside.name)
     return JournalStorage(Journal(path))
+
+
+@contextmanager
+def written_behind(database: BaseStorage) -> Iterator[Behind]:
+    """A database that is read once and written by threads; at the end of the block all is written.
+
+    Raises:
+        StorageInternalError: the database failed.
+    """
+    one_writer = isinstance(database, RDBStorage) and database.engine.dialect.name == "sqlite"
+    storage = Behind(database, *([1] if one_writer else []))
+    try:
+        yield storage
+    finally:
+        storage.close()
 
 
 class Journal(BaseJournalBackend):
@@ -140,7 +156,7 @@ class Journal(BaseJournalBackend):
 
 @contextmanager
 def together(storage: BaseStorage) -> Iterator[None]:
-    """What the block writes to a journal goes there in one piece; of other storages each write is their own affair."""
-    backend = getattr(storage, "_backend", None)
-    with backend.together() if isinstance(backend, Journal) else nullcontext():
+    """What the block changes is written in one piece where the storage can do that, and write by write elsewhere."""
+    writer = storage if isinstance(storage, Behind) else getattr(storage, "_backend", None)
+    with writer.together() if isinstance(writer, Behind | Journal) else nullcontext():
         yield

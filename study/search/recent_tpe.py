@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.special
 from numpy.random import RandomState
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+from study.results.pareto import RunningFront
 
 if TYPE_CHECKING:
     from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
@@ -44,7 +47,7 @@ class RecentTPE(TPESampler):
         super().__init__(**settings)
         use_fast_tails()
         self._history = HISTORY if history is None else history
-        self._front: dict[int, tuple[float, ...]] | None = None
+        self._front: _Front | None = None
         self._models: dict[frozenset[str], _Model] = {}
 
     def _sample_relative(
@@ -75,41 +78,66 @@ class RecentTPE(TPESampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         super().after_trial(study, trial, state, values)
-        if state == TrialState.COMPLETE and values is not None:
-            self._offer(self._front_of(study), study, trial.number, values)
+        if state == TrialState.COMPLETE and values is not None and self._front is not None:
+            self._front.add(study, trial.number, values)
 
-    def _front_of(self, study: Study) -> dict[int, tuple[float, ...]]:
-        """Number and losses of the newest ``history`` trials on the front; built once, then kept up."""
+    def _front_of(self, study: Study) -> list[int]:
+        """Numbers of the newest ``history`` trials on the front; found once, then kept up."""
         if self._front is None:
-            self._front = {}
+            self._front = _Front()
             for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-                self._offer(self._front, study, trial.number, trial.values)
-        return self._front
+                self._front.add(study, trial.number, trial.values)
+        return self._front.numbers()[-self._history :]
 
-    def _offer(self, front: dict[int, tuple[float, ...]], study: Study, number: int, values: Sequence[float]) -> None:
-        loss = tuple(
+
+class _Front:
+    """Which trials are on the front of two objectives."""
+
+    def __init__(self) -> None:
+        self._front, self._numbers = RunningFront(), dict[tuple[float, float], int]()
+
+    def add(self, study: Study, number: int, values: Sequence[float]) -> None:
+        """A trial with its values."""
+        first, second = (
             -value if direction == StudyDirection.MAXIMIZE else value
             for value, direction in zip(values, study.directions, strict=True)
         )
-        if any(all(map(float.__le__, other, loss)) for other in front.values()):
-            return
-        for beaten in [key for key, other in front.items() if all(map(float.__le__, loss, other))]:
-            del front[beaten]
-        front[number] = loss
-        if len(front) > self._history:
-            del front[next(iter(front))]
+        if self._front.add(first, -second):
+            self._numbers[first, -second] = number
+
+    def numbers(self) -> list[int]:
+        """Those on it, ascending."""
+        self._numbers = {point: self._numbers[point] for point in self._front.points}
+        return sorted(self._numbers.values())
 
 
 def use_fast_tails() -> None:
-    """Let TPE take the normal distribution's log tail from SciPy, the same function for whole arrays.
+    """Let TPE take the normal distribution's log tail and log mass from SciPy, the same functions for whole arrays.
 
-    It needs it for both ends of every kernel; Optuna's own goes through them one by one in Python, which is most of the
-    time of an ask. It is private to Optuna: where it goes by another name, asks are as slow as Optuna makes them.
+    It needs them for both ends of every kernel. Optuna's own go through the tails one by one in Python, which is most of
+    the time of an ask, and compute masses with complex numbers, which is most of the rest once a model serves several
+    asks. They are private to Optuna: where they go by another name, asks are as slow as Optuna makes them.
     """
     with contextlib.suppress(ImportError):
         from optuna.samplers._tpe import _truncnorm
 
         _truncnorm._log_ndtr = scipy.special.log_ndtr
+        _truncnorm._log_gauss_mass = log_mass
+
+
+def log_mass(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the standard normal mass between ``a`` and ``b``, arrays of one shape with a <= b.
+
+    Both in the right tail are mirrored to the left, where the tail's logarithm is precise.
+    """
+    right = a > 0
+    a, b = np.where(right, -b, a), np.where(right, -a, b)
+    found, left = np.empty_like(a), b <= 0
+    tail = scipy.special.log_ndtr(b[left])
+    found[left] = tail + np.log1p(-np.exp(scipy.special.log_ndtr(a[left]) - tail))
+    middle = ~left
+    found[middle] = np.log1p(-scipy.special.ndtr(a[middle]) - scipy.special.ndtr(-b[middle]))
+    return found
 
 
 @dataclass
