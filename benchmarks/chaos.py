@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import optuna
 import torch
@@ -64,12 +65,12 @@ def measure(trials: int, nodes: int, faults: int, seed: int, kinds: Sequence[str
     """Both runs and what they show; RuntimeError where one of the claims does not hold."""
     load = os.getloadavg()[0]
     paths = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    os.environ |= {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     draw = random.Random(seed)
     # Every kind as often as every other, in a drawn order.
     order = [kinds[number % len(kinds)] for number in range(faults)]
     draw.shuffle(order)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+    with mock.patch.dict(os.environ, environment), tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         runs = []
         for name, wanted in (("chaos", order), ("calm", [])):
             with raylets(nodes, cpus=1) as cluster:
@@ -209,7 +210,8 @@ class _Run:
 
     def front(self) -> list[tuple[float, float]]:
         """On the search half, ASR ascending."""
-        points = [(row["asr_search"], row["clean_accuracy_search"]) for row in Ledger.read(self.out / "trials.jsonl").rows()]
+        rows = Ledger.read(self.out / "trials.jsonl").rows()
+        points = [(row["asr_search"], row["clean_accuracy_search"]) for row in rows]
         return [points[index] for index in non_dominated_indices(points)]
 
 

@@ -9,10 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ray.cluster_utils import Cluster
 
 STORE_BYTES = 80 * 1024**2  # of each node; Ray takes no less
+START_SECONDS = "300"  # that a node may take on a busy machine
 
 
 class Raylets:
@@ -22,7 +24,7 @@ class Raylets:
         self._common = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
         self._node = {"num_cpus": cpus, "num_gpus": gpus}
         # Not 127.0.0.1, which Ray would take for the host's outer address.
-        head = {**self._common, "num_cpus": 0, "node_ip_address": "127.0.0.2", "temp_dir": temporary}
+        head = {**self._common, "num_cpus": 0, "node_ip_address": "127.0.0.2", "temp_dir": f"{temporary}/ray"}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: list[Any] = []
         self._added = 2
@@ -53,7 +55,11 @@ class Raylets:
 @contextlib.contextmanager
 def raylets(count: int, cpus: int, gpus: int = 0) -> Iterator[Raylets]:
     """A cluster of so many nodes, each of so many CPUs and made-up GPUs; gone in the end."""
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="r", ignore_cleanup_errors=True) as temporary:
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp", prefix="r", ignore_cleanup_errors=True) as temporary,
+        # RAY_TMPDIR: where Ray notes the cluster that `auto` means; no other program's is to be overwritten.
+        mock.patch.dict(os.environ, {"RAY_TMPDIR": temporary, "RAY_raylet_start_wait_time_s": START_SECONDS}),
+    ):
         cluster = Raylets(temporary, cpus, gpus)
         try:
             for _ in range(count):
