@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from ray.cluster_utils import Cluster
-
 STORE_BYTES = 80 * 1024**2  # of each node; Ray takes no less
 START_SECONDS = "300"  # that a node may take on a busy machine
 
@@ -21,6 +19,8 @@ class Raylets:
     """The cluster; each node at a loopback address of its own, which no later node gets again."""
 
     def __init__(self, temporary: str, cpus: int, gpus: int = 0) -> None:
+        from ray.cluster_utils import Cluster  # here: Ray reads START_SECONDS as it is imported
+
         self._common = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
         self._node = {"num_cpus": cpus, "num_gpus": gpus}
         # Not 127.0.0.1, which Ray would take for the host's outer address.
@@ -36,9 +36,7 @@ class Raylets:
     def add(self) -> None:
         """One more node."""
         self._added += 1
-        self.nodes.append(
-            self.cluster.add_node(**self._node, **self._common, node_ip_address=f"127.0.0.{self._added}")
-        )
+        self.nodes.append(self.cluster.add_node(**self._node, **self._common, node_ip_address=f"127.0.0.{self._added}"))
 
     def kill(self, node: Any) -> None:
         """A node with its workers, at once and without a word, as when the power fails."""
@@ -49,7 +47,7 @@ class Raylets:
 
     def actors(self) -> list[int]:
         """Processes of all nodes in which trials run."""
-        return [number for node in self.nodes for number in _children(_raylet(node)) if _name(number).endswith(".train")]
+        return [number for node in self.nodes for number in _children(_raylet(node)) if "Trainable" in _name(number)]
 
 
 @contextlib.contextmanager

@@ -179,7 +179,7 @@ class Behind(InMemoryStorage):
         while (trial_id := self._next()) is not None:
             try:
                 self._write(trial_id)
-            except Exception as error:  # whatever the database raises, the driver's next change says it
+            except Exception as error:  # noqa: BLE001 - whatever the database raises, the driver's next change says it
                 with self._changed:
                     self._error = self._error or error
                     self._changed.notify_all()

@@ -62,9 +62,7 @@ class RecentTPE(TPESampler):
         seen = _Recent(study, self._history, set(self._front_of(study)))
         return super()._sample_relative(seen, trial, search_space)  # type: ignore[arg-type]
 
-    def _sample(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         self._built: list[_ParzenEstimator] = []
         settings: dict[str, Any] = super()._sample(study, trial, search_space)
         running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
@@ -114,9 +112,9 @@ class _Front:
 def use_fast_tails() -> None:
     """Let TPE take the normal distribution's log tail and log mass from SciPy, the same functions for whole arrays.
 
-    It needs them for both ends of every kernel. Optuna's own go through the tails one by one in Python, which is most of
-    the time of an ask, and compute masses with complex numbers, which is most of the rest once a model serves several
-    asks. They are private to Optuna: where they go by another name, asks are as slow as Optuna makes them.
+    It needs them for both ends of every kernel. Optuna's own go through the tails one by one in Python, which is most
+    of the time of an ask, and compute masses with complex numbers, which is most of the rest once a model serves
+    several asks. They are private to Optuna: where they go by another name, asks are as slow as Optuna makes them.
     """
     with contextlib.suppress(ImportError):
         from optuna.samplers._tpe import _truncnorm

@@ -155,10 +155,15 @@ def test_a_database_that_fails_is_said_with_the_next_change_and_at_the_end(tmp_p
     storage = Behind(database, writers)
     driver = driver_over(storage, tmp_path)
     with pytest.raises(StorageInternalError, match=r"^the server is gone$"):
-        while True:
-            run(driver, finishes=1)
+        run_for_ever(driver)
     with pytest.raises(StorageInternalError, match="the server is gone"):
         storage.close()
+
+
+def run_for_ever(driver: Driver) -> None:
+    """Until its writers have met the database."""
+    while True:
+        run(driver, finishes=1)
 
 
 def test_artifacts_and_notes_of_others_stay(tmp_path: Path) -> None:

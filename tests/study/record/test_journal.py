@@ -37,9 +37,14 @@ def test_a_block_is_written_at_its_end_and_in_one_piece(tmp_path: Path, monkeypa
 def test_what_an_error_ends_was_done_and_is_written(tmp_path: Path) -> None:
     storage = open_storage("journal", tmp_path)
     study = optuna.create_study(storage=storage)
-    with pytest.raises(ZeroDivisionError), together(storage):
-        study.ask()
-        raise ZeroDivisionError
+
+    def stumble() -> None:
+        with together(storage):
+            study.ask()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stumble()
     again = optuna.load_study(study_name=study.study_name, storage=open_storage("journal", tmp_path))
     assert again.get_trials() == study.get_trials()
 

@@ -9,10 +9,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -121,22 +121,14 @@ def test_interrupted_search_goes_on_under_its_old_numbers(server: str, name: str
 
 def test_two_studies_at_once_share_a_database(server: str, name: str, tmp_path: Path) -> None:
     """Each driver in a thread of its own, over connections of its own, as two processes would have them."""
-    failed: list[BaseException] = []
 
     def drive(own: str) -> None:
-        try:
-            with written_behind(open_storage(server, tmp_path)) as storage:
-                run(make_driver(tiny_spec(f"name={own}", "search.trials=12"), tmp_path / f"{own}.jsonl", storage))
-        except BaseException as error:
-            failed.append(error)
+        with written_behind(open_storage(server, tmp_path)) as storage:
+            run(make_driver(tiny_spec(f"name={own}", "search.trials=12"), tmp_path / f"{own}.jsonl", storage))
 
     names = [f"{name}-a", f"{name}-b"]
-    threads = [threading.Thread(target=drive, args=(own,)) for own in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(drive, names))
     for own in names:
         trials = optuna.load_study(study_name=f"{own}/badnets/super_ft", storage=server).trials
         rows = [row for row in Ledger.read(tmp_path / f"{own}.jsonl").rows() if row["search"]]
