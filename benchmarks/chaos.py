@@ -185,7 +185,10 @@ class _Run:
 
     def check(self) -> None:
         """RuntimeError unless all trials are there, once, measured; all victims whole; and nothing left running."""
-        rows = Ledger.read(self.out / "trials.jsonl").rows()
+        ledger = Ledger.read(self.out / "trials.jsonl")
+        if ledger.damaged:
+            raise RuntimeError("; ".join(ledger.damaged))
+        rows = ledger.rows()
         wanted = sorted(f"badnets/super_ft/{number:04d}" for number in range(self.trials))
         if sorted(row["trial"] for row in rows) != wanted:
             raise RuntimeError(f"{len(rows)} rows of {len({row['trial'] for row in rows})} trials; {self.trials} asked")
