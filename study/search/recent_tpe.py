@@ -67,7 +67,8 @@ class RecentTPE(TPESampler):
         settings: dict[str, Any] = super()._sample(study, trial, search_space)
         running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
         left = int(ASKED_TOGETHER * running) - 1
-        self._models[frozenset(search_space)] = _Model(search_space, *self._built, max(0, left))
+        good, bad = self._built
+        self._models[frozenset(search_space)] = _Model(search_space, good, bad, max(0, left))
         return settings
 
     def _build_parzen_estimator(self, *args: Any, **kwargs: Any) -> _ParzenEstimator:
