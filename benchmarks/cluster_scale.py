@@ -16,16 +16,15 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
-from ray.cluster_utils import Cluster
 
 from benchmarks.common import machine, record
+from benchmarks.raylets import raylets
 from benchmarks.sleeper import Sleeper
 from study.cluster.connect import ray_cluster
 from study.plan.jobs import make_plan
@@ -39,8 +38,6 @@ from study.run.on_tune import run_trials
 from study.run.progress import Progress
 from study.search.optuna_search import open_searches
 from study.spec.load import load_spec
-
-STORE_BYTES = 80 * 1024**2  # of each node; Ray takes no less
 
 
 def main() -> None:
@@ -58,8 +55,8 @@ def main() -> None:
     load = os.getloadavg()[0]
     with (
         tempfile.TemporaryDirectory() as folder,
-        _nodes(arguments.nodes, cpus, arguments.gpus) as address,
-        ray_cluster(address),
+        raylets(arguments.nodes, cpus, arguments.gpus) as cluster,
+        ray_cluster(cluster.address),
         Ledger(Path(folder) / "trials.jsonl") as ledger,
     ):
         driver = Driver(plan, ledger, open_searches(plan, open_storage("journal", Path(folder))))
@@ -73,22 +70,6 @@ def main() -> None:
     question = {key: getattr(arguments, key) for key in ("nodes", "gpus", "per_gpu", "seconds", "rounds")}
     row = {**question, "slots": slots, **_busy(rows, slots, started), "load_before": load}
     record("cluster_scale", {**row, "load_after": os.getloadavg()[0], **machine(torch.device("cpu"))})
-
-
-@contextmanager
-def _nodes(count: int, cpus: int, gpus: int) -> Iterator[str]:
-    """The address of a head without slots and ``count`` nodes, each at a loopback address of its own."""
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="r", ignore_cleanup_errors=True) as temporary:
-        common = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
-        head = {**common, "num_cpus": 0, "node_ip_address": "127.0.0.2", "temp_dir": temporary}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        try:
-            for number in range(count):
-                cluster.add_node(num_cpus=cpus, num_gpus=gpus, node_ip_address=f"127.0.0.{number + 3}", **common)
-            cluster.wait_for_nodes()
-            yield str(cluster.address)
-        finally:
-            cluster.shutdown()
 
 
 def _busy(rows: Sequence[Mapping[str, Any]], slots: int, started: float) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Does the driver keep up? Its own loop (searcher, ledger, front) under a simulated clock, without processes.
 
     python -m benchmarks.driver_scale [--slots 256] [--trials 5120] [--searches 1] [--seconds 15] [--sampler tpe]
-                                      [--history N]
+                                      [--history N] [--latency SECONDS]
 
 Trials of a fixed length run on as many slots as asked for; only what the driver itself does takes real time, and
 while it does that the clock goes on. `busy` is the share of slot time that trials used between the first fill of all
@@ -9,6 +9,10 @@ slots and the last trial that was handed out. The driver's time is processor tim
 on the machine does not count; waiting for the disk is left out with it. At the end the study is opened once more, as
 after a crash. `fsyncs` counts the waits for the disk per trial. All made-up results lie on one curve, so that the front
 grows with the study: the dearest case for TPE's split into good and bad trials.
+
+With ``--latency`` the storage is a database in which every write takes so long, behind a storage in memory as in a
+study with `search.storage`; then the clock is the wall's, since waiting is what is asked about, and `unwritten` counts
+the trials that the database still lacks when the last one has ended.
 """
 
 from __future__ import annotations
@@ -28,9 +32,11 @@ from typing import Any, TypeVar
 
 import optuna
 import torch
+from optuna.storages import BaseStorage, InMemoryStorage
 
 from benchmarks.common import machine, record
 from study.plan.jobs import Plan, make_plan
+from study.record.behind import Behind
 from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage
 from study.run.driver import Driver
@@ -42,7 +48,8 @@ from trainables.job import Job
 Result = TypeVar("Result")
 # Of the first and the last so many trials the mean costs are compared.
 WINDOW = 500
-QUESTION = ("slots", "trials", "searches", "seconds", "sampler", "history")
+WRITES = ("param", "user_attr", "system_attr", "state_values")
+QUESTION = ("slots", "trials", "searches", "seconds", "sampler", "history", "latency")
 
 
 def main() -> None:
@@ -53,6 +60,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--history", type=int, help="search.history")
+    parser.add_argument("--latency", type=float, help="seconds of each write of a trial to a database")
     arguments = parser.parse_args()
     names = [name for name in ATTACKS.names() if ATTACKS.get(name).implants_backdoor]
     if arguments.searches > len(names):
@@ -70,14 +78,21 @@ def main() -> None:
         ],
     )
     plan = make_plan(spec)
+    clock = time.process_time if arguments.latency is None else time.perf_counter
     with tempfile.TemporaryDirectory() as folder:
-        driver = open_driver(plan, Path(folder))
+        database = None if arguments.latency is None else Slow(arguments.latency)
+        storage = open_storage("journal", Path(folder)) if database is None else Behind(database)
+        driver = open_driver(plan, Path(folder), storage)
         with _counted_fsyncs() as fsyncs:
-            run = _simulate(driver, arguments.slots, arguments.seconds)
+            run = _simulate(driver, arguments.slots, arguments.seconds, clock)
         run["fsyncs"] = round(fsyncs[0] / run["finished"], 2)
         driver.ledger.close()
+        if isinstance(storage, Behind):
+            run["unwritten"] = storage.waiting
+            storage.close()
         started = time.perf_counter()
-        again = open_driver(plan, Path(folder))
+        storage = open_storage("journal", Path(folder)) if database is None else Behind(database)
+        again = open_driver(plan, Path(folder), storage)
         restart = time.perf_counter() - started
         if not again.finished or again.has_work():
             raise RuntimeError("the study that was opened again is not the finished one")
@@ -86,8 +101,25 @@ def main() -> None:
     record("driver_scale", {**row, **machine(torch.device("cpu"))})
 
 
-def open_driver(plan: Plan, folder: Path) -> Driver:
-    return Driver(plan, Ledger(folder / "trials.jsonl"), open_searches(plan, open_storage("journal", folder)))
+def open_driver(plan: Plan, folder: Path, storage: BaseStorage) -> Driver:
+    return Driver(plan, Ledger(folder / "trials.jsonl"), open_searches(plan, storage))
+
+
+class Slow(InMemoryStorage):
+    """A database in memory; each write of a trial takes ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        for name in ("create_new_trial", *(f"set_trial_{what}" for what in WRITES)):
+            setattr(self, name, _after(seconds, getattr(self, name)))
+
+
+def _after(seconds: float, work: Callable[..., Result]) -> Callable[..., Result]:
+    def later(*arguments: Any, **named: Any) -> Result:
+        time.sleep(seconds)
+        return work(*arguments, **named)
+
+    return later
 
 
 @contextlib.contextmanager
@@ -105,7 +137,7 @@ def _counted_fsyncs() -> Iterator[list[int]]:
         os.fsync = fsync
 
 
-def _simulate(driver: Driver, slots: int, seconds: float) -> dict[str, Any]:
+def _simulate(driver: Driver, slots: int, seconds: float, now: Callable[[], float]) -> dict[str, Any]:
     clock = spent = last = 0.0
     filled: float | None = None
     running: list[tuple[float, float, int, Job]] = []
@@ -113,7 +145,7 @@ def _simulate(driver: Driver, slots: int, seconds: float) -> dict[str, Any]:
     memory = list[int]()
     while True:
         while len(running) < slots:
-            job, took = _timed(driver.next_job)
+            job, took = _timed(driver.next_job, now)
             clock, spent = clock + took, spent + took
             if job is None:
                 break
@@ -126,7 +158,7 @@ def _simulate(driver: Driver, slots: int, seconds: float) -> dict[str, Any]:
         end, start, _, job = heapq.heappop(running)
         trials.append((start, end))
         clock = max(clock, end)
-        _, took = _timed(lambda job=job: driver.finish(job, made_up_row(job, driver.plan)))
+        _, took = _timed(lambda job=job: driver.finish(job, made_up_row(job, driver.plan)), now)
         clock, spent = clock + took, spent + took
         costs.append(spent)
         spent = 0.0
@@ -146,9 +178,9 @@ def _simulate(driver: Driver, slots: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    began = time.process_time()
-    return work(), time.process_time() - began
+def _timed(work: Callable[[], Result], now: Callable[[], float]) -> tuple[Result, float]:
+    began = now()
+    return work(), now() - began
 
 
 def made_up_row(job: Job, plan: Plan) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from study.record.ended import ENDED_FILE, read_ended, write_ended
 from study.record.folder import LEDGER_FILE, REPORT_FILE, Folder, check_store
 from study.record.kept import KEPT_FILE, keeping_of
 from study.record.ledger import Ledger
-from study.record.optuna_storage import open_storage
+from study.record.optuna_storage import open_storage, written_behind
 from study.record.remote_folder import RemoteFolder, open_folder
 from study.record.stopped import Trouble, stopping
 from study.record.victims import Judged, Key, absent, absent_in_words, decided
@@ -109,7 +109,8 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
         plan = with_chosen_detectors(plan.without(absent(judged)), folder)
         if not is_new and not len(ledger):  # stopped before its first row
             warm = warm_points(plan)
-        searches = open_searches(plan, database or open_storage("journal", folder), warm)
+        storage = open_storage("journal", folder) if database is None else stack.enter_context(written_behind(database))
+        searches = open_searches(plan, storage, warm)
         if database is not None and not len(ledger):
             _check_unused(searches)
 

@@ -7,8 +7,9 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json
@@ -20,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search_spaces.conditions import Conditions
 from search_spaces.space import fingerprint, within
 from study.plan.jobs import Plan, Search
+from study.record.optuna_storage import together
 from study.results.scores import WORST, Values
 from study.search.conditional import ask
 from study.search.quasi_random import QuasiRandomStart
@@ -29,6 +31,8 @@ from study.spec.samplers import make_sampler
 from study.spec.yaml_io import SpecError
 from trainables.seeding import derive_seed
 
+P = ParamSpec("P")
+R = TypeVar("R")
 METRICS = ("asr", "clean_accuracy")
 DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
 # Consecutive suggestions of known settings after which a new one is looked for without the sampler: it may repeat
@@ -49,6 +53,17 @@ MOST_REFUSALS = 20
 
 def _any_settings(settings: Mapping[str, Any]) -> bool:
     return True
+
+
+def _in_one_piece(method: Callable[Concatenate[OptunaSearch, P], R]) -> Callable[Concatenate[OptunaSearch, P], R]:
+    """What the method writes to a journal goes there at its end: a killed driver has done all of it or nothing."""
+
+    @wraps(method)
+    def wrapped(search: OptunaSearch, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with together(search._storage):
+            return method(search, *args, **kwargs)
+
+    return wrapped
 
 
 def open_searches(
@@ -159,6 +174,7 @@ class OptunaSearch:
         self.sampler, self.seed, self.startup_trials, self.history = sampler, seed, startup_trials, history
         self.study.sampler = self._make_sampler(sampler, existing)
 
+    @_in_one_piece
     def resume(
         self,
         finished: Mapping[str, Values | None],
@@ -283,6 +299,7 @@ class OptunaSearch:
         """Settings finished so far."""
         return len(self._told)
 
+    @_in_one_piece
     def ask(self, fits: Callable[[Mapping[str, Any]], bool] = _any_settings) -> tuple[str, dict[str, Any]] | None:
         """The next setting and its id; None when enough were asked, the space holds no new one, or none ``fits``.
 
@@ -324,6 +341,7 @@ class OptunaSearch:
                 self.study.sampler = self._make_sampler("random", trial.number)
         return None
 
+    @_in_one_piece
     def tell(self, trial_id: str, values: Values | None, remarks: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Finish a setting with (ASR, clean accuracy); None, where nothing could be measured, ends it as failed.
 

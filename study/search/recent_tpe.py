@@ -4,77 +4,155 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Container, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import scipy.special
+from numpy.random import RandomState
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+from study.results.pareto import RunningFront
+
+if TYPE_CHECKING:
+    from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
+
+
+# Finished trials that a search learns from where its spec does not say: as many as ever make a difference, and few
+# enough that an ask costs the same after ten thousand.
+HISTORY = 1000
+# So many of the running trials are asked for with one model. All of them run at once without knowing of each other;
+# what a model costs to build is then shared. Below 20 running trials each ask has a model of its own.
+ASKED_TOGETHER = 0.1
 
 
 class RecentTPE(TPESampler):
     """TPE over the newest ``history`` finished trials and the newest ``history`` on the front, besides those running.
 
     An ask of plain TPE grows with all trials there are; here it stops growing. What is forgotten is old and dominated:
-    the split into good and bad trials is then made among those that are left, which changes the search.
+    the split into good and bad trials is then made among those that are left, which changes the search. While many
+    trials run, some asks in a row share one model: the trials that were asked with it count in it no more than results
+    that have not come yet.
 
     Args:
-        history: trials; None: all, which is plain TPE.
+        history: trials; None: `HISTORY`.
         settings: of `TPESampler`.
     """
 
     def __init__(self, history: int | None, **settings: Any) -> None:
         super().__init__(**settings)
         use_fast_tails()
-        self._history = history
-        self._front: dict[int, tuple[float, ...]] | None = None
+        self._history = HISTORY if history is None else history
+        self._front: _Front | None = None
+        self._models: dict[frozenset[str], _Model] = {}
 
-    def sample_relative(
+    def _sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        if self._history is None:
-            return super().sample_relative(study, trial, search_space)
+        if not search_space:
+            return {}
+        model = self._models.get(frozenset(search_space))
+        if model is not None and model.left and model.space == search_space:
+            model.left -= 1
+            return model.draw(self._rng.rng, self._n_ei_candidates)
         seen = _Recent(study, self._history, set(self._front_of(study)))
-        return super().sample_relative(seen, trial, search_space)  # type: ignore[arg-type]
+        return super()._sample_relative(seen, trial, search_space)  # type: ignore[arg-type]
+
+    def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        self._built: list[_ParzenEstimator] = []
+        settings: dict[str, Any] = super()._sample(study, trial, search_space)
+        running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        left = int(ASKED_TOGETHER * running) - 1
+        good, bad = self._built
+        self._models[frozenset(search_space)] = _Model(search_space, good, bad, max(0, left))
+        return settings
+
+    def _build_parzen_estimator(self, *args: Any, **kwargs: Any) -> _ParzenEstimator:
+        self._built.append(super()._build_parzen_estimator(*args, **kwargs))
+        return self._built[-1]
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         super().after_trial(study, trial, state, values)
-        if self._history is not None and state == TrialState.COMPLETE and values is not None:
-            self._offer(self._front_of(study), study, trial.number, values)
+        if state == TrialState.COMPLETE and values is not None and self._front is not None:
+            self._front.add(study, trial.number, values)
 
-    def _front_of(self, study: Study) -> dict[int, tuple[float, ...]]:
-        """Number and losses of the newest ``history`` trials on the front; built once, then kept up."""
+    def _front_of(self, study: Study) -> list[int]:
+        """Numbers of the newest ``history`` trials on the front; found once, then kept up."""
         if self._front is None:
-            self._front = {}
+            self._front = _Front()
             for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-                self._offer(self._front, study, trial.number, trial.values)
-        return self._front
+                self._front.add(study, trial.number, trial.values)
+        return self._front.numbers()[-self._history :]
 
-    def _offer(self, front: dict[int, tuple[float, ...]], study: Study, number: int, values: Sequence[float]) -> None:
-        loss = tuple(
+
+class _Front:
+    """Which trials are on the front of two objectives."""
+
+    def __init__(self) -> None:
+        self._front, self._numbers = RunningFront(), dict[tuple[float, float], int]()
+
+    def add(self, study: Study, number: int, values: Sequence[float]) -> None:
+        """A trial with its values."""
+        first, second = (
             -value if direction == StudyDirection.MAXIMIZE else value
             for value, direction in zip(values, study.directions, strict=True)
         )
-        if any(all(map(float.__le__, other, loss)) for other in front.values()):
-            return
-        for beaten in [key for key, other in front.items() if all(map(float.__le__, loss, other))]:
-            del front[beaten]
-        front[number] = loss
-        if self._history is not None and len(front) > self._history:
-            del front[next(iter(front))]
+        if self._front.add(first, -second):
+            self._numbers[first, -second] = number
+
+    def numbers(self) -> list[int]:
+        """Those on it, ascending."""
+        self._numbers = {point: self._numbers[point] for point in self._front.points}
+        return sorted(self._numbers.values())
 
 
 def use_fast_tails() -> None:
-    """Let TPE take the normal distribution's log tail from SciPy, the same function for whole arrays.
+    """Let TPE take the normal distribution's log tail and log mass from SciPy, the same functions for whole arrays.
 
-    It needs it for both ends of every kernel; Optuna's own goes through them one by one in Python, which is most of the
-    time of an ask. It is private to Optuna: where it goes by another name, asks are as slow as Optuna makes them.
+    It needs them for both ends of every kernel. Optuna's own go through the tails one by one in Python, which is most
+    of the time of an ask, and compute masses with complex numbers, which is most of the rest once a model serves
+    several asks. They are private to Optuna: where they go by another name, asks are as slow as Optuna makes them.
     """
     with contextlib.suppress(ImportError):
         from optuna.samplers._tpe import _truncnorm
 
         _truncnorm._log_ndtr = scipy.special.log_ndtr
+        _truncnorm._log_gauss_mass = log_mass
+
+
+def log_mass(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the standard normal mass between ``a`` and ``b``, arrays of one shape with a <= b.
+
+    Both in the right tail are mirrored to the left, where the tail's logarithm is precise.
+    """
+    right = a > 0
+    a, b = np.where(right, -b, a), np.where(right, -a, b)
+    found, left = np.empty_like(a), b <= 0
+    tail = scipy.special.log_ndtr(b[left])
+    found[left] = tail + np.log1p(-np.exp(scipy.special.log_ndtr(a[left]) - tail))
+    middle = ~left
+    found[middle] = np.log1p(-scipy.special.ndtr(a[middle]) - scipy.special.ndtr(-b[middle]))
+    return found
+
+
+@dataclass
+class _Model:
+    """What good and bad trials look like, for ``left`` further asks."""
+
+    space: dict[str, BaseDistribution]
+    good: _ParzenEstimator
+    bad: _ParzenEstimator
+    left: int
+
+    def draw(self, generator: RandomState, candidates: int) -> dict[str, Any]:
+        """The best of so many candidates, as `TPESampler` draws and weighs them."""
+        drawn = self.good.sample(generator, candidates)
+        best = int(np.argmax(self.good.log_pdf(drawn) - self.bad.log_pdf(drawn)))
+        return {name: of.to_external_repr(drawn[name][best].item()) for name, of in self.space.items()}
 
 
 class _Recent:

@@ -27,10 +27,11 @@ class SearchSpec(Part):
     the attacker's whole set). A setting that would overspend is not started, and a search ends when none fits any more.
     The published point is shown whatever it costs; where it alone costs more than the budget, the budget is for the
     others. ``trials`` is then a guard against runaways, 1,000 unless given, and the report says where it held.
-    ``history``: finished trials that the sampler (TPE) learns from, the newest and those on the front; by default all,
-    which is slow after some thousand. ``startup``: how the first ``startup_trials`` are drawn. ``warm_start``: folders
-    of studies whose fronts are tried first, in the place of as many of those. ``accuracy_floor``: settings that give up
-    more clean accuracy than this (a fraction, of the search half) are worth less to the sampler than any other.
+    ``history``: finished trials that the sampler (TPE) learns from, the newest and those on the front; 1,000 unless
+    given, so that an ask costs the same after ten thousand. ``startup``: how the first ``startup_trials`` are drawn.
+    ``warm_start``: folders of studies whose fronts are tried first, in the place of as many of those.
+    ``accuracy_floor``: settings that give up more clean accuracy than this (a fraction, of the search half) are worth
+    less to the sampler than any other.
     ``aggregate``, with ``per: all``: what of the attacks counts, their ``mean``, the ``worst``, or the mean of the
     worst share, ``cvar:0.25``; search, progress, report and ``superft front`` keep to it. ``repeats``: how often each
     search is made, each time with other draws of the sampler: the first is the study's, the others show how much of its

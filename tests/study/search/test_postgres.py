@@ -12,13 +12,16 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
 import pytest
 import yaml
+from optuna.trial import TrialState
 
-from study.record.optuna_storage import open_storage
+from study.record.ledger import Ledger
+from study.record.optuna_storage import open_storage, written_behind
 from study.run.driver import Driver
 from study.spec.yaml_io import SpecError
 from tests.study.tiny import TINY, make_driver, run, tiny_spec
@@ -114,6 +117,25 @@ def test_interrupted_search_goes_on_under_its_old_numbers(server: str, name: str
     trials = [row["trial"] for row in third.ledger.rows()]
     assert third.finished
     assert len(trials) == len(set(trials)) == 5
+
+
+def test_two_studies_at_once_share_a_database(server: str, name: str, tmp_path: Path) -> None:
+    """Each driver in a thread of its own, over connections of its own, as two processes would have them."""
+
+    def drive(own: str) -> None:
+        with written_behind(open_storage(server, tmp_path)) as storage:
+            run(make_driver(tiny_spec(f"name={own}", "search.trials=12"), tmp_path / f"{own}.jsonl", storage))
+
+    names = [f"{name}-a", f"{name}-b"]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(drive, names))
+    for own in names:
+        trials = optuna.load_study(study_name=f"{own}/badnets/super_ft", storage=server).trials
+        rows = [row for row in Ledger.read(tmp_path / f"{own}.jsonl").rows() if row["search"]]
+        assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 12
+        values = {trial.user_attrs["id"]: trial.values for trial in trials}
+        assert values == {row["trial"]: [row["asr_search"], row["clean_accuracy_search"]] for row in rows}
+        assert all({"charged_epochs", "status", "asr_report"} <= trial.user_attrs.keys() for trial in trials)
 
 
 def test_server_that_refuses_is_told_without_the_password(server: str, tmp_path: Path) -> None:

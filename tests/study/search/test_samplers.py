@@ -13,7 +13,7 @@ from optuna.samplers._tpe import _truncnorm
 from optuna.trial import TrialState
 
 from study.record.optuna_storage import Journal, open_storage
-from study.search.recent_tpe import RecentTPE, use_fast_tails
+from study.search.recent_tpe import RecentTPE, log_mass, use_fast_tails
 from study.spec.load import make_spec
 from study.spec.samplers import SAMPLERS, check_sampler, make_sampler
 from study.spec.search import SearchSpec
@@ -22,6 +22,7 @@ from tests import foreign
 from tests.study.tiny import TINY
 from trainables.plugins.load import load
 
+_OPTUNAS_LOG_MASS = _truncnorm._log_gauss_mass  # before a sampler of ours was made
 SPACE = {"x": FloatDistribution(1e-4, 1.0, log=True), "y": FloatDistribution(0.0, 1.0), "k": IntDistribution(1, 500)}
 
 
@@ -43,11 +44,20 @@ def test_log_tails_by_scipy_are_optunas_own(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_allclose(_truncnorm._log_ndtr(values), own, rtol=1e-9, atol=1e-15)
 
 
+def test_log_masses_by_scipy_are_optunas_own() -> None:
+    ends = np.concatenate([np.linspace(-40, 40, 81), [-1e-3, 0.0, 1e-3]])
+    a, b = (grid.ravel() for grid in np.meshgrid(ends, ends))
+    a, b = a[a < b], b[a < b]
+    own = _OPTUNAS_LOG_MASS(a, b)
+    np.testing.assert_allclose(log_mass(a, b), own, rtol=1e-9, atol=1e-12)
+
+
 def test_suggestions_are_those_of_plain_tpe(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = search(make_sampler("tpe", seed=3, startup_trials=5), 40)
     slow_tails = np.frompyfunc(_truncnorm._log_ndtr_single, 1, 1)
     plain = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, n_startup_trials=5, seed=3)
     monkeypatch.setattr(_truncnorm, "_log_ndtr", lambda values: slow_tails(values).astype(float))
+    monkeypatch.setattr(_truncnorm, "_log_gauss_mass", _OPTUNAS_LOG_MASS)
     for mine, theirs in zip(fast, search(plain, 40), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-6)
 
@@ -63,13 +73,13 @@ def test_tpe_learns_from_the_newest_trials_those_on_the_front_and_those_running(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[list[int]] = []
-    relative = optuna.samplers.TPESampler.sample_relative
+    relative = optuna.samplers.TPESampler._sample_relative
 
     def spy(self: Any, study: Any, trial: Any, space: Any) -> Any:
         seen.append([item.number for item in study._get_trials(deepcopy=False, states=None)])
         return relative(self, study, trial, space)
 
-    monkeypatch.setattr(optuna.samplers.TPESampler, "sample_relative", spy)
+    monkeypatch.setattr(optuna.samplers.TPESampler, "_sample_relative", spy)
     study = optuna.create_study(
         sampler=RecentTPE(3, multivariate=True, n_startup_trials=2, seed=0), directions=["minimize", "maximize"]
     )
@@ -89,6 +99,31 @@ def test_a_front_known_from_a_storage_is_the_one_that_was_told() -> None:
     found = RecentTPE(100, n_startup_trials=5, seed=1)
     assert found._front_of(study) == told._front_of(study)
     assert set(found._front_of(study)) == {trial.number for trial in study.best_trials}
+
+
+def test_while_many_trials_run_a_model_serves_a_tenth_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[int] = []
+    build = optuna.samplers.TPESampler._build_parzen_estimator
+
+    def spy(self: Any, study: Any, space: Any, trials: Any, handle_below: bool) -> Any:
+        built.append(len(trials))
+        return build(self, study, space, trials, handle_below)
+
+    monkeypatch.setattr(optuna.samplers.TPESampler, "_build_parzen_estimator", spy)
+    study = optuna.create_study(
+        sampler=make_sampler("tpe", seed=0, startup_trials=5, history=None), directions=["minimize", "maximize"]
+    )
+    for number in range(10):
+        study.tell(study.ask(SPACE), (number / 10, number / 10))
+    before = len(built)
+    params = [tuple(study.ask(SPACE).params.values()) for _ in range(19)]
+    assert len(built) == before + 2 * 19, "below 20 running each ask has a model of its own, of good and bad trials"
+    params += [tuple(study.ask(SPACE).params.values()) for _ in range(31)]  # 20 to 50 running
+    assert 2 * 10 <= len(built) - before - 2 * 19 <= 2 * 17
+    assert len(set(params)) == 50
+    for settings in params:
+        for value, distribution in zip(settings, SPACE.values(), strict=True):
+            assert distribution._contains(distribution.to_internal_repr(value))
 
 
 def test_a_history_is_tpes_alone() -> None:
