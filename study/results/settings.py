@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from study.plan.jobs import CONFIRM
-from study.record.columns import PARAM
+from study.record.columns import DROPPED_BY, PARAM
 from study.record.cost import epochs
 from study.results.pareto import PICKS, RunningFront, hypervolume, hypervolume_box, knee, non_dominated_indices, picks
 from study.results.scores import NOT_IMPLANTED, STATUSES, models_in_words, victim_of, without_backdoor
@@ -161,7 +161,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     settings on fresh seeds are left out. Cells whose backdoor was not implanted measure nothing and are left out, also
     those of trials that abstained or diverged there. ``complete`` is true for a setting that has a result on every cell
     that its rivals in the group were scored on: a mean over fewer is no fair rival, so a setting with a failed or still
-    missing cell never enters a front. ``status`` is the worst of those cells, ``collapsed`` whether any of them did;
+    missing cell never enters a front, and one that was dropped in a race has none anywhere. ``status`` is the worst of those cells, ``collapsed`` whether any of them did;
     ``cells`` counts those in the mean, ``models_counted`` their victims, ``models`` the victims that the setting was
     meant for (also those without a backdoor, which may have no row); ``unmoved`` counts the cells in the mean whose
     repair moved nothing; ``*_min`` and ``*_max`` span the cells; counts of test images are pooled; costs are means per
@@ -234,6 +234,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     expected = implanted.groupby(owner, dropna=False)["cell"].nunique().rename("expected_cells").reset_index()
     table = table.merge(expected, on=owner, how="left")
     table["complete"] = (table["cells"] > 0) & (table["cells"] == table["expected_cells"].fillna(0))
+    table["complete"] &= ~table["trial"].isin(rows.loc[rows[DROPPED_BY].notna(), "trial"])
     return table.sort_values("finished_row").reset_index(drop=True)
 
 
