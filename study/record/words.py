@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from study.record.columns import CELLS_SAVED, DROPPED_BY
 from trainables.evaluation.metrics import wilson
 
 
@@ -17,10 +18,13 @@ def describe(row: Mapping[str, Any]) -> str:
     if row["status"] == "failed":
         return f"{where} seed {row['seed']} FAILED: {row['error']}"
     status = "" if row["status"] == "ok" else f" {row['status'].upper()}"
-    return (
+    text = (
         f"{where} seed {row['seed']}{status}: ASR {row['asr_search']:.3f}, "
         f"clean accuracy {row['clean_accuracy_search']:.3f}, {row['wall_seconds']:.1f} s"
     )
+    if row.get(DROPPED_BY):
+        text += f"; dropped, {row[DROPPED_BY]} is better: {row[CELLS_SAVED]} fewer to run"
+    return text
 
 
 def duration(seconds: float) -> str:

@@ -47,7 +47,7 @@ def counting(rows: Iterable[Row], absent: Collection[Victim] = ()) -> list[Row]:
 
 
 def told_of(row: Row) -> Values:
-    """(ASR, clean accuracy) of one measured trial as searches are told them; a collapsed model is the worst there is."""
+    """(ASR, clean accuracy) of a measured trial as searches are told them; a collapsed model is the worst there is."""
     return WORST if row.get("collapsed") else (row["asr_search"], row["clean_accuracy_search"])
 
 
@@ -55,8 +55,8 @@ def scores(rows: Iterable[Row], absent: Collection[Victim] = ()) -> Values | Non
     """What a search is told of a setting: (ASR, clean accuracy) over its measured cells with a backdoor.
 
     Both are means, or what the study takes of the attacks instead, see `rule_in`. A collapsed model counts as the
-    worst, as a diverged one does (`told_of`): its ASR may be 0 by accident. None if nothing was measured, or no cell has a
-    backdoor.
+    worst (`told_of`), as a diverged one does: its ASR may be 0 by accident. None if nothing was measured, or no cell
+    has a backdoor.
     """
     own = [row for row in counting(rows, absent) if row["status"] in MEASURED]
     if not own:

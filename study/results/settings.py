@@ -161,11 +161,11 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     settings on fresh seeds are left out. Cells whose backdoor was not implanted measure nothing and are left out, also
     those of trials that abstained or diverged there. ``complete`` is true for a setting that has a result on every cell
     that its rivals in the group were scored on: a mean over fewer is no fair rival, so a setting with a failed or still
-    missing cell never enters a front, and one that was dropped in a race has none anywhere. ``status`` is the worst of those cells, ``collapsed`` whether any of them did;
-    ``cells`` counts those in the mean, ``models_counted`` their victims, ``models`` the victims that the setting was
-    meant for (also those without a backdoor, which may have no row); ``unmoved`` counts the cells in the mean whose
-    repair moved nothing; ``*_min`` and ``*_max`` span the cells; counts of test images are pooled; costs are means per
-    cell.
+    missing cell never enters a front, nor one that was dropped in a race, on whatever attack. ``status`` is the worst
+    of those cells, ``collapsed`` whether any of them did; ``cells`` counts those in the mean, ``models_counted`` their
+    victims, ``models`` the victims that the setting was meant for (also those without a backdoor, which may have no
+    row); ``unmoved`` counts the cells in the mean whose repair moved nothing; ``*_min`` and ``*_max`` span the cells;
+    counts of test images are pooled; costs are means per cell.
     """
     params = [name for name in frame.columns if name.startswith(PARAM)]
     rows = without_beside(frame).reset_index(drop=True).copy()

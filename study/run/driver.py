@@ -101,8 +101,10 @@ class Driver:
             if (standing := self._standing.get(str(row.get("search")))) is not None:
                 standing.add(row)
         for search in self.searches:
-            for rows in self._rows_of(search).values():
+            for trial, rows in self._rows_of(search).items():
                 self._offer(search, [*rows.values()])
+                if trial in self._standing[search.search.label].dropped:
+                    self._races.drop(search.search.label, trial)
 
     @property
     def done(self) -> int:
@@ -334,7 +336,7 @@ class Driver:
 
     def _drop(self, search: OptunaSearch, trial: str) -> None:
         """Run no further cell of a setting, whose last row says so already, and tell its search."""
-        self._races.forget(trial)
+        self._races.drop(search.search.label, trial)
         self._queue = deque(job for job in self._queue if job.trial != trial)
         search.drop(trial, remarks_on_dropped([*self._rows[trial].values()]))
 

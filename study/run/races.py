@@ -73,9 +73,11 @@ class Races:
         """Trials of a setting that wait."""
         return len(self._waiting.get(trial, ()))
 
-    def forget(self, trial: str) -> None:
-        """Its trials that wait are not run."""
+    def drop(self, label: str, trial: str) -> None:
+        """A setting is out of its race; its trials that wait are not run."""
         self._waiting.pop(trial, None)
+        if label in self._races:
+            self._races[label].drop(trial)
 
     def keep(self, stays: Callable[[Job], bool]) -> None:
         """Of the trials that wait, only those that stay in the plan."""

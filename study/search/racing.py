@@ -1,40 +1,44 @@
 """Racing: a setting that is scored on many cells is dropped once it is dominated beyond doubt.
 
 A search over n cells (attacks, seeds, defense seeds) scores a setting by its mean ASR and mean clean accuracy over all
-of them. Cells are measured one after the other, in an order drawn for each setting; after k of them two bounds say what
-the means over all n can still come to, had one the patience:
+of them. Cells are measured one after the other, in an order drawn for each setting. After k of them two bounds say what
+its means over all n may still come to:
 
 - *ASR*, at least: the sum over the measured cells divided by n, for no cell has less than 0. That is certain, and near
-  a front, where ASRs are near 0, it is sharp: one failed repair of six decides. No statistics here, since after a repair
-  the ASR of a cell is near 0 or near 1, and no test for means holds on five draws of such a variable.
-- *Accuracy*, at most: two-way analysis of variance. With the fully measured settings of this search, F of them, accuracy
-  is setting + cell + deviation. The cells' effects are means over the F settings, so that a setting is compared with its
-  rivals on the very cells it was measured on (a paired comparison), and s2, the variance of the deviations, is pooled
-  over the F settings, with f = (F - 1)(n - 1) degrees of freedom. For independent normal deviations of one variance the
-  mean over n cells less the mean over k of what the cells' effects leave has variance
-  sigma2 (1/k - 1/n)(1 + 1/F), so it is at most  t(1 - p, f) s sqrt((1/k - 1/n)(1 + 1/F))  with probability 1 - p. The
-  missing cells cannot exceed 1 either: the lesser of both bounds counts.
+  a front, where ASRs are near 0, it is sharp: one failed repair of six decides. There is no statistics in it: after a
+  repair the ASR of a cell is near 0 or near 1, and no test of means holds on a few draws of such a variable.
+- *Accuracy*, at most: two-way analysis of variance. With the fully measured settings of this search, F of them, an
+  accuracy is setting + cell + deviation. The effects of cells are means over the F settings, so that a setting is
+  compared with its rivals on the very cells that it was measured on (a paired comparison). The variance s2 of the
+  deviations is pooled over the F settings and has f = (F - 1)(n - 1) degrees of freedom. For independent normal
+  deviations of one variance sigma2, a setting's mean over n cells less its mean over k of them, both without the cells'
+  effects, has variance sigma2 (1/k - 1/n)(1 + 1/F); so it exceeds t(1 - p, f) s sqrt((1/k - 1/n)(1 + 1/F)) with
+  probability p. Nor can a missing cell exceed 1: the lesser of both bounds counts.
 
-A setting is dropped if **one** fully measured rival has an ASR of at most the first bound + margin, an accuracy of at
-least the second - margin, and is better than the bound in one of the two.
+A setting is dropped if **one** fully measured rival has an ASR of at most the first bound + margin and an accuracy of
+at least the second - margin, and is better than the bound in one of the two.
 
 *Error rate.* Call a setting good if no rival dominates it up to the margin in the means over all cells. A good one is
 dropped only where its accuracy bound failed: if both bounds hold, what they say of a rival is true of the means too. So
-neither the number of rivals nor that of the objectives matters; what does is how often a bound is computed, n - 1 times
-for each of T settings. With p = alpha / (T (n - 1)) (Bonferroni) a search drops no good setting at all with probability
-1 - alpha at least, whatever the sampler does.
+neither the number of rivals nor that of the objectives matters; what does is how many bounds are computed. Each look
+after k cells gets a part of a setting's chance in proportion to the n - k cells that it may save, and a setting gets
+alpha / (T - D): of T settings of the search, D are known not to be good, those that were dropped and those that were
+measured and are dominated (Holm 1979: until the first error all D are not good indeed, so no good setting ever got more
+than alpha over the number of good ones, and the sum over all of them is at most alpha). A search drops no good setting
+at all with probability 1 - alpha at least, whatever the sampler does.
 
-*What a front can lose.* A dropped setting lies at most the margin before its rival in either rate, and that rival stays
-(it is fully measured, so nothing is dropped by something that is dropped). The hypervolume is therefore less by 2 margin
-at most, and by nothing with a margin of 0.
+*What a front can lose.* A dropped setting is ahead of its rival by the margin at most, in one of the rates, and the
+rival stays: it is fully measured, so nothing is dropped for the sake of something that is dropped. The hypervolume is
+less by 2 margin at most, and with a margin of 0 by nothing.
 
-*What is assumed.* Deviations of one variance. Ruined models have larger ones; they are in the pool while they are fully
-measured, which widens the bound. And deviations that do not depend on which cells come first: cells are drawn, and what
-counts is the beginning of the drawn order, not what happens to end first (a repair that diverges ends early).
+*What is assumed.* Deviations of one variance: ruined models have larger ones, which widens the bound where such a model
+is fully measured. And deviations that do not depend on which cells come first: cells are drawn, and what counts is the
+beginning of the drawn order, not what happens to end first (a repair that diverges ends early).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -43,6 +47,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from study.results.finished import Place
+from study.results.pareto import non_dominated_indices
 from study.results.scores import Values
 from trainables.seeding import derive_seed
 
@@ -101,10 +106,10 @@ class Race:
     def __init__(self, places: Iterable[Place], *, alpha: float, margin: float, settings: int, seed: int) -> None:
         self.places = sorted(places)
         self._column = {place: column for column, place in enumerate(self.places)}
-        self._margin, self._seed = margin, seed
-        self._chance = alpha / (settings * max(1, len(self.places) - 1))
-        self._known: dict[str, Array] = {}
-        self._bound: AccuracyBound | None = None
+        self._alpha, self._margin, self._settings, self._seed = alpha, margin, settings, seed
+        self._values: dict[str, Array] = {}
+        self._dropped = set[str]()
+        self._rivals: _Rivals | None = None
 
     def order(self, trial: str) -> list[Place]:
         """The cells of a setting in the order in which they are measured: drawn once for its id."""
@@ -113,34 +118,54 @@ class Race:
 
     def add(self, trial: str, values: Mapping[Place, Values]) -> None:
         """A rival: a setting with values, ``(ASR, clean accuracy)``, on all of its cells."""
-        self._known[trial] = np.array([values[place] for place in self.places])
-        self._bound = None
+        self._values[trial] = np.array([values[place] for place in self.places])
+        self._rivals = None
+
+    def drop(self, trial: str) -> None:
+        """A setting that is out of the race."""
+        self._dropped.add(trial)
 
     def rival(self, trial: str, values: Mapping[Place, Values]) -> str | None:
         """The rival that dominates a setting beyond doubt; None if there is none.
 
-        The answer follows from the rivals and the values alone, in whatever order they came.
+        The answer follows from what is known of the rivals and of the setting, in whatever order it became known.
 
         Args:
             values: on the cells measured so far.
         """
-        seen: list[Place] = []
-        for place in self.order(trial):
-            if place not in values:
-                break
-            seen.append(place)
-        if not seen or len(seen) == len(self.places) or not self._known:
+        seen = [*itertools.takewhile(values.__contains__, self.order(trial))]
+        done, cells = len(seen), len(self.places)
+        if not 0 < done < cells or not self._values:
             return None
-        names = sorted(self._known)
-        known = np.stack([self._known[name] for name in names])
-        if self._bound is None:
-            self._bound = AccuracyBound(known[:, :, 1])
-        least = least_asr([values[place][0] for place in seen], len(self.places))
+        if self._rivals is None:
+            self._rivals = _Rivals(self._values, self._margin)
+        candidates = max(1, self._settings - len(self._dropped) - self._rivals.beaten)
+        chance = self._alpha / candidates * 2 * (cells - done) / (cells * (cells - 1))
+        least = least_asr([values[place][0] for place in seen], cells)
         columns, accuracies = [self._column[place] for place in seen], [values[place][1] for place in seen]
-        most = self._bound.most(columns, accuracies, self._chance)
-        asr, accuracy = known.mean(axis=1).T
-        better = (asr < least) | (accuracy > most)
-        found = np.flatnonzero(better & (asr <= least + self._margin) & (accuracy >= most - self._margin))
-        # Of several, the one that is farthest ahead: people look at it.
+        return self._rivals.ahead_of(least, self._rivals.bound.most(columns, accuracies, chance), self._margin)
+
+
+class _Rivals:
+    """The fully measured settings of a search."""
+
+    def __init__(self, values: Mapping[str, Array], margin: float) -> None:
+        names = sorted(values)  # so that sums do not depend on who came first
+        known = np.stack([values[name] for name in names])
+        self.bound = AccuracyBound(known[:, :, 1])
+        means = known.mean(axis=1)
+        # Who is dominated, is by a member of the front.
+        members = non_dominated_indices(means)
+        self._names, self._front = [names[index] for index in members], means[members]
+        self.beaten = sum(self.ahead_of(asr, accuracy, margin) is not None for asr, accuracy in means)
+
+    def ahead_of(self, least: float, most: float, margin: float) -> str | None:
+        """The one that is better than ASR ``least`` or accuracy ``most``, and in the other worse by the margin at most.
+
+        Of several the one that is farthest ahead, since people look at it. None if there is none.
+        """
+        asr, accuracy = self._front.T
+        near = (asr <= least + margin) & (accuracy >= most - margin)
+        found = np.flatnonzero(near & ((asr < least) | (accuracy > most)))
         ahead = (least - asr) + (accuracy - most)
-        return names[max(found, key=lambda place: (ahead[place], -place))] if len(found) else None
+        return self._names[max(found, key=lambda place: ahead[place])] if len(found) else None

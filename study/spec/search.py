@@ -48,7 +48,7 @@ class SearchSpec(Part):
     worst share, ``cvar:0.25``; search, progress, report and ``superft front`` keep to it. ``repeats``: how often each
     search is made, each time with other draws of the sampler: the first is the study's, the others show how much of its
     hypervolume was luck. ``confirm``: on how many fresh attack seeds the settings that a search chose are run again
-    once it is over. ``racing``: whether settings that are dominated beyond doubt are dropped; a number is its ``alpha``.
+    once it is over. ``racing``: settings that are dominated beyond doubt are dropped; a number is its ``alpha``.
     """
 
     trials: Annotated[int, Field(ge=1)] = TRIALS
