@@ -61,8 +61,8 @@ SPEC_KEYS: dict[str, str] = {
         "See [confirmed settings](#confirmed-settings)."
     ),
     "search.racing.alpha": (
-        "A setting is dropped before all of its cells are measured once it is dominated beyond doubt; this is the chance "
-        "that a search drops any that is not. `search.racing: 0.05` says the same. See [racing](#racing)."
+        "With it a setting is dropped before all of its cells are measured once it is dominated beyond doubt; this is "
+        "the chance that a search drops any that is not. `search.racing: 0.05` is short for it. See [racing](#racing)."
     ),
     "search.racing.margin": (
         "A setting that is better than a rival by no more than this in one rate, and worse in the other, counts as "

@@ -24,7 +24,7 @@ from study.record.ledger import Ledger
 from study.record.victims import absent, absent_in_words, decided
 from study.record.words import ago, describe, duration, finished_at, in_columns
 from study.report.terminal import front_summary
-from study.results.left import dropped_in_words, plan_in, trials_left
+from study.results.left import dropped_in_words, plan_in, trials_left, with_chosen_detectors
 from study.results.settings import aggregate_all, fronts, hypervolume_over_trials, models_of, of_repeat
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
