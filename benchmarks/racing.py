@@ -1,7 +1,7 @@
 """What does racing save, and what does it cost a front? The study's own driver over a table of measured settings.
 
     python -m benchmarks.racing STUDY_OR_TABLE [--alpha 0.05] [--margin 0.005] [--slots 2] [--repeats 20]
-                                               [--settings N] [--cells K]
+                                               [--settings N] [--cells K] [--sampler tpe --trials 64]
 
 STUDY_OR_TABLE is what `superft simulate` reads: a finished study's folder or a table.json. Its settings are searched
 again with `search.racing`, over all attacks together, in virtual time, and each trial is answered by its own row. A
@@ -16,13 +16,17 @@ until no setting is left to begin.
 With --cells K each attack has K cells that nobody measured: there a setting comes to its mean in the table and what a
 cell of a measured setting nearby deviated from that one's mean. Such cells have no effects in common, which makes the
 race harder than it would be.
+
+With --sampler the settings are not the table's: a sampler proposes --trials of them, answered by the surrogate of
+`superft simulate` with the same deviations, with racing and without. That asks what the search itself loses where a
+dropped setting tells it no values: `kept` and `corner` are then over what the search without racing found.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +39,16 @@ from optuna.storages import InMemoryStorage
 
 from benchmarks.common import machine, record, summary
 from search_spaces.space import fingerprint
-from study.plan.jobs import make_plan
+from study.plan.jobs import Search, make_plan
+from study.record.columns import DROPPED_BY
+from study.results.chosen import front_rows
 from study.results.pareto import hypervolume, hypervolume_box, non_dominated_indices
 from study.results.scores import Values
 from study.run.driver import Driver
 from study.search.optuna_search import open_searches
 from study.search.warm_start import WarmPoint
 from study.simulate.clock import LedgerInMemory
-from study.simulate.surrogate import Answer, fit
+from study.simulate.surrogate import Answer, Surrogate, fit
 from study.simulate.table import CELL, Table, read_table
 from study.spec.load import make_spec
 from study.spec.schema import StudySpec
@@ -81,24 +87,30 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--settings", type=int, help="the first so many of the table; all of them unless given")
     parser.add_argument("--cells", type=int, help="of each attack, drawn instead of measured")
+    parser.add_argument("--sampler", help="search with it instead of trying the settings of the table")
+    parser.add_argument("--trials", type=int, default=64, help="settings that it proposes")
     asked = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     table = read_table([asked.table])
-    problem = drawn(table, asked.cells) if asked.cells else measured(table)
-    if asked.settings:
-        problem = Problem(table, problem.params[: asked.settings], problem.answers[: asked.settings])
     racing = {"alpha": asked.alpha, "margin": asked.margin}
-    runs = [race(problem, racing, asked.slots, repeat) for repeat in range(asked.repeats)]
-    row = {
-        "table": table.spec.name,
-        "settings": len(problem.params),
-        "attacks": len(table.attacks),
-        "cells_of_a_setting": len(problem.answers[0]),
-        "drawn": bool(asked.cells),
+    row: dict[str, Any] = {"table": table.spec.name, "sampler": asked.sampler, "attacks": len(table.attacks)}
+    if asked.sampler:
+        cells = asked.cells or len(measured(table).answers[0]) // len(table.attacks)
+        surrogates, keys = fit(table, noise=True), {"sampler": asked.sampler, "trials": asked.trials}
+        runs = [both(table, surrogates, cells, keys, racing, asked.slots, repeat) for repeat in range(asked.repeats)]
+        row |= {"settings": asked.trials, "learned_from": surrogates[table.attacks[0]].settings}
+        row |= {"cells_of_a_setting": cells * len(table.attacks), "drawn": True}
+    else:
+        problem = drawn(table, asked.cells) if asked.cells else measured(table)
+        if asked.settings:
+            problem = Problem(table, problem.params[: asked.settings], problem.answers[: asked.settings])
+        runs = [race(problem, racing, asked.slots, repeat) for repeat in range(asked.repeats)]
+        row |= {"settings": len(problem.params), "cells_of_a_setting": len(problem.answers[0])}
+        row |= {"drawn": bool(asked.cells), "wrong": sum(run["good_lost"] > 0 for run in runs) / len(runs)}
+    row |= {
         **racing,
         "slots": asked.slots,
-        **{name: _rounded(summary([run[name] for run in runs])) for name in runs[0]},
-        "wrong": sum(run["good_lost"] > 0 for run in runs) / len(runs),
+        **{name: _rounded(summary([one[name] for one in runs])) for name in runs[0]},
     }
     record("racing", {**row, **machine(torch.device("cpu"))})
 
@@ -139,7 +151,9 @@ def race(problem: Problem, racing: Mapping[str, float], slots: int, repeat: int)
     """One search over all settings with racing, and what became of it."""
     count = len(problem.params)
     order = [0, *(1 + np.random.default_rng(repeat).permutation(count - 1))]
-    plan = make_plan(_spec(problem, racing))
+    attacks, seeds, own_seeds = (list(dict.fromkeys(part)) for part in zip(*problem.answers[0], strict=True))
+    keys = {"trials": count, "sampler": "random", "racing": racing}
+    plan = make_plan(_spec(problem.table, attacks, seeds, own_seeds, keys))
     (search,) = plan.searches
     own = {fingerprint(search.settings(params)): number for number, params in enumerate(problem.params)}
     warm = {search.label: [WarmPoint(problem.params[number], "table") for number in order[1:]]}
@@ -170,25 +184,67 @@ def race(problem: Problem, racing: Mapping[str, float], slots: int, repeat: int)
     }
 
 
-def _spec(problem: Problem, racing: Mapping[str, float]) -> StudySpec:
-    places, own = problem.answers[0].keys(), problem.table.spec.model_dump(mode="json", exclude={"curve", "aftermath"})
-    kept = {key: own["search"][key] for key in ("space", "ranges")}
+def both(
+    table: Table,
+    surrogates: Mapping[str, Surrogate],
+    cells: int,
+    keys: Mapping[str, Any],
+    racing: Mapping[str, float],
+    slots: int,
+    repeat: int,
+) -> dict[str, float]:
+    """The same search with racing and without; hypervolumes of the true values of what each has on its front."""
+    volumes, corners, rows, dropped = list[float](), list[float](), list[int](), 0
+    for asked in (None, racing):
+        plan = make_plan(_spec(table, table.attacks, [repeat], range(cells), {**keys, "racing": asked}))
+        (search,) = plan.searches
+        known: dict[str, dict[str, Answer]] = {}
+
+        def answer(job: Job, known: dict[str, dict[str, Answer]] = known, search: Search = search) -> Answer:
+            params, attack = search.space.to_params(job.settings), job.cell.attack
+            x, one, own = table.encoded_params(params), surrogates[attack], known.setdefault(job.trial, {})
+            if attack not in own:
+                own[attack] = one.answer(x)
+            return one.noisy(own[attack], x, derive_seed(repeat, "cell", job.cell.defense_seed), params)
+
+        driver = Driver(plan, LedgerInMemory(), open_searches(plan, InMemoryStorage()))
+        _run(driver, answer, slots)
+        found = front_rows(search, driver.ledger.rows(), ())
+        front = [_mean([(one.asr, one.clean_accuracy) for one in known[row["trial"]].values()]) for row in found]
+        before = float(np.mean([one.before for one in surrogates.values()]))
+        volumes.append(hypervolume(front))
+        corners.append(hypervolume_box(front, before))
+        rows.append(len(driver.ledger))
+        dropped = sum(bool(row.get(DROPPED_BY)) for row in driver.ledger.rows())
+    return {
+        "cells": rows[1] / rows[0],
+        "kept": volumes[1] / volumes[0],
+        "corner": corners[1] / corners[0],
+        "hypervolume": volumes[1],
+        "dropped": dropped,
+    }
+
+
+def _spec(
+    table: Table, attacks: Sequence[str], seeds: Sequence[int], own_seeds: Sequence[int], keys: Mapping[str, Any]
+) -> StudySpec:
+    own = table.spec.model_dump(mode="json", exclude={"curve", "aftermath"})
     return make_spec(
         {
             **own,
-            "attacks": list(dict.fromkeys(attack for attack, _, _ in places)),
-            "defenses": [problem.table.label],
+            "attacks": [*attacks],
+            "defenses": [table.label],
             "baselines": [],
-            "seeds": sorted({seed for _, seed, _ in places}),
-            "defense_seeds": sorted({seed for _, _, seed in places}),
+            "seeds": [*seeds],
+            "defense_seeds": [*own_seeds],
             "tracking": [],
             "store": None,
-            "search": {**kept, "trials": len(problem.params), "per": "all", "sampler": "random", "racing": racing},
+            "search": {**{key: own["search"][key] for key in ("space", "ranges")}, "per": "all", **keys},
         }
     )
 
 
-def _run(driver: Driver, answer: Any, slots: int) -> float:
+def _run(driver: Driver, answer: Callable[[Job], Answer], slots: int) -> float:
     """Run a search to its end in virtual time; the share of slot time in trials while there were settings to begin."""
     running: list[tuple[float, int, Job, Answer]] = []
     clock, begun, work, until = 0.0, 0, 0.0, 0.0
