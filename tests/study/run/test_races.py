@@ -24,7 +24,7 @@ from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage
 from study.report.write import write_report
 from study.results.left import plan_in, trials_left
-from study.results.settings import aggregate_all, fronts
+from study.results.settings import aggregate_all, fronts, hypervolume_over_trials
 from study.run.driver import Driver
 from study.search.optuna_search import open_searches
 from study.spec.schema import StudySpec
@@ -91,6 +91,9 @@ def test_dropped_settings_keep_their_rows_and_are_on_no_front(slots: int, tmp_pa
     assert not table.loc[table["trial"].isin(gone), "complete"].any(), "in no mean, also not of one attack alone"
     assert table.loc[~table["trial"].isin(gone), "complete"].all()
     assert len(driver.fronts["all/super_ft"]) == (fronts(frame)["attack"] == "all").sum()
+    history = hypervolume_over_trials(frame).query("attack == 'all'")
+    assert history["finished"].tolist() == [*range(1, 13)], "they were tried"
+    assert history["search"].iloc[-1] == pytest.approx(driver.fronts["all/super_ft"].hypervolume)
 
 
 def test_optuna_is_told_no_value_of_a_dropped_setting(tmp_path: Path) -> None:
