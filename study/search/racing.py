@@ -7,13 +7,13 @@ its means over all n may still come to:
 - *ASR*, at least: the sum over the measured cells divided by n, for no cell has less than 0. That is certain, and near
   a front, where ASRs are near 0, it is sharp: one failed repair of six decides. There is no statistics in it: after a
   repair the ASR of a cell is near 0 or near 1, and no test of means holds on a few draws of such a variable.
-- *Accuracy*, at most: two-way analysis of variance. With the fully measured settings of this search, F of them, an
-  accuracy is setting + cell + deviation. The effects of cells are means over the F settings, so that a setting is
-  compared with its rivals on the very cells that it was measured on (a paired comparison). The variance s2 of the
-  deviations is pooled over the F settings and has f = (F - 1)(n - 1) degrees of freedom. For independent normal
-  deviations of one variance sigma2, a setting's mean over n cells less its mean over k of them, both without the cells'
-  effects, has variance sigma2 (1/k - 1/n)(1 + 1/F); so it exceeds t(1 - p, f) s sqrt((1/k - 1/n)(1 + 1/F)) with
-  probability p. Nor can a missing cell exceed 1: the lesser of both bounds counts.
+- *Accuracy*, at most: two-way analysis of variance. With F fully measured settings of this search, the more accurate
+  half of them (all of the first ten), an accuracy is setting + cell + deviation. The effects of cells are means over
+  the F settings, so that a setting is compared with its rivals on the very cells that it was measured on (a paired
+  comparison). The variance s2 of the deviations is pooled over the F settings and has f = (F - 1)(n - 1) degrees of
+  freedom. For independent normal deviations of one variance sigma2, a setting's mean over n cells less its mean over
+  k of them, both without the cells' effects, has variance sigma2 (1/k - 1/n)(1 + 1/F); so it exceeds t(1 - p, f) s
+  sqrt((1/k - 1/n)(1 + 1/F)) with probability p. Nor can a missing cell exceed 1: the lesser of both bounds counts.
 
 A setting is dropped if **one** fully measured rival has an ASR of at most the first bound + margin and an accuracy of
 at least the second - margin, and is better than the bound in one of the two.
@@ -31,9 +31,10 @@ at all with probability 1 - alpha at least, whatever the sampler does.
 rival stays: it is fully measured, so nothing is dropped for the sake of something that is dropped. The hypervolume is
 less by 2 margin at most, and with a margin of 0 by nothing.
 
-*What is assumed.* Deviations of one variance: ruined models have larger ones, which widens the bound where such a model
-is fully measured. And deviations that do not depend on which cells come first: cells are drawn, and what counts is the
-beginning of the drawn order, not what happens to end first (a repair that diverges ends early).
+*What is assumed.* Deviations of one variance among settings that may be good; damaged models have larger ones, hence
+the half (of normal deviations, means tell nothing of the variance, so that choosing by them is no bias). And
+deviations that do not depend on which cells come first: cells are drawn, and what counts is the beginning of the
+drawn order, not what happens to end first (a repair that diverges ends early).
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ from study.results.scores import Values
 from trainables.seeding import derive_seed
 
 Array = NDArray[np.float64]
+
+# Settings of which deviations are pooled, at least: below, fewer degrees of freedom cost more than others' noise.
+LEAST_POOLED = 10
 
 
 def least_asr(measured: Sequence[float], cells: int) -> float:
@@ -152,8 +156,9 @@ class _Rivals:
     def __init__(self, values: Mapping[str, Array], margin: float) -> None:
         names = sorted(values)  # so that sums do not depend on who came first
         known = np.stack([values[name] for name in names])
-        self.bound = AccuracyBound(known[:, :, 1])
         means = known.mean(axis=1)
+        accurate = np.argsort(-means[:, 1], kind="stable")[: max(LEAST_POOLED, (len(names) + 1) // 2)]
+        self.bound = AccuracyBound(known[np.sort(accurate), :, 1])
         # Who is dominated, is by a member of the front.
         members = non_dominated_indices(means)
         self._names, self._front = [names[index] for index in members], means[members]
