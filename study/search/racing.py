@@ -72,7 +72,7 @@ class AccuracyBound:
 
     def __init__(self, known: Array) -> None:
         count, cells = known.shape
-        self.cells, self.settings = cells, count
+        self.cells, self.settings = int(cells), int(count)
         self.freedom = (count - 1) * (cells - 1)
         self.deviation = math.inf
         if self.freedom > 0:
