@@ -60,6 +60,15 @@ SPEC_KEYS: dict[str, str] = {
         "On how many fresh attack seeds the front, the knee and the picks of a search are run again once it is over. "
         "See [confirmed settings](#confirmed-settings)."
     ),
+    "search.racing.alpha": (
+        "With it a setting is dropped before all of its cells are measured once it is dominated beyond doubt; this is "
+        "the chance that a search drops any that is not. `search.racing: 0.05` is short for it. See [racing](#racing)."
+    ),
+    "search.racing.margin": (
+        "A setting that is better than a rival by no more than this in one rate, and worse in the other, counts as "
+        "dominated. A fraction: `0.005` is half a point."
+    ),
+    "search.racing.block": "Cells of a setting that run at a time; more where there are many slots for few settings.",
     "search.published": "Begin each search with the published point. `false` allows a space that leaves it out.",
     "search.startup_trials": "Settings drawn, see `search.startup`, before the sampler learns from results.",
     "search.storage": (

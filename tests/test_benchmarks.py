@@ -14,10 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import common, gpu, growth, made_up, packing, recipes
+from benchmarks import common, gpu, growth, made_up, packing, racing, recipes
 from benchmarks.packing import gain, pick
 from study.record.ledger import Ledger
 from study.results.settings import fronts
+from study.simulate.table import read_table
+from tests.study.simulate.made_up import finished_study
 from tests.test_architecture import ROOT
 from tests.toy import toy_dataset
 
@@ -189,3 +191,23 @@ def test_a_made_up_study_has_so_many_trials_and_the_front_that_was_asked_for(tmp
     frame = Ledger.read(made_up.finished_study(tmp_path / "study", 200, dearest=dearest) / "trials.jsonl").to_frame()
     assert (frame["role"] == "search").sum() == 200
     assert len(fronts(frame)) > 100 if dearest else len(fronts(frame)) < 60
+
+
+def test_racing_over_a_table_counts_what_ran_and_what_stayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rates that follow from the settings, two defenders 4 points of ASR apart: half of the settings are dominated."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    study = finished_study(tmp_path / "study", "defense_seeds=[0, 1]", noise=0.02)
+    monkeypatch.setattr(sys, "argv", ["racing", str(study), "--repeats", "2", "--margin", "0"])
+    racing.main()
+    found = json.loads(capsys.readouterr().out)
+    assert (found["settings"], found["cells_of_a_setting"], found["wrong"]) == (60, 4, 0.0)
+    assert found["kept"]["min"] == 1.0
+    assert 0.25 < found["cells"]["median"] <= 1.0
+    assert (found["dropped"]["min"] > 0) == (found["cells"]["max"] < 1.0)
+    problem = racing.measured(read_table([study]))
+    bare = racing.race(problem, {"alpha": 1e-12, "margin": 0.0}, 3, 0)
+    assert bare["lost"] == 0
+    assert bare["busy"] == pytest.approx(1.0)

@@ -96,10 +96,21 @@ def plan_lines(
         f"baselines: {sum(item.trials for item in baselines)} trials, {_epochs(baselines):.1f} E",
         f"searches:  {len(searches)} of {each} each ({spec.search.sampler}{times}), "
         f"{sum(item.trials for item in searches)} trials, {_epochs(searches):.1f} E {one}",
+        *_racing_lines(spec, searches),
         *confirming,
         f"total:     {trials} trials, {training + _epochs(work) + measuring:.1f} E; {unit}",
         *kept_lines(plan, data, left),
         *after,
+    ]
+
+
+def _racing_lines(spec: StudySpec, searches: Sequence[Work]) -> list[str]:
+    """That the numbers of a search with a race are the most there can be."""
+    if (racing := spec.search.racing) is None or not searches:
+        return []
+    return [
+        f"racing:    at most so many: settings that are dominated beyond doubt (alpha {racing.alpha:g}, margin "
+        f"{racing.margin:g}) are dropped before all of their trials have run"
     ]
 
 

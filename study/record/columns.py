@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # Raised when columns change their meaning; rows without the column are of version 1 and are read as `upgraded` says.
 SCHEMA = 3
 PARAM, NOTE = "param.", "note."
+DROPPED_BY, CELLS_SAVED = "dropped_by", "cells_saved"
 
 STUDY_COLUMNS = (
     Column("study", "text", "name of the study"),
@@ -59,6 +60,12 @@ PLACE_COLUMNS = (
         "how the study takes attacks together, see search.aggregate: worst, cvar:LEVEL; missing: mean",
     ),
     Column("repeat", "count", "of a search made once more, see search.repeats: the how manieth time; else missing"),
+    Column(
+        DROPPED_BY,
+        "text",
+        "where the setting was dropped on this row, see search.racing: the setting that is better; else missing",
+    ),
+    Column(CELLS_SAVED, "count", "with it: cells of the dropped setting that were not begun"),
     Column("gpus", "number", "share of a GPU that the trial had", "GPUs"),
     Column("node", "text", "of the cluster, the beginning of its id"),
     Column("schema", "count", "version of these columns"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from study.record.columns import CELLS_SAVED, DROPPED_BY
 from trainables.evaluation.metrics import wilson
 
 
@@ -15,10 +16,13 @@ def describe(row: Mapping[str, Any]) -> str:
     if row["status"] == "failed":
         return f"{where} seed {row['seed']} FAILED: {row['error']}"
     status = "" if row["status"] == "ok" else f" {row['status'].upper()}"
-    return (
+    text = (
         f"{where} seed {row['seed']}{status}: ASR {row['asr_search']:.3f}, "
         f"clean accuracy {row['clean_accuracy_search']:.3f}, {row['wall_seconds']:.1f} s"
     )
+    if row.get(DROPPED_BY):
+        text += f"; dropped, {row[DROPPED_BY]} is better: {row[CELLS_SAVED]} fewer to run"
+    return text
 
 
 def duration(seconds: float) -> str:

@@ -40,6 +40,7 @@ def page(
     unfinished: Sequence[str] = (),
     judged: Mapping[Key, Judged] = MappingProxyType({}),
     sweep: str = "",
+    dropped: Sequence[str] = (),
 ) -> str:
     """The HTML of the whole page.
 
@@ -54,12 +55,13 @@ def page(
         unfinished: what still has trials to come, a line each.
         judged: what is known of the victims.
         sweep: HTML of what the sweep shows; empty without one.
+        dropped: what races have saved, a line each.
     """
     named = frame["study"].dropna()
     name = str(spec.get("name") or (named.iloc[0] if len(named) else directory.name))
     body = [
         f"<h1>{escape(name)}: what does removing the backdoor cost?</h1>",
-        _progress(spec, frame, unfinished, judged),
+        _progress(spec, frame, unfinished, judged, dropped),
     ]
     links = re.findall(r'<section id="([^"]+)"><h2>(.*?)</h2>', "".join([sweep, *sections]))
     if links:
@@ -144,7 +146,11 @@ def _pairs(table: pd.DataFrame, members: pd.DataFrame) -> list[tuple[str, Verdic
 
 
 def _progress(
-    spec: Mapping[str, Any], frame: pd.DataFrame, unfinished: Sequence[str], judged: Mapping[Key, Judged]
+    spec: Mapping[str, Any],
+    frame: pd.DataFrame,
+    unfinished: Sequence[str],
+    judged: Mapping[Key, Judged],
+    dropped: Sequence[str],
 ) -> str:
     said = absent_in_words(judged, _policy(spec))
     no_backdoor = f" <b>{escape(said[0].removesuffix(':'))}</b>; why, says <i>What went wrong</i>." if said else ""
@@ -158,6 +164,7 @@ def _progress(
     ruined = int(collapsed(frame).sum())
     words += f"; {ruined} left a collapsed model" if ruined else ""
     text = f"{len(frame)} {plural('trial', len(frame))} finished ({words})."
+    text += f" Racing: {escape('; '.join(dropped))}." if dropped else ""
     if unfinished:
         text += f" <b>The study is not finished</b> ({escape('; '.join(unfinished))})."
     return f'<p class="lead">{text}{no_backdoor}</p>'

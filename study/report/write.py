@@ -36,7 +36,7 @@ from study.results.aftermath import (
     retuning_table,
 )
 from study.results.confirmed import confirmed_settings, winners_curse
-from study.results.left import plan_in, unfinished_in_words
+from study.results.left import dropped_in_words, plan_in, unfinished_in_words
 from study.results.repeats import repeated_searches
 from study.results.settings import (
     ALL_ATTACKS,
@@ -160,7 +160,8 @@ def write_report(directory: Path | str) -> Path:
         notes.append(f"{lines} damaged or repeated {plural('line', lines)} kept aside in {aside.name}")
     unfinished = [] if plan is None else unfinished_in_words(plan, rows, read_ended(directory))
     judged = decided(directory, rows)
-    content = page(spec, directory, frame, table, members, sections, notes, unfinished, judged, sweep)
+    dropped = [] if plan is None else dropped_in_words(plan, rows)
+    content = page(spec, directory, frame, table, members, sections, notes, unfinished, judged, sweep, dropped)
     write_atomically(directory / "report.html", content.encode())
     return directory / "report.html"
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from study.plan.jobs import Plan, Search
+from study.record.columns import DROPPED_BY
 from study.record.cost import Bill
 from study.record.ledger import row_key
 from study.results.failures import VICTIM
@@ -34,7 +35,8 @@ class Standing:
         self.ended = ended
         self.spent = 0.0  # E, of what counts in the budget
         self.rows = 0
-        self.finished = 0  # settings with a row for every cell
+        self.finished = 0  # settings with a row for every cell, and those that were dropped before that
+        self.dropped = set[str]()
         self._bill = Bill()
         self._rows_of: Counter[str] = Counter()
         self._without_victim: set[Place] = set()
@@ -48,13 +50,17 @@ class Standing:
         """Count a row of the search; ``charged`` is what `charge` said of it, where that was asked before."""
         key = row_key(row)[1:]
         charged = self.charge(row) if charged is None else charged
+        if row.get(DROPPED_BY):
+            self.dropped.add(row["trial"])
+            self.finished += 1
         if key not in self.cells:  # of a victim without a backdoor, measured before that was a reason to leave it out
             return
         if BEYOND_BUDGET not in row.get("flags", ()):
             self.spent += charged
         self.rows += 1
         self._rows_of[row["trial"]] += 1
-        self.finished += self._rows_of[row["trial"]] == len(self.cells)
+        if row["trial"] not in self.dropped:
+            self.finished += self._rows_of[row["trial"]] == len(self.cells)
         if row["status"] == "failed" and str(row.get("error") or "").startswith(VICTIM):
             self._without_victim.add(key)
         else:
@@ -64,6 +70,11 @@ class Standing:
     def over(self) -> bool:
         """Whether every setting that the search will ever try has its rows."""
         return self._has_no_victim or self.finished >= (self.most if self.ended is None else self.ended)
+
+    @property
+    def saved(self) -> int:
+        """Rows that dropped settings do not have."""
+        return sum(max(0, len(self.cells) - self._rows_of[trial]) for trial in self.dropped)
 
     @property
     def begun(self) -> int:
@@ -100,8 +111,8 @@ class Standing:
         return max(asked, min(self.most, by_budget))
 
     def rows_left(self, asked: int | None = None) -> int:
-        """Rows still to come."""
-        return max(0, self.settings_in_the_end(asked) * len(self.cells) - self.rows)
+        """Rows still to come, if no more settings are dropped."""
+        return max(0, self.settings_in_the_end(asked) * len(self.cells) - self.saved - self.rows)
 
     @property
     def _has_no_victim(self) -> bool:

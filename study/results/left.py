@@ -81,3 +81,13 @@ def unfinished_in_words(
             done = f"{one.finished} of {one.settings_in_the_end()} settings" if one.rows else "not begun"
             lines.append(f"{name}: {done}")
     return lines
+
+
+def dropped_in_words(plan: Plan, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What races have saved so far, a line for each search in which a setting was dropped."""
+    return [
+        f"{label.replace('/', ' / ')}: {len(one.dropped)} of {one.finished} settings were dropped as dominated, "
+        f"which saved {one.saved} of {one.finished * len(one.cells)} trials"
+        for label, one in standings(plan, rows).items()
+        if one.dropped
+    ]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from study.record.columns import CELLS_SAVED, DROPPED_BY
 from study.spec.over_attacks import OverAttacks, parse_rule
 
 STATUSES = ("ok", "abstained", "diverged", "failed", "backdoor_not_implanted")  # from best to worst
@@ -45,18 +46,22 @@ def counting(rows: Iterable[Row], absent: Collection[Victim] = ()) -> list[Row]:
     return [row for row in rows if row["status"] != NOT_IMPLANTED and victim_of(row) not in absent]
 
 
+def told_of(row: Row) -> Values:
+    """(ASR, clean accuracy) of a measured trial as searches are told them; a collapsed model is the worst there is."""
+    return WORST if row.get("collapsed") else (row["asr_search"], row["clean_accuracy_search"])
+
+
 def scores(rows: Iterable[Row], absent: Collection[Victim] = ()) -> Values | None:
     """What a search is told of a setting: (ASR, clean accuracy) over its measured cells with a backdoor.
 
     Both are means, or what the study takes of the attacks instead, see `rule_in`. A collapsed model counts as the
-    worst, as a diverged one does: its ASR may be 0 by accident. None if nothing was measured, or no cell has a
-    backdoor.
+    worst (`told_of`), as a diverged one does: its ASR may be 0 by accident. None if nothing was measured, or no cell
+    has a backdoor.
     """
     own = [row for row in counting(rows, absent) if row["status"] in MEASURED]
     if not own:
         return None
-    measured = [WORST if row.get("collapsed") else (row["asr_search"], row["clean_accuracy_search"]) for row in own]
-    asr, accuracy = zip(*measured, strict=True)
+    asr, accuracy = zip(*map(told_of, own), strict=True)
     return taken_together(own, asr, high_is_worst=True), taken_together(own, accuracy, high_is_worst=False)
 
 
@@ -71,9 +76,12 @@ def taken_together(rows: Sequence[Row], values: Sequence[float], *, high_is_wors
 
 
 def front_point(rows: Sequence[Row], absent: Collection[Victim] = ()) -> Values | None:
-    """The same, where the setting may be on a front; None if a cell that counts failed, or its model collapsed."""
+    """The same, where the setting may be on a front.
+
+    None if a cell that counts failed, if its model collapsed, or if the setting was dropped in a race.
+    """
     sound = all(row["status"] in MEASURED and not row.get("collapsed") for row in counting(rows, absent))
-    return scores(rows, absent) if sound else None
+    return scores(rows, absent) if sound and not any(row.get(DROPPED_BY) for row in rows) else None
 
 
 def accuracy_drop(rows: Iterable[Row], absent: Collection[Victim] = ()) -> float | None:
@@ -86,7 +94,7 @@ def accuracy_drop(rows: Iterable[Row], absent: Collection[Victim] = ()) -> float
     for row in own:
         if (before := accuracy_before(row)) is None:
             return None
-        drops.append(before - (WORST[1] if row.get("collapsed") else row["clean_accuracy_search"]))
+        drops.append(before - told_of(row)[1])
     return taken_together(own, drops, high_is_worst=True) if drops else None
 
 
@@ -142,3 +150,15 @@ def remarks_on(rows: Sequence[Row], absent: Collection[Victim] = ()) -> dict[str
             high = name == "asr_report"
             remarks[name] = taken_together(known, [row[name] for row in known], high_is_worst=high)
     return remarks
+
+
+def remarks_on_dropped(rows: Sequence[Row]) -> dict[str, Any]:
+    """The same of a setting that was dropped in a race, from the rows it has: no rate, for none is over all cells."""
+    last = next(row for row in rows if row.get(DROPPED_BY))
+    return {
+        "status": "dropped",
+        DROPPED_BY: last[DROPPED_BY],
+        CELLS_SAVED: last[CELLS_SAVED],
+        "cells_measured": len(rows),
+        "charged_epochs": math.fsum(row.get("charged_epochs") or 0.0 for row in rows),
+    }

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from study.plan.jobs import CONFIRM
-from study.record.columns import PARAM
+from study.record.columns import DROPPED_BY, PARAM
 from study.record.cost import epochs
 from study.results.pareto import PICKS, RunningFront, hypervolume, hypervolume_box, knee, non_dominated_indices, picks
 from study.results.scores import NOT_IMPLANTED, STATUSES, models_in_words, victim_of, without_backdoor
@@ -161,11 +161,11 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     settings on fresh seeds are left out. Cells whose backdoor was not implanted measure nothing and are left out, also
     those of trials that abstained or diverged there. ``complete`` is true for a setting that has a result on every cell
     that its rivals in the group were scored on: a mean over fewer is no fair rival, so a setting with a failed or still
-    missing cell never enters a front. ``status`` is the worst of those cells, ``collapsed`` whether any of them did;
-    ``cells`` counts those in the mean, ``models_counted`` their victims, ``models`` the victims that the setting was
-    meant for (also those without a backdoor, which may have no row); ``unmoved`` counts the cells in the mean whose
-    repair moved nothing; ``*_min`` and ``*_max`` span the cells; counts of test images are pooled; costs are means per
-    cell.
+    missing cell never enters a front, nor one that was ``dropped`` in a race, on whatever attack. ``status`` is the
+    worst of those cells, ``collapsed`` whether any of them did; ``cells`` counts those in the mean, ``models_counted``
+    their victims, ``models`` the victims that the setting was meant for (also those without a backdoor, which may have
+    no row); ``unmoved`` counts the cells in the mean whose repair moved nothing; ``*_min`` and ``*_max`` span the
+    cells; counts of test images are pooled; costs are means per cell.
     """
     params = [name for name in frame.columns if name.startswith(PARAM)]
     rows = without_beside(frame).reset_index(drop=True).copy()
@@ -234,6 +234,8 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     expected = implanted.groupby(owner, dropna=False)["cell"].nunique().rename("expected_cells").reset_index()
     table = table.merge(expected, on=owner, how="left")
     table["complete"] = (table["cells"] > 0) & (table["cells"] == table["expected_cells"].fillna(0))
+    table["dropped"] = table["trial"].isin(rows.loc[rows[DROPPED_BY].notna(), "trial"])
+    table["complete"] &= ~table["dropped"]
     return table.sort_values("finished_row").reset_index(drop=True)
 
 
@@ -364,15 +366,18 @@ def marked(frame: pd.DataFrame) -> pd.DataFrame:
 def hypervolume_over_trials(frame: pd.DataFrame) -> pd.DataFrame:
     """Hypervolume after each finished setting: GROUP columns, ``finished`` (1, 2, ...), ``search`` and ``report``.
 
+    Settings that were dropped in a race are among them: they were tried, and change nothing.
     ``search`` never falls. ``report`` is the hypervolume on the report half of the settings that are on the search-half
     front at that time; it may fall, and the gap between the two is the luck in the selection.
     """
     records: list[tuple[Any, ...]] = []
-    for keys, group in candidates(frame).groupby(list(GROUP), sort=True, dropna=False):
+    table = aggregate_all(frame)
+    tried = table[(table["role"] == "search") & (table["complete"] | table["dropped"])]
+    for keys, group in tried.groupby(list(GROUP), sort=True, dropna=False):
         running = RunningFront()
         search = report = 0.0
         names = ["asr_search", "clean_accuracy_search", "asr_report", "clean_accuracy_report"]
-        sound = ~group["collapsed"].to_numpy(dtype=bool)
+        sound = ~(group["collapsed"].astype(bool) | group["dropped"]).to_numpy(dtype=bool)
         for finished, (a, c, a_report, c_report) in enumerate(group[names].to_numpy(dtype=float), start=1):
             if sound[finished - 1] and running.add(a, c, (a_report, c_report)):
                 search, report = running.hypervolume, hypervolume(running.elsewhere)

@@ -12,13 +12,14 @@ from typing import Any
 
 from search_spaces.space import published_for
 from study.plan.jobs import CONFIRM, Key, Plan, Search
-from study.record.columns import SCHEMA
+from study.record.columns import CELLS_SAVED, DROPPED_BY, SCHEMA
 from study.record.cost import Bill
 from study.record.ledger import Ledger, row_key
 from study.results.chosen import jobs_to_confirm, left_to_confirm
 from study.results.finished import BEYOND_BUDGET, ROUNDING, Place, Standing
 from study.results.pareto import RunningFront
-from study.results.scores import front_point, remarks_on, scores, without_backdoor
+from study.results.scores import front_point, remarks_on, remarks_on_dropped, scores, without_backdoor
+from study.run.races import Races
 from study.search.optuna_search import OptunaSearch
 from study.spec.methods import is_published
 from study.spec.over_attacks import MEAN
@@ -75,6 +76,7 @@ class Driver:
         self._ended, self._parked = dict(ended), set[str]()
         self._confirming = set[str]()  # searches whose chosen settings were queued for fresh seeds
         self._held: dict[str, dict[str, float]] = {search.search.label: {} for search in searches}
+        self._races = Races()
         self._rows: dict[str, dict[Place, Mapping[str, Any]]] = {}
         for row in ledger.rows():
             self._rows.setdefault(row["trial"], {})[row_key(row)[1:]] = row
@@ -92,14 +94,17 @@ class Driver:
             for label, search in self._by_label.items()
         }
         self.fronts = {label: RunningFront() for label in self._by_label}
+        self._races.begin(self.plan, [search.search for search in self.searches], self._known_absent)
         self._absent = set(without_backdoor(self.ledger.rows()))
         self._to_confirm: dict[str, list[Job]] = {}
         for row in self.ledger.rows():
             if (standing := self._standing.get(str(row.get("search")))) is not None:
                 standing.add(row)
         for search in self.searches:
-            for rows in self._rows_of(search).values():
+            for trial, rows in self._rows_of(search).items():
                 self._offer(search, [*rows.values()])
+                if trial in self._standing[search.search.label].dropped:
+                    self._races.drop(search.search.label, trial)
 
     @property
     def done(self) -> int:
@@ -161,6 +166,7 @@ class Driver:
         cells = {(one.label, *cell.place) for one in self.plan.searches for cell in one.cells}
         cells |= {(job.label, *job.key[1:]) for job in self.plan.baselines}
         self._queue = deque(job for job in self._queue if (job.label, *job.key[1:]) in cells)
+        self._races.keep(lambda job: (job.label, *job.key[1:]) in cells)
         self._confirming.clear()
         self._look_at_rows()
         for search in self.searches:
@@ -200,7 +206,8 @@ class Driver:
 
     def put_back(self, job: Job) -> None:
         """Hand ``job`` out again, next: it was lost with its node, and nothing is known of it."""
-        self._queue.appendleft(job)
+        if not self._is_dropped(job):
+            self._queue.appendleft(job)
 
     def waits(self) -> bool:
         """Whether a running trial may still open the way for more jobs.
@@ -243,6 +250,9 @@ class Driver:
             full["start"] = start
         if search is not None and self._is_beyond(search, job.settings):
             full["flags"] = [*full.get("flags", ()), BEYOND_BUDGET]
+        rival = None if search is None or self._is_dropped(job) else self._rival(job, full)
+        if rival is not None:
+            full |= rival
         charged = Bill().charge(full) if search is None else self._standing[job.label].charge(full)
         full["charged_epochs"] = charged
         if curve and self._on_curve is not None:  # first: without its row, a trial runs again
@@ -255,6 +265,10 @@ class Driver:
         if search is not None:
             self._parked.discard(job.label)
             self._release(job, full)
+            if rival is not None:
+                self._drop(search, job.trial)
+            for later in self._races.next_of(job.trial):
+                self._enqueue(later)
             self._tell_if_complete(search, job.trial)
         return full
 
@@ -305,7 +319,28 @@ class Driver:
                 self._ended[label] = self._standing[label].ended = search.asked
                 if self._on_end is not None:
                     self._on_end(self._ended)
+        for job in self._races.next_of_any(wanted):
+            self._enqueue(job)
+            return True
         return False
+
+    def _is_dropped(self, job: Job) -> bool:
+        """Whether the setting of a job is out of its race."""
+        return job.label in self._standing and job.trial in self._standing[job.label].dropped
+
+    def _rival(self, job: Job, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Columns of the row with which a setting is dropped; None if it is not, or if nothing would be saved."""
+        cells = self._standing[job.label].cells
+        rows = {place: one for place, one in self._rows.get(job.trial, {}).items() if place in cells}
+        rival = self._races.rival(job, [*(rows | {job.cell.place: row}).values()])
+        saved = self._races.count_waiting(job.trial) + sum(one.trial == job.trial for one in self._queue)
+        return {DROPPED_BY: rival, CELLS_SAVED: saved} if rival is not None and saved else None
+
+    def _drop(self, search: OptunaSearch, trial: str) -> None:
+        """Run no further cell of a setting, whose last row says so already, and tell its search."""
+        self._races.drop(search.search.label, trial)
+        self._queue = deque(job for job in self._queue if job.trial != trial)
+        search.drop(trial, remarks_on_dropped([*self._rows[trial].values()]))
 
     def _confirm(self, search: Search) -> list[Job] | None:
         """The trials of what a search chose on fresh seeds; None while it is not over."""
@@ -360,11 +395,14 @@ class Driver:
 
     def _resume(self, search: OptunaSearch) -> None:
         mine = self._rows_of(search)
-        complete = {trial: rows for trial, rows in mine.items() if len(rows) >= len(search.search.cells)}
+        dropped, cells = mine.keys() & self._standing[search.search.label].dropped, len(search.search.cells)
+        complete = {trial: rows for trial, rows in mine.items() if len(rows) >= cells and trial not in dropped}
         values = {trial: scores(rows.values(), self._absent) for trial, rows in complete.items()}
         started = {trial: _settings(next(iter(rows.values()))) for trial, rows in mine.items()}
         remarks = {trial: remarks_on([*rows.values()], self._absent) for trial, rows in complete.items()}
-        for trial_id, settings in search.resume(values, started, remarks):
+        values |= dict.fromkeys(dropped)
+        remarks |= {trial: remarks_on_dropped([*self._rows[trial].values()]) for trial in dropped}
+        for trial_id, settings in search.resume(values, started, remarks, dropped):
             self._enqueue_setting(search, trial_id, settings)
 
     def _rows_of(self, search: OptunaSearch) -> dict[str, dict[Place, Mapping[str, Any]]]:
@@ -382,11 +420,15 @@ class Driver:
         if self._standing[search.search.label].budget is not None and not self._is_beyond(search, settings):
             spent = math.fsum(row["charged_epochs"] for row in self._on_cells(search, trial_id))
             self._held[search.search.label][trial_id] = max(0.0, self._planned(search, settings) - spent)
-        for cell in search.search.cells:
-            # A repeated search is read for its front alone.
-            along, after = self.plan.spec.curve.every, None if search.search.repeat else self.plan.aftermath
-            role = search.search.role
-            self._enqueue(Job(search.search.label, trial_id, role, cell, settings, published, along, after))
+        # A repeated search is read for its front alone.
+        along, after = self.plan.spec.curve.every, None if search.search.repeat else self.plan.aftermath
+        label, role = search.search.label, search.search.role
+        jobs = [
+            Job(label, trial_id, role, cell, settings, published, along, after)
+            for cell in self._races.in_turn(search.search, trial_id)
+        ]
+        for job in self._races.hold([job for job in jobs if not self.ledger.has(*job.key)]):
+            self._enqueue(job)
 
     def _enqueue(self, job: Job) -> None:
         if not self.ledger.has(*job.key):
@@ -394,7 +436,7 @@ class Driver:
 
     def _tell_if_complete(self, search: OptunaSearch, trial_id: str) -> None:
         rows = self._on_cells(search, trial_id)
-        if len(rows) < len(search.search.cells):
+        if len(rows) < len(search.search.cells) or trial_id in self._standing[search.search.label].dropped:
             return
         search.tell(trial_id, scores(rows, self._absent), remarks_on(rows, self._absent))
         self._offer(search, rows)
@@ -408,6 +450,7 @@ class Driver:
         """A setting to the front of its search."""
         if len(rows) >= len(search.search.cells) and (values := front_point(rows, self._absent)) is not None:
             self.fronts[search.search.label].add(*values)
+            self._races.add(search.search.label, rows)
 
 
 def _settings(row: Mapping[str, Any]) -> dict[str, Any]:

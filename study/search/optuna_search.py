@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from types import MappingProxyType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -141,6 +141,7 @@ class OptunaSearch:
         self.begins_published = published
         self.startup, self.accuracy_floor, self._warm = startup, accuracy_floor, tuple(warm)
         self._violations: dict[str, float] = {}
+        self._dropped = set[str]()
         self.origins: dict[str, str] = {}
         self.search, self.target, self._storage = search, target, storage
         self.exhausted = False
@@ -180,6 +181,7 @@ class OptunaSearch:
         finished: Mapping[str, Values | None],
         started: Mapping[str, Mapping[str, Any]],
         remarks: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        dropped: Collection[str] = (),
     ) -> list[tuple[str, dict[str, Any]]]:
         """Bring Optuna up to the ledger, and return the settings that were asked but not finished.
 
@@ -187,10 +189,12 @@ class OptunaSearch:
             finished: what the ledger says of each trial id with all its cells measured (None: all of them failed).
             started: settings of each trial id that has any row.
             remarks: of each trial id that is finished, see `tell`.
+            dropped: which of the finished ones were dropped in a race, see `drop`.
 
         Returns:
             (trial id, settings) to be run again, under the Optuna trials they already have.
         """
+        self._dropped.update(dropped)
         for finished_id, remark in remarks.items():
             self._note(finished_id, remark)
         trials = self.study.get_trials(deepcopy=False)
@@ -205,9 +209,9 @@ class OptunaSearch:
             trial_id = trial.user_attrs.get("id")
             if trial.state.is_finished() and trial_id is not None and trial_id not in finished:
                 # Its row was lost with a damaged line, or failed and was taken out: measured again. Optuna keeps what
-                # it was told; a failure told it nothing, so the values follow as a trial of their own.
+                # it was told; what has no values there told it none, so they follow as a trial of their own.
                 unfinished[trial_id] = self._settings_of(trial)
-                if trial.state == TrialState.FAIL:
+                if trial.state in (TrialState.FAIL, TrialState.PRUNED):
                     self._told_failed[trial_id] = unfinished[trial_id]
             if trial.state != TrialState.RUNNING:
                 continue
@@ -330,7 +334,7 @@ class OptunaSearch:
                 self.study.sampler = own
                 return trial_id, settings
             trial.set_user_attr("repeats", known)
-            self._finish(trial.number, self._told.get(known), self._violations.get(known))
+            self._finish(trial.number, self._told.get(known), self._violations.get(known), self._without_values(known))
             repeats += 1
             if repeats >= MOST_REPEATS and (choices := grid(self.search)):
                 unseen = unseen_params(self.search, choices, self._by_settings, len(self._used))
@@ -361,9 +365,22 @@ class OptunaSearch:
             number = self._open.pop(trial_id)
             for key, value in remarks.items():
                 self._storage.set_trial_user_attr(self._storage_id(number), key, value)
-            self._finish(number, values, self._violations.get(trial_id))
+            self._finish(number, values, self._violations.get(trial_id), self._without_values(trial_id))
         elif values is not None and (settings := self._told_failed.pop(trial_id, None)) is not None:
             self._restore(trial_id, values, settings, remarks)
+
+    def drop(self, trial_id: str, remarks: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Finish a setting that was dropped in a race: Optuna's state ``PRUNED``, without values.
+
+        What it would have come to was not measured, and a mean over some of its cells is no mean over all. Of such a
+        trial TPE takes its parameters alone, among those that are not worth repeating; NSGA-II and GP learn nothing.
+        """
+        self._dropped.add(trial_id)
+        self.tell(trial_id, None, remarks)
+
+    def _without_values(self, trial_id: str) -> TrialState:
+        """What a trial is to Optuna that ends without values."""
+        return TrialState.PRUNED if trial_id in self._dropped else TrialState.FAIL
 
     def _note(self, trial_id: str, remarks: Mapping[str, Any]) -> None:
         """What a setting gives up beyond the accuracy floor."""
@@ -379,11 +396,17 @@ class OptunaSearch:
     def _storage_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
-    def _finish(self, number: int, values: Values | None, violation: float | None = None) -> None:
+    def _finish(
+        self,
+        number: int,
+        values: Values | None,
+        violation: float | None = None,
+        without_values: TrialState = TrialState.FAIL,
+    ) -> None:
         if violation is not None:
             self._storage.set_trial_system_attr(self._storage_id(number), CONSTRAINT, violation)
         if values is None:
-            self.study.tell(number, state=TrialState.FAIL)
+            self.study.tell(number, state=without_values)
         else:
             self.study.tell(number, values)
 
@@ -394,7 +417,7 @@ class OptunaSearch:
         distributions = {name: self.search.space.distributions[name] for name in params}
         self.study.add_trial(
             optuna.trial.create_trial(
-                state=TrialState.FAIL if values is None else TrialState.COMPLETE,
+                state=self._without_values(trial_id) if values is None else TrialState.COMPLETE,
                 params=params,
                 distributions=distributions,
                 values=None if values is None else list(values),

@@ -18,7 +18,7 @@ from study.record.cost import row_epochs
 from study.record.files import write_atomically
 from study.record.folder import LEDGER_FILE, SPEC_FILE, spec_of_stranger, stored_spec
 from study.record.ledger import Ledger
-from study.results.scores import MEASURED, WORST, accuracy_before, counting, without_backdoor
+from study.results.scores import MEASURED, accuracy_before, counting, told_of, without_backdoor
 from study.spec.resolved import ResolvedSearch
 from study.spec.schema import StudySpec, differences
 from study.spec.yaml_io import SpecError
@@ -162,7 +162,7 @@ def _of_study(directory: Path, label: str | None, ledger: Path | None = None) ->
             continue
         settings = {key.removeprefix("param."): value for key, value in row.items() if key.startswith("param.")}
         params = search.space.to_params(settings)
-        asr, accuracy = WORST if row.get("collapsed") else (row["asr_search"], row["clean_accuracy_search"])
+        asr, accuracy = told_of(row)
         records.append(
             {
                 "setting": numbers.setdefault(row["trial"], len(numbers)),

@@ -218,6 +218,8 @@ class StudySpec(Part):
                 f"search.aggregate: {self.search.aggregate} has no meaning over one attack; name several attacks, or "
                 "leave it out"
             )
+        if self.search.racing is not None:
+            self._check_racing()
         self.resolve()
         if self.scenario.type == "same-label" and self.clean_source != "overlap":
             raise ValueError(
@@ -244,6 +246,16 @@ class StudySpec(Part):
                     f"search.repeats: the space of {name} holds {size:.0f} settings, and each search of "
                     f"{self.search.trials} tries all of them; fewer search.trials, or no repeats"
                 )
+
+    def _check_racing(self) -> None:
+        """Refuse a race in which nothing can be dropped (SpecError)."""
+        if not self.defenses:
+            raise SpecError("search.racing: there is no search; name a defense under defenses, or leave it out")
+        if len(self.seeds) * len(self.defense_seeds) * (len(self.attacks) if self.search.per == "all" else 1) == 1:
+            raise SpecError(
+                "search.racing: a setting is scored on one cell, so there is nothing to save; score it on several with "
+                "more seeds or defense_seeds, or with search.per: all over several attacks, or leave racing out"
+            )
 
     def resolve(self) -> Resolved:
         """The spec with every question answered: what `plan.jobs.make_plan` works from.

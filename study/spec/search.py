@@ -16,6 +16,19 @@ from trainables.storage.remote import Place
 TRIALS, MOST_TRIALS = 32, 1000
 
 
+class RacingSpec(Part):
+    """Settings are dropped before all of their cells are measured, see `study.search.racing`.
+
+    ``alpha``: the chance that a search drops any setting that belongs on its front. ``margin``: a fraction; a setting
+    that is better than a rival by less in one rate, and worse in the other, counts as dominated. ``block``: cells of a
+    setting that run at a time.
+    """
+
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.005
+    block: Annotated[int, Field(ge=1)] = 1
+
+
 class SearchSpec(Part):
     """How settings are searched: ``trials`` settings per search, the published point first.
 
@@ -36,7 +49,7 @@ class SearchSpec(Part):
     worst share, ``cvar:0.25``; search, progress, report and ``superft front`` keep to it. ``repeats``: how often each
     search is made, each time with other draws of the sampler: the first is the study's, the others show how much of its
     hypervolume was luck. ``confirm``: on how many fresh attack seeds the settings that a search chose are run again
-    once it is over.
+    once it is over. ``racing``: settings that are dominated beyond doubt are dropped; a number is its ``alpha``.
     """
 
     trials: Annotated[int, Field(ge=1)] = TRIALS
@@ -53,6 +66,7 @@ class SearchSpec(Part):
     aggregate: str = "mean"
     repeats: Annotated[int, Field(ge=1)] = 1
     confirm: Annotated[int, Field(ge=1)] | None = None
+    racing: RacingSpec | None = None
     space: dict[str, str] = Field(default_factory=dict)
     ranges: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
 
@@ -110,6 +124,25 @@ class SearchSpec(Part):
                 f"{value} searches beside search.budget_epochs would not cost the same, since each finds work ready "
                 "that an earlier one made; leave one of the two out"
             )
+        return value
+
+    @field_validator("racing", mode="before")
+    @classmethod
+    def _alpha_alone(cls, value: Any) -> Any:
+        return {"alpha": value} if isinstance(value, int | float) else value
+
+    @field_validator("racing")
+    @classmethod
+    def _racing_is_over_means(cls, value: RacingSpec | None, info: ValidationInfo) -> RacingSpec | None:
+        if value is None:
+            return value
+        if info.data.get("budget_epochs") is not None:
+            raise ValueError(
+                "what dropped settings leave of search.budget_epochs would depend on which of them end first; give "
+                "search.trials instead of the budget, or leave racing out"
+            )
+        if (rule := info.data.get("aggregate", str(MEAN))) != str(MEAN):
+            raise ValueError(f"bounds a mean over cells, not search.aggregate: {rule}; leave one of the two out")
         return value
 
     @field_validator("storage")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from study.record.victims import absent_in_words
 from study.record.words import ago, describe, duration, in_columns
+from study.results.left import dropped_in_words
 from study.results.search_states import SearchState
 from study.watch.state import State, state_of
 
@@ -41,7 +42,8 @@ def overview(directory: Path, *, called: str, now: float | None = None) -> str:
         lines += ["", *nodes]
     if not state.rows:
         return "\n".join(lines)
-    lines += ["", *_victims(state), "", *_searches(state.searches), ""]
+    searches = [*_searches(state.searches), *dropped_in_words(state.plan, state.rows)]
+    lines += ["", *_victims(state), "", *searches, ""]
     if done > ROWS_WITH_FRONTS:
         lines.append(f"the settings on the fronts: superft front {called}")
     else:
