@@ -56,6 +56,7 @@ from trainables.job import Job
 from trainables.seeding import derive_seed
 
 Place = tuple[str, int, int]
+ANSWERED = ("asr", "clean_accuracy", "epochs", "seconds")  # in the order of `Answer`
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def measured(table: Table) -> Problem:
     params, answers = list[dict[str, Any]](), list[dict[Place, Answer]]()
     for _, rows in table.frame.groupby("setting", sort=True):
         own = {
-            (row.attack, row.seed, row.defense_seed): Answer(row.asr, row.clean_accuracy, row.epochs, row.seconds)
-            for row in rows.itertuples(index=False)
+            (str(attack), int(seed), int(own_seed)): Answer(*map(float, values))
+            for attack, seed, own_seed, *values in rows[[*CELL, *ANSWERED]].to_numpy(dtype=object)
         }
         if len(own) == len(cells):
             params.append(dict(zip(table.space, rows[list(table.space)].to_numpy(dtype=object)[0], strict=True)))
