@@ -29,7 +29,7 @@ def curves_png(result: Mapping[str, Any]) -> Figure:
     """Hypervolume of both boxes over trials and over E, means with 95 % bands; the grid's as a dashed line."""
     names = list(result["samplers"])
     figure = canvas(TEXT_WIDTH, 4.6)
-    axes = figure.subplots(2, 2)
+    axes = figure.subplots(2, 2, sharey="row")
     for line, (box, box_name) in enumerate(BOX_NAMES.items()):
         for column, (over, label) in enumerate((("trials", "finished settings"), ("epochs", "E spent per model"))):
             axis = axes[line][column]
@@ -37,12 +37,15 @@ def curves_png(result: Mapping[str, Any]) -> Figure:
                 colour, _ = searched_style(place)
                 curve = result["samplers"][name][box][f"over_{over}"]
                 x = result["epochs"] if over == "epochs" else list(range(1, len(curve["mean"]) + 1))
-                axis.plot(x, curve["mean"], color=colour, linewidth=1.1, label=name, drawstyle="steps-post")
-                axis.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0, step="post")
+                # Before the first setting has ended there is nothing, and a line at 0 would flatten all others.
+                begin = next((place for place, mean in enumerate(curve["mean"]) if mean), 0)
+                x, (mean, low, high) = x[begin:], (curve[key][begin:] for key in ("mean", "low", "high"))
+                axis.plot(x, mean, color=colour, linewidth=1.1, label=name, drawstyle="steps-post")
+                axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0, step="post")
             if result.get("grid"):
                 targets = result["grid"]["targets"][box].values()
                 axis.axhline(sum(targets) / len(targets), color=GREY, linestyle="dashed", linewidth=0.8, label="grid")
-            axis.set(xlabel=label, ylabel=box_name)
+            axis.set(xlabel=label, ylabel=box_name if column == 0 else "")
             axis.ticklabel_format(axis="y", useOffset=False)
             for_print(axis)
     _legend(figure, axes[0][0])
