@@ -21,7 +21,7 @@ from search_spaces.conditions import OnlyIf
 from search_spaces.space import Space, get_space
 from study.plan.jobs import Search, make_plan
 from study.record.optuna_storage import open_storage
-from study.results.settings import fronts
+from study.results.fronts import fronts
 from study.search.conditional import ConditionalTPE
 from study.search.optuna_search import OptunaSearch, space_hash
 from study.search.warm_start import points_for
