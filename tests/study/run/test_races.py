@@ -16,7 +16,6 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from study.overview import overview
 from study.plan.jobs import Plan, make_plan
 from study.record.columns import CELLS_SAVED, DROPPED_BY
 from study.record.folder import LEDGER_FILE, SPEC_FILE
@@ -29,6 +28,7 @@ from study.results.settings import aggregate_all
 from study.run.driver import Driver
 from study.search.optuna_search import open_searches
 from study.spec.schema import StudySpec
+from study.watch.words import overview
 from tests.study.tiny import AS_PUBLISHED, made_up_row, make_driver, run, tiny_spec
 from tests.test_architecture import ROOT
 from trainables.job import Job
