@@ -16,7 +16,10 @@ from study.record.ledger import Ledger
 from study.record.remote_folder import open_folder
 from study.record.words import percent
 from study.report.figures.front import front_picture, front_plotly
-from study.results.settings import ALL_ATTACKS, aggregate_all, fronts, is_shared, marked, settings_text
+from study.results.fronts import fronts, marked
+from study.results.in_words import settings_text
+from study.results.rows import ALL_ATTACKS, is_shared
+from study.results.settings import aggregate_all
 from study.run.one_trial import run_single
 from study.spec.load import load_spec, make_spec
 from study.spec.schema import StudySpec

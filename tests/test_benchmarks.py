@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks import common, gpu, growth, made_up, packing, racing, recipes
 from benchmarks.packing import gain, pick
 from study.record.ledger import Ledger
-from study.results.settings import fronts
+from study.results.fronts import fronts
 from study.simulate.table import read_table
 from tests.study.simulate.made_up import finished_study
 from tests.test_architecture import ROOT

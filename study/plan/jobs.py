@@ -13,6 +13,7 @@ from typing import Any, Literal
 from search_spaces.space import Space, fingerprint
 from study.plan.data import Data, data_of, one_of
 from study.plan.targets import with_label_numbers
+from study.spec.methods import is_published
 from study.spec.resolved import ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.schema import StudySpec
 from study.spec.sweep import Combination, combinations
@@ -100,6 +101,10 @@ class Search:
         if not self._starts:
             return None
         return self._starts.get(fingerprint(self.decided(settings)))
+
+    def is_published(self, settings: Mapping[str, Any]) -> bool:
+        """Whether settings are the published point on the search's data set."""
+        return is_published(self.defense, settings, self.cells[0].data.name)
 
     @cached_property
     def _starts(self) -> dict[str, str]:

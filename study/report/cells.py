@@ -12,9 +12,9 @@ from study.record.columns import as_list
 from study.record.words import percent
 from study.report.html import Table, number, plural, rate
 from study.report.targets import target_text
+from study.results.in_words import movement_text
 from study.results.outcomes import OUTCOMES
 from study.results.pareto import hypervolume
-from study.results.settings import movement_text
 from study.spec.over_attacks import MEAN, WORST_CASE, parse_rule
 
 # Row of the ledger -> heading, for what `trainables.evaluation.detection` measures.
@@ -40,7 +40,7 @@ def told(settings: pd.DataFrame, members: pd.DataFrame) -> Iterator[tuple[str, p
 
     Args:
         settings: rows of ``settings.aggregate`` of one attack.
-        members: rows of ``settings.fronts`` of it.
+        members: rows of ``fronts.fronts`` of it.
     """
     for _, one in settings[settings["role"] == "baseline"].sort_values("defense_label").iterrows():
         yield f"{one['defense_label']} (baseline)", one
@@ -142,7 +142,7 @@ def confirmed_table(confirmed: pd.DataFrame, curse: pd.DataFrame) -> Table:
 
 
 def rules_table(by_rule: pd.DataFrame) -> Table:
-    """Rows of ``settings.fronts_by_rule`` as texts: each front, and what it comes to by means and in the worst case."""
+    """Rows of ``fronts.fronts_by_rule`` as texts: each front, and what it comes to by means and in the worst case."""
     rows: Table = []
     for (defense, rule), group in by_rule.groupby(["defense_label", "rule"], sort=True):
         row = {"defense": str(defense), "front by": parse_rule(str(rule)).in_words, "settings": str(len(group))}

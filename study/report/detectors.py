@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from study.record.detectors import CellFinding, TunedDetector
 from study.record.words import percent
 from study.report.html import Table, number, plain
-from study.results.settings import ALL_ATTACKS
+from study.results.rows import ALL_ATTACKS
 
 CAPTION_TUNED = """<p class="note"><b>Tuned before the trials</b>: each setting was judged by what it would leave out,
 without retraining; the best has the largest TPR − FPR, mean over the cells of the search. <b>E</b> is what the features

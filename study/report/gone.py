@@ -11,7 +11,7 @@ import pandas as pd
 
 from study.report.html import Table, table_html
 from study.results.outcomes import NO_BACKDOOR, OUTCOMES, REMOVED, REMOVED_ASR
-from study.results.settings import ALL_ATTACKS, GROUP
+from study.results.rows import ALL_ATTACKS, GROUP
 from study.results.verdicts import Verdict
 
 CAPTION = (

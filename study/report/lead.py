@@ -14,8 +14,9 @@ import pandas as pd
 from study.record.words import percent
 from study.report.figures.style import FEW_SEARCHES
 from study.report.html import escape, plural
+from study.results.in_words import models_of, movement_text, settings_text
 from study.results.outcomes import REMOVED_ASR, outcome_of
-from study.results.settings import ALL_ATTACKS, models_of, movement_text, settings_text
+from study.results.rows import ALL_ATTACKS
 from study.results.verdicts import (
     BETTER,
     EQUAL,

@@ -11,8 +11,9 @@ import pandas as pd
 
 from study.record.words import percent
 from study.report.html import escape, plural, rate
+from study.results.in_words import models_of, settings_text
 from study.results.outcomes import REMOVED, REMOVED_ASR
-from study.results.settings import ALL_ATTACKS, GROUP, models_of, settings_text
+from study.results.rows import ALL_ATTACKS, GROUP
 from study.results.verdicts import NO_PICK, Verdict, shared_members, verdicts
 
 # One ramp for both numbers, from good to bad: blue to orange stays apart for every kind of colour-blindness, and all
@@ -63,7 +64,7 @@ def matrix_of(
 
     Args:
         settings: rows of ``settings.aggregate``, all of one data set and model (per attack, not pooled).
-        members: rows of ``settings.fronts`` of them, those over all attacks included: a search over all attacks picks
+        members: rows of ``fronts.fronts`` of them, those over all attacks included: a search over all attacks picks
             its setting there, and each attack shows its own values of it.
         counts: ``outcomes.outcome_counts``.
         targets: attack -> the attacker's class in words.

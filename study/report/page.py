@@ -20,9 +20,10 @@ from study.report.gone import gone_html
 from study.report.html import escape, folded, plural, slug, table_html
 from study.report.lead import study_lead
 from study.report.targets import target_text
+from study.results.in_words import settings_text
 from study.results.outcomes import outcome_counts
+from study.results.rows import ALL_ATTACKS, charged_epochs, collapsed, without_beside
 from study.results.scores import STATUSES
-from study.results.settings import ALL_ATTACKS, charged_epochs, collapsed, settings_text, without_beside
 from study.results.verdicts import Verdict, shared_members, verdicts
 from study.spec.combinations import in_words, names_of
 
@@ -49,7 +50,7 @@ def page(
         directory: of the study.
         frame: ledger rows.
         table: rows of ``settings.aggregate``, those over all attacks included where there are such searches.
-        members: rows of ``settings.fronts``.
+        members: rows of ``fronts.fronts``.
         sections: HTML of all attacks beside each other, if there are several, and of each.
         notes: what is wrong with the ledger itself.
         unfinished: what still has trials to come, a line each.

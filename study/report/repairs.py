@@ -9,7 +9,7 @@ import pandas as pd
 from study.report.markdown import markdown_table
 from study.results.equal_rules import Estimate
 from study.results.repairs import Repair, less_others, repairs
-from study.results.settings import PLACE
+from study.results.rows import PLACE
 
 ATTACK = PLACE.index("attack")
 GONE, ASR, ACCURACY = "gone", "ASR", "clean accuracy"

@@ -31,7 +31,8 @@ from study.report.html import Table, embedded, escape, folded, number, plain, pl
 from study.report.lead import attack_lead, measured_on_victims
 from study.results.common import common_text
 from study.results.importance import RESAMPLES, TARGETS, Importance
-from study.results.settings import ALL_ATTACKS, models_of, rule_in_words, settings_of, settings_text, true_status
+from study.results.in_words import models_of, rule_in_words, settings_of, settings_text
+from study.results.rows import ALL_ATTACKS, true_status
 from study.results.verdicts import verdicts
 from trainables.evaluation.metrics import der, rir
 

@@ -13,7 +13,7 @@ from study.report.figures.reinjection import by_arm, reinjection_png
 from study.report.figures.style import as_png
 from study.report.html import embedded, escape, slug
 from study.results.aftermath import without_other_settings
-from study.results.settings import at
+from study.results.rows import at
 from study.spec.combinations import in_words
 
 PLANE, CURVES, REINJECTIONS = "plane", "curves", "reinjections"  # figures are called so

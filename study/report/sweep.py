@@ -12,7 +12,8 @@ from study.record.words import percent
 from study.report.figures.style import as_png
 from study.report.figures.sweep import axis_of, sweep_panels, sweep_png
 from study.report.html import Table, embedded, escape, folded, rate, slug, table_html
-from study.results.settings import ALL_ATTACKS, models_of
+from study.results.in_words import models_of
+from study.results.rows import ALL_ATTACKS
 from study.spec.combinations import in_words, names_of
 
 SWEEP = "sweep"  # figures are called so

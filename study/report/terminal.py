@@ -22,20 +22,11 @@ from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
 from study.record.victims import absent, read_victims
 from study.report.targets import target_text
+from study.results.fronts import compare, fronts
+from study.results.in_words import models_of, movement_text, rule_in_words, settings_text
 from study.results.repeats import repeated_searches
-from study.results.settings import (
-    ALL_ATTACKS,
-    GROUP,
-    PLACE,
-    aggregate_all,
-    at,
-    compare,
-    fronts,
-    models_of,
-    movement_text,
-    rule_in_words,
-    settings_text,
-)
+from study.results.rows import ALL_ATTACKS, GROUP, PLACE, at
+from study.results.settings import aggregate_all
 from study.spec.combinations import in_words
 
 WIDTH = 120  # characters, where the output is no terminal and COLUMNS says nothing

@@ -36,19 +36,11 @@ from study.results.aftermath import (
     retuning_table,
 )
 from study.results.confirmed import confirmed_settings, winners_curse
+from study.results.fronts import fronts, fronts_by_rule, hypervolume_over_trials, marked
 from study.results.left import dropped_in_words, plan_in, unfinished_in_words
 from study.results.repeats import repeated_searches
-from study.results.settings import (
-    ALL_ATTACKS,
-    BESIDE,
-    aggregate_all,
-    at,
-    candidates,
-    fronts,
-    fronts_by_rule,
-    hypervolume_over_trials,
-    marked,
-)
+from study.results.rows import ALL_ATTACKS, BESIDE, at
+from study.results.settings import aggregate_all, candidates
 from study.results.verdicts import shared_members
 from study.spec.yaml_io import SpecError
 from trainables.plugins.modules import PluginError

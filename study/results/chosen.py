@@ -1,6 +1,6 @@
 """What a search chose, its front, and the trials that run it again on fresh seeds: the answer of `run` and `show`.
 
-Knee and picks are members of the front, see `settings.fronts`.
+Knee and picks are members of the front, see `fronts.fronts`.
 """
 
 from __future__ import annotations

@@ -11,8 +11,10 @@ from scipy.special import stdtrit
 
 from study.plan.jobs import CONFIRM
 from study.results.equal_rules import LEVEL, Estimate
+from study.results.fronts import fronts
+from study.results.rows import ALL_ATTACKS, GROUP, is_shared, true_status
 from study.results.scores import NOT_IMPLANTED
-from study.results.settings import ALL_ATTACKS, GROUP, aggregate_all, fronts, is_shared, true_status
+from study.results.settings import aggregate_all
 
 RATES = ("asr", "clean_accuracy")
 _NAMED = ("is_knee", "picks", "asr_report", "clean_accuracy_report")

@@ -15,19 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from study.results.fronts import on_front
+from study.results.in_words import models_of
 from study.results.outcomes import NO_BACKDOOR, OUTCOMES, outcome_of
 from study.results.pareto import BOX_ASR, BOX_DROP, hypervolume, hypervolume_box
-from study.results.settings import (
-    ALL_ATTACKS,
-    GROUP,
-    PLACE,
-    aggregate,
-    charged_epochs,
-    is_shared,
-    models_of,
-    on_front,
-    true_status,
-)
+from study.results.rows import ALL_ATTACKS, GROUP, PLACE, charged_epochs, is_shared, true_status
+from study.results.settings import aggregate
 from study.spec.over_attacks import MEAN, OverAttacks, parse_rule
 
 Array = NDArray[np.float64]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from study.results.rows import GROUP, collapsed, true_status
 from study.results.scores import STATUSES
-from study.results.settings import GROUP, collapsed, true_status
 
 NO_BACKDOOR, REMOVED = "no_backdoor", "removed"
 REMOVED_ASR = 0.1  # at most so much, and the backdoor counts as removed

@@ -13,7 +13,7 @@ import pandas as pd
 
 from study.results.equal_rules import Counted, Estimate, interval_of, resample
 from study.results.outcomes import NO_BACKDOOR, REMOVED_ASR, outcome_of
-from study.results.settings import PLACE, without_beside
+from study.results.rows import PLACE, without_beside
 
 # What makes two rows runs on the same victim by the same defender, so that their difference counts.
 PAIR = ("seed", "defense_seed", "victim")
@@ -43,7 +43,7 @@ class Repair:
 
 
 def repairs(frame: pd.DataFrame) -> dict[tuple[str, ...], list[Repair]]:
-    """The repairs of each place (see `settings.PLACE`), in the order in which their first runs were finished."""
+    """The repairs of each place (see `rows.PLACE`), in the order in which their first runs were finished."""
     rows = _published(frame)
     return {
         tuple(map(str, place)): [

@@ -9,8 +9,10 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from study.results.equal_rules import ENDS, LEVEL, Estimate
+from study.results.fronts import on_front
 from study.results.pareto import hypervolume, hypervolume_box
-from study.results.settings import GROUP, REPEAT, candidates, of_repeat, on_front
+from study.results.rows import GROUP, REPEAT, of_repeat
+from study.results.settings import candidates
 
 VALUES = ("hypervolume", "box")
 

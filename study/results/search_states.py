@@ -1,6 +1,6 @@
 """Each search of a study in a few numbers, from rows alone: for those who look on, also at ledgers of many rows.
 
-The same numbers as the tables of `results.settings`, without making tables.
+The same numbers as the tables of `results.settings` and `results.fronts`, without making tables.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pandas as pd
 
 from search_spaces.space import Space
 from study.record.columns import PARAM
-from study.results.settings import settings_of
+from study.results.in_words import settings_of
 
 
 def searched_params(settings: pd.DataFrame, space: Space | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -15,7 +15,8 @@ import pandas as pd
 
 from search_spaces.space import fingerprint
 from study.record.ledger import Ledger
-from study.results.settings import collapsed, settings_of, true_status
+from study.results.in_words import settings_of
+from study.results.rows import collapsed, true_status
 from trainables.choice.base import CANDIDATES, RULES, Candidate, Choice, Rule, Suspect, register
 from trainables.defenses.base import DEFENSES, PoisonedData
 from trainables.registry import Registry, SettingError

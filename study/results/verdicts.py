@@ -14,7 +14,7 @@ import pandas as pd
 
 from study.record.words import interval
 from study.results.pareto import pick_label
-from study.results.settings import ALL_ATTACKS
+from study.results.rows import ALL_ATTACKS
 
 TUNED = pick_label(0.01)  # the pick that stands for a search: it may lose 1 point of clean accuracy
 KNEE = "knee"
@@ -74,7 +74,7 @@ def verdicts(settings: pd.DataFrame, members: pd.DataFrame, shared: pd.DataFrame
 
     Args:
         settings: rows of ``settings.aggregate`` of one data set, model and attack.
-        members: rows of ``settings.fronts`` of the same.
+        members: rows of ``fronts.fronts`` of the same.
         shared: rows of ``fronts`` of all attacks together, where searches were over all of them: the setting is then
             chosen there, and the values compared are those of this attack alone.
     """

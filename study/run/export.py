@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from study.record.columns import to_frame
+from study.results.fronts import fronts
 from study.results.pareto import PICKS
-from study.results.settings import ALL_ATTACKS, fronts
+from study.results.rows import ALL_ATTACKS
 from study.run.kept_models import KeptModelError, TrialModel, read_kept
 from study.run.repeat import Found, differences, find_trial, read_study, run_again
 from study.run.written import ENDINGS, check_place, write_card, write_with_card

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from study.record.columns import to_frame
 from study.record.kept import Keeping
-from study.results.settings import fronts
+from study.results.fronts import fronts
 from study.run.repeat import Found
 from trainables.foreign.weights import read_weights, refuse_unusable
 from trainables.models.build import build_model

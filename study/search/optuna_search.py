@@ -2,50 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from types import MappingProxyType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import optuna
-from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.study import Study
+from optuna.trial import TrialState
 
-from search_spaces.conditions import Conditions
-from search_spaces.space import fingerprint, within
+from search_spaces.space import fingerprint
 from study.plan.jobs import Plan, Search
 from study.record.optuna_storage import together
-from study.results.scores import WORST, Values
-from study.search.conditional import ask
+from study.results.scores import Values
+from study.search.first_points import FirstPoints
 from study.search.quasi_random import QuasiRandomStart
+from study.search.resuming import bring_up_to_ledger
+from study.search.trials import WARM_START, Trials
 from study.search.unseen import grid, unseen_params
 from study.search.warm_start import WarmPoint
 from study.spec.samplers import make_sampler
-from study.spec.yaml_io import SpecError
 from trainables.seeding import derive_seed
 
 P = ParamSpec("P")
 R = TypeVar("R")
-METRICS = ("asr", "clean_accuracy")
-DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
 # Consecutive suggestions of known settings after which a new one is looked for without the sampler: it may repeat
 # itself long before a small space is searched through.
 MOST_REPEATS = 10
-# User attribute of the published point where a detector was tuned: its parameters are the searched ones alone.
-PUBLISHED = "published"
-# User attribute of a setting from another study's front: the name of that study.
-WARM_START = "warm_start"
-# User attribute of a point that the space names to begin with: its name.
-START = "start"
-# Optuna's system attribute of a constraint, as `Trial.set_constraint` names it; above 0 it is broken.
-CONSTRAINT = "constraints:accuracy_floor"
 # Suggestions in a row that do not fit into what is left of a budget, after which a search has ended: its sampler goes
 # on to propose settings of all lengths.
 MOST_REFUSALS = 20
@@ -60,7 +44,7 @@ def _in_one_piece(method: Callable[Concatenate[OptunaSearch, P], R]) -> Callable
 
     @wraps(method)
     def wrapped(search: OptunaSearch, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with together(search._storage):
+        with together(search._trials.storage):
             return method(search, *args, **kwargs)
 
     return wrapped
@@ -92,15 +76,6 @@ def open_searches(
         )
         for search in plan.searches
     ]
-
-
-def space_hash(distributions: Mapping[str, BaseDistribution], conditions: Conditions = MappingProxyType({})) -> str:
-    """Digest of a search space; a study continued under another one would mix incomparable trials."""
-    text = json.dumps({name: distribution_to_json(item) for name, item in distributions.items()}, sort_keys=True)
-    if conditions:
-        told = {name: [(one.parameter, one.among) for one in needed] for name, needed in conditions.items()}
-        text += json.dumps(told, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 class OptunaSearch:
@@ -138,42 +113,26 @@ class OptunaSearch:
         accuracy_floor: float | None = None,
         warm: Sequence[WarmPoint] = (),
     ) -> None:
-        self.begins_published = published
-        self.startup, self.accuracy_floor, self._warm = startup, accuracy_floor, tuple(warm)
-        self._violations: dict[str, float] = {}
-        self._dropped = set[str]()
+        self._trials = Trials(search, storage, f"{study_name}/{search.label}", accuracy_floor=accuracy_floor)
+        self._first = FirstPoints(self._trials, published=published, warm=warm)
+        self.target, self.exhausted = target, False
         self.origins: dict[str, str] = {}
-        self.search, self.target, self._storage = search, target, storage
-        self.exhausted = False
         self._used: set[str] = set()
-        self._open: dict[str, int] = {}
-        self._told: dict[str, Values | None] = {}
         self._next = 0
         self._by_settings: dict[str, str] = {}
-        self._told_failed: dict[str, dict[str, Any]] = {}
-        name = f"{study_name}/{search.label}"
-        known = optuna.study.get_all_study_names(storage)
-        if name in known:  # opened without a write: looking at a finished study changes nothing
-            self.study = optuna.load_study(study_name=name, storage=storage)
-        else:
-            self.study = optuna.create_study(study_name=name, storage=storage, directions=list(DIRECTIONS))
-        self._study_id = storage.get_study_id_from_name(name)
-        of_space = space_hash(search.space.distributions, search.space.conditions)
-        existing = len(self.study.get_trials(deepcopy=False))
-        # Without trials and space: new, or left by a driver that was killed right here.
-        if name not in known or (existing == 0 and "space" not in self.study.user_attrs):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self.study.set_metric_names(list(METRICS))  # labels in optuna-dashboard
-            self.study.set_user_attr("space", of_space)
-        if list(self.study.directions) != list(DIRECTIONS):
-            raise SpecError(f"search.storage holds a study {name!r} with other directions; choose another study name")
-        if self.study.user_attrs.get("space") != of_space:
-            raise SpecError(
-                f"search.storage holds a study {name!r} with another search space; choose another study name"
-            )
         self.sampler, self.seed, self.startup_trials, self.history = sampler, seed, startup_trials, history
-        self.study.sampler = self._make_sampler(sampler, existing)
+        self.startup = startup
+        self.study.sampler = self._make_sampler(sampler, len(self.study.get_trials(deepcopy=False)))
+
+    @property
+    def search(self) -> Search:
+        """What is searched."""
+        return self._trials.search
+
+    @property
+    def study(self) -> Study:
+        """Optuna's study."""
+        return self._trials.study
 
     @_in_one_piece
     def resume(
@@ -194,99 +153,31 @@ class OptunaSearch:
         Returns:
             (trial id, settings) to be run again, under the Optuna trials they already have.
         """
-        self._dropped.update(dropped)
+        self._trials.drop(dropped)
         for finished_id, remark in remarks.items():
-            self._note(finished_id, remark)
-        trials = self.study.get_trials(deepcopy=False)
-        present = {trial.user_attrs["id"] for trial in trials if "id" in trial.user_attrs}
+            self._trials.note(finished_id, remark)
+        stored = self.study.get_trials(deepcopy=False)
         self.origins |= {
             t.user_attrs["id"]: t.user_attrs[WARM_START]
-            for t in trials
+            for t in stored
             if WARM_START in t.user_attrs and "id" in t.user_attrs
         }
-        unfinished: dict[str, dict[str, Any]] = {}
-        for trial in trials:
-            trial_id = trial.user_attrs.get("id")
-            if trial.state.is_finished() and trial_id is not None and trial_id not in finished:
-                # Its row was lost with a damaged line, or failed and was taken out: measured again. Optuna keeps what
-                # it was told; what has no values there told it none, so they follow as a trial of their own.
-                unfinished[trial_id] = self._settings_of(trial)
-                if trial.state in (TrialState.FAIL, TrialState.PRUNED):
-                    self._told_failed[trial_id] = unfinished[trial_id]
-            if trial.state != TrialState.RUNNING:
-                continue
-            if trial_id is None or set(trial.params) != set(self.search.space.names_of(trial.params)):
-                self.study.tell(trial.number, state=TrialState.FAIL)  # the driver was killed while asking it
-                continue
-            self._open[trial_id] = trial.number
-            if trial_id in finished:
-                self.tell(trial_id, finished[trial_id], remarks.get(trial_id, {}))
-            else:
-                unfinished[trial_id] = self._settings_of(trial)
-        for trial_id in sorted(started):
-            if trial_id in present:
-                continue
-            # The storage was deleted or is another one: the ledger is the truth.
-            if trial_id in finished:
-                self._restore(trial_id, finished[trial_id], started[trial_id], remarks.get(trial_id, {}))
-            else:
-                self.study.enqueue_trial(self._params(started[trial_id]), user_attrs=self._mark(started[trial_id]))
-                trial_again = ask(self.study, self.search.space)
-                trial_again.set_user_attr("id", trial_id)
-                self._open[trial_id] = trial_again.number
-                unfinished[trial_id] = self._own(started[trial_id])
-        for trial_id, values in finished.items():
-            self._told[trial_id] = values
-            self._by_settings.setdefault(fingerprint(self._own(started[trial_id])), trial_id)
+        unfinished = bring_up_to_ledger(self._trials, stored, finished, started, remarks)
+        for trial_id in finished:
+            self._by_settings.setdefault(fingerprint(self.search.decided(started[trial_id])), trial_id)
         for trial_id, settings in unfinished.items():
             self._by_settings.setdefault(fingerprint(settings), trial_id)
         self._used = {*finished, *unfinished}
-        if len(trials) < len(self._used):  # a storage made anew: its number of trials tells nothing
+        if len(stored) < len(self._used):  # a storage made anew: its number of trials tells nothing
             self.study.sampler = self._make_sampler(self.sampler, len(self._used))
-        waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        published = self.search.published_settings()
-        if self.begins_published and not waiting and fingerprint(published) not in self._by_settings:
-            self.study.enqueue_trial(self.search.paper_params(), user_attrs=self._mark(published))
-        self._enqueue_starts()
-        self._enqueue_warm()
-        self._enqueue_tuned()
+        waiting = any(trial.state == TrialState.WAITING for trial in stored)
+        self._first.enqueue(self._by_settings, begun=bool(self._used), waiting=waiting)
         return sorted(unfinished.items())
-
-    def _enqueue_starts(self) -> None:
-        """Ask soon for the further points that the space begins with, unless they wait or were asked already."""
-        if not self.begins_published:
-            return
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        there = {trial.user_attrs.get(START) for trial in waiting}
-        for name, params in self.search.space.starting_points().items():
-            if name not in there and fingerprint(self.search.settings(params)) not in self._by_settings:
-                self.study.enqueue_trial(params, user_attrs={START: name})
-
-    def _enqueue_warm(self) -> None:
-        """Ask soon for what other studies found; of a search that has begun, they wait in its storage or were asked."""
-        if self._used:
-            return
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        known = {fingerprint(trial.system_attrs["fixed_params"]) for trial in waiting}
-        known |= {fingerprint(self.search.paper_params())} if self.begins_published else set()
-        for point in self._warm:
-            if fingerprint(point.params) not in known:
-                self.study.enqueue_trial(dict(point.params), user_attrs={WARM_START: point.origin})
 
     def replan(self, search: Search, target: int) -> None:
         """Go on with what became of `search`: other cells, or the detector that was chosen; same label and space."""
-        self.search, self.target = search, target
-        self._enqueue_tuned()
-
-    def _enqueue_tuned(self) -> None:
-        """Ask soon for the published rate beside the detector that was chosen: else nothing shows what that changed."""
-        if self.search.tuned is None or not self.begins_published or not self.search.begins_beside:
-            return
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if all({PUBLISHED, WARM_START} & set(trial.user_attrs) for trial in waiting):
-            first = self.search.settings(self.search.paper_params())
-            if fingerprint(first) not in self._by_settings:
-                self.study.enqueue_trial(self.search.paper_params())
+        self._trials.search, self.target = search, target
+        self._first.enqueue_tuned(self._by_settings)
 
     @property
     def asked(self) -> int:
@@ -301,7 +192,7 @@ class OptunaSearch:
     @property
     def finished(self) -> int:
         """Settings finished so far."""
-        return len(self._told)
+        return len(self._trials.told)
 
     @_in_one_piece
     def ask(self, fits: Callable[[Mapping[str, Any]], bool] = _any_settings) -> tuple[str, dict[str, Any]] | None:
@@ -315,26 +206,23 @@ class OptunaSearch:
         """
         repeats, refusals, own = 0, 0, self.study.sampler
         while self.asked < self.target and not self.exhausted and refusals < MOST_REFUSALS:
-            trial = ask(self.study, self.search.space)
-            settings = self._settings_of(trial)
+            trial = self._trials.ask()
+            settings = self._trials.settings_of(trial)
             known = self._by_settings.get(fingerprint(settings))
             if known is None and not fits(settings):
                 refusals += 1
-                trial.set_user_attr("left_out", True)
-                self._finish(trial.number, None)
+                self._trials.leave_out(trial)
                 continue
             if known is None:
                 trial_id = self._new_id()
-                trial.set_user_attr("id", trial_id)
-                self._open[trial_id] = trial.number
+                self._trials.begin(trial, trial_id)
                 self._by_settings[fingerprint(settings)] = trial_id
                 self._used.add(trial_id)
                 if (origin := trial.user_attrs.get(WARM_START)) is not None:
                     self.origins[trial_id] = origin
                 self.study.sampler = own
                 return trial_id, settings
-            trial.set_user_attr("repeats", known)
-            self._finish(trial.number, self._told.get(known), self._violations.get(known), self._without_values(known))
+            self._trials.repeat(trial, known)
             repeats += 1
             if repeats >= MOST_REPEATS and (choices := grid(self.search)):
                 unseen = unseen_params(self.search, choices, self._by_settings, len(self._used))
@@ -357,17 +245,7 @@ class OptunaSearch:
             remarks: kept with the Optuna trial as user attributes, for people who look there; no sampler reads them,
                 unless there is an accuracy floor: then ``accuracy_drop`` less the floor is the trial's constraint.
         """
-        if values is not None and not all(map(math.isfinite, values)):
-            values = WORST
-        self._told[trial_id] = values
-        self._note(trial_id, remarks)
-        if trial_id in self._open:
-            number = self._open.pop(trial_id)
-            for key, value in remarks.items():
-                self._storage.set_trial_user_attr(self._storage_id(number), key, value)
-            self._finish(number, values, self._violations.get(trial_id), self._without_values(trial_id))
-        elif values is not None and (settings := self._told_failed.pop(trial_id, None)) is not None:
-            self._restore(trial_id, values, settings, remarks)
+        self._trials.tell(trial_id, values, remarks)
 
     def drop(self, trial_id: str, remarks: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Finish a setting that was dropped in a race: Optuna's state ``PRUNED``, without values.
@@ -375,56 +253,12 @@ class OptunaSearch:
         What it would have come to was not measured, and a mean over some of its cells is no mean over all. Of such a
         trial TPE takes its parameters alone, among those that are not worth repeating; NSGA-II and GP learn nothing.
         """
-        self._dropped.add(trial_id)
+        self._trials.drop([trial_id])
         self.tell(trial_id, None, remarks)
-
-    def _without_values(self, trial_id: str) -> TrialState:
-        """What a trial is to Optuna that ends without values."""
-        return TrialState.PRUNED if trial_id in self._dropped else TrialState.FAIL
-
-    def _note(self, trial_id: str, remarks: Mapping[str, Any]) -> None:
-        """What a setting gives up beyond the accuracy floor."""
-        if self.accuracy_floor is not None and "accuracy_drop" in remarks:
-            self._violations[trial_id] = remarks["accuracy_drop"] - self.accuracy_floor
 
     def abandon(self) -> None:
         """End the trials that were asked and will never be run."""
-        for number in self._open.values():
-            self.study.tell(number, state=TrialState.FAIL)
-        self._open.clear()
-
-    def _storage_id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-
-    def _finish(
-        self,
-        number: int,
-        values: Values | None,
-        violation: float | None = None,
-        without_values: TrialState = TrialState.FAIL,
-    ) -> None:
-        if violation is not None:
-            self._storage.set_trial_system_attr(self._storage_id(number), CONSTRAINT, violation)
-        if values is None:
-            self.study.tell(number, state=without_values)
-        else:
-            self.study.tell(number, values)
-
-    def _restore(
-        self, trial_id: str, values: Values | None, settings: Mapping[str, Any], remarks: Mapping[str, Any]
-    ) -> None:
-        params = self._params(settings)
-        distributions = {name: self.search.space.distributions[name] for name in params}
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                state=self._without_values(trial_id) if values is None else TrialState.COMPLETE,
-                params=params,
-                distributions=distributions,
-                values=None if values is None else list(values),
-                user_attrs={"id": trial_id, **self._mark(settings), **remarks},
-                system_attrs={CONSTRAINT: self._violations[trial_id]} if trial_id in self._violations else None,
-            )
-        )
+        self._trials.abandon()
 
     def _make_sampler(self, name: str, count: int) -> BaseSampler:
         seed = derive_seed(self.seed, "sampler", self.search.label, count)
@@ -436,28 +270,7 @@ class OptunaSearch:
             return made
         return QuasiRandomStart(made, seed=seed % 2**32, startup_trials=self.startup_trials)
 
-    def _params(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The searched parameters of settings, put back into their ranges where rounding left them just outside."""
-        params = self.search.space.params_of(settings)
-        return {name: within(value, self.search.space.distributions[name]) for name, value in params.items()}
-
     def _new_id(self) -> str:
         while (trial_id := self.search.trial_id(self._next)) in self._used:
             self._next += 1
         return trial_id
-
-    def _settings_of(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
-        if PUBLISHED in trial.user_attrs:
-            return self.search.published_settings()
-        return self.search.settings(trial.params)
-
-    def _mark(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """User attributes of the trial with these settings: of the published point, where a detector is tuned."""
-        if self.search.detector is None:
-            return {}
-        published = fingerprint(self._own(settings)) == fingerprint(self.search.published_settings())
-        return {PUBLISHED: True} if published else {}
-
-    def _own(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """A ledger row's settings, cut to those that this search decides or fixes."""
-        return self.search.decided(settings)

@@ -17,7 +17,8 @@ from study.plan.jobs import Plan, Search
 from study.record.folder import LEDGER_FILE
 from study.record.ledger import Ledger
 from study.record.remote_folder import open_folder
-from study.results.settings import fronts, settings_of
+from study.results.fronts import fronts
+from study.results.in_words import settings_of
 from study.spec.yaml_io import SpecError
 from trainables.storage.remote import Place
 
@@ -69,7 +70,7 @@ def points_for(search: Search, others: Mapping[str, pd.DataFrame], most: int) ->
     """At most ``most`` settings from the fronts of others, as many from each and spread over it; see `warm_points`.
 
     Args:
-        others: by the name of their study; rows as of `settings.fronts`.
+        others: by the name of their study; rows as of `fronts.fronts`.
     """
     found: list[WarmPoint] = []
     share = max(1, most // max(1, len(others)))

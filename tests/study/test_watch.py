@@ -16,9 +16,9 @@ from study.record.files import write_atomically
 from study.record.folder import LEDGER_FILE, SPEC_FILE
 from study.record.ledger import Ledger
 from study.report.terminal import front_summary
+from study.results.fronts import fronts, hypervolume_over_trials
 from study.results.left import plan_in, trials_left
 from study.results.search_states import search_states
-from study.results.settings import fronts, hypervolume_over_trials
 from study.watch.state import KEYS, STATES, state_of
 from study.watch.words import MOST_FAILED, ROWS_WITH_FRONTS, overview
 from tests.study.commands import invoke

@@ -13,7 +13,7 @@ import yaml
 
 import superft
 from study.record.ledger import Ledger
-from study.results.settings import fronts
+from study.results.fronts import fronts
 from study.spec.yaml_io import SpecError
 from superft.studies import Study
 from tests.study.rows import made_up_study, make_row, point

@@ -41,8 +41,8 @@ from study.report.figures.style import (
     percent_tick,
     searched_style,
 )
+from study.results.in_words import models_of, settings_of
 from study.results.pareto import BOX_ASR, BOX_DROP, non_dominated_indices
-from study.results.settings import models_of, settings_of
 
 FEW_BASELINES = 5  # up to so many, a legend is enough; more have their names beside their marks
 BASELINE_STYLE = {  # name -> colour, Plotly shape, Matplotlib shape
@@ -104,7 +104,7 @@ def front_picture(title: str, settings: pd.DataFrame, front: pd.DataFrame) -> Fr
 
     Args:
         settings: rows of ``settings.aggregate`` of this attack, searched ones and baselines.
-        front: rows of ``settings.fronts`` of this attack.
+        front: rows of ``fronts.fronts`` of this attack.
     """
     measured = settings.dropna(subset=["asr_report", "clean_accuracy_report"])
     searched = measured[measured["role"] == "search"]

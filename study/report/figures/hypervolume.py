@@ -24,15 +24,15 @@ from study.report.figures.style import (
     legend_columns,
     searched_style,
 )
+from study.results.fronts import on_front
 from study.results.pareto import hypervolume
-from study.results.settings import on_front
 
 
 def hypervolume_series(history: pd.DataFrame, published: Mapping[str, float]) -> list[dict[str, Any]]:
     """Lines of hypervolume over finished settings, per defense: report half, search half, published setting alone.
 
     Args:
-        history: rows of ``settings.hypervolume_over_trials`` of one attack.
+        history: rows of ``fronts.hypervolume_over_trials`` of one attack.
         published: defense -> hypervolume of its published setting alone, report half.
     """
     lines: list[dict[str, Any]] = []

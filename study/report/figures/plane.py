@@ -29,7 +29,7 @@ from study.report.figures.style import (
     searched_style,
 )
 from study.results.aftermath import CLEAN_CONTROL
-from study.results.settings import ALL_ATTACKS
+from study.results.rows import ALL_ATTACKS
 
 BEFORE = "before repair"
 ASR, ACCURACY = "asr_report", "clean_accuracy_report"

@@ -23,13 +23,13 @@ class AttackTables:
     """All that is known of one attack, on one data set and model, in one combination: a study's tables, cut to it.
 
     ``settings``, ``members``, ``searched``, ``history``, ``beside`` and ``costs`` are what ``settings.aggregate``,
-    ``fronts``, ``candidates``, ``hypervolume_over_trials``, ``equal_rules.parity`` and ``search_costs`` return;
-    ``rows`` are the ledger's. ``shared`` are the members of the fronts over all attacks, where searches were over
-    all of them. ``curves`` is what `record.curves.read_curves` returns; empty where none were kept. ``by_rule`` is what
-    `settings.fronts_by_rule` returns, of all attacks together; ``repeated`` what `repeats.repeated_searches` does;
-    ``confirmed`` and ``curse`` what `confirmed.confirmed_settings` and `winners_curse` do. ``apart`` are the labels of
-    defenses that the study sets apart in its figures, ``spaces`` the searched spaces, by the defense's label, of which
-    some parameters belong to some settings alone.
+    ``fronts.fronts``, ``settings.candidates``, ``fronts.hypervolume_over_trials``, ``equal_rules.parity`` and
+    ``search_costs`` return; ``rows`` are the ledger's. ``shared`` are the members of the fronts over all attacks, where
+    searches were over all of them. ``curves`` is what `record.curves.read_curves` returns; empty where none were kept.
+    ``by_rule`` is what `fronts.fronts_by_rule` returns, of all attacks together; ``repeated`` what
+    `repeats.repeated_searches` does; ``confirmed`` and ``curse`` what `confirmed.confirmed_settings` and
+    `winners_curse` do. ``apart`` are the labels of defenses that the study sets apart in its figures, ``spaces`` the
+    searched spaces, by the defense's label, of which some parameters belong to some settings alone.
     """
 
     settings: pd.DataFrame

@@ -28,7 +28,7 @@ from study.report.figures.style import (
     percent_tick,
     searched_style,
 )
-from study.results.settings import ALL_ATTACKS
+from study.results.rows import ALL_ATTACKS
 
 RATES = {"asr_report": "ASR", "clean_accuracy_report": "clean accuracy"}
 BEFORE = "before repair"

@@ -8,8 +8,9 @@ from typing import Any
 from study.record.columns import to_frame
 from study.report.gone import gone_html
 from study.report.page import _pairs
+from study.results.fronts import fronts
 from study.results.outcomes import outcome_counts
-from study.results.settings import aggregate, fronts
+from study.results.settings import aggregate
 from tests.study.rows import make_row, point
 
 

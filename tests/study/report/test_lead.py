@@ -10,7 +10,8 @@ from typing import Any
 from study.record.columns import to_frame
 from study.report.lead import attack_lead, study_lead
 from study.report.page import _pairs, page
-from study.results.settings import aggregate, fronts
+from study.results.fronts import fronts
+from study.results.settings import aggregate
 from study.results.verdicts import verdicts
 from tests.study.rows import failed_row, made_up_study, make_row, point
 

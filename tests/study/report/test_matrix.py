@@ -20,8 +20,9 @@ from study.report.matrix import (
     matrix_of,
     step_of,
 )
+from study.results.fronts import fronts
 from study.results.outcomes import outcome_counts
-from study.results.settings import aggregate, fronts
+from study.results.settings import aggregate
 from tests.study.rows import failed_row, made_up_study, make_row, point
 
 

@@ -10,7 +10,8 @@ from study.record.columns import to_frame
 from study.report.cells import status_text
 from study.report.lead import outcome_text
 from study.report.terminal import front_summary
-from study.results.settings import aggregate, movement_text
+from study.results.in_words import movement_text
+from study.results.settings import aggregate
 from study.run.one_trial import describe
 from tests.study.rows import make_row
 from tests.study.tiny import TINY

@@ -14,8 +14,9 @@ from study.report.figures.hypervolume import hypervolume_plotly, hypervolume_ser
 from study.report.figures.importance import importance_plotly
 from study.report.template import SCRIPT
 from study.report.write import write_report
+from study.results.fronts import fronts, hypervolume_over_trials
 from study.results.importance import importance
-from study.results.settings import aggregate, candidates, fronts, hypervolume_over_trials
+from study.results.settings import aggregate, candidates
 from tests.study.rows import made_up_study, make_row
 
 

@@ -28,8 +28,9 @@ from study.report.lead import attack_lead
 from study.report.sections import _front_table, before_after
 from study.report.write import write_report
 from study.results.equal_rules import search_costs
+from study.results.fronts import fronts, hypervolume_over_trials
 from study.results.importance import importance
-from study.results.settings import aggregate, candidates, fronts, hypervolume_over_trials
+from study.results.settings import aggregate, candidates
 from study.results.verdicts import verdicts
 from tests.study.rows import failed_row, made_up_study, make_row, point
 from trainables.evaluation.metrics import wilson

@@ -16,7 +16,9 @@ from study.report.figures.curve import curve_lines
 from study.report.figures.sweep import BEFORE, axis_of, sweep_panels, sweep_png, sweep_series
 from study.report.sweep import sweep_table
 from study.report.write import write_report
-from study.results.settings import aggregate, fronts, is_shared
+from study.results.fronts import fronts
+from study.results.rows import is_shared
+from study.results.settings import aggregate
 from study.spec.combinations import as_json, combinations_of, names_of
 from tests.study.rows import make_row
 

@@ -19,8 +19,10 @@ from study.record.ledger import Ledger
 from study.report.terminal import front_summary
 from study.report.write import write_report
 from study.results.equal_rules import Counted, areas, parity, resample
+from study.results.fronts import fronts, fronts_by_rule, hypervolume_over_trials
+from study.results.rows import ALL_ATTACKS
 from study.results.scores import accuracy_drop, front_point, scores
-from study.results.settings import ALL_ATTACKS, aggregate, fronts, fronts_by_rule, hypervolume_over_trials
+from study.results.settings import aggregate
 from study.spec.over_attacks import MEAN, WORST_CASE, OverAttacks, parse_rule
 from tests.study.rows import made_up_study, make_row
 from tests.study.tiny import made_up_row, make_driver, run, tiny_spec

@@ -7,17 +7,11 @@ import pytest
 from optuna._hypervolume import compute_hypervolume
 
 from study.record.columns import to_frame
+from study.results.fronts import FRONT_COLUMNS, compare, fronts, hypervolume_over_trials
+from study.results.in_words import settings_of, settings_text
 from study.results.pareto import RunningFront, hypervolume, hypervolume_box, knee, non_dominated_indices, picks
-from study.results.settings import (
-    FRONT_COLUMNS,
-    aggregate,
-    charged_epochs,
-    compare,
-    fronts,
-    hypervolume_over_trials,
-    settings_of,
-    settings_text,
-)
+from study.results.rows import charged_epochs
+from study.results.settings import aggregate
 from tests.study.rows import failed_row, made_up_study, make_row, point
 
 # ASR .5 / .2 / .1 at CA .99 / .97 / .90; the point (.3, .95) is beaten by (.2, .97).

@@ -9,8 +9,9 @@ import pytest
 
 from study.record.columns import to_frame
 from study.results import verdicts as v
+from study.results.fronts import fronts
 from study.results.outcomes import NO_BACKDOOR, REMOVED, outcome_counts, outcome_of
-from study.results.settings import aggregate, fronts
+from study.results.settings import aggregate
 from tests.study.rows import failed_row, make_row, point
 
 

@@ -28,7 +28,9 @@ from study.record.victims import (
 )
 from study.report.terminal import front_summary
 from study.report.write import write_report
-from study.results.settings import aggregate_all, fronts, models_of
+from study.results.fronts import fronts
+from study.results.in_words import models_of
+from study.results.settings import aggregate_all
 from study.run.before_trials import check_implanted, settle
 from study.run.driver import Driver
 from study.run.progress import Progress

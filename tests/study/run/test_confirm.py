@@ -18,8 +18,9 @@ from study.record.folder import LEDGER_FILE, SPEC_FILE
 from study.record.optuna_storage import open_storage
 from study.report.write import write_report
 from study.results.confirmed import confirmed_settings, jackknife, winners_curse
+from study.results.fronts import fronts, hypervolume_over_trials
 from study.results.left import plan_in, trials_left
-from study.results.settings import aggregate_all, fronts, hypervolume_over_trials
+from study.results.settings import aggregate_all
 from study.run.driver import Driver
 from study.watch.words import overview
 from tests.study.rows import point

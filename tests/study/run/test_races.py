@@ -16,18 +16,19 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from study.overview import overview
 from study.plan.jobs import Plan, make_plan
 from study.record.columns import CELLS_SAVED, DROPPED_BY
 from study.record.folder import LEDGER_FILE, SPEC_FILE
 from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage
 from study.report.write import write_report
+from study.results.fronts import fronts, hypervolume_over_trials
 from study.results.left import plan_in, trials_left
-from study.results.settings import aggregate_all, fronts, hypervolume_over_trials
+from study.results.settings import aggregate_all
 from study.run.driver import Driver
 from study.search.optuna_search import open_searches
 from study.spec.schema import StudySpec
+from study.watch.words import overview
 from tests.study.tiny import AS_PUBLISHED, made_up_row, make_driver, run, tiny_spec
 from tests.test_architecture import ROOT
 from trainables.job import Job

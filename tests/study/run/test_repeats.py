@@ -16,10 +16,12 @@ from study.record.folder import LEDGER_FILE, SPEC_FILE
 from study.record.optuna_storage import open_storage
 from study.report.terminal import front_summary
 from study.report.write import write_report
+from study.results.fronts import fronts
 from study.results.left import plan_in, trials_left
 from study.results.pareto import hypervolume
 from study.results.repeats import mean_of, repeated_searches
-from study.results.settings import aggregate_all, fronts, of_repeat
+from study.results.rows import of_repeat
+from study.results.settings import aggregate_all
 from study.watch.words import overview
 from tests.study.rows import made_up_study
 from tests.study.tiny import AS_PUBLISHED, make_driver, run, tiny_spec

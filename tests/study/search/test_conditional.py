@@ -21,9 +21,10 @@ from search_spaces.conditions import OnlyIf
 from search_spaces.space import Space, get_space
 from study.plan.jobs import Search, make_plan
 from study.record.optuna_storage import open_storage
-from study.results.settings import fronts
+from study.results.fronts import fronts
 from study.search.conditional import ConditionalTPE
-from study.search.optuna_search import OptunaSearch, space_hash
+from study.search.optuna_search import OptunaSearch
+from study.search.optuna_study import space_hash
 from study.search.warm_start import points_for
 from study.simulate.table import read_table
 from study.spec.load import load_spec, make_spec, recipe_text

@@ -21,7 +21,8 @@ from search_spaces.space import Space, get_space
 from study.plan.jobs import Search, make_plan
 from study.record.optuna_storage import Journal, open_storage
 from study.results.scores import WORST
-from study.search.optuna_search import OptunaSearch, open_searches, space_hash
+from study.search.optuna_search import OptunaSearch, open_searches
+from study.search.optuna_study import space_hash
 from study.spec.samplers import make_sampler
 from study.spec.yaml_io import SpecError
 from tests.study.tiny import tiny_spec

@@ -22,7 +22,8 @@ from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage
 from study.results.scores import accuracy_before, accuracy_drop
 from study.run.driver import Driver
-from study.search.optuna_search import CONSTRAINT, OptunaSearch, open_searches
+from study.search.optuna_search import OptunaSearch, open_searches
+from study.search.trials import CONSTRAINT
 from study.search.warm_start import WarmPoint, points_for, warm_points
 from study.spec.yaml_io import SpecError
 from tests.study.rows import make_row
@@ -70,13 +71,11 @@ def test_a_quasi_random_start_is_spread_more_evenly_than_a_random_one(sampler: s
 
 def test_the_sequence_ends_with_the_start_and_no_point_given_by_hand_takes_one_of_it() -> None:
     warm = [WarmPoint({"x": 0.9, "k": 3}, "other")]
-    search = make(InMemoryStorage(), count=6, startup="qmc", warm=warm)
+    storage = InMemoryStorage()
+    search = make(storage, count=6, startup="qmc", warm=warm)
     tell_all(search)
-    (last,) = (
-        value
-        for key, value in search._storage.get_study_system_attrs(search._study_id).items()
-        if key.startswith("qmc:")
-    )
+    attributes = storage.get_study_system_attrs(storage.get_study_id_from_name(search.study.study_name))
+    (last,) = (value for key, value in attributes.items() if key.startswith("qmc:"))
     assert last + 1 == 6 - 2  # besides the published point and the warm one
 
 

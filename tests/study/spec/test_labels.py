@@ -9,7 +9,8 @@ import pytest
 
 from study.plan.jobs import make_plan
 from study.record.columns import to_frame
-from study.results.settings import aggregate, fronts
+from study.results.fronts import fronts
+from study.results.settings import aggregate
 from study.spec.load import make_spec
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError

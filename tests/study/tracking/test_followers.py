@@ -18,7 +18,7 @@ from optuna.storages import InMemoryStorage
 from study.record.files import write_atomically
 from study.record.folder import Folder
 from study.report.write import write_report
-from study.results.settings import STATUSES
+from study.results.scores import STATUSES
 from study.run.driver import Driver
 from study.run.engine import run_study
 from study.spec.schema import StudySpec
