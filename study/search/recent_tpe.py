@@ -90,17 +90,18 @@ class RecentTPE(TPESampler):
 
 
 class _Front:
-    """Which trials are on the front of two objectives."""
+    """Which trials are on the front of two objectives; of one, which trial is the best."""
 
     def __init__(self) -> None:
         self._front, self._numbers = RunningFront(), dict[tuple[float, float], int]()
 
     def add(self, study: Study, number: int, values: Sequence[float]) -> None:
         """A trial with its values."""
-        first, second = (
+        costs = [
             -value if direction == StudyDirection.MAXIMIZE else value
             for value, direction in zip(values, study.directions, strict=True)
-        )
+        ]
+        first, second = costs[0], costs[-1]
         if self._front.add(first, -second):
             self._numbers[first, -second] = number
 

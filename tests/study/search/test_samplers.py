@@ -91,6 +91,16 @@ def test_tpe_learns_from_the_newest_trials_those_on_the_front_and_those_running(
     assert seen[-1] == [0, 2, 4, 5, 6, 7, 8]
 
 
+@pytest.mark.parametrize(("direction", "best"), [("minimize", 1), ("maximize", 3)])
+def test_of_one_objective_the_best_trial_is_remembered(direction: str, best: int) -> None:
+    sampler = RecentTPE(3, multivariate=True, n_startup_trials=2, seed=0)
+    study = optuna.create_study(sampler=sampler, direction=direction)
+    for value in (0.4, 0.1, 0.5, 0.9, 0.3, 0.6, 0.2):
+        study.tell(study.ask(SPACE), value)
+    study.ask(SPACE)
+    assert sampler._front_of(study) == [best]
+
+
 def test_a_front_known_from_a_storage_is_the_one_that_was_told() -> None:
     storage = optuna.storages.InMemoryStorage()
     told = RecentTPE(100, n_startup_trials=5, seed=0)
