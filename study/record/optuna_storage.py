@@ -86,7 +86,7 @@ class Journal(BaseJournalBackend):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = JournalFileSymlinkLock(str(path))  # against other writers, such as optuna-dashboard
-        path.touch()
+        path.open("ab").close()  # looking at a finished study changes nothing, not even a file's time
         self._begin()
         self._held: list[bytes] | None = None
         self._unwritten = b""  # of blocks whose end met a full disk: without it, later entries would mean nothing

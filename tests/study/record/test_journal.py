@@ -106,3 +106,11 @@ def test_a_damaged_line_puts_the_journal_aside(tmp_path: Path, damage: bytes) ->
         file.write(damage)
     assert optuna.study.get_all_study_names(open_storage("journal", tmp_path)) == []
     assert path.with_name("optuna.journal.damaged").read_bytes().endswith(damage)
+
+
+def test_opening_a_journal_does_not_touch_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "optuna.journal"
+    Journal(path)
+    os.utime(path, ns=(1, 1))
+    Journal(path)
+    assert path.stat().st_mtime_ns == 1
