@@ -202,6 +202,7 @@ def test_in_the_end_there_is_what_a_local_folder_holds(killed: SimpleNamespace) 
     top = {name for name in names if "/" not in name}
     assert top == {
         "study.yaml", "victims.json", "trials.jsonl", "trials.csv", "front.csv", "optuna.journal", "report.html",
+        "now.json",
     }  # fmt: skip
     assert {name.partition("/")[0] for name in names if "/" in name} == {"figures"}
     assert killed.left == []
