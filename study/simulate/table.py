@@ -254,7 +254,8 @@ def export(table: Table, directory: Path) -> None:
         "fixed": dict(table.search.fixed),
         "published": table.search.space.paper_params(),
         "samplers": list(table.samplers),
-        "study": table.spec.model_dump(mode="json"),
+        # Where one machine keeps its victims and data is nobody else's business.
+        "study": {**table.spec.model_dump(mode="json"), "store": None, "data_root": None},
     }
     write_atomically(directory / JSON_FILE, (json.dumps(about, indent=1, allow_nan=False) + "\n").encode())
     write_atomically(directory / CSV_FILE, table.frame.to_csv(index=False).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -86,6 +87,12 @@ def test_an_exported_table_is_read_back_as_it_was(table: Table, tmp_path: Path) 
     about = json.loads((tmp_path / "table.json").read_text())
     assert about["space"]["lr_max1"] == {"type": "real", "low": 0.01, "high": 2.0, "scale": "log"}
     assert set(about["columns"]) | set(about["space"]) == set(table.frame.columns)
+
+
+def test_an_exported_table_does_not_say_where_a_machine_keeps_its_files(table: Table, tmp_path: Path) -> None:
+    spec = table.spec.model_copy(update={"store": Path("/home/me/victims"), "data_root": Path("/home/me/data")})
+    export(dataclasses.replace(table, spec=spec), tmp_path)
+    assert "/home/me" not in (tmp_path / "table.json").read_text()
 
 
 def test_ledgers_of_one_space_are_one_table(folder: Path, table: Table, tmp_path: Path) -> None:
