@@ -12,14 +12,13 @@ from typing import Any
 from unittest import mock
 
 STORE_BYTES = 80 * 1024**2  # of each node; Ray takes no less
-START_SECONDS = "300"  # that a node may take on a busy machine
 
 
 class Raylets:
     """The cluster; each node at a loopback address of its own, which no later node gets again."""
 
     def __init__(self, temporary: str, cpus: int, gpus: int = 0) -> None:
-        from ray.cluster_utils import Cluster  # here: Ray reads START_SECONDS as it is imported
+        from ray.cluster_utils import Cluster  # here: it imports Ray, which takes seconds
 
         self._common = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
         self._node = {"num_cpus": cpus, "num_gpus": gpus}
@@ -56,7 +55,7 @@ def raylets(count: int, cpus: int, gpus: int = 0) -> Iterator[Raylets]:
     with (
         tempfile.TemporaryDirectory(dir="/tmp", prefix="r", ignore_cleanup_errors=True) as temporary,
         # RAY_TMPDIR: where Ray notes the cluster that `auto` means; no other program's is to be overwritten.
-        mock.patch.dict(os.environ, {"RAY_TMPDIR": temporary, "RAY_raylet_start_wait_time_s": START_SECONDS}),
+        mock.patch.dict(os.environ, {"RAY_TMPDIR": temporary}),
     ):
         cluster = Raylets(temporary, cpus, gpus)
         try:

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from search_spaces.space import Space
 from study.record.columns import PARAM
-from study.results.searched_params import searched_params, varies
+from study.results.searched_params import by_logarithm, searched_params, varies
 
 RATES = ("asr", "clean_accuracy")
 VALUES = 15  # of each parameter
 MOST = 200  # settings whose other parameters are averaged over
 FEWEST = 20  # settings below which a forest would draw its own noise
 TREES = 100
-_LOG_RATIO = 10.0  # a positive parameter that spans more than this is drawn by its logarithm
 Array = NDArray[np.float64]
 
 
@@ -82,7 +81,7 @@ def pair_dependence(searched: pd.DataFrame, ranked: Sequence[str], space: Space 
         name, values = column[len(PARAM) :], params[column].tolist()
         if all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in values):
             numbers = np.asarray(values, dtype=float)
-            logs[name] = bool(numbers.min() > 0 and numbers.max() / numbers.min() > _LOG_RATIO)
+            logs[name] = by_logarithm(values)
             columns[name] = np.log(numbers) if logs[name] else numbers
         else:
             words = [str(value) for value in values]

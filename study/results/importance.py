@@ -20,7 +20,7 @@ import pandas as pd
 
 from search_spaces.space import Space
 from study.record.columns import PARAM
-from study.results.searched_params import searched_params, varies
+from study.results.searched_params import by_logarithm, searched_params, varies
 
 if TYPE_CHECKING:
     from optuna.importance import BaseImportanceEvaluator
@@ -36,7 +36,6 @@ LEAST_RESAMPLED, MOST_RESAMPLED = 20, 200
 RESAMPLES, CHANCE_COLUMNS = 40, 4
 CHANCE = "chance"  # a column of random numbers, drawn anew for every tenth resample
 WORST = (1.0, 0.0)  # ASR and clean accuracy
-_LOG_RATIO = 10.0  # a positive setting that spans more than this was searched, and is compared, by its logarithm
 
 
 @dataclass(frozen=True)
@@ -279,7 +278,7 @@ def _distribution(values: list[Any]) -> Any:
     if any(v is None or isinstance(v, bool | str) for v in values):
         return CategoricalDistribution(sorted(set(values), key=str))
     low, high = min(values), max(values)
-    log = low > 0 and high / low > _LOG_RATIO
+    log = by_logarithm(values)
     if all(isinstance(v, int) for v in values):
         return IntDistribution(low, high, log=log)
     return FloatDistribution(float(low), float(high), log=log)

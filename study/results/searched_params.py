@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,8 @@ import pandas as pd
 from search_spaces.space import Space
 from study.record.columns import PARAM
 from study.results.in_words import settings_of
+
+_LOG_RATIO = 10.0
 
 
 def searched_params(settings: pd.DataFrame, space: Space | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -31,3 +34,9 @@ def searched_params(settings: pd.DataFrame, space: Space | None = None) -> tuple
 def varies(values: pd.Series[Any]) -> bool:
     """Whether a column holds more than one value; None is a value."""
     return len(set(map(str, values))) > 1
+
+
+def by_logarithm(numbers: Sequence[float]) -> bool:
+    """Whether a parameter of these values was searched, and is compared, by its logarithm: positive, of a wide span."""
+    low, high = min(numbers), max(numbers)
+    return bool(low > 0 and high / low > _LOG_RATIO)
