@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -125,12 +126,12 @@ class _Run:
         due = sorted(self._draw.randint(1, max(1, self.trials * 9 // 10)) for _ in kinds)
         driver = self._start()
         for rows, kind in zip(due, kinds, strict=True):
-            driver = self._go_on(driver, lambda rows=rows: self._rows() >= rows)
+            driver = self._go_on(driver, partial(self._has, rows))
             time.sleep(self._draw.uniform(*DELAY_SECONDS))
             before, at = self._rows(), time.monotonic()
             driver = self._fault(kind, driver)
             # One at a time: the next one would end what the study does about this one.
-            driver = self._go_on(driver, lambda before=before: self._rows() > before)
+            driver = self._go_on(driver, partial(self._has, before + 1))
             self.waits.append((kind, time.monotonic() - at))
         while (code := driver.wait()) == TRY_LATER:
             driver = self._start()
@@ -144,7 +145,7 @@ class _Run:
             code = driver.poll()
             if code == TRY_LATER:
                 driver = self._start()
-            elif code is not None and not (code == 0 and self._rows() >= self.trials):
+            elif code is not None and not (code == 0 and self._has(self.trials)):
                 raise RuntimeError(f"the driver ended with {code}: {self._said()}")
             elif code == 0:
                 break
@@ -180,6 +181,9 @@ class _Run:
     def _rows(self) -> int:
         ledger = self.out / "trials.jsonl"
         return ledger.read_bytes().count(b"\n") if ledger.exists() else 0
+
+    def _has(self, rows: int) -> bool:
+        return self._rows() >= rows
 
     def _said(self) -> str:
         return self._log.read_text()[-2000:]

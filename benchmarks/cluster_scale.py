@@ -25,6 +25,7 @@ from ray import tune
 
 from benchmarks.common import machine, record
 from benchmarks.raylets import raylets
+from benchmarks.searches import searches_alone
 from benchmarks.sleeper import Sleeper
 from study.cluster.connect import ray_cluster
 from study.plan.jobs import make_plan
@@ -37,7 +38,6 @@ from study.run.driver import Driver
 from study.run.on_tune import run_trials
 from study.run.progress import Progress
 from study.search.optuna_search import open_searches
-from study.spec.load import load_spec
 
 
 def main() -> None:
@@ -49,8 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="trials per slot")
     arguments = parser.parse_args()
     slots = arguments.nodes * arguments.gpus * arguments.per_gpu
-    spec = load_spec("quickstart", ["attacks=[badnets]", "baselines=[]", f"search.trials={slots * arguments.rounds}"])
-    plan = make_plan(spec)
+    plan = make_plan(searches_alone(["badnets"], slots * arguments.rounds))
     cpus = arguments.gpus * arguments.per_gpu
     load = os.getloadavg()[0]
     with (

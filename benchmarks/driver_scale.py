@@ -27,21 +27,23 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import optuna
 import torch
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from benchmarks.common import machine, record
+from benchmarks.searches import searches_alone
 from study.plan.jobs import Plan, make_plan
 from study.record.behind import Behind
 from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage
 from study.run.driver import Driver
 from study.search.optuna_search import open_searches
-from study.spec.load import load_spec
 from trainables.attacks.base import ATTACKS
 from trainables.job import Job
 
@@ -67,15 +69,11 @@ def main() -> None:
         parser.error(f"--searches: at most {len(names)}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     each = -(-arguments.trials // arguments.searches)
-    spec = load_spec(
-        "quickstart",
-        [
-            f"attacks=[{', '.join(names[: arguments.searches])}]",
-            "baselines=[]",
-            f"search.trials={each}",
-            f"search.sampler={arguments.sampler}",
-            *([] if arguments.history is None else [f"search.history={arguments.history}"]),
-        ],
+    spec = searches_alone(
+        names[: arguments.searches],
+        each,
+        f"search.sampler={arguments.sampler}",
+        *([] if arguments.history is None else [f"search.history={arguments.history}"]),
     )
     plan = make_plan(spec)
     clock = time.process_time if arguments.latency is None else time.perf_counter
@@ -126,15 +124,12 @@ def _after(seconds: float, work: Callable[..., Result]) -> Callable[..., Result]
 def _counted_fsyncs() -> Iterator[list[int]]:
     count, fsync = [0], os.fsync
 
-    def counting(file: int) -> None:
+    def counting(file: Any) -> None:
         count[0] += 1
         fsync(file)
 
-    os.fsync = counting
-    try:
+    with mock.patch.object(os, "fsync", counting):
         yield count
-    finally:
-        os.fsync = fsync
 
 
 def _simulate(driver: Driver, slots: int, seconds: float, now: Callable[[], float]) -> dict[str, Any]:
@@ -158,7 +153,7 @@ def _simulate(driver: Driver, slots: int, seconds: float, now: Callable[[], floa
         end, start, _, job = heapq.heappop(running)
         trials.append((start, end))
         clock = max(clock, end)
-        _, took = _timed(lambda job=job: driver.finish(job, made_up_row(job, driver.plan)), now)
+        _, took = _timed(partial(driver.finish, job, made_up_row(job, driver.plan)), now)
         clock, spent = clock + took, spent + took
         costs.append(spent)
         spent = 0.0

@@ -21,6 +21,7 @@ import torch
 from ray import tune
 
 from benchmarks.common import machine, record
+from benchmarks.searches import searches_alone
 from benchmarks.sleeper import Sleeper
 from study.cluster.connect import ray_cluster
 from study.plan.jobs import make_plan
@@ -32,8 +33,7 @@ from study.run.dispatcher import Dispatcher
 from study.run.driver import Driver
 from study.run.on_tune import run_trials
 from study.run.progress import Progress
-from study.search.optuna_search import OptunaSearch
-from study.spec.load import load_spec
+from study.search.optuna_search import open_searches
 
 
 class Timed(Progress):
@@ -54,19 +54,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--slots", type=int, default=2)
     arguments = parser.parse_args()
-    spec = load_spec("quickstart", ["attacks=[badnets]", "baselines=[]", f"search.trials={arguments.trials}"])
-    plan = make_plan(spec)
+    plan = make_plan(searches_alone(["badnets"], arguments.trials))
     with tempfile.TemporaryDirectory() as folder, ray_cluster(None), Ledger(Path(folder) / "trials.jsonl") as ledger:
-        search = OptunaSearch(
-            plan.searches[0],
-            open_storage("journal", Path(folder)),
-            study_name="overhead",
-            sampler=spec.search.sampler,
-            seed=0,
-            startup_trials=10,
-            target=arguments.trials,
-        )
-        driver = Driver(plan, ledger, [search])
+        driver = Driver(plan, ledger, open_searches(plan, open_storage("journal", Path(folder))))
         progress = Timed(driver)
         started = time.perf_counter()
         trainable = tune.with_parameters(Sleeper, seconds=arguments.seconds)
@@ -75,7 +65,7 @@ def main() -> None:
         run_trials(Dispatcher(driver, progress, room, shares, trouble), trainable)
         trouble.check()
         wall = time.perf_counter() - started
-    skipped = max(1, arguments.trials // 10)
+    skipped = max(2, arguments.trials // 10)
     overhead = _slot_seconds(progress.finished[skipped:], arguments.slots) - arguments.seconds
     last_tenth = progress.finished[-skipped:]
     record(

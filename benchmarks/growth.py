@@ -267,14 +267,14 @@ def _report(folder: Path, trials: int, dearest: bool = False) -> Work:
 
 def _search(folder: Path, trials: int, sampler: str) -> Work:
     from benchmarks.driver_scale import made_up_row, open_driver
+    from benchmarks.searches import searches_alone
     from study.plan.jobs import make_plan
-    from study.spec.load import load_spec
+    from study.record.optuna_storage import open_storage
 
     def work(trials: int = trials, name: str = "study") -> dict[str, float]:
-        changes = ["attacks=[badnets]", "baselines=[]", f"search.trials={trials}", f"search.sampler={sampler}"]
-        plan = make_plan(load_spec("quickstart", [*changes, "seeds=[0]"]))
+        plan = make_plan(searches_alone(["badnets"], trials, f"search.sampler={sampler}"))
         (folder / name).mkdir()
-        driver = open_driver(plan, folder / name)
+        driver = open_driver(plan, folder / name, open_storage("journal", folder / name))
         finished = 0
         while (job := driver.next_job()) is not None:
             driver.finish(job, made_up_row(job, plan))

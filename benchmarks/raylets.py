@@ -20,8 +20,8 @@ class Raylets:
     def __init__(self, temporary: str, cpus: int, gpus: int = 0) -> None:
         from ray.cluster_utils import Cluster  # here: it imports Ray, which takes seconds
 
-        self._common = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
-        self._node = {"num_cpus": cpus, "num_gpus": gpus}
+        self._common: dict[str, Any] = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
+        self._node: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
         # Not 127.0.0.1, which Ray would take for the host's outer address.
         head = {**self._common, "num_cpus": 0, "node_ip_address": "127.0.0.2", "temp_dir": f"{temporary}/ray"}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)

@@ -22,12 +22,13 @@ from pydantic.fields import FieldInfo
 
 from docs.meanings import SPEC_KEYS
 from search_spaces import space as search_spaces
-from study.record.columns import COLUMNS, NOTES, PARAMS, Column
+from study.record.columns import COLUMNS, NOTES, PARAMS
 from study.spec.samplers import SAMPLERS
 from study.spec.schema import StudySpec
 from study.spec.trackers import TRACKERS
 from study.watch.state import KEYS as STATE_KEYS
 from trainables.attacks.base import ATTACKS
+from trainables.columns import Column
 from trainables.defenses.base import DEFENSES, CleanData, NoData, PoisonedData
 from trainables.descriptions import Setting, describe_settings
 from trainables.models.build import MODELS

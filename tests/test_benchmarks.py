@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import common, gpu, growth, made_up, packing, racing, recipes
+from benchmarks import common, driver_scale, engine_overhead, gpu, growth, made_up, packing, racing, recipes
 from benchmarks.packing import gain, pick
 from study.record.ledger import Ledger
 from study.results.fronts import fronts
@@ -184,6 +184,34 @@ def test_growth_of_decoding_is_measured_and_told_in_a_table(tmp_path: Path, monk
 def test_growth_of_victims_and_trials_is_measured(tmp_path: Path, stage: str) -> None:
     found = growth.measure(stage, {"images": 100, "classes": 2, "pixels": 16}, tmp_path)
     assert found["seconds"] > 0
+
+
+def test_growth_of_a_search_is_measured(tmp_path: Path) -> None:
+    assert growth.measure("search_random", {"trials": 20}, tmp_path)["seconds"] > 0
+
+
+@pytest.mark.parametrize("more", [["--searches", "2"], ["--latency", "0.0001"]])
+def test_the_drivers_own_work_is_measured_over_as_many_trials_as_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["driver_scale", "--slots", "4", "--trials", "24", "--sampler", "random", *more])
+    driver_scale.main()
+    found = json.loads((tmp_path / "driver_scale.jsonl").read_text())
+    assert found["finished"] == 24
+    assert 0 < found["busy"] <= 1
+
+
+@pytest.mark.cluster
+def test_what_the_engine_adds_is_measured_over_as_many_trials_as_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["engine_overhead", "--slots", "2", "--trials", "12", "--seconds", "0.1"])
+    engine_overhead.main()
+    found = json.loads((tmp_path / "engine_overhead.jsonl").read_text())
+    assert found["trials"] == 12
+    assert found["overhead_seconds_per_trial"] > 0
 
 
 @pytest.mark.parametrize("dearest", [False, True])

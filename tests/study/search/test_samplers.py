@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.samplers._tpe import _truncnorm
 from optuna.trial import TrialState
 
 from study.record.optuna_storage import Journal, open_storage
-from study.search.recent_tpe import RecentTPE, log_mass, use_fast_tails
+from study.search.recent_tpe import DRAWN_TOGETHER, RecentTPE, _Model, log_mass, use_fast_tails
 from study.spec.load import make_spec
 from study.spec.samplers import SAMPLERS, check_sampler, make_sampler
 from study.spec.search import SearchSpec
@@ -134,6 +135,32 @@ def test_while_many_trials_run_a_model_serves_a_tenth_of_them(monkeypatch: pytes
     for settings in params:
         for value, distribution in zip(settings, SPACE.values(), strict=True):
             assert distribution._contains(distribution.to_internal_repr(value))
+
+
+class Line:
+    """An estimator whose candidates are the numbers 0, 1, 2, ... with given log densities."""
+
+    def __init__(self, log_density: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.log_density = log_density
+
+    def sample(self, _: np.random.RandomState, size: int) -> dict[str, np.ndarray]:
+        return {"x": np.arange(size, dtype=float)}
+
+    def log_pdf(self, drawn: dict[str, np.ndarray]) -> np.ndarray:
+        return self.log_density(drawn["x"])
+
+
+@pytest.mark.parametrize("left", [1, 3, DRAWN_TOGETHER + 2])
+def test_each_ask_of_a_shared_model_gets_the_best_of_its_own_candidates(left: int) -> None:
+    good, bad = Line(lambda x: np.where(x % 5 == 2, 1.0, 0.0)), Line(lambda x: np.where(x % 5 == 2, 0.5, 0.0))
+    space: dict[str, BaseDistribution] = {"x": FloatDistribution(0, 1000)}
+    model, generator = _Model(space, good, bad, candidates=5, left=left), np.random.RandomState(0)  # type: ignore[arg-type]
+    asked = [model.next(generator) for _ in range(left)]
+    assert model.next(generator) is None
+    found = sorted(settings["x"] for settings in asked if settings is not None)
+    together = [5.0 * number + 2 for number in range(min(left, DRAWN_TOGETHER))]
+    again = [5.0 * number + 2 for number in range(left - len(together))]
+    assert found == sorted(together + again)
 
 
 def test_a_history_is_tpes_alone() -> None:
