@@ -51,9 +51,13 @@ from trainables.victims.victim import Victim
 from trainables.workbench import Workbench
 
 LEDGER = RESULTS / "blind.jsonl"
-ATTACKS = ("badnets", "blended", "adap_blend", "imc", "sig", "lf")
+ATTACKS = ("badnets", "blended", "wanet", "imc", "sig", "lf")
 # Attack -> the kind of own trigger that is most like it.
-LIKE = {"badnets": "patch", "imc": "patch", "blended": "noise", "adap_blend": "noise", "sig": "waves", "lf": "waves"}
+LIKE = {"badnets": "patch", "imc": "patch", "inputaware": "patch", "blended": "noise", "adap_blend": "noise"} | {
+    "sig": "waves",
+    "lf": "waves",
+    "wanet": "waves",
+}
 FEW = tuple(super_ft(length, peak) for length, peak in ((25, 0.1), (60, 0.03), (60, 0.1), (120, 0.03), (120, 0.1)))
 GRIDS = {"all": CANDIDATES, "few": FEW}
 # Rule -> settings that are changed one at a time.

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import common, driver_scale, engine_overhead, gpu, growth, made_up, packing, racing, recipes
+from benchmarks import common, driver_scale, engine_overhead, gpu, growth, made_up, own_model, packing, racing, recipes
 from benchmarks.packing import gain, pick
 from study.record.ledger import Ledger
 from study.results.fronts import fronts
@@ -149,6 +149,16 @@ def test_time_to_a_victim_is_told_beside_backdoorbenchs(
         assert row["backdoorbench_seconds"] == 100 * 200 / 10
         ours, times = row["images_per_second"], row["times_faster_than_backdoorbench"]
         assert math.isclose(ours / times, 4 * 64 / 2000, rel_tol=0.01)  # both are divided by the same seconds
+
+
+def test_a_repair_of_ones_own_model_is_timed_beside_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    sizes = ["--images", "60", "--pixels", "16", "--iterations", "1", "--repeats", "1", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["own_model", *sizes])
+    own_model.main()
+    found = json.loads((tmp_path / "own_model.jsonl").read_text())
+    assert 0 < found["trained_on"] < 48, "a fifth is held out, and a part of the rest is for validation"
+    assert found["ratio"]["median"] > 1
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
