@@ -53,7 +53,12 @@ from trainables.workbench import Workbench
 LEDGER = RESULTS / "blind.jsonl"
 ATTACKS = ("badnets", "blended", "wanet", "imc", "sig", "lf")
 # Attack -> the kind of own trigger that is most like it.
-LIKE = {"badnets": "patch", "imc": "patch", "inputaware": "patch", "blended": "noise", "adap_blend": "noise"} | {
+LIKE = {
+    "badnets": "patch",
+    "imc": "patch",
+    "inputaware": "patch",
+    "blended": "noise",
+    "adap_blend": "noise",
     "sig": "waves",
     "lf": "waves",
     "wanet": "waves",
