@@ -305,11 +305,11 @@ def oracle(own: pd.DataFrame) -> pd.DataFrame:
 
 
 def table_of(found: pd.DataFrame, own: pd.DataFrame) -> str:
-    """One line per rule, least mean ASR first."""
+    """One line per rule, least mean ASR first, of equals the one that lost least."""
     changed = own[own["kind"] == "variant"] if "change" in own else own.iloc[:0]
-    heads = ["rule", "pairs", "ASR", "ASR <= 0.1", "refused", "moved nothing", "points lost", "regret", "E", "spread"]
+    heads = ["rule", "pairs", "ASR", "ASR <= 0.1", "refused", "hardly moved", "points lost", "regret", "E", "spread"]
     lines = [heads, ["---"] * len(heads)]
-    for rule, group in sorted(found.groupby("rule"), key=lambda pair: float(pair[1]["asr"].mean())):
+    for rule, group in sorted(found.groupby("rule"), key=lambda pair: least_first(pair[1])):
         refused = int((group["status"] == "refused").sum())
         still = int(((group["moved"] == False) & (group["status"] != "refused")).sum())  # noqa: E712 - may be missing
         lines.append(
@@ -327,6 +327,11 @@ def table_of(found: pd.DataFrame, own: pd.DataFrame) -> str:
             ]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def least_first(group: pd.DataFrame) -> tuple[float, float]:
+    """Mean ASR, to a thousandth; of equals the points lost."""
+    return round(float(group["asr"].mean()), 3), float(group["lost"].mean())
 
 
 def mean_text(group: pd.DataFrame, column: str, form: str) -> str:

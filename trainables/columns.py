@@ -93,8 +93,8 @@ RESULT_COLUMNS = (
     Column(
         "moved",
         "flag",
-        "whether the repair moved the model at all: no where its training loss never rose and its weights stayed; "
-        "missing where it edits a part of the model, or there is no repair",
+        "whether the repair moved the model: no where its training loss never rose and its weights stayed near; "
+        "missing where it edits a part of the model or has a loss of its own, or there is no repair",
     ),
     Column("loss_rise", "number", "how far the repair's training loss rose above that of its first batch", "nats"),
     Column("displacement", "number", "distance of the repaired weights from the victim's"),

@@ -174,7 +174,7 @@ def run_trial(
         result.detection = _detection(repair, victim, dataset)
         result.seconds_repair = clock() - ready - (points.seconds if points is not None else 0.0)
         if not isinstance(defense, NoDefense):  # which is not meant to move anything
-            _note_movement(result, movement(before, repair.model, repair.history.loss))
+            _note_movement(result, movement(before, repair.model, repair.history.loss, plain_loss=defense.plain_loss))
         evaluation = measure(repair.model)
         if isinstance(defense, NoDefense):  # it changed nothing, so this measures the victim once more, for nothing
             check_measured_again(victim, evaluation, dataset, device)

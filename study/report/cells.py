@@ -75,7 +75,7 @@ def honours(member: Mapping[Any, Any] | pd.Series[Any]) -> str:
 
 
 def status_text(one: pd.Series[Any]) -> str:
-    """Status of a setting, and whether its model collapsed or its repair moved nothing."""
+    """Status of a setting, and whether its model collapsed or its repair hardly moved."""
     return ", ".join(filter(None, (str(one["status"]), "collapsed" if one["collapsed"] else "", movement_text(one))))
 
 

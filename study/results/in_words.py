@@ -23,14 +23,14 @@ def models_of(one: Mapping[Any, Any] | pd.Series[Any]) -> str:
 
 
 def movement_text(one: Mapping[Any, Any] | pd.Series[Any]) -> str:
-    """``moved nothing`` of a setting whose repair left the model where it was, with the runs where not in all.
+    """``hardly moved`` of a setting whose repair left the model where it was, with the runs where not in all.
 
     Nothing where it moved in all of them, or where it was not measured.
     """
     unmoved, cells = int(one.get("unmoved", 0)), int(one["cells"])
     if not unmoved:
         return ""
-    return "moved nothing" + ("" if unmoved == cells else f" in {unmoved} of {cells} runs")
+    return "hardly moved" + ("" if unmoved == cells else f" in {unmoved} of {cells} runs")
 
 
 def settings_of(row: Mapping[Any, Any] | pd.Series[Any]) -> dict[str, Any]:

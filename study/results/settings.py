@@ -58,7 +58,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     missing cell never enters a front, nor one that was ``dropped`` in a race, on whatever attack. ``status`` is the
     worst of those cells, ``collapsed`` whether any of them did; ``cells`` counts those in the mean, ``models_counted``
     their victims, ``models`` the victims that the setting was meant for (also those without a backdoor, which may have
-    no row); ``unmoved`` counts the cells in the mean whose repair moved nothing; ``*_min`` and ``*_max`` span the
+    no row); ``unmoved`` counts the cells in the mean whose repair hardly moved; ``*_min`` and ``*_max`` span the
     cells; counts of test images are pooled; costs are means per cell.
     """
     params = [name for name in frame.columns if name.startswith(PARAM)]

@@ -115,7 +115,7 @@ def describe(row: Mapping[str, Any]) -> str:
     ):
         lines.append(f"  {label:<20} {row[f'{name}_before']:.4f} -> {row[name]:.4f}")
     if row.get("moved") is False and row["status"] == "ok":
-        lines.append("  it moved nothing: the training loss never rose, and the weights stayed where they were")
+        lines.append("  it hardly moved: the training loss never rose, and the weights stayed near where they were")
     if found := {heading: text for heading, text in detected(to_frame([row])).items() if text}:
         lines.append(f"  {'detector':<20} {', '.join(f'{heading} {text}' for heading, text in found.items())}")
     if row["flags"]:

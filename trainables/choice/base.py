@@ -176,7 +176,7 @@ class Suspect:
         except DivergedError:
             passed = time.perf_counter() - started
             return Attempt(candidate, None, 0, len(validation), None, bench.counters, diverged=True, seconds=passed)
-        seen = movement(before, repair.model, repair.history.loss)
+        seen = movement(before, repair.model, repair.history.loss, plain_loss=defense.plain_loss)
         repair.model = repair.model.cpu()
         right, passed = round(accuracy * len(validation)), time.perf_counter() - started
         return Attempt(candidate, repair, right, len(validation), seen, bench.counters, seconds=passed)

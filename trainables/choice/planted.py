@@ -220,7 +220,7 @@ class Planted(Rule):
         if attempt.diverged:
             return "the training diverged"
         if not attempt.moved:
-            return "it moved nothing"
+            return "it hardly moved"
         if attempt.loss_rise < self.rise_share * score.loss_rise:
             return f"the loss rose by {attempt.loss_rise:.3f} only, on the copies by at least {score.loss_rise:.3f}"
         if wilson(attempt.right, attempt.images)[1] < score.accuracy:

@@ -85,6 +85,9 @@ class Defense(ABC):
     plan_is_exact: ClassVar[bool] = True
     # True where `detect` says what is left out before anything is trained, so that it can be tuned on that alone.
     detects: ClassVar[bool] = False
+    # True where every step's loss is that of the owned images and their labels alone: where that never rises, the model
+    # stayed in the valley in which it came. The loss of a method that does more says nothing of the kind.
+    plain_loss: ClassVar[bool] = False
     # Settings that are gone -> what takes their place, for the message to a spec that still has them.
     replaced: ClassVar[Mapping[str, str]] = MappingProxyType({})
     # Fields that do nothing at the defaults -> settings beside which they matter (a third peak needs a third phase).

@@ -52,6 +52,7 @@ class FineTuning(Defense):
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    plain_loss = True
     replaced: ClassVar[Mapping[str, str]] = {"epochs": "lengths count in optimiser steps: give steps"}
 
     lr: Positive = 0.01

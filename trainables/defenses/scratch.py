@@ -53,6 +53,7 @@ class Scratch(Defense):
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    plain_loss = True
     replaced: ClassVar[Mapping[str, str]] = {
         "epochs": "lengths count in optimiser steps: give long_steps",
         "lr": "the peak of every arm is lr_max1",

@@ -62,6 +62,7 @@ class SuperFineTuning(Defense):
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    plain_loss = True
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "equal_mass": {"shape": "exp"},
         "lr_max3": {"phases": 3},

@@ -86,8 +86,8 @@ def warnings_of(facts: Mapping[str, Any]) -> list[str]:
         rise = facts["loss"].get("rise")
         rose = "" if rise is None else f" and its loss {f'rose by {rise:.3f} at most' if rise > 0 else 'never rose'}"
         found.append(
-            f"the repair moved nothing: the weights went {facts['displacement']['relative']:.2g} of their "
-            f"length{rose}; a backdoor, if there is one, is most likely still whole; more steps or a higher rate move "
+            f"the repair hardly moved the model: the weights went {facts['displacement']['relative']:.2g} of their "
+            f"length{rose}; a backdoor, if there is one, is most likely still there; more steps or a higher rate move "
             "more"
         )
     if facts["clean_accuracy_after"]["interval"][1] < facts["clean_accuracy_before"]["interval"][0]:

@@ -191,7 +191,12 @@ def repair_model(
         },
         **_normalization(old),
         **measured(parts.held_out.labels.cpu(), before, after),
-        **moved(movement(Snapshot.of(_inner(old)), _inner(repair.model), repair.history.loss), repair.history),
+        **moved(
+            movement(
+                Snapshot.of(_inner(old)), _inner(repair.model), repair.history.loss, plain_loss=defense.plain_loss
+            ),
+            repair.history,
+        ),
         "neural_cleanse": flags,
         "notes": json_able(repair.notes),
         "work": dataclasses.asdict(work),

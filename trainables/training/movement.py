@@ -1,4 +1,4 @@
-"""Whether a repair moved the model at all: how far its training loss rose, and how far its weights went."""
+"""Whether a repair moved the model: how far its training loss rose, and how far its weights went."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 # Steps whose mean loss is one point of the curve: a single batch of some tens of images is too noisy.
 WINDOW = 5
-# A repair that stays below both moved nothing. Measured, see docs/choosing.md: "A repair that moved nothing".
+# Fine-tuning that stays below both hardly moved. Measured, see docs/choosing.md: "A repair that hardly moved".
 LOSS_RISE = 0.02
-DISPLACEMENT_SHARE = 0.2
+DISPLACEMENT_SHARE = 0.15
 # Below this share of changed weights a method edited a part of the model (pruned, trained a head): there a small
 # distance says nothing.
 WHOLE_MODEL = 0.5
@@ -29,6 +29,7 @@ class Movement:
     Args:
         loss_rise: the largest mean training loss over 5 steps in a row, less the loss of the first batch, which the
             model gave before any step; in nats, of the method's own loss. None: it trained nothing. It may be negative.
+        plain_loss: whether that loss is the one of the owned images and their labels alone, `Defense.plain_loss`.
         displacement: Euclidean distance of all parameters from where they were.
         displacement_share: that distance as a share of the parameters' own length before; may exceed 1.
         changed: share of the parameters' values that are not what they were, in [0, 1].
@@ -40,12 +41,14 @@ class Movement:
     displacement_share: float
     changed: float
     statistics: bool = False
+    plain_loss: bool = True
 
     @property
     def moved(self) -> bool | None:
-        """False: the loss never rose and the weights are near where they were, so a backdoor can hardly have gone.
+        """False: the loss never rose and the weights are near where they were, so a backdoor has seldom gone.
 
-        True says that something happened, not that a backdoor is gone. None where the method edits a part of the model.
+        True says that something happened, not that a backdoor is gone. None where this says nothing: the method edits
+        a part of the model, or has a loss of its own, which may lead out of a backdoor without ever rising.
         """
         if self.displacement_share < THE_SAME:
             # Renewed statistics alone are an edit of a part as well: there are backdoors that live in them.
@@ -53,7 +56,9 @@ class Movement:
         if self.changed < WHOLE_MODEL:
             return None
         rose = self.loss_rise is not None and self.loss_rise >= LOSS_RISE
-        return rose or self.displacement_share >= DISPLACEMENT_SHARE
+        if rose or self.displacement_share >= DISPLACEMENT_SHARE:
+            return True
+        return False if self.plain_loss else None
 
 
 def loss_rise(losses: Sequence[float]) -> float | None:
@@ -80,13 +85,16 @@ class Snapshot:
 
 
 @torch.no_grad()
-def movement(snapshot: Snapshot, model: nn.Module, losses: Sequence[float] = ()) -> Movement:
+def movement(
+    snapshot: Snapshot, model: nn.Module, losses: Sequence[float] = (), *, plain_loss: bool = True
+) -> Movement:
     """What lies between a model as it came and ``model``.
 
     A parameter that one of the two has not, or in another shape, counts as moved by the length of both.
 
     Args:
         losses: of every training step, `History.loss`.
+        plain_loss: what they are losses of, see `Movement`.
     """
     before, now = snapshot.parameters, {name: value.detach() for name, value in model.named_parameters()}
     buffers = dict(model.named_buffers())
@@ -108,4 +116,4 @@ def movement(snapshot: Snapshot, model: nn.Module, losses: Sequence[float] = ())
     length = math.sqrt(math.fsum(float(one.double().square().sum()) for one in before.values()))
     distance = math.sqrt(squares)
     share = distance / length if length else math.inf if distance else 0.0
-    return Movement(loss_rise(losses), distance, share, changed / total if total else 0.0, statistics)
+    return Movement(loss_rise(losses), distance, share, changed / total if total else 0.0, statistics, plain_loss)

@@ -1,4 +1,4 @@
-"""A repair that moved nothing is called so wherever a setting's status or result stands."""
+"""A repair that hardly moved is called so wherever a setting's status or result stands."""
 
 import json
 from pathlib import Path
@@ -20,8 +20,8 @@ from tests.study.tiny import TINY
 @pytest.mark.parametrize(
     ("moved", "words"),
     [
-        ((False, False), "moved nothing"),
-        ((False, True), "moved nothing in 1 of 2 runs"),
+        ((False, False), "hardly moved"),
+        ((False, True), "hardly moved in 1 of 2 runs"),
         ((True, True), ""),
         ((None, None), ""),  # rows of an earlier version
     ],
@@ -44,7 +44,7 @@ def test_the_terminal_says_it_in_the_table_of_a_study_and_under_a_trial(tmp_path
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({**TINY, "name": "made-up", "attacks": ["badnets"]}))
     rows = [make_row(moved=False, published=True), make_row("badnets/ft/baseline", moved=True)]
     (tmp_path / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert front_summary(tmp_path).count("moved nothing") == 1
+    assert front_summary(tmp_path).count("hardly moved") == 1
     shown = {**rows[0], "robust_accuracy_before": 0.0, "seconds_repair": 1.0}
-    assert "it moved nothing" in describe(shown)
-    assert "it moved nothing" not in describe({**shown, "moved": True})
+    assert "it hardly moved" in describe(shown)
+    assert "it hardly moved" not in describe({**shown, "moved": True})

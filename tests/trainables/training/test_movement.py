@@ -1,12 +1,14 @@
 """What `movement` is documented to see: nothing where nothing happened, and exact distances where something did."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch import nn
 
+from trainables.defenses.base import DEFENSES
 from trainables.training.movement import (
     DISPLACEMENT_SHARE,
     LOSS_RISE,
@@ -39,7 +41,7 @@ def test_distances_are_euclidean_and_over_the_length_before() -> None:
     assert found.changed == 0.5
 
 
-def test_the_same_weights_moved_nothing_even_if_a_loss_rose() -> None:
+def test_the_same_weights_have_not_moved_even_if_a_loss_rose() -> None:
     model = line(3.0, 4.0)
     assert movement(Snapshot.of(model), copy.deepcopy(model), [0.0] + [9.0] * 9).moved is False
 
@@ -56,6 +58,26 @@ def test_the_same_weights_moved_nothing_even_if_a_loss_rose() -> None:
 )
 def test_a_repair_moved_if_its_loss_rose_or_its_weights_went(rise: float | None, share: float, moved: bool) -> None:
     assert Movement(rise, 1.0, share, changed=1.0).moved is moved
+
+
+@pytest.mark.parametrize(("rise", "share"), [(0.018, 0.192), (0.015, 0.166), (0.006, 0.197)])
+def test_a_long_low_ramp_that_removed_a_backdoor_moved(rise: float, share: float) -> None:
+    """BadNets and Blended on digits, super-FT to a peak of 0.03: ASR 0.000 after each."""
+    assert Movement(rise, 1.0, share, changed=1.0).moved is True
+
+
+def test_a_loss_of_its_own_that_never_rose_says_nothing() -> None:
+    """Neural Cleanse's unlearning on digits: ASR 0.000 with a loss that fell by 0.18, at 0.095 of the length."""
+    unlearned = Movement(-0.18, 1.0, 0.095, changed=1.0, plain_loss=False)
+    assert unlearned.moved is None
+    assert dataclasses.replace(unlearned, plain_loss=True).moved is False
+    assert dataclasses.replace(unlearned, displacement_share=THE_SAME / 2).moved is False
+    assert dataclasses.replace(unlearned, loss_rise=1.0).moved is True
+
+
+def test_which_methods_train_on_owned_images_alone() -> None:
+    plain = {name for name in DEFENSES.names() if DEFENSES.get(name).plain_loss}
+    assert plain == {"ft", "super_ft", "scratch"}
 
 
 def test_a_pruned_part_is_not_judged_by_its_distance() -> None:
