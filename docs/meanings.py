@@ -105,6 +105,7 @@ SPEC_KEYS: dict[str, str] = {
     "victim.epochs": "Passes over the training set, instead of the recipe's.",
     "victim.batch_size": "Images per step, instead of the recipe's.",
     "victim.lr": "Peak learning rate, instead of the recipe's.",
+    "victim.weight_decay": "Of the optimiser, instead of the recipe's.",
     "victim.poison_rate": (
         "Share of the training set that attacks poison, unless `attack.NAME.poison_rate` says otherwise. Left out: "
         "each attack's own."

@@ -24,6 +24,7 @@ class VictimPart(Part):
     epochs: Annotated[float, Field(gt=0)] | None = None
     batch_size: Annotated[int, Field(ge=2)] | None = None
     lr: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
     poison_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     require_implanted: Literal["stop", "skip", "run"] = "skip"
 

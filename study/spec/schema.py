@@ -309,9 +309,8 @@ class StudySpec(Part):
 
     def _recipe(self) -> TrainingRecipe:
         """The named recipe with the spec's changes."""
-        changes = {
-            key: getattr(self.victim, key) for key in ("epochs", "batch_size", "lr") if getattr(self.victim, key)
-        }
+        given = {key: getattr(self.victim, key) for key in ("epochs", "batch_size", "lr", "weight_decay")}
+        changes = {key: value for key, value in given.items() if value is not None}
         return dataclasses.replace(RECIPES[self.victim.recipe or DEFAULT_RECIPE], **changes)
 
     def _attack(self, name: str) -> ResolvedAttack:

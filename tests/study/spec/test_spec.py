@@ -226,8 +226,10 @@ def test_poison_rate_of_the_victims_reaches_every_attack_that_does_not_set_its_o
 
 
 def test_recipe_keys_of_the_spec_go_over_the_recipe() -> None:
-    recipe = tiny_spec("victim.recipe=bb", "victim.epochs=0.5", "victim.lr=3e-2").resolve().recipe
+    changes = ("victim.epochs=0.5", "victim.lr=3e-2", "victim.weight_decay=0")
+    recipe = tiny_spec("victim.recipe=bb", *changes).resolve().recipe
     assert (recipe.epochs, recipe.lr, recipe.batch_size) == (0.5, 0.03, TINY["victim"]["batch_size"])
+    assert recipe.weight_decay == 0
 
 
 def test_differences_name_the_changed_keys_with_both_values() -> None:
