@@ -51,8 +51,8 @@ class Standing:
         key = row_key(row)[1:]
         charged = self.charge(row) if charged is None else charged
         if row.get(DROPPED_BY):
+            self.finished += self._rows_of[row["trial"]] < len(self.cells)  # else it is counted already
             self.dropped.add(row["trial"])
-            self.finished += 1
         if key not in self.cells:  # of a victim without a backdoor, measured before that was a reason to leave it out
             return
         if BEYOND_BUDGET not in row.get("flags", ()):

@@ -83,6 +83,7 @@ class Driver:
 
     def _look_at_rows(self) -> None:
         """All that follows from plan and ledger alone."""
+        self._baselines_left = Counter(job.label for job in self.plan.baselines if not self.ledger.has(*job.key))
         self._by_label = {search.search.label: search for search in self.searches}
         self.fronts = {label: RunningFront() for label in self._by_label}
         searched = [search.search for search in self.searches]
@@ -115,9 +116,7 @@ class Driver:
 
     def remaining(self) -> Counter[str]:
         """Rows still to come of each search and baseline, by its label; the sum is what `total` lacks."""
-        left: Counter[str] = Counter()
-        for job in self.plan.baselines:
-            left[job.label] += not self.ledger.has(*job.key)
+        left = self._baselines_left.copy()
         for search in self.searches:
             own, standing = search.search, self._standing(search)
             left[own.label] += standing.rows_left(search.asked)
@@ -156,6 +155,8 @@ class Driver:
         self._look_at_rows()
         for search in self.searches:
             for trial in self._measured.trials_of(search.search):
+                if is_complete(search.search, self._measured.on_cells(search.search, trial)):
+                    self._budgets.release(search.search.label, trial, 0.0, last=True)
                 self._tell_if_complete(search, trial)
 
     def set_detectors(self, tuned: Mapping[str, Mapping[str, Any]]) -> None:
@@ -223,7 +224,9 @@ class Driver:
             self._on_curve(full, curve)
         self.ledger.append(full)
         self._measured.add(job, full, charged)  # what could not be written does not count
-        if search is not None:
+        if search is None:
+            self._baselines_left[job.label] -= job.label in self._baselines_left
+        else:
             last = is_complete(search.search, self._measured.on_cells(search.search, job.trial))
             self._budgets.release(job.label, job.trial, charged, last=last)
             if dropped:

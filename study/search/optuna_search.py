@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from search_spaces.space import fingerprint
 from study.plan.jobs import Plan, Search
@@ -204,34 +204,46 @@ class OptunaSearch:
         Args:
             fits: whether settings may run now, under a budget for one.
         """
-        repeats, refusals, own = 0, 0, self.study.sampler
+        own = self.study.sampler
+        try:
+            return self._ask(fits)
+        finally:
+            self.study.sampler = own
+
+    def _ask(self, fits: Callable[[Mapping[str, Any]], bool]) -> tuple[str, dict[str, Any]] | None:
+        repeats, refusals, refused = 0, 0, set[str]()
         while self.asked < self.target and not self.exhausted and refusals < MOST_REFUSALS:
             trial = self._trials.ask()
             settings = self._trials.settings_of(trial)
             known = self._by_settings.get(fingerprint(settings))
             if known is None and not fits(settings):
                 refusals += 1
+                refused.add(fingerprint(settings))
                 self._trials.leave_out(trial)
                 continue
             if known is None:
-                trial_id = self._new_id()
-                self._trials.begin(trial, trial_id)
-                self._by_settings[fingerprint(settings)] = trial_id
-                self._used.add(trial_id)
-                if (origin := trial.user_attrs.get(WARM_START)) is not None:
-                    self.origins[trial_id] = origin
-                self.study.sampler = own
-                return trial_id, settings
+                return self._begun(trial, settings), settings
             self._trials.repeat(trial, known)
             repeats += 1
             if repeats >= MOST_REPEATS and (choices := grid(self.search)):
-                unseen = unseen_params(self.search, choices, self._by_settings, len(self._used))
-                self.exhausted = unseen is None
-                if unseen is not None:
-                    self.study.enqueue_trial(unseen)
+                unseen = unseen_params(self.search, choices, {*self._by_settings, *refused}, len(self._used))
+                if unseen is None:
+                    self.exhausted = not refused
+                    break
+                self.study.enqueue_trial(unseen)
             elif repeats == MOST_REPEATS:
                 self.study.sampler = self._make_sampler("random", trial.number)
         return None
+
+    def _begun(self, trial: Trial, settings: Mapping[str, Any]) -> str:
+        """The id of a new setting, which is to be measured."""
+        trial_id = self._new_id()
+        self._trials.begin(trial, trial_id)
+        self._by_settings[fingerprint(settings)] = trial_id
+        self._used.add(trial_id)
+        if (origin := trial.user_attrs.get(WARM_START)) is not None:
+            self.origins[trial_id] = origin
+        return trial_id
 
     @_in_one_piece
     def tell(self, trial_id: str, values: Values | None, remarks: Mapping[str, Any] = MappingProxyType({})) -> None:

@@ -28,8 +28,9 @@ HISTORY = 1000
 # So many of the running trials are asked for with one model. All of them run at once without knowing of each other;
 # what a model costs to build is then shared. Below 20 running trials each ask has a model of its own.
 ASKED_TOGETHER = 0.1
-# So many of them are drawn at once: a call costs more than its numbers, as long as their array is small.
-DRAWN_TOGETHER = 16
+# So many of them are drawn at once: a call costs more than its numbers, as long as their arrays stay in the processor's
+# cache (with 1,200 kernels of four parameters 8 at once take 0.7 of the time of each by itself, 32 take 0.9).
+DRAWN_TOGETHER = 8
 
 
 class RecentTPE(TPESampler):
@@ -183,8 +184,9 @@ class _Recent:
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         trials = self._study._get_trials(deepcopy, states, use_cache)
-        finished = [trial for trial in trials if trial.state.is_finished()]
-        if len(finished) <= self._history:
+        # Those without a result (failed, left out, repeated) tell nothing, and take no place.
+        told = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        if len(told) <= self._history:
             return trials
-        oldest = finished[-self._history].number
+        oldest = told[-self._history].number
         return [t for t in trials if t.number >= oldest or not t.state.is_finished() or t.number in self._front]

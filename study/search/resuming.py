@@ -48,7 +48,9 @@ def bring_up_to_ledger(
             trials.tell(trial_id, finished[trial_id], remarks.get(trial_id, {}))
         else:
             unfinished[trial_id] = trials.settings_of(trial)
-    present = {trial.user_attrs["id"] for trial in stored if "id" in trial.user_attrs}
+    # A trial that waits may have an id, where a database was left between two writes: asked again, it is a repeat.
+    begun = (trial for trial in stored if trial.state != TrialState.WAITING)
+    present = {trial.user_attrs["id"] for trial in begun if "id" in trial.user_attrs}
     for trial_id in sorted(started.keys() - present):
         # The storage was deleted or is another one.
         if trial_id in finished:

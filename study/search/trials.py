@@ -58,9 +58,18 @@ class Trials:
         self._open[trial_id] = trial.number
 
     def ask_again(self, trial_id: str, settings: Mapping[str, Any]) -> None:
-        """A trial for a setting that was asked before and that the storage does not know."""
-        self.study.enqueue_trial(self._params(settings), user_attrs=self.mark(settings))
-        self.begin(self.ask(), trial_id)
+        """A trial for a setting that was asked before and that the storage does not know.
+
+        Made as it is, not asked for: an ask would take the oldest of the points that wait.
+        """
+        params = self._params(settings)
+        made = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions={name: self.search.space.distributions[name] for name in params},
+            user_attrs={"id": trial_id, **self.mark(settings)},
+        )
+        self._open[trial_id] = self.storage.get_trial_number_from_id(self.storage.create_new_trial(self.study_id, made))
 
     def take_up(self, trial_id: str, number: int) -> None:
         """A trial that runs in the storage already is to be ended here."""

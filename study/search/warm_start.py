@@ -105,8 +105,10 @@ def points_for(search: Search, others: Mapping[str, pd.DataFrame], most: int) ->
 def _mapped(search: Search, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Searched parameters of another study's settings, or why there are none."""
     space = search.space
+    # A table shows no None: where that is a choice, a setting that is not there has it.
+    left_out = {name: None for name, item in space.distributions.items() if None in getattr(item, "choices", ())}
     try:
-        given = space.to_params(settings)
+        given = space.to_params({**left_out, **settings})
     except KeyError as error:
         return {}, f"it has no {error.args[0]}"
     params = {}

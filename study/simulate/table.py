@@ -198,11 +198,18 @@ def _of_export(path: Path, label: str | None) -> Table:
     if missing:
         raise SpecError(f"{path.with_name(about['rows'])} has no column {sorted(missing)[0]}")
     for name, item in search_of(spec, own).space.distributions.items():
-        if isinstance(item, CategoricalDistribution):  # a choice may have become a text
-            frame[name] = frame[name].astype(str).map({str(choice): choice for choice in item.choices})
+        if isinstance(item, CategoricalDistribution):
+            frame[name] = pd.Series([_choice(value, item.choices) for value in frame[name]], dtype=object)
     if label not in (None, own):
         raise SpecError(f"{path} is of {own}, not of {label!r}")
     return Table(spec, own, frame, samplers)
+
+
+def _choice(value: Any, choices: Sequence[Any]) -> Any:
+    """The choice that a CSV file made a text or another number of, None of none."""
+    if pd.isna(value):
+        return None
+    return next((one for one in choices if one is not None and (one == value or str(one) == str(value))), None)
 
 
 def _check_unconditional(spec: StudySpec, label: str, place: Path) -> None:

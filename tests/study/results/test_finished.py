@@ -18,6 +18,7 @@ from study.overview import plan_summary
 from study.plan.jobs import Plan, make_plan
 from study.record.files import write_atomically
 from study.report.write import write_report
+from study.results.finished import Standing
 from study.results.left import plan_in, trials_left, unfinished_in_words
 from study.run.driver import Driver
 from study.spec.schema import StudySpec
@@ -116,7 +117,21 @@ def test_a_driver_over_any_part_of_a_ledger_leaves_what_the_ledger_says(tmp_path
         driver = make_driver(spec, folder / "trials.jsonl", InMemoryStorage())
         assert +driver.remaining() == trials_left(make_plan(spec), driver.ledger.rows())
         assert driver.finished == (finishes == 16)
+        run(driver, finishes=1)
+        assert +driver.remaining() == trials_left(make_plan(spec), driver.ledger.rows()), "and after one row more"
         driver.ledger.close()
+
+
+def test_a_setting_that_was_complete_when_it_was_dropped_is_finished_once() -> None:
+    """Its last row is of a cell that no longer counts, and says that it was dropped."""
+    plan = make_plan(tiny_spec("seeds=[0, 1, 2, 7]", "search.racing=0.05", "baselines=[]", "search.trials=2"))
+    plan = plan.without([cell.whose for search in plan.searches for cell in search.cells if cell.seed in (2, 7)])
+    standing = Standing(plan, plan.searches[0])
+    for seed in (0, 1, 2):
+        place = {"attack": "badnets", "seed": seed, "defense_seed": 0}
+        dropped = {"dropped_by": "another", "cells_saved": 1} if seed == 2 else {}
+        standing.add({"trial": "one", "status": "ok", **place, **dropped}, 0.0)
+    assert (standing.finished, standing.begun, standing.over) == (1, 1, False)
 
 
 def test_the_size_of_a_space() -> None:

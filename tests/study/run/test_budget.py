@@ -228,3 +228,22 @@ def test_victims_without_a_backdoor_make_no_front_in_the_progress(tmp_path: Path
     driver = make_driver(tiny_spec("search.trials=2", "baselines=[]"), tmp_path / "trials.jsonl")
     run_all(driver, measure=measure)
     assert [len(front) for front in driver.fronts.values()] == [0]
+
+
+def test_a_search_whose_missing_cell_turns_out_to_count_for_nothing_goes_on(tmp_path: Path) -> None:
+    """One of two cells of a setting was measured; the other's victim is found to hold no backdoor."""
+    spec, storage = tiny_spec("seeds=[0, 7]", "search.budget_epochs=6", "baselines=[]"), InMemoryStorage()
+    costs = dict.fromkeys(("super_ft",), 2.0)
+    driver = make_driver(spec, tmp_path / "trials.jsonl", storage, planned(costs))
+    job = driver.next_job()
+    while job is not None and job.cell.seed != 0:
+        job = driver.next_job()
+    assert job is not None
+    driver.finish(job, measured(job, driver.plan, each=2.0))
+    driver.ledger.close()
+    driver = make_driver(spec, tmp_path / "trials.jsonl", storage, planned(costs))
+    (absent,) = {cell.whose for search in driver.plan.searches for cell in search.cells if cell.seed == 7}
+    driver.leave_out([absent])
+    run(driver, 1, costs)
+    assert driver.finished
+    assert driver.done == 3, "6 E at 2 E each"

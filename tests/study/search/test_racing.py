@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from study.results.pareto import hypervolume
-from study.search.racing import AccuracyBound, Race, least_asr
+from study.search.racing import AccuracyBound, Race, _Rivals, least_asr
 
 Array = NDArray[np.float64]
 Place = tuple[str, int, int]
@@ -135,6 +135,16 @@ def test_nothing_is_dropped_without_a_rival_or_when_nothing_is_left_to_save() ->
     alone = Race(PLACES[:1], alpha=0.05, margin=0.0, settings=2, seed=0)
     alone.add("a", {PLACES[0]: (0.0, 1.0)})
     assert alone.rival("b", {PLACES[0]: (1.0, 0.0)}) is None
+
+
+def test_the_beaten_are_those_with_somebody_ahead_of_them() -> None:
+    draw = np.random.default_rng(0)
+    for margin in (0.0, 0.02):
+        values = {f"{number:03d}": np.round(draw.uniform(0, 1, (3, 2)), 1) for number in range(60)}
+        rivals = _Rivals(values, margin)
+        ahead = [rivals.ahead_of(*one.mean(axis=0), margin) for one in values.values()]
+        assert rivals.beaten == sum(one is not None for one in ahead)
+        assert 0 < rivals.beaten < 60
 
 
 def test_what_counts_is_the_beginning_of_the_drawn_order() -> None:

@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
-from search_spaces.space import Space
+from search_spaces.space import Space, get_space
 from study.plan.jobs import Plan, Search, make_plan
 from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage
@@ -236,3 +236,13 @@ def test_bad_options_are_one_line(assignments: tuple[str, ...], named: tuple[str
         tiny_spec(*assignments)
     assert "\n" not in str(caught.value)
     assert all(text in str(caught.value) for text in named), caught.value
+
+
+def test_a_choice_of_nothing_is_taken_over_from_another_study() -> None:
+    """A front's table shows no None; of I-BAU it is the published bound of the perturbation."""
+    space = get_space("ibau")
+    search = Search("badnets/ibau", "ibau", (0,), space, {})  # type: ignore[arg-type]
+    settings = {**space.to_settings(space.paper_params()), "norm_bound": None}
+    front = pd.DataFrame([{"defense": "ibau", **{f"param.{name}": value for name, value in settings.items()}}])
+    (point,) = points_for(search, {"other": front}, 4)
+    assert point.params["norm_bound"] is None

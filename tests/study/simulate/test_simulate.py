@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,7 @@ from study.simulate.dependence import dependence
 from study.simulate.grid import measure_grid, parse_grid
 from study.simulate.runs import Question, check, parse_variants, run_once, simulate
 from study.simulate.surrogate import Surrogate, fit
-from study.simulate.table import Table, encode, export, read_table
+from study.simulate.table import Table, _choice, encode, export, read_table
 from study.spec.load import load_spec
 from study.spec.yaml_io import SpecError
 from tests.study.commands import assert_refused, invoke
@@ -87,6 +89,14 @@ def test_an_exported_table_is_read_back_as_it_was(table: Table, tmp_path: Path) 
     about = json.loads((tmp_path / "table.json").read_text())
     assert about["space"]["lr_max1"] == {"type": "real", "low": 0.01, "high": 2.0, "scale": "log"}
     assert set(about["columns"]) | set(about["space"]) == set(table.frame.columns)
+
+
+@pytest.mark.parametrize("choices", [[0, 0.5, 1], [None, 1.0, 5.0], ["1", "a"], [True, False]])
+def test_choices_come_back_from_a_csv_file_as_they_were(choices: list[Any]) -> None:
+    read = pd.read_csv(io.StringIO(pd.DataFrame({"choice": choices}).to_csv(index=False)))
+    back = [_choice(value, choices) for value in read["choice"]]
+    assert back == choices
+    assert list(map(type, back)) == list(map(type, choices))
 
 
 def test_an_exported_table_does_not_say_where_a_machine_keeps_its_files(table: Table, tmp_path: Path) -> None:
