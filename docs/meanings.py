@@ -21,7 +21,7 @@ SPEC_KEYS: dict[str, str] = {
     "model": "Architecture: see the table below.",
     "width": (
         "Channels of the stem, for `preact_resnet18` and `encoder_resnet18`; of the first group, for `airbench_cnn`;"
-        " the other models have a fixed one. Left out: 64 (digits: 8)."
+        " of a head, for `vit_small`; the other models have a fixed one. Left out: 64, of `vit_small` 48 (digits: 8)."
     ),
     "attacks": "Attacks of the study, each once: see [methods](methods.md).",
     "defenses": "Defenses whose settings are searched, the published point first.",

@@ -59,7 +59,7 @@ PLACE_COLUMNS = (
         "text",
         "how the study takes attacks together, see search.aggregate: worst, cvar:LEVEL; missing: mean",
     ),
-    Column("repeat", "count", "of a search made once more, see search.repeats: the how manieth time; else missing"),
+    Column("repeat", "count", "of a search made once more, see search.repeats: its number, from 1; else missing"),
     Column(
         DROPPED_BY,
         "text",

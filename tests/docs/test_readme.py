@@ -54,7 +54,7 @@ def test_its_result_is_told_with_its_conditions() -> None:
     section = README.split("\n## One result\n", 1)[1].split("\n## ", 1)[0]
     for words in (
         "three attackers times two defenders",
-        "117 clean images",
+        "130 clean",
         "1,000",
         "450 triggered",
         "docs/findings.md",
