@@ -29,14 +29,15 @@ class HighestPeak(Rule):
         work = total([looked, *(one.work for one in tried)])
         table = tuple(described(one) for one in tried)
         images = len(suspect.images.validation)
+        most = 100 * max(self.drop, 1 / images)
         allowed = [one for one in tried if not one.diverged and allows(one.accuracy, before, self.drop, images)]
         if not allowed:
-            reason = f"every candidate loses more than {100 * self.drop:g} points of validation accuracy"
+            reason = f"every candidate loses more than {most:.3g} points of validation accuracy"
             return Choice(self.name, None, (reason,), work, table=table)
         best = max(allowed, key=lambda one: strength(one.candidate))
         reasons = (
             f"the highest peak at which validation accuracy ({best.accuracy:.3f} of {images} images, before: "
-            f"{before:.3f}) falls by at most {100 * max(self.drop, 1 / images):.3g} points",
+            f"{before:.3f}) falls by at most {most:.3g} points",
             "clean images do not say whether a backdoor is gone",
         )
         return Choice(self.name, best.candidate, reasons, work, best, table)
