@@ -5,7 +5,20 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.blind import LIKE, by_attack, oracle, spread, summary, table_of, transfer, variants, with_regret
+from benchmarks.blind import (
+    LEDGER,
+    LIKE,
+    by_attack,
+    oracle,
+    read,
+    spread,
+    summary,
+    table_of,
+    transfer,
+    variants,
+    with_regret,
+)
+from tests.test_architecture import ROOT
 from trainables.choice.own_triggers import KINDS
 
 
@@ -89,3 +102,11 @@ def test_planted_draws_no_trigger_of_the_attacks_own_kind() -> None:
     changes = list(variants("planted", {"kinds": kinds}))
     assert {"kinds": "noise,waves"} in changes
     assert all("patch" not in change.get("kinds", "") for change in changes)
+
+
+def test_the_tables_of_the_manual_are_those_of_the_ledger() -> None:
+    page = (ROOT / "docs" / "choosing.md").read_text()
+    title, *tables = summary(read(LEDGER)).split("\n\n")
+    assert title.startswith("7 attacks, 1 to 3 seeds each")
+    for table in tables:
+        assert table in page

@@ -93,8 +93,7 @@ def best_elsewhere(frame: pd.DataFrame, without: str = "", drop: float = 0.05) -
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as a defense takes them: a table holds whole numbers beside missing ones as floats."""
     return {
-        key: int(value) if isinstance(value, float) and value.is_integer() else value
-        for key, value in settings.items()
+        key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in settings.items()
     }
 
 
