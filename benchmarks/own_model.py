@@ -1,7 +1,7 @@
 """What the repair of one's own model takes beyond its training steps; and, with ``--planted``, what choosing takes.
 
-    python -m benchmarks.own_model [--images 2000] [--pixels 32] [--width 64] [--iterations 500] [--repeats 3]
-    python -m benchmarks.own_model --planted STUDY_STORE [--trials 20]
+    python -m benchmarks.own_model [--images 2000] [--pixels 32] [--iterations 500] [--repeats 3]
+    python -m benchmarks.own_model --planted STORE [--trials 20]
 
 Both sides of the first take the published super-fine-tuning of a plain ResNet-18 (torchvision's blocks, with a 3x3 stem
 where ``--pixels`` is below 64), in turns: ``repair`` is `superft.repair` whole, with checks of the model and its

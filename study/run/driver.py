@@ -225,7 +225,8 @@ class Driver:
         self.ledger.append(full)
         self._measured.add(job, full, charged)  # what could not be written does not count
         if search is None:
-            self._baselines_left[job.label] -= job.label in self._baselines_left
+            if job.label in self._baselines_left:  # and not a setting on fresh seeds
+                self._baselines_left[job.label] -= 1
         else:
             last = is_complete(search.search, self._measured.on_cells(search.search, job.trial))
             self._budgets.release(job.label, job.trial, charged, last=last)

@@ -162,22 +162,20 @@ class _Rivals:
         # Who is dominated, is by a member of the front.
         members = non_dominated_indices(means)
         self._names, self._front = [names[index] for index in members], means[members]
-        self.beaten = self._count_beaten(means, margin)
-
-    def _count_beaten(self, means: Array, margin: float) -> int:
-        """How many of the settings have one ahead of them; `ahead_of` for all at once."""
-        asr, accuracy = self._front.T
-        least, most = means[:, :1], means[:, 1:]
-        near = (asr <= least + margin) & (accuracy >= most - margin)
-        return int((near & ((asr < least) | (accuracy > most))).any(axis=1).sum())
+        self.beaten = int(self._ahead(means[:, :1], means[:, 1:], margin).any(axis=1).sum())
 
     def ahead_of(self, least: float, most: float, margin: float) -> str | None:
         """The one that is better than ASR ``least`` or accuracy ``most``, and in the other worse by the margin at most.
 
         Of several the one that is farthest ahead, since people look at it. None if there is none.
         """
+        found = np.flatnonzero(self._ahead(least, most, margin))
         asr, accuracy = self._front.T
-        near = (asr <= least + margin) & (accuracy >= most - margin)
-        found = np.flatnonzero(near & ((asr < least) | (accuracy > most)))
         ahead = (least - asr) + (accuracy - most)
         return self._names[max(found, key=lambda place: ahead[place])] if len(found) else None
+
+    def _ahead(self, least: float | Array, most: float | Array, margin: float) -> NDArray[np.bool_]:
+        """Which members of the front are ahead, see `ahead_of`; of several settings (n, 1), for each of them."""
+        asr, accuracy = self._front.T
+        near = (asr <= least + margin) & (accuracy >= most - margin)
+        return np.asarray(near & ((asr < least) | (accuracy > most)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
+from study.plan.jobs import Search
 from study.search.optuna_search import OptunaSearch
 from study.search.warm_start import WarmPoint
-from tests.study.search.test_optuna_search import LINE, Search
+from tests.study.search.test_optuna_search import LINE
 
 WARM = (WarmPoint({"x": 0.1, "y": 0.1}, "elsewhere"), WarmPoint({"x": 0.2, "y": 0.2}, "elsewhere"))
 BEGUN = {"fixed": 7, "x": 0.1, "y": 0.1}
