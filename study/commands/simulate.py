@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from study.commands.shared import bad_input_is_one_line
+from study.commands.shared import PLUGIN, bad_input_is_one_line
 from trainables.storage.remote import Place, as_place
 
 
@@ -33,6 +34,7 @@ from trainables.storage.remote import Place, as_place
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/simulated"), show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes.  [default: one for each processor]")
+@PLUGIN
 @bad_input_is_one_line
 def simulate(
     places: tuple[Place, ...],
@@ -46,6 +48,7 @@ def simulate(
     grid: tuple[str, ...],
     out: Path,
     jobs: int | None,
+    plugins: Sequence[str],
 ) -> None:
     """Compare samplers on what finished studies measured, in virtual time: nothing is trained.
 
@@ -71,6 +74,7 @@ def simulate(
             grid=grid,
             out=out,
             jobs=jobs,
+            plugins=plugins,
             say=say,
         )
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from study.record.remote_folder import open_folder
@@ -30,11 +31,13 @@ def run_simulation(
     grid: Sequence[str],
     out: Path,
     jobs: int | None,
+    plugins: Sequence[str] = (),
     say: Callable[[int, int], None] = lambda done, total: None,
 ) -> str:
     """Read the table, run the searches, write the files; returns what people read. See ``superft simulate --help``.
 
     Args:
+        plugins: modules or files with samplers of your own.
         say: called with (done, total) simulated studies, some ten times.
 
     Raises:
@@ -44,10 +47,10 @@ def run_simulation(
     check_out(out)
     table = _read(places, defense)
     settings = parse_grid(table, grid) if grid else []
-    question = Question(table, {}, variants, trials, seeds, slots, per, noise)
+    question = Question(table, {}, variants, trials, seeds, slots, per, noise, tuple(plugins))
     check(question)
     surrogates = fit(table, noise)
-    question = Question(table, surrogates, variants, trials, seeds, slots, per, noise)
+    question = replace(question, surrogates=surrogates)
     known = measure_grid(table, surrogates, settings, per) if settings else None
 
     def say_sometimes(done: int, total: int) -> None:

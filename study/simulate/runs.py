@@ -22,7 +22,7 @@ from study.search.warm_start import WarmPoint, points_for
 from study.simulate.clock import LedgerInMemory, Oracle, Trace, run_in_virtual_time
 from study.simulate.surrogate import Surrogate
 from study.simulate.table import Table
-from study.spec.load import make_spec
+from study.spec.load import make_spec, with_plugins
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError, merge_assignments
 from trainables.registry import nearest
@@ -60,6 +60,7 @@ class Question:
         slots: trials at a time.
         per: ``attack``: a search for each attack. ``all``: one, each setting scored over all of them.
         noise: whether searches are told values with the noise between seeds.
+        plugins: modules or files with samplers of the user's own.
     """
 
     table: Table
@@ -70,6 +71,7 @@ class Question:
     slots: int
     per: str
     noise: bool
+    plugins: tuple[str, ...] = ()
 
     def plan(self, variant: Variant, seed: int) -> Plan:
         """The simulated study (SpecError where it cannot be)."""
@@ -191,7 +193,7 @@ def _spec(question: Question, variant: Variant, seed: int) -> StudySpec:
         "store": None,
         "search": {**kept, "trials": question.trials, "per": question.per},
     }
-    return make_spec(merge_assignments(settings, variant.assignments))
+    return make_spec(with_plugins(merge_assignments(settings, variant.assignments), question.plugins))
 
 
 def _from_others(table: Table, plan: Plan, search: Search) -> list[WarmPoint]:

@@ -340,6 +340,22 @@ def test_the_shipped_table_recipe_has_no_adaptive_bias() -> None:
     assert len({cell.attack for cell in search.cells}) == 3
 
 
+def test_a_sampler_of_ones_own_is_compared_in_new_processes(folder: Path, tmp_path: Path) -> None:
+    sampler = tmp_path / "frugal.py"
+    sampler.write_text(
+        "from study.spec.samplers import register\n"
+        "@register('frugal', 'TPE after one random setting')\n"
+        "def frugal(*, seed, startup_trials):\n"
+        "    from optuna.samplers import TPESampler\n"
+        "    return TPESampler(seed=seed, n_startup_trials=1)\n"
+    )
+    asked = ("--samplers", "frugal,random", "--trials", "4", "--seeds", "2", "--jobs", "2", "--out", tmp_path / "out")
+    assert_refused(invoke("simulate", folder, *asked), "--samplers frugal", "unknown sampler")
+    told = invoke("simulate", folder, *asked, "--plugin", sampler)
+    assert told.exit_code == 0, told.output
+    assert set(json.loads((tmp_path / "out" / "simulation.json").read_text())["samplers"]) == {"frugal", "random"}
+
+
 def test_the_python_call_needs_no_command(folder: Path, tmp_path: Path) -> None:
     text = run_simulation(
         [folder],
