@@ -11,6 +11,7 @@ docs/simulate.md. A setting is worth a key of `search` only if it moves the fron
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from study.spec.samplers import register
@@ -85,6 +86,9 @@ def nsga2_population_50(*, seed: int, startup_trials: int) -> BaseSampler:
 @register("nsga2_sbx", "nsga2 that crosses by simulated binary crossover, not value by value")
 def nsga2_sbx(*, seed: int, startup_trials: int) -> BaseSampler:
     """Deb & Agrawal 1995, the operator of the paper of NSGA-II."""
+    from optuna.exceptions import ExperimentalWarning
     from optuna.samplers.nsgaii import SBXCrossover
 
-    return _nsga2(seed, crossover=SBXCrossover())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return _nsga2(seed, crossover=SBXCrossover())
