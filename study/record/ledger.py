@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -186,8 +187,11 @@ def row_key(row: Mapping[str, Any]) -> Key:
 
 
 def key_as_name(key: Key) -> str:
-    """The key of a row as the name of a file, without ending."""
-    return re.sub(r"[^A-Za-z0-9._-]", "--", "/".join(map(str, key)))
+    """The key of a row as the name of a file, without ending; no two keys have the same."""
+    plain = "/".join(map(str, key))
+    name = re.sub(r"[^A-Za-z0-9._-]", "--", plain)
+    # What cannot be read back from the name, as of labels with a blank, is told apart by a digest.
+    return name if name.replace("--", "/") == plain else f"{name}-{hashlib.sha256(plain.encode()).hexdigest()[:12]}"
 
 
 def _in_words(key: Key) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from study.record.columns import COLUMNS, SCHEMA, to_frame
 from study.record.files import write_atomically
-from study.record.ledger import Ledger
+from study.record.ledger import Ledger, key_as_name
 from study.spec.yaml_io import SpecError
 from tests.study.rows import failed_row, make_row
 
@@ -66,6 +67,15 @@ def test_a_row_without_its_key_is_refused(path: Path, missing: str) -> None:
     del row[missing]
     with pytest.raises(ValueError, match=missing):
         Ledger(path).append(row)
+
+
+def test_keys_that_differ_have_files_that_differ() -> None:
+    plain = ("badnets/super_ft/0003", "badnets", 0, 1)
+    assert key_as_name(plain) == "badnets--super_ft--0003--badnets--0--1"
+    labels = ("ft a", "ft/a", "ft+a", "ft--a", "ft-a", "ft\u00e4a", "ft a ")
+    names = [key_as_name((f"badnets/{label}/baseline", "badnets", 0, 0)) for label in labels]
+    assert len(set(names)) == len(labels)
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names)
 
 
 def test_the_same_trial_is_not_added_twice(path: Path) -> None:
