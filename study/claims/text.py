@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from study.claims.judge import NOT_COMPARABLE, NOT_REPRODUCED, REFUTED, REPRODUCED, Judgement, Measured, Place
@@ -52,12 +53,17 @@ def as_markdown(
         told = dict(_told(paper, one))
         notes = [f"*{key}*: {told[key]}" for key in ("why", "ours", "places", "note") if key in told]
         claim = f"**{one.claim.id}** {one.claim.says} ({_source(one.claim)})"
-        rows.append((claim, verdict_in_words(one), "<br>".join(notes), told.get("direction", "")))
-    head = ("claim", "verdict", "because", "direction at a smaller scale")
+        rows.append((claim, verdict_in_words(one), "<br>".join(notes)))
+    directions = [
+        (f"**{one.claim.id}**: {_expected(one.claim, item.measures)}", item.task, item.readings, item.met, item.values)
+        for one in judged
+        for item in _directions(one.claim, one.directions)
+    ]
     return "\n\n".join(
         [
             f"{_summary(judged)}. {_rule(paper)}{_assumed(stand_ins)}",
-            markdown_table(head, rows),
+            markdown_table(("claim", "verdict", "because"), rows),
+            *_smaller(directions),
             "## The paper against itself",
             "\n".join(f"- {text}" for text in _contradictions(paper)),
             "## Readings of the schedule",
@@ -147,14 +153,27 @@ def _told(paper: Paper, one: Judgement) -> list[tuple[str, str]]:
     if numbers:
         told.append(("ours", "; ".join(numbers)))
     if one.directions:
-        told.append(("direction", "; ".join(_directions(claim, one.directions))))
+        told.append(("direction", "; ".join(map(str, _directions(claim, one.directions)))))
     if any(place.measured for place in one.places):
         told += [("note", paper.caveats[key]) for key in claim.caveats]
     return told
 
 
-def _expected(claim: Claim) -> str:
-    return ", ".join(f"{_measure(claim, name)} {_bounds(one)}" for name, one in claim.expect.items())
+def _expected(claim: Claim, measures: Collection[str] = MEASURES) -> str:
+    return ", ".join(
+        f"{_measure(claim, name)} {_bounds(one)}" for name, one in claim.expect.items() if name in measures
+    )
+
+
+def _smaller(directions: Sequence[tuple[str, ...]]) -> list[str]:
+    if not directions:
+        return []
+    return [
+        "## At a smaller scale",
+        "The same questions asked of smaller models and other images: how many runs lie on the claim's side. "
+        "A range is that of several readings' means.",
+        markdown_table(("the paper", "attack and task", "reading", "as claimed", "measured"), directions),
+    ]
 
 
 def _measure(claim: Claim, name: str) -> str:
@@ -183,14 +202,51 @@ def _reading(claim: Claim, item: Measured) -> str:
     return f"{item.reading}, {victims}" if claim.under == "schedule" else victims
 
 
-def _directions(claim: Claim, items: Sequence[Measured]) -> list[str]:
-    """One text for each attack and task, with all readings that were run there."""
-    groups: dict[str, list[str]] = {}
+@dataclass(frozen=True)
+class _Direction:
+    """What the readings that agree at one attack and task found.
+
+    Args:
+        task: attack, data set, model and what was held.
+        readings: of the schedule, where the claim is about it.
+        met: how many of their runs are as claimed.
+        measures: what was judged, for an accuracy alone means nothing at another scale.
+        values: of these: a mean with its interval, or from the least to the most of several means.
+    """
+
+    task: str
+    readings: str
+    met: str
+    measures: tuple[str, ...]
+    values: str
+
+    def __str__(self) -> str:
+        reading = f" under {self.readings}" if self.readings else ""
+        return f"{self.task}: as claimed in {self.met}{reading} ({self.values})"
+
+
+def _directions(claim: Claim, items: Sequence[Measured]) -> list[_Direction]:
+    """By attack and task; those readings together of which all runs are as claimed, and those of which none is."""
+    groups: dict[tuple[str, object], list[Measured]] = {}
     for item in items:
-        reading = f"{item.reading} " if claim.under == "schedule" else ""
-        met = f"{reading}{item.runs_met} of {item.runs} runs ({_values(claim, item)})"
-        groups.setdefault(f"{item.attack} on {item.where}", []).append(met)
-    return [f"{task}: as claimed in {', '.join(met)}" for task, met in groups.items()]
+        mixed = 0 < item.runs_met < item.runs
+        outcome = item.reading if mixed or claim.under != "schedule" else item.runs_met > 0
+        groups.setdefault((f"{item.attack} on {item.where}", outcome), []).append(item)
+    return [
+        _Direction(
+            task,
+            ", ".join(dict.fromkeys(item.reading for item in each)) if claim.under == "schedule" else "",
+            f"{sum(item.runs_met for item in each)} of {sum(item.runs for item in each)} runs",
+            tuple(each[0].estimates),
+            _values(claim, each[0]) if len(each) == 1 else _ranges(claim, each),
+        )
+        for (task, _), each in groups.items()
+    ]
+
+
+def _ranges(claim: Claim, items: Sequence[Measured]) -> str:
+    means = {name: [item.estimates[name].value for item in items] for name in items[0].estimates}
+    return ", ".join(f"{_measure(claim, name)} {min(of):.3f} to {max(of):.3f}" for name, of in means.items())
 
 
 def _values(claim: Claim, item: Measured) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from study.claims.judge import judge
 from study.claims.runs import read_runs
-from study.claims.text import as_text
+from study.claims.text import as_markdown, as_text
 from tests.study.claims.made_up import PAPER, READINGS, rows_of, spec_of
 from tests.study.commands import assert_refused, invoke
 
@@ -42,6 +42,24 @@ def test_the_table_shows_the_papers_number_ours_and_the_caveat(study: Path) -> N
     for text in ("0.044", "reproduced under readings P1", "ASR 0.260 [", "met by 2 of 3 attack seeds", "deviation 4"):
         assert text in line
     assert "25 claims: 2 reproduced" in result.stdout
+
+
+def test_readings_that_agree_at_a_smaller_scale_share_a_line_and_those_that_are_split_do_not() -> None:
+    small = {"dataset": "digits", "model": "airbench_cnn", "width": 8, "image_size": 16, "train_size": 1297}
+    of_readings = {"P1": (0.9, 0.8, 0.7), "P2": (0.01, 0.9, 0.02), "P3": (0.01, 0.02, 0.03), "T": (0.9, 0.9, 0.9)}
+    rows = [
+        row for name, asr in of_readings.items() for row in rows_of(name, asr=asr, **{**small, "clean_fraction": 0.1})
+    ]
+    page = as_markdown(PAPER, READINGS, judge(PAPER, READINGS, read_runs(spec_of(), rows)))
+    lines = [line for line in page.splitlines() if line.startswith("| **fig13-10**: ASR 0.954 |")]
+    found = [tuple(cell.strip() for cell in line.split("|")[3:6]) for line in lines]
+    assert found[0] == ("P1, T", "6 of 6 runs", "ASR 0.800 to 0.900")
+    assert found[1][:2] == ("P2", "1 of 3 runs")
+    assert found[2][:2] == ("P3", "0 of 3 runs")
+    assert all(value.startswith("ASR 0.") and "[" in value for _, _, value in found[1:])
+    # An accuracy on digits says nothing of one on photographs, so the paper's 0.937 is not shown beside these.
+    assert "| **main-blended**: ASR 0.081 |" in page
+    assert "## At a smaller scale" not in as_markdown(PAPER, READINGS, judge(PAPER, READINGS, []))
 
 
 def test_the_terminals_lines_fit_and_the_contradictions_are_told(study: Path) -> None:
