@@ -32,7 +32,7 @@ def estimates(pairs: Sequence[Pair], measures: Sequence[str]) -> dict[str, Estim
     """Mean of each measure over the runs, with its 95 % interval.
 
     `study.results.equal_rules.resample` draws attack seeds, of each its defense seeds, and rates given the counts of
-    test images; the two runs of a difference saw the same images, so they take the same quantiles.
+    test images; of a difference for each of the two runs by itself.
     """
     return {measure: _estimate(pairs, measure) for measure in measures}
 
@@ -46,5 +46,5 @@ def _estimate(pairs: Sequence[Pair], measure: str) -> Estimate:
     if not images.all():
         return Estimate(mean, mean, mean)
     seeds, own = (np.array([getattr(run, name) for run in first], dtype=np.int64) for name in ("seed", "defense_seed"))
-    drawn, _ = resample(Counted(rates, rates, images, images, seeds, own))
+    drawn, _ = resample(Counted(rates, rates, images, images, seeds, own), shared_luck=False)
     return interval_of(mean, drawn[:, 0] - (drawn[:, 1] if len(rates) > 1 else 0.0))

@@ -12,6 +12,7 @@ from study.claims.paper import AS_VICTIM, CONDITIONS, Conditions, Span
 from study.record.columns import to_frame
 from study.results.outcomes import outcome_of
 from study.spec.schema import StudySpec
+from study.spec.sweep import combinations
 from trainables.attacks.base import ATTACKS
 from trainables.defenses.base import DEFENSES
 from trainables.training.recipes import RECIPES, TrainingRecipe
@@ -76,8 +77,9 @@ def read_runs(spec: StudySpec, rows: Sequence[Row], stand_ins: Mapping[str, str]
     if not rows:
         return []
     outcomes = list(outcome_of(to_frame(rows)))
+    specs = {one.name: one.spec for one in combinations(spec)}
     return [
-        _run(spec, row, outcome, stand_ins or {})
+        _run(specs[row.get("combination") or ""], row, outcome, stand_ins or {})
         for row, outcome in zip(rows, outcomes, strict=True)
         if row.get("role") != "control"
     ]
@@ -186,9 +188,9 @@ def _is_there(row: Row, name: str) -> bool:
 def _recipe(spec: StudySpec) -> tuple[str, float]:
     """How the victims were trained, in words, and its rate."""
     name = spec.victim.recipe
-    assert name is not None  # a stored spec is complete
+    assert name is not None  # of one combination, and so complete
     recipe: TrainingRecipe = RECIPES[name]
-    given = {key: getattr(spec.victim, key) for key in ("epochs", "batch_size", "lr")}
+    given = {key: getattr(spec.victim, key) for key in ("epochs", "batch_size", "lr", "weight_decay")}
     changed = {key: value for key, value in given.items() if value is not None and value != getattr(recipe, key)}
     words = " and ".join(f"{key} {in_words(value)}" for key, value in changed.items())
     return f"{name} with {words}" if words else name, changed.get("lr", recipe.lr)

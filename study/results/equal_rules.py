@@ -78,14 +78,22 @@ def box_areas(asr: Array, accuracy: Array, clean_accuracy_before: float) -> Arra
     return areas(np.clip(asr / BOX_ASR, 0.0, 1.0), inner)
 
 
-def resample(counted: Counted, draws: int = DRAWS, seed: int = DRAWS_SEED) -> tuple[Array, Array]:
+def resample(
+    counted: Counted, draws: int = DRAWS, seed: int = DRAWS_SEED, *, shared_luck: bool = True
+) -> tuple[Array, Array]:
     """Plausible (ASR, accuracy) of the points given their counts, each (draws, P).
 
     Every draw takes seeds with replacement (where there are several), of each of them defense seeds with replacement,
     then a rate for each of their counts k of n from Beta(k + 1/2, n - k + 1/2) (Jeffreys): drawing binomial counts
-    would call 0 of 226 certain. Points of one front were measured on the same images, so within a cell all of them take
-    the same quantile of their own distributions: the wide side, where independent draws would call many points more
-    certain than one, and lucky maxima would push the area up. Clean and triggered images have luck of their own.
+    would call 0 of 226 certain. Clean and triggered images have luck of their own.
+
+    Points of one cell were measured on the same images; how far they err on the same ones, counts do not tell. So the
+    wide side is taken, which depends on what is asked:
+
+    - Of an area, ``shared_luck``: all points of a cell take the same quantile of their own distributions. Independent
+      draws would call many points more certain than one, and lucky maxima would push the area up.
+    - Of the difference between two points, not: each takes a quantile of its own, as if they erred on other images. A
+      shared one would cancel, and call a difference of a point certain on 500 images.
     """
     rng = np.random.default_rng(seed)
     weights = _times(rng, counted.seeds, draws).astype(float)  # (D, C)
@@ -98,7 +106,8 @@ def resample(counted: Counted, draws: int = DRAWS, seed: int = DRAWS_SEED) -> tu
         n = np.maximum(counts, 0.0)
         hits = np.rint(values * n)
         ordered = np.sort(rng.beta(hits[..., None] + 0.5, (n - hits)[..., None] + 0.5, (*values.shape, draws)), axis=2)
-        luck = np.stack([rng.permutation(draws) for _ in range(values.shape[1])])  # (C, D), shared by the points
+        own = values.shape if not shared_luck else (1, values.shape[1])
+        luck = rng.permuted(np.broadcast_to(np.arange(draws), (*own, draws)), axis=2)
         drawn = np.take_along_axis(ordered, np.broadcast_to(luck, ordered.shape), axis=2)
         if counted.rule == MEAN or counted.attacks is None:
             return np.asarray(np.einsum("pcd,dc->dp", drawn, weights))

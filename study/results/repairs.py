@@ -13,7 +13,7 @@ import pandas as pd
 
 from study.results.equal_rules import Counted, Estimate, interval_of, resample
 from study.results.outcomes import NO_BACKDOOR, REMOVED_ASR, outcome_of
-from study.results.rows import PLACE, without_beside
+from study.results.rows import PLACE, with_fixed_settings, without_beside
 
 # What makes two rows runs on the same victim by the same defender, so that their difference counts.
 PAIR = ("seed", "defense_seed", "victim")
@@ -83,9 +83,8 @@ def less_others(frame: pd.DataFrame, label: str) -> dict[tuple[str, ...], dict[s
 def _published(frame: pd.DataFrame) -> pd.DataFrame:
     """Runs of baselines and of published points on victims with a backdoor, with their outcome."""
     rows = without_beside(frame)
-    rows = rows.assign(outcome=outcome_of(rows))
-    told = (rows["role"] == "baseline") | rows["published"].eq(True)
-    return rows[told & (rows["outcome"] != NO_BACKDOOR)]
+    rows = with_fixed_settings(rows.assign(outcome=outcome_of(rows)), PAIR)
+    return rows[(rows["role"] != "control") & (rows["outcome"] != NO_BACKDOOR)]
 
 
 def _repair(label: str, runs: pd.DataFrame) -> Repair:
@@ -108,7 +107,7 @@ def _difference(own: pd.DataFrame, others: pd.DataFrame) -> tuple[Estimate, Esti
     asr, accuracy = (np.array([side[name].astype(float) for side in sides]) for name in ("asr", "clean_accuracy"))
     counts = [own[name].to_numpy(dtype=np.float64) for name in ("n_triggered", "n_clean")]
     seeds, defenders = (own.index.get_level_values(name).to_numpy(dtype=np.int64) for name in PAIR[:2])
-    drawn = resample(Counted(asr, accuracy, counts[0], counts[1], seeds, defenders))
+    drawn = resample(Counted(asr, accuracy, counts[0], counts[1], seeds, defenders), shared_luck=False)
     first, second = (
         interval_of(float((rates[0] - rates[1]).mean()), values[:, 0] - values[:, 1])
         for rates, values in zip((asr, accuracy), drawn, strict=True)

@@ -86,6 +86,22 @@ def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
     return frame["collapsed"].eq(True).fillna(False).astype(bool)
 
 
+def with_fixed_settings(table: pd.DataFrame, per: Sequence[str] = ()) -> pd.DataFrame:
+    """The rows whose settings nobody searched for: all that are not searched, and the published points of searches.
+
+    A label that a study has as a baseline and searches as well is there once, as the baseline.
+
+    Args:
+        table: ledger rows, or any table with GROUP, ``role`` and ``published``.
+        per: columns that tell rows of one label apart, beside GROUP.
+    """
+    keys = [*GROUP, *per]
+    baseline = pd.MultiIndex.from_frame(table.loc[table["role"].eq("baseline"), keys])
+    twice = pd.MultiIndex.from_frame(table[keys]).isin(baseline)
+    searched = table["role"].fillna("search").eq("search")
+    return table[~searched | (table["published"].eq(True) & ~twice)]
+
+
 def without_beside(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of the study itself, without those of repeated searches and of settings on fresh seeds."""
     return frame[~frame["role"].isin(BESIDE)]

@@ -24,6 +24,7 @@ from study.report.figures.style import (
     searched_style,
 )
 from study.results.aftermath import CLEAN_CONTROL
+from study.results.rows import with_fixed_settings
 
 RATES = {"asr_report": "ASR", "clean_accuracy_report": "clean accuracy"}
 CLEAN_MODEL = f" ({CLEAN_CONTROL})"
@@ -58,7 +59,7 @@ def curve_lines(curves: pd.DataFrame) -> list[Line]:
     """
     if not len(curves):
         return []
-    told = curves[curves["kept"].eq(True) & ((curves["role"] != "search") | curves["published"].eq(True))]
+    told = with_fixed_settings(curves[curves["kept"].eq(True)])
     names = told["defense_label"] + (told["role"] == "control").map({True: CLEAN_MODEL, False: ""})
     lines = []
     for name, group in told.groupby(names, sort=True):

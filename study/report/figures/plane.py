@@ -29,7 +29,7 @@ from study.report.figures.style import (
     searched_style,
 )
 from study.results.aftermath import CLEAN_CONTROL
-from study.results.rows import ALL_ATTACKS
+from study.results.rows import ALL_ATTACKS, with_fixed_settings
 
 BEFORE = "before repair"
 ASR, ACCURACY = "asr_report", "clean_accuracy_report"
@@ -60,7 +60,7 @@ def plane_marks(table: pd.DataFrame) -> dict[str, list[Mark]]:
         table: rows of ``settings.aggregate``.
     """
     own = table[(table["attack"] != ALL_ATTACKS) & table[ASR].notna() & table[ACCURACY].notna()]
-    own = own[(own["role"] != "search") | own["published"].eq(True)]
+    own = with_fixed_settings(own)
     found: dict[str, list[Mark]] = {}
     for attack, group in own.groupby("attack", sort=True):
         victims = group[group["role"] != "control"]

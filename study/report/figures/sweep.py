@@ -28,7 +28,7 @@ from study.report.figures.style import (
     percent_tick,
     searched_style,
 )
-from study.results.rows import ALL_ATTACKS
+from study.results.rows import ALL_ATTACKS, with_fixed_settings
 
 RATES = {"asr_report": "ASR", "clean_accuracy_report": "clean accuracy"}
 BEFORE = "before repair"
@@ -139,8 +139,8 @@ def sweep_series(table: pd.DataFrame, places: Mapping[str, int]) -> list[Series]
         places: of each combination on the axis.
     """
     own = table[table["combination"].isin(list(places)) & (table["attack"] != ALL_ATTACKS)]
-    own = own[(own["role"] == "baseline") | ((own["role"] == "search") & own["published"].astype(bool))]
-    own = own[own["asr_report"].notna() & own["cells"].gt(0)]
+    own = with_fixed_settings(own)
+    own = own[own["role"].ne("control") & own["asr_report"].notna() & own["cells"].gt(0)]
     found = []
     for attack, group in own.groupby("attack", sort=True):
         before = group.drop_duplicates("combination")

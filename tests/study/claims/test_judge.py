@@ -11,6 +11,9 @@ import pytest
 from study.claims.judge import meets
 from study.claims.paper import Expected
 from study.claims.runs import read_runs
+from study.spec.combinations import as_json, combinations_of, names_of
+from study.spec.load import make_spec
+from study.spec.sweep import combinations
 from tests.study.claims.made_up import PAPER, READINGS, judged, rows_of, spec_of
 from tests.study.rows import make_row
 
@@ -231,3 +234,38 @@ def test_the_tolerance(measure: str, expected: dict[str, float], value: float, m
 
 def test_all_readings_are_known() -> None:
     assert set(PAPER.readings.needed) < set(READINGS)
+
+
+def test_a_row_of_a_sweep_has_the_conditions_of_its_own_combination() -> None:
+    sweep = {"attack.blended.alpha": [0.1, 0.2], "victim.lr": [0.001, 0.5]}
+    spec = spec_of("sha", sweep=sweep)
+    rows = []
+    for name, values in zip(names_of(sweep), combinations_of(sweep), strict=True):
+        rows += rows_of(asr=(0.03,), combination=name, swept=as_json(values))
+    found = [
+        (run.conditions["recipe"], run.conditions["attack_settings"], run.victim_lr) for run in read_runs(spec, rows)
+    ]
+    assert found == [
+        ("sha", "alpha 0.1", 0.001),
+        ("sha with lr 0.5", "alpha 0.1", 0.5),
+        ("sha", "as published", 0.001),
+        ("sha with lr 0.5", "as published", 0.5),
+    ]
+
+
+def test_a_sweep_that_names_no_recipe_is_read_with_that_of_each_data_set() -> None:
+    sweep = {"dataset": ["cifar10", "digits"]}
+    spec = make_spec({"attacks": ["blended"], "baselines": ["none"], "sweep": sweep})
+    rows = [
+        row
+        for name, values in zip(names_of(sweep), combinations_of(sweep), strict=True)
+        for row in rows_of(asr=(0.03,), combination=name, swept=as_json(values), **values)
+    ]
+    recipes = [run.conditions["recipe"] for run in read_runs(spec, rows)]
+    assert recipes == [one.spec.victim.recipe for one in combinations(spec)]
+    assert None not in recipes
+
+
+def test_a_weight_decay_of_ones_own_is_another_recipe() -> None:
+    (run,) = read_runs(spec_of("bb", victim={"weight_decay": 0.1}), rows_of(asr=(0.03,)))
+    assert run.conditions["recipe"] == "bb with weight_decay 0.1"

@@ -57,6 +57,10 @@ def test_of_a_search_the_published_setting_is_shown_alone() -> None:
     rows = [make_row("badnets/super_ft/0000", asr=0.3, published=True), make_row("badnets/super_ft/0001", asr=0.1)]
     (marks,) = plane_marks(aggregate(to_frame(rows))).values()
     assert [(mark.name, mark.asr[0]) for mark in marks] == [(BEFORE, 0.99), ("super_ft", 0.3)]
+    # The same label as a baseline too is one mark, the baseline's.
+    rows.append(make_row("badnets/super_ft/baseline", asr=0.2))
+    (marks,) = plane_marks(aggregate(to_frame(rows))).values()
+    assert [(mark.name, mark.asr[0]) for mark in marks] == [(BEFORE, 0.99), ("super_ft", 0.2)]
 
 
 def test_what_is_set_apart_is_grey_and_open_and_a_ruined_model_is_struck_through() -> None:

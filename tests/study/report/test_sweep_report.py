@@ -60,6 +60,16 @@ def test_a_line_is_a_defense_over_the_axis_and_its_band_spans_the_runs() -> None
     assert before.rates["asr_report"][0] == pytest.approx([0.99] * 3)
 
 
+def test_a_label_that_is_a_baseline_and_searched_has_one_point_at_each_place() -> None:
+    rows = swept_rows((0,))
+    for row in [row for row in rows if row["defense_label"] == "ft"]:
+        trial = row["trial"].replace("baseline", "0000")
+        rows.append(row | {"trial": trial, "role": "search", "search": "badnets/ft", "published": True, "asr": 0.5})
+    places = {name: index for index, name in enumerate(names_of(SWEEP)[::2])}
+    _, ft = sweep_series(aggregate(to_frame(rows)), places)
+    assert ft.place == [0, 1, 2]
+
+
 def test_more_columns_than_fit_and_third_keys_make_more_figures() -> None:
     sweep = {"a.x": list(range(8)), "a.y": list(range(7)), "dataset": ["p", "q"]}
     values = dict(zip(names_of(sweep), combinations_of(sweep), strict=True))

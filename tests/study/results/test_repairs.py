@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from study.record.columns import to_frame
@@ -73,3 +74,28 @@ def test_the_table_in_words() -> None:
 
 def test_a_study_without_a_finished_repair_says_so() -> None:
     assert "no repair" in repairs_markdown(to_frame([make_row("badnets/ft/0001")]))
+
+
+def test_the_interval_of_a_difference_holds_what_is_true() -> None:
+    """Two repairs of one true accuracy, on the same 500 images, which they often get wrong together: 0 lies within."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(60):
+        # Nine images of ten are easy or hard for both; of the rest each repair has luck of its own.
+        shared = rng.random(500) < 0.93
+        right = [np.where(rng.random(500) < 0.9, shared, rng.random(500) < 0.93).mean() for _ in range(2)]
+        rows = [_run(*one, n_clean=500) for one in (("one", 0, 0.0, right[0]), ("other", 0, 0.0, right[1]))]
+        _, accuracy = less_others(to_frame(rows), "one")[PLACE]["other"]
+        found.append(accuracy.low <= 0.0 <= accuracy.high)
+    assert np.mean(found) >= 0.95
+
+
+def test_a_repair_that_is_a_baseline_and_searched_counts_once() -> None:
+    rows = [row for seed in (0, 1) for row in (_run("super_ft", seed, 0.02, 0.9), _run("ft", seed, 0.3, 0.9))]
+    for seed in (0, 1):
+        point = _run("super_ft", seed, 0.02, 0.9, published=True)
+        rows.insert(0, point | {"trial": "badnets/super_ft/0000", "role": "search"})
+    found = {one.label: one for one in repairs(to_frame(rows))[PLACE]}
+    assert (found["super_ft"].gone, found["super_ft"].runs) == (2, 2)
+    asr, _ = less_others(to_frame(rows), "super_ft")[PLACE]["ft"]
+    assert asr.value == pytest.approx(-0.28)
