@@ -43,6 +43,7 @@ from study.search.warm_start import warm_points
 from study.spec.plugins import as_plugins
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
+from study.tracking.marks import Marks
 from study.tracking.trackers import check_trackers, tracking
 from trainables.plugins.parcels import packed
 from trainables.storage.remote import Place
@@ -103,7 +104,11 @@ def run_study(spec: StudySpec, directory: Place, *, address: str | None = None, 
         ledger = stack.enter_context(Ledger(folder / LEDGER_FILE))
         for note in ledger.damaged:
             log.warning("%s", note.replace(str(folder), home.called))
-        retried = ledger.set_aside_failed() if retry_failed else 0
+        retried = 0
+        if retry_failed:
+            # The marks first: after a crash in between rows are sent once more, and none is missed.
+            Marks(home).take_out([n for n, row in enumerate(ledger.rows()) if row.get("status") == "failed"])
+            retried = ledger.set_aside_failed()
         judged = decided(folder, ledger.rows())
         check_implanted(judged, spec)
         plan = with_chosen_detectors(plan.without(absent(judged)), folder)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +49,17 @@ class Marks:
         """The run in ``tool``; none if it lies elsewhere: a study sent to another server is a new run there."""
         mark = self._marks.get(tool)
         return mark if mark is not None and mark.place == place else None
+
+    def take_out(self, numbers: Sequence[int]) -> None:
+        """Rows are taken out of the ledger, to run again: what follows them moves up, and every run goes on.
+
+        Args:
+            numbers: of the rows, from 0, as they were.
+        """
+        if numbers:
+            for tool, mark in list(self._marks.items()):
+                gone = sum(number < mark.rows for number in numbers)
+                self.put(tool, replace(mark, rows=mark.rows - gone, ended=False), keep=True)
 
     def put(self, tool: str, mark: Mark, keep: bool = False) -> None:
         """Write a mark; ``keep``: also for a driver on another machine, to which rows sent since are new."""

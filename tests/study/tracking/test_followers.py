@@ -233,6 +233,31 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     assert tools[1].opened == tools[1].got == tools[1].closed == []
 
 
+@pytest.mark.parametrize("sent", [4, 1])
+def test_rows_that_run_again_are_sent_to_a_run_that_had_ended(tmp_path: Path, sent: int) -> None:
+    """Also to one that had got only some of the rows when it ended: what it missed before is sent, too."""
+    driver, first, second = made_study(tmp_path), Tool(), Tool()
+    rows = driver.ledger.rows()[:4]
+    followed = [{**row, "status": "failed"} if number in (0, 2) else row for number, row in enumerate(rows)]
+
+    def follow(tool: Tool, seen: list[dict[str, Any]]) -> None:
+        marks = Marks(Folder(tmp_path))
+        follower = Follower("tool", tool, lambda: driver.plan, lambda: seen, marks, lambda _: None)
+        follower.start()
+        follower.stop(True)
+        follower.join()
+
+    follow(first, followed[:sent])
+    Marks(Folder(tmp_path)).take_out([0, 2])
+    again = [followed[1], followed[3], rows[0], rows[2]]
+    follow(second, again)
+    assert second.opened == ["run-1"]
+    groups = [point.group for point in second.got if point.group != "study"]
+    missed = [followed[number] for number in range(sent, 4) if number not in (0, 2)]
+    assert groups == [row["search"] or row["trial"] for row in [*missed, rows[0], rows[2]]]
+    assert second.closed == [True]
+
+
 def test_another_server_gets_a_run_of_its_own_with_all_rows(tmp_path: Path) -> None:
     driver, elsewhere = made_study(tmp_path), Tool()
     elsewhere.place = "there"
