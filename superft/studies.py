@@ -18,7 +18,7 @@ from study.record.words import percent
 from study.report.figures.front import front_picture, front_plotly
 from study.results.fronts import fronts, marked
 from study.results.in_words import settings_text
-from study.results.rows import ALL_ATTACKS, is_shared
+from study.results.rows import ALL_ATTACKS, GROUP, is_shared
 from study.results.settings import aggregate_all
 from study.run.one_trial import run_single
 from study.spec.load import load_spec, make_spec
@@ -113,16 +113,18 @@ class Study:
     def table(self, attack: str | None = None) -> pd.DataFrame:
         """Baselines, published points and picks of each attack in a few columns, on the report half, as fractions."""
         chosen = self.picks(attack)
-        drop_1 = chosen[chosen["pick"] == "drop_1"]
+        keys = [*GROUP, "trial"]  # a setting that was scored over all attacks has one trial, and is no pick of each
         settings = self.settings(attack)
-        keep = settings["role"].isin(["baseline", "control"]) | settings["published"]
-        keep |= settings["trial"].isin(drop_1["trial"]) & (settings["role"] == "search")
+        drop_1 = pd.MultiIndex.from_frame(chosen.loc[chosen["pick"] == "drop_1", keys])
+        picked = pd.MultiIndex.from_frame(settings[keys]).isin(drop_1) & (settings["role"] == "search")
+        settings = settings.assign(picked=picked)
+        keep = settings["role"].isin(["baseline", "control"]) | settings["published"] | picked
         records = [
             {
                 "combination": row["combination"],
                 "attack": row["attack"],
                 "defense": row["defense_label"],
-                "point": _point(row, set(drop_1["trial"])),
+                "point": _point(row),
                 "asr": row["asr_report"],
                 "clean_accuracy": row["clean_accuracy_report"],
                 "robust_accuracy": row["robust_accuracy_report"],
@@ -240,8 +242,8 @@ def _assignments(changes: Mapping[str, Any]) -> Iterator[str]:
             raise SpecError(f"{key}: {value!r} is no value of a spec ({error})") from error
 
 
-def _point(row: pd.Series[Any], picked: set[str]) -> str:
+def _point(row: pd.Series[Any]) -> str:
     if row["role"] != "search":
         return str(row["role"])
-    words = ["published"] * bool(row["published"]) + ["pick, at most 1 point lost"] * (row["trial"] in picked)
+    words = ["published"] * bool(row["published"]) + ["pick, at most 1 point lost"] * bool(row["picked"])
     return "; ".join(words)

@@ -234,12 +234,17 @@ def _within_budget(settings: pd.DataFrame, budget: float | None) -> pd.DataFrame
 
 
 def _epochs_per_cell(rows: pd.DataFrame, settings: pd.DataFrame) -> list[float]:
-    """Mean E over the cells of each setting, what failed included: it was spent as well."""
+    """Mean E over the cells of each setting, what failed included: it was spent as well.
+
+    Of a setting that was dropped in a race the cells count that it was spared, too: nothing was spent there.
+    """
     keys = [*GROUP, "trial"]
     cost = charged_epochs(rows).fillna(0.0)
     total = cost.groupby([rows[key] for key in keys], dropna=False).sum()
     cells = rows.groupby(keys, dropna=False).size()
-    return [float(total[key] / cells[key]) for key in settings[keys].itertuples(index=False, name=None)]
+    meant = settings["expected_cells"].where(settings["dropped"]).fillna(0)
+    names = settings[keys].itertuples(index=False, name=None)
+    return [float(total[key] / max(cells[key], least)) for key, least in zip(names, meant, strict=True)]
 
 
 def _estimates(rows: pd.DataFrame, settings: pd.DataFrame, rule: str) -> dict[str, Any]:

@@ -39,7 +39,8 @@ METRICS = (
     "clean_accuracy_before_report",
     "robust_accuracy_before_report",
 )
-_EXTRA_MEANS = ("asr_base", "false_target_rate", "asr_before_search", "clean_accuracy_before_search")
+_BEFORE_SEARCH = ("asr_before_search", "clean_accuracy_before_search")
+_EXTRA_MEANS = ("asr_base", "false_target_rate", *_BEFORE_SEARCH)
 _SPREAD = ("asr_report", "clean_accuracy_report")
 _COSTS = ("charged_epochs", "epochs_alone", "wall_seconds", "steps")
 _COUNTS = {"asr": "n_triggered", "clean_accuracy": "n_clean"}
@@ -142,9 +143,10 @@ def _take_together(table: pd.DataFrame, rows: pd.DataFrame, rule: OverAttacks) -
     """
     keys = list(table.index.names)
     by_attack = rows.groupby([*keys, "of_attack"], sort=False, dropna=False)
-    means, counts = by_attack[list(METRICS)].mean(), by_attack[list(_POOLED)].sum()
+    rates = (*METRICS, *_BEFORE_SEARCH)
+    means, counts = by_attack[list(rates)].mean(), by_attack[list(_POOLED)].sum()
     behind = {f"{metric}{half}": f"{name}{half}" for metric, name in _COUNTS.items() for half in ("", "_report")}
-    for metric in METRICS:
+    for metric in rates:
         known = means[metric].dropna().sort_values(ascending=not metric.startswith("asr"), kind="stable")
         of_setting = known.groupby(level=keys, sort=False, dropna=False)
         share = pd.Series(rule.shares(of_setting.cumcount(), of_setting.transform("size")), known.index)

@@ -48,7 +48,8 @@ def best_elsewhere(frame: pd.DataFrame, without: str = "", drop: float = 0.05) -
     """The setting with the least mean ASR on the attacks of a ledger, among those that lose little accuracy.
 
     Only settings that were run on all of them are compared: a mean over the easier ones is no fair rival. Runs on a
-    victim without a backdoor measure nothing; one that diverged or collapsed counts as ASR 1 and accuracy 0.
+    victim without a backdoor measure nothing; one that diverged or collapsed counts as ASR 1 and accuracy 0, one that
+    abstained left the model as it was.
 
     Args:
         frame: rows of one or more ledgers, as `Ledger.to_frame` gives them.
@@ -56,7 +57,8 @@ def best_elsewhere(frame: pd.DataFrame, without: str = "", drop: float = 0.05) -
         drop: mean clean accuracy that may be lost, in [0, 1]; where every setting loses more, the one that loses least.
     """
     status = true_status(frame)
-    used = (frame["attack"] != without) & status.isin(["ok", "diverged"]) & (frame["role"].fillna("search") == "search")
+    measured = status.isin(["ok", "abstained", "diverged"])
+    used = (frame["attack"] != without) & measured & (frame["role"].fillna("search") == "search")
     rows, lost_all = frame[used], collapsed(frame[used]) | (status[used] == "diverged")
     if not len(rows):
         return None

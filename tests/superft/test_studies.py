@@ -94,6 +94,12 @@ def test_settings_over_several_attacks_have_a_front_of_their_own(tmp_path: Path)
     assert study.attacks == ["badnets", "blended", "all"]
     marked = study.trials[study.trials["on_front"].eq(True).fillna(False)]
     assert set(marked["trial"]) == set(study.front("all")["trial"])
+    # One trial is scored on all attacks: what is picked for one of them, or for all together, is no pick of the others.
+    table, picks = study.table(), study.picks()
+    drop_1 = picks[picks["pick"] == "drop_1"]
+    told = table[table["point"].str.contains("pick")]
+    assert sorted(told["attack"]) == sorted(drop_1["attack"])
+    assert sorted(told["asr"]) == sorted(drop_1["asr_report"])
 
 
 def test_a_notebook_shows_how_far_it_is_and_the_table(study: Study, tmp_path: Path) -> None:

@@ -140,6 +140,16 @@ def test_equal_trials_are_for_searches_that_have_them() -> None:
     assert np.isnan(_one(rows[:6] + rows[9:], "short")["equal_trials"])  # one search alone is compared with nobody
 
 
+def test_a_dropped_setting_is_charged_for_the_cells_that_it_took() -> None:
+    rows = [_of(0, "a", 0.5, 0.9, 10.0, seed=seed) for seed in range(6)]
+    rows += [_of(1, "a", 0.9, 0.3, 10.0, seed=seed, dropped_by="badnets/a/0000") for seed in range(2)]
+    rows += [_of(i, "b", 0.5, 0.9, 10.0, seed=seed) for i in range(2) for seed in range(6)]
+    a = _one(rows, "a")
+    assert a["epochs_all"] == pytest.approx(10.0 + 2 / 6 * 10.0)
+    spent = equal_rules.search_costs(to_frame(rows))
+    assert 6 * a["epochs_all"] == pytest.approx(spent.loc[spent["defense_label"] == "a", "epochs"].iloc[0])
+
+
 def test_failed_settings_use_up_trials_and_compute() -> None:
     rows = [_of(0, "a", 0.5, 0.9), failed_row("badnets/a/0001"), _of(2, "a", 0.1, 0.9)]
     rows += [_of(i, "b", 0.5, 0.9) for i in range(2)]

@@ -121,6 +121,17 @@ def test_the_worst_case_is_read_with_the_images_of_the_attack_it_is_of(tmp_path:
     assert set(per_attack["aggregate"]) == {"mean"}
 
 
+def test_what_a_setting_gives_up_in_the_worst_case_is_taken_against_the_worst_case_before() -> None:
+    victims = {"a": 0.98, "b": 0.90}
+    rows = [
+        make_row("all/ft/0000", attack=attack, asr=0.05, clean_accuracy=before - 0.004, clean_accuracy_before=before)
+        for attack, before in victims.items()
+    ]
+    found = fronts(to_frame([{**row, "aggregate": "worst", "models": 2} for row in rows]))
+    (member,) = found[found["attack"] == ALL_ATTACKS].to_dict("records")
+    assert "drop_0.5" in member["picks"].split(";")
+
+
 def test_a_setting_that_fails_on_one_attack_leaves_the_front_of_the_worst_case(tmp_path: Path) -> None:
     rows = []
     for trial, asr, accuracy in (("all/ft/0000", (0.0, 0.0, 0.6), 0.95), ("all/ft/0001", (0.3, 0.3, 0.3), 0.90)):

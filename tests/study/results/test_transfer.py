@@ -71,6 +71,20 @@ def test_what_collapsed_or_diverged_is_the_worst() -> None:
     assert chosen.candidate.settings == {"lr": 0.2}
 
 
+def test_a_run_that_abstained_left_its_backdoor() -> None:
+    frame = to_frame(
+        [
+            *rows(0.1, dict.fromkeys(ATTACKS, 0.05), seed=0),
+            *rows(0.1, dict.fromkeys(ATTACKS, 0.05), seed=1),
+            *rows(0.2, dict.fromkeys(ATTACKS, 0.03), seed=0),
+            *rows(0.2, dict.fromkeys(ATTACKS, 1.0), 0.985, seed=1, status="abstained"),
+        ]
+    )
+    chosen = best_elsewhere(frame)
+    assert chosen is not None
+    assert (chosen.candidate.settings, chosen.asr) == ({"lr": 0.1}, pytest.approx(0.05))
+
+
 def test_no_rows_are_no_choice_and_no_file_is_one_clear_line(tmp_path: Path) -> None:
     assert best_elsewhere(to_frame(rows(0.1, {"one": 0.1})), without="one") is None
     with pytest.raises(
