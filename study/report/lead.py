@@ -17,6 +17,7 @@ from study.report.html import escape, plural
 from study.results.in_words import models_of, movement_text, settings_text
 from study.results.outcomes import REMOVED_ASR, outcome_of
 from study.results.rows import ALL_ATTACKS
+from study.results.settings import on_victims
 from study.results.verdicts import (
     BETTER,
     EQUAL,
@@ -80,7 +81,7 @@ def attack_lead(settings: pd.DataFrame, found: Sequence[Verdict], target: str = 
         found: ``verdicts.verdicts`` of it.
         target: the attacker's class in words.
     """
-    measured = measured_on_victims(settings)
+    measured = on_victims(settings)
     if not len(measured):
         return ""
     first = measured.iloc[0]
@@ -99,11 +100,6 @@ def attack_lead(settings: pd.DataFrame, found: Sequence[Verdict], target: str = 
         lines = "".join(f"<li>{sentence}</li>" for sentence in each)
         out += f"<details><summary>Each defense in a sentence</summary><ul>{lines}</ul></details>"
     return out
-
-
-def measured_on_victims(settings: pd.DataFrame) -> pd.DataFrame:
-    """Settings with a result on a backdoored model; controls start from a clean one."""
-    return settings[settings["asr_report"].notna() & (settings["role"] != "control")]
 
 
 def outcome_text(one: pd.Series[Any]) -> str:

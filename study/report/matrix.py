@@ -14,6 +14,7 @@ from study.report.html import escape, plural, rate
 from study.results.in_words import models_of, settings_text
 from study.results.outcomes import REMOVED, REMOVED_ASR
 from study.results.rows import ALL_ATTACKS, GROUP
+from study.results.settings import on_victims
 from study.results.verdicts import NO_PICK, Verdict, shared_members, verdicts
 
 # One ramp for both numbers, from good to bad: blue to orange stays apart for every kind of colour-blindness, and all
@@ -165,11 +166,11 @@ def _no_pick(verdict: Verdict, group: pd.DataFrame, counts: pd.DataFrame) -> Cel
 
 
 def _before(own: pd.DataFrame) -> Cell:
-    measured = own[own["asr_report"].notna() & (own["role"] != "control")]
+    measured = on_victims(own)
     if not len(measured):
         absent = (own["status"] == "backdoor_not_implanted").any()
         return Cell("not implanted" if absent else "no result")
-    first = measured.sort_values("cells", ascending=False, kind="stable").iloc[0]
+    first = measured.iloc[0]
     asr, accuracy = float(first["asr_before_report"]), float(first["clean_accuracy_before_report"])
     return Cell(asr=asr, accuracy=accuracy, lost=0.0, note=_of_victims(first))
 

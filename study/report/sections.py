@@ -28,11 +28,12 @@ from study.report.detectors import CAPTION_TUNED
 from study.report.figures.registry import AttackTables, draw_all
 from study.report.figures.style import PLOTLY_CONFIG
 from study.report.html import Table, embedded, escape, folded, number, plain, plural, rate, slug, table_html
-from study.report.lead import attack_lead, measured_on_victims
+from study.report.lead import attack_lead
 from study.results.common import common_text
 from study.results.importance import RESAMPLES, TARGETS, Importance
 from study.results.in_words import models_of, rule_in_words, settings_of, settings_text
 from study.results.rows import ALL_ATTACKS, true_status
+from study.results.settings import on_victims
 from study.results.verdicts import verdicts
 from trainables.evaluation.metrics import der, rir
 
@@ -160,7 +161,7 @@ def before_after(settings: pd.DataFrame, members: pd.DataFrame) -> Table:
         members: rows of ``fronts`` of this attack.
     """
     rows: Table = []
-    measured = measured_on_victims(settings)
+    measured = on_victims(settings)
     if len(measured):
         first = measured.iloc[0]
         before = {"model": "before repair", "status": "–", "setting": ""}

@@ -134,6 +134,12 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     return table.sort_values("finished_row").reset_index(drop=True)
 
 
+def on_victims(settings: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `aggregate` with a result on a backdoored model, most cells first: the victims of the first are all."""
+    measured = settings[settings["asr_report"].notna() & (settings["role"] != "control")]
+    return measured.sort_values("cells", ascending=False, kind="stable")
+
+
 def _take_together(table: pd.DataFrame, rows: pd.DataFrame, rule: OverAttacks) -> None:
     """Put the rates by ``rule``, and the counts of the test images behind them, in the place of the means over cells.
 

@@ -43,6 +43,7 @@ from study.report.figures.style import (
 )
 from study.results.in_words import models_of, settings_of
 from study.results.pareto import BOX_ASR, BOX_DROP, non_dominated_indices
+from study.results.settings import on_victims
 
 FEW_BASELINES = 5  # up to so many, a legend is enough; more have their names beside their marks
 BASELINE_STYLE = {  # name -> colour, Plotly shape, Matplotlib shape
@@ -107,15 +108,16 @@ def front_picture(title: str, settings: pd.DataFrame, front: pd.DataFrame) -> Fr
         front: rows of ``fronts.fronts`` of this attack.
     """
     measured = settings.dropna(subset=["asr_report", "clean_accuracy_report"])
-    searched = measured[measured["role"] == "search"]
+    # What was dropped in a race has a result on some cells alone, which may be the easier ones.
+    searched = measured[(measured["role"] == "search") & ~measured["dropped"]]
     marks: list[Marks] = []
     crowded = searched["defense_label"].nunique() > FEW_SEARCHES
     for index, (defense, group) in enumerate(searched.groupby("defense_label", sort=True)):
         marks += _searched(str(defense), index, group, front[front["defense_label"] == defense], crowded)
     baselines = measured[measured["role"] == "baseline"]
-    repaired = measured[measured["role"] != "control"]
-    if not (baselines["defense"] == "none").any() and len(repaired):
-        marks.append(_before(repaired))
+    victims = on_victims(measured)
+    if not (baselines["defense"] == "none").any() and len(victims):
+        marks.append(_before(victims.iloc[0]))
     others = itertools.cycle(OTHER_SHAPES)
     # Beside searches, baselines are grey: colours are the searches'.
     colours = itertools.cycle((GREY,) if len(searched) else SEARCHED_COLOURS)
@@ -297,9 +299,9 @@ def _marks(
     return Marks(name, kind, colour, x, y, tuple(_hover(r) for r in records), shape, tuple(widths))
 
 
-def _before(measured: pd.DataFrame) -> Marks:
-    """The victim as it was, where no baseline ``none`` was run."""
-    x, y = float(measured["clean_accuracy_before_report"].mean()), float(measured["asr_before_report"].mean())
+def _before(one: pd.Series[Any]) -> Marks:
+    """The victims as they were, where no baseline ``none`` was run."""
+    x, y = float(one["clean_accuracy_before_report"]), float(one["asr_before_report"])
     hover = f"<b>before repair</b><br>ASR {percent(y)}<br>clean accuracy {percent(x)}"
     colour, *shape = BASELINE_STYLE["before"]
     return Marks("before repair", "baseline", colour, (x,), (y,), (hover,), (shape[0], shape[1]))

@@ -30,6 +30,7 @@ from study.report.figures.style import (
 )
 from study.results.aftermath import CLEAN_CONTROL
 from study.results.rows import ALL_ATTACKS, with_fixed_settings
+from study.results.settings import on_victims
 
 BEFORE = "before repair"
 ASR, ACCURACY = "asr_report", "clean_accuracy_report"
@@ -63,11 +64,10 @@ def plane_marks(table: pd.DataFrame) -> dict[str, list[Mark]]:
     own = with_fixed_settings(own)
     found: dict[str, list[Mark]] = {}
     for attack, group in own.groupby("attack", sort=True):
-        victims = group[group["role"] != "control"]
+        victims = on_victims(group)
         if not len(victims):
             continue
-        # Of several defenses the one with most runs: its victims are all of them.
-        first = victims.sort_values("cells", ascending=False, kind="stable").iloc[0]
+        first = victims.iloc[0]
         accuracy, asr = (float(first[f"{rate}_before_report"]) for rate in ("clean_accuracy", "asr"))
         marks = [Mark(BEFORE, (accuracy,) * 3, (asr,) * 3)]
         for _, one in group.sort_values(["defense_label", "role"]).iterrows():

@@ -306,6 +306,22 @@ def test_before_and_after_gives_report_half_values_with_wilson_intervals() -> No
     assert table["before repair"]["RA"].startswith("1.0 % [")
 
 
+def test_a_setting_that_was_dropped_in_a_race_speaks_for_no_model_but_its_own() -> None:
+    """It ended first, on the two easy victims of six."""
+    victims = [0.99, 0.99, 0.9, 0.9, 0.9, 0.9]
+    before = [{f"asr_before{half}": asr for half in ("", "_report")} | {"seed": i} for i, asr in enumerate(victims)]
+    rows = [point(1, 0.3, 0.98, **before[i], dropped_by="badnets/super_ft/0000") for i in (0, 1)]
+    rows += [point(0, 0.1, 0.9, **one) for one in before]
+    frame = to_frame(rows)
+    settings, members = aggregate(frame), fronts(frame)
+    (first, *_) = before_after(settings, members)
+    assert first["ASR"].startswith("93.0 % [")
+    assert "93.0 % of triggered images" in attack_lead(settings, verdicts(settings, members))
+    drawn = _by_kind(front_picture("badnets", settings, members))
+    assert drawn["baseline"].y == pytest.approx((0.93,))
+    assert 0.3 not in [y for marks in drawn.values() for y in marks.y]
+
+
 def test_sentences_costs_and_the_front_itself_are_read_on_the_report_half() -> None:
     halves = {"asr_search": 0.1, "asr_report": 0.3, "clean_accuracy_search": 0.99, "clean_accuracy_report": 0.95}
     frame = to_frame([point(0, 0.2, 0.97, published=True, **halves)])

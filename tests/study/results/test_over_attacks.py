@@ -123,10 +123,10 @@ def test_the_worst_case_is_read_with_the_images_of_the_attack_it_is_of(tmp_path:
 
 def test_what_a_setting_gives_up_in_the_worst_case_is_taken_against_the_worst_case_before() -> None:
     victims = {"a": 0.98, "b": 0.90}
-    rows = [
-        make_row("all/ft/0000", attack=attack, asr=0.05, clean_accuracy=before - 0.004, clean_accuracy_before=before)
-        for attack, before in victims.items()
-    ]
+    rows = []
+    for attack, before in victims.items():
+        rates = {f"clean_accuracy_before{half}": before for half in ("", "_report")}
+        rows.append(make_row("all/ft/0000", attack=attack, asr=0.05, clean_accuracy=before - 0.004, **rates))
     found = fronts(to_frame([{**row, "aggregate": "worst", "models": 2} for row in rows]))
     (member,) = found[found["attack"] == ALL_ATTACKS].to_dict("records")
     assert "drop_0.5" in member["picks"].split(";")
