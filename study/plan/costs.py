@@ -76,7 +76,7 @@ def aftermath_left(plan: Plan, data: Data, left: Mapping[str, int] | None = None
         unit = len(attacker_indices(cell.victim, data_of(data, cell.data)))
         return float(epochs(work.forward_samples, work.backward_samples, work.input_backward_samples, unit))
 
-    total, trials, victims = 0.0, 0, dict[tuple[VictimSpec, bool], float]()
+    total, trials, victims = 0.0, 0.0, dict[tuple[VictimSpec, bool], float]()
 
     def add(cell: Cell, settings: Mapping[str, Any], asked: Aftermath, count: float) -> None:
         nonlocal total
@@ -87,14 +87,14 @@ def aftermath_left(plan: Plan, data: Data, left: Mapping[str, int] | None = None
     for job in plan.baselines:
         if job.aftermath is not None and (there := left.get(job.label, 0)):
             share = there / planned[job.label]
-            trials += 1
+            trials += share
             add(job.cell, job.settings, job.aftermath, share)
     for search in plan.searches:
         if plan.aftermath is not None and not search.repeat and (there := left.get(search.label, 0)):
             trials += there
             for cell in search.cells:
                 add(cell, search.published_settings(), plan.aftermath, there / len(search.cells))
-    return AftermathWork(trials, total, math.fsum(victims.values()))
+    return AftermathWork(round(trials), total, math.fsum(victims.values()))
 
 
 def victims_cost(victims: Sequence[Cell], data: Data, upstream: Data | None = None) -> float:

@@ -278,23 +278,46 @@ class Forecast:
         for row in rows:
             if row["status"] != "failed":
                 taken = row["wall_seconds"] + (row.get("seconds_aftermath") or 0.0)
-                timed.setdefault(row["defense"], []).append(taken)
+                timed.setdefault(row["search"] or row["trial"], []).append(taken)
+        each = {label: math.fsum(seconds) / len(seconds) for label, seconds in timed.items()}
         total = longest = 0.0
         for kind in self.kinds:
             if not self.left(kind):
                 continue
-            known, cell = timed.get(kind.cells[0].defense), kind.cells[0]
-            if self.shares is None or not (known or kind.name in self.measured):
+            if self.shares is None:
                 return None
             gpus = self.shares[kind.labels[0]]
-            if known:
-                each = math.fsum(known) / len(known)
-            else:
-                work = trial_cost(cell, kind.settings, self.data)
-                each = self.measured[kind.name].seconds_beside(round(1 / gpus) - 1 if 0 < gpus < 1 else 0, work)
-            total += self.left(kind) * each / max(1, count_slots(self.nodes, self.cpus, gpus))
-            longest = max(longest, each)
+            slots = max(1, count_slots(self.nodes, self.cpus, gpus))
+            for label in (one for one in kind.labels if self.remaining.get(one)):
+                seconds = each[label] if label in each else self._by_work(kind, label, each, gpus)
+                if seconds is None:
+                    return None
+                total += self.remaining[label] * seconds / slots
+                longest = max(longest, seconds)
         return max(total, longest)
+
+    def _by_work(self, kind: Kind, label: str, each: Mapping[str, float], gpus: float) -> float | None:
+        """Seconds of a trial under a label none of whose trials has ended, from others of its kind by their work in E.
+
+        Args:
+            each: seconds of a trial under other labels.
+        """
+        work = self._work(label)
+        if known := [one for one in kind.labels if one in each]:
+            epochs = math.fsum(map(self._work, known))
+            seconds = math.fsum(each[one] for one in known)
+            return seconds * work / epochs if epochs else seconds / len(known)
+        if kind.name not in self.measured:
+            return None
+        return self.measured[kind.name].seconds_beside(round(1 / gpus) - 1 if 0 < gpus < 1 else 0, work)
+
+    def _work(self, label: str) -> float:
+        """E of a trial under this label; of a search as its published setting."""
+        for search in self.plan.searches:
+            if label in (search.label, search.confirm_label):
+                return trial_cost(search.cells[0], search.published_settings(), self.data)
+        job = next(job for job in self.plan.baselines if job.label == label)
+        return trial_cost(job.cell, job.settings, self.data)
 
     def _slots_of(self, gpus: float) -> Callable[[Node], int]:
         return lambda node: slots_on(node, self.cpus, gpus)

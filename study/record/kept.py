@@ -6,7 +6,6 @@ under that name which are of its own trials.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import uuid
@@ -23,7 +22,6 @@ from trainables.job import Job, Role
 from trainables.storage.kept import kept_name
 
 KEPT_FILE = "kept.json"
-LONGEST_NAME = 200
 # Of models that may come to lie on a front.
 ON_FRONTS: tuple[Role, ...] = ("search",)
 
@@ -51,10 +49,7 @@ class Keeping:
         return {self._name(row_key(row)): row for row in rows}
 
     def _name(self, key: Key) -> str:
-        name = key_as_name(key)
-        if len(name) > LONGEST_NAME:  # the combinations of a sweep may have long ones, file systems allow 255 letters
-            name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-        return kept_name(self.name, name)
+        return kept_name(self.name, key_as_name(key))
 
 
 def keeping_of(directory: Path, spec: StudySpec) -> Keeping | None:

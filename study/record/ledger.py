@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
+LONGEST_NAME = 200
 Key = tuple[str, str, int, int]
 
 
@@ -190,8 +191,11 @@ def key_as_name(key: Key) -> str:
     """The key of a row as the name of a file, without ending; no two keys have the same."""
     plain = "/".join(map(str, key))
     name = re.sub(r"[^A-Za-z0-9._-]", "--", plain)
-    # What cannot be read back from the name, as of labels with a blank, is told apart by a digest.
-    return name if name.replace("--", "/") == plain else f"{name}-{hashlib.sha256(plain.encode()).hexdigest()[:12]}"
+    # What cannot be read back from the name, as of labels with a blank, is told apart by a digest; so is what is cut
+    # off, for the combinations of a sweep may have long names and file systems allow 255 letters.
+    if name.replace("--", "/") == plain and len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(plain.encode()).hexdigest()[:12]}"
 
 
 def _in_words(key: Key) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import re
 from typing import Any
@@ -12,6 +13,8 @@ import pandas as pd
 from study.record.words import interval, percent
 
 Table = list[dict[str, str]]
+LONGEST_NAME = 160
+ORDINARY = r"[A-Za-z0-9_\- ,:/.()=+\[\]]*"  # what a name of few such letters leaves out, nobody mistakes for another
 _WORDY = ("model", "chosen as", "cause", "runs", "flagged classes")  # columns that need room for words
 _LONG = ("setting",)  # and those that need more
 
@@ -45,8 +48,11 @@ def embedded(png: bytes, description: str) -> str:
 
 
 def slug(text: str) -> str:
-    """A text as a name for links and files."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)
+    """A text as a name for links and files, at most 160 letters long; what it leaves out is told by a digest."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", text)
+    if len(name) <= LONGEST_NAME and re.fullmatch(ORDINARY, text):
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def rate(value: Any, n: Any) -> str:

@@ -207,10 +207,11 @@ def _is_repair(rows: pd.DataFrame) -> pd.Series[bool]:
 
 def _trust(rows: pd.DataFrame) -> str:
     """Seeds and test images behind the numbers, and what they cannot carry."""
-    seeds = sorted(rows["seed"].dropna().unique())
+    seeds, defenders = sorted(rows["seed"].dropna().unique()), rows["defense_seed"].dropna().nunique()
     if len(seeds) == 1:
+        runs = "one run" if defenders < 2 else f"a mean over {defenders} defense seeds"
         text = (
-            f"<b>One seed</b> ({seeds[0]}): each number is one run on one backdoored model, and another seed can turn "
+            f"<b>One seed</b> ({seeds[0]}): each number is {runs} on one backdoored model, and another seed can turn "
             "a result around."
         )
     else:

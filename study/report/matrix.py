@@ -198,7 +198,7 @@ def _cell(one: pd.Series[Any], counts: pd.DataFrame) -> Cell:
     notes = []
     if total > 1:
         notes.append(f"ASR ≤ {REMOVED_ASR:.0%} in {int(runs[REMOVED])} of {total}")
-    if int(one["models"]) > int(one["cells"]) and not words:
+    if int(one["models"]) > int(one["models_counted"]) and not words:
         notes.append(f"on {models_of(one)}")
     asr, accuracy = float(one["asr_report"]), float(one["clean_accuracy_report"])
     lost = float(one["clean_accuracy_before_report"]) - accuracy

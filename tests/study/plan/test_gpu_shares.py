@@ -204,11 +204,27 @@ def test_expected_time_is_work_over_slots_and_at_least_the_longest_trial(digits:
     alone = ahead.with_measured({kind.name: measured(busy=0.95)})
     assert alone.shares == {FIRST: 1.0}
     assert alone.expected_seconds([]) == pytest.approx(99 / 8 * 10)
-    rows = [{"status": "ok", "defense": "super_ft", "wall_seconds": 4.0}]
-    rows += [{"status": "failed", "defense": "super_ft", "wall_seconds": None}]
+    rows = [{"status": "ok", "search": FIRST, "wall_seconds": 4.0}]
+    rows += [{"status": "failed", "search": FIRST, "wall_seconds": None}]
     assert ahead.expected_seconds(rows) == pytest.approx(99 / 16 * 4)
     few = look_ahead(plan, digits, tmp_path, [DGX], {FIRST: 1})
     assert few.expected_seconds(rows) == pytest.approx(4)
+
+
+def test_of_one_method_with_two_lengths_neither_is_forecast_as_the_other(digits: Dataset, tmp_path: Path) -> None:
+    plan = make_plan(
+        tiny_spec(
+            *("defenses=[]", "baselines=[short, long]", "resources.gpus_per_trial=0"),
+            *("defense.short={method: ft, steps: 10}", "defense.long={method: ft, steps: 1000}"),
+        )
+    )
+    short, long = (job.label for job in plan.baselines)
+    one_slot = [Node("a", 1, 0)]
+    ahead = look_ahead(plan, digits, tmp_path, one_slot, {short: 2, long: 3})
+    rows = [{"status": "ok", "search": None, "trial": short, "wall_seconds": 1.0}]
+    assert ahead.expected_seconds(rows) == pytest.approx(2 * 1.0 + 3 * 100.0)
+    rows += [{"status": "ok", "search": None, "trial": long, "wall_seconds": 30.0}]
+    assert ahead.expected_seconds(rows) == pytest.approx(2 * 1.0 + 3 * 30.0)
 
 
 def test_a_trial_on_a_full_card_takes_longer_and_one_that_was_cut_as_long_as_its_work() -> None:

@@ -76,6 +76,9 @@ def test_keys_that_differ_have_files_that_differ() -> None:
     names = [key_as_name((f"badnets/{label}/baseline", "badnets", 0, 0)) for label in labels]
     assert len(set(names)) == len(labels)
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names)
+    long = [key_as_name((f"{'folder' * 60}{end}/ft/baseline", "badnets", 0, 0)) for end in "ab"]
+    assert long[0] != long[1]
+    assert max(map(len, long)) < 240
 
 
 def test_the_same_trial_is_not_added_twice(path: Path) -> None:

@@ -72,6 +72,8 @@ def test_seeds_and_images_are_told_and_one_seed_is_called_one() -> None:
     several = _study([{**row, "seed": seed} for row in GAIN for seed in (0, 1, 2)])
     assert "Means over 3 seeds (0, 1, 2)" in several
     assert "One seed" not in several
+    defenders = _study([{**row, "defense_seed": own} for row in GAIN for own in (0, 1)])
+    assert "each number is a mean over 2 defense seeds on one backdoored model" in defenders
 
 
 def test_methods_are_never_set_against_each_other() -> None:

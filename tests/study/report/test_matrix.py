@@ -164,3 +164,14 @@ def test_fourteen_attacks_by_eighteen_defenses_fill_their_own_box() -> None:
 def test_the_attackers_class_stands_below_the_attack() -> None:
     matrix = _matrix(made_up_study(attacks=("badnets",), trials=2), {"badnets": "0 (airplane)"})
     assert "target class 0 (airplane)" in matrix_html(matrix, {})
+
+
+def test_of_how_many_models_is_said_whatever_the_number_of_defenders() -> None:
+    """Two defense seeds make four runs of two models; the third holds no backdoor."""
+    rows = [
+        make_row("badnets/ft/baseline", asr=0.1, clean_accuracy=0.97, seed=seed, defense_seed=own, models=3)
+        for seed in (0, 1)
+        for own in (0, 1)
+    ]
+    (cell,) = _cells(_matrix(rows), "ft")
+    assert "on 2 of 3 models" in cell.note

@@ -12,6 +12,7 @@ from study.record.columns import to_frame
 from study.report.figures.front import front_picture, front_plotly
 from study.report.figures.hypervolume import hypervolume_plotly, hypervolume_series
 from study.report.figures.importance import importance_plotly
+from study.report.html import slug
 from study.report.template import SCRIPT
 from study.report.write import write_report
 from study.results.fronts import fronts, hypervolume_over_trials
@@ -117,3 +118,11 @@ def test_on_a_narrow_screen_the_panels_of_importance_stand_below_each_other() ->
     assert layout["xaxis"]["domain"] != layout["xaxis2"]["domain"]
     assert narrow["xaxis.domain"] == narrow["xaxis2.domain"] == narrow["xaxis3.domain"] == [0.0, 1.0]
     assert narrow["yaxis.domain"][0] > narrow["yaxis2.domain"][1] > narrow["yaxis3.domain"][1]
+
+
+def test_names_for_links_and_files_are_short_and_of_one_text_each() -> None:
+    assert slug("badnets on digits, airbench_cnn") == "badnets_on_digits_airbench_cnn"
+    folders = [f"blended, dataset folder:/data/{name}" for name in ("\u7532", "\u4e59", "x" * 300, "x" * 301)]
+    names = [slug(one) for one in folders]
+    assert len(set(names)) == len(names)
+    assert max(map(len, names)) < 200
