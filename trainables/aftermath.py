@@ -59,6 +59,11 @@ def check_aftermath(asked: Aftermath, cell: Cell, settings: Mapping[str, Any], d
 
 
 def _check_membership(asked: Membership, cell: Cell, settings: Mapping[str, Any], dataset: Dataset) -> None:
+    if asked.shadow_models and not cell.victim.make_attack().trains:
+        raise DataError(
+            f"aftermath.membership: attack {cell.victim.attack} has ready-made weights, so that no shadow model can be "
+            "trained as its victim was; leave shadow and lira out of attacks"
+        )
     if cell.victim.scenario != "standalone":
         raise DataError(
             f"aftermath.membership: in scenario {cell.scenario} the attacker's training images are of another task; it "
@@ -74,7 +79,8 @@ def _check_membership(asked: Membership, cell: Cell, settings: Mapping[str, Any]
         )
     if not asked.shadow_models:
         return
-    half = _labels(cell.victim, dataset)[_half(_pool(asked, cell.victim, dataset), cell, dataset, 0)[0]]
+    # The smaller of the two halves.
+    half = _labels(cell.victim, dataset)[_half(_pool(asked, cell.victim, dataset), cell, dataset, 1)[0]]
     if len(half.unique()) < dataset.num_classes:
         raise DataError(
             "aftermath.membership: half of the training images that are left for shadow models lacks a class; ask for "
@@ -197,18 +203,23 @@ def _membership(
     others = (test.images, test.labels)
     left = _untouched(cell.victim, dataset, touched)
     stream = generator_for(cell.seed, "membership", "clean")
-    clean = membership.draw_group("clean", (train.images[left], train.labels[left]), others, n, classes, stream)
+    kept = (train.images[left], train.labels[left])
+    clean = membership.draw_group("clean", kept, others, n, classes, stream, left)
     assert clean is not None, "check_aftermath refuses data sets with fewer images"
     groups = [clean]
     if DEFENSES.get(cell.defense).owns is CleanData:
         split = victim.clean_split(dataset, cell.clean_fraction, cell.clean_source, cell.defense_seed)
         held = dataset.train.subset(split.train)
         stream = generator_for(cell.seed, "membership", "defender", cell.defense_seed)
-        if drawn := membership.draw_group("defender", (held.images, held.labels), others, n, classes, stream):
+        theirs = torch.full((len(dataset.train),), -1)
+        theirs[victim.attacker_indices] = torch.arange(len(train))
+        defenders = (held.images, held.labels)
+        if drawn := membership.draw_group("defender", defenders, others, n, classes, stream, theirs[split.train]):
             groups.append(drawn)
     if (sides := _poisoned_sides(cell.victim.make_attack(), victim, test)) is not None:
         stream = generator_for(cell.seed, "membership", "poisoned")
-        if drawn := membership.draw_group("poisoned", *sides, n, classes, stream):
+        stamped = touched[victim.poisoned.kinds == Kind.POISON]
+        if drawn := membership.draw_group("poisoned", *sides, n, classes, stream, stamped):
             groups.append(drawn)
     groups = [dataclasses.replace(group, images=group.images.to(device)) for group in groups]
     pool = _without(len(train), members)
@@ -220,7 +231,7 @@ def _membership(
         at = torch.cat([own[clean_own], rest])
         chosen = train.subset(at)
         member = torch.arange(len(at)) < len(clean_own)
-        return membership.Shadow(repaired, chosen.images.to(device), chosen.labels, member)
+        return membership.Shadow(repaired, chosen.images.to(device), chosen.labels, member, own)
 
     seed = derive_seed(cell.seed, "membership", "network")
     try:
@@ -255,7 +266,9 @@ def _shadow_model(
     trainer = make_trainer(spec, dataset, counting.device, seed=derive_seed(cell.seed, "shadow", number))
     trainer.counters, trainer.memo = counting.counters, memo
     how = dict(arithmetic(counting.device, spec.precision))
-    trainer.task = content_key({"victim": spec.name(dataset), "arithmetic": how})
+    # What an attack trains beside its model (a surrogate, an encoder) is of this shadow model and its images alone.
+    which = {"number": number, "images": own.tolist()}
+    trainer.task = content_key({"victim": spec.name(dataset), "arithmetic": how, "shadow": which})
 
     def build() -> dict[str, Tensor]:
         made = attack.implant(half, trainer, spec.recipe)
@@ -269,7 +282,7 @@ def _shadow_model(
             "appended": ~poisoned.in_place,
         }
 
-    tensors = trainer.remember("shadow", {"number": number, "images": own.tolist()}, build)
+    tensors = trainer.remember("shadow", which, build)
     model = trainer.fresh_model("shadow-model")
     model.load_state_dict(
         {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
@@ -346,7 +359,12 @@ def _pool(asked: Membership, spec: VictimSpec, dataset: Dataset) -> Tensor:
 
 
 def _half(pool: Tensor, cell: Cell, dataset: Dataset, number: int) -> tuple[Tensor, Tensor]:
-    """Half of every class of the pool, for one shadow model, and the other half."""
+    """Half of every class of the pool, for one shadow model, and the other half.
+
+    Every second model takes the other half of the one before, so that no image was seen by all of them.
+    """
+    if number % 2:
+        return _half(pool, cell, dataset, number - 1)[::-1]
     labels, stream = _labels(cell.victim, dataset)[pool], generator_for(cell.seed, "shadow-half", number)
     own, rest = [], []
     for places in class_members(labels, dataset.num_classes):

@@ -11,10 +11,13 @@ import torch
 from superft.testing.defense_checks import reachable
 from tests.toy import toy_spec
 from trainables.aftermath import check_aftermath, planned_work, shadow_work
+from trainables.attacks.badnets import BadNets
+from trainables.attacks.base import ATTACKS
 from trainables.columns import AFTERMATH_COLUMNS, CIRCUMSTANCES
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, Defense, NoData, Repair
+from trainables.evaluation.aftermath import membership
 from trainables.evaluation.aftermath.settings import Aftermath, Connectivity, Membership, Reinjection, Retuning
 from trainables.job import Cell
 from trainables.models.classifier import Classifier
@@ -158,3 +161,77 @@ def test_membership_needs_the_attackers_own_task(toy: Dataset, toy_victim: Victi
     )
     with pytest.raises(DataError, match="in scenario new-head the attacker's training images are of another task"):
         check_aftermath(Aftermath(membership=Membership()), cell, {}, toy)
+
+
+def test_no_shadow_model_is_asked_of_an_image_that_it_was_trained_on(
+    toy: Dataset, toy_victim: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The defender's images and the originals of the poisoned ones may be among those that shadow models train on."""
+    asked = Aftermath(membership=Membership(images=40, attacks=("lira",), shadows=3, adaptive=False))
+    groups: dict[str, membership.Group] = {}
+    seen = list[torch.Tensor]()
+    known: dict[str, list[torch.Tensor]] = {}
+    infer, ratio = membership.infer, membership.likelihood_ratio
+
+    def watched(*given: Any) -> list[dict[str, Any]]:
+        settings, model, of, shadow, *rest = given
+        groups.update({group.name: group for group in of})
+
+        def noted(number: int) -> membership.Shadow:
+            one = shadow(number)
+            seen.append(one.seen)
+            return one
+
+        return infer(settings, model, of, noted, *rest)
+
+    def told(outputs: torch.Tensor, labels: torch.Tensor, unseen: Any) -> torch.Tensor:
+        known[list(groups)[len(known)]] = list(unseen)
+        return ratio(outputs, labels, unseen)
+
+    monkeypatch.setattr(membership, "infer", watched)
+    monkeypatch.setattr(membership, "likelihood_ratio", told)
+    run_trial(cell_of(toy_victim), SHORT, dataset=toy, victim=toy_victim, device=CPU, aftermath=asked)
+    assert set(groups) == {"clean", "defender", "poisoned"}
+    train = toy.train.subset(toy_victim.attacker_indices)
+    for name in ("clean", "defender"):
+        own, at = groups[name].member, groups[name].places
+        assert torch.equal(train.images[at[own]], groups[name].images[own])
+        assert bool((at[~own] == -1).all())
+    met = 0
+    for name, group in groups.items():
+        for model, values in zip(seen, known[name], strict=True):
+            trained_on = torch.isin(group.places, model)
+            assert torch.equal(values.isnan(), trained_on), name
+            met += int(trained_on.sum())
+        assert not bool(torch.stack(known[name]).isnan().all(0).any()), "each image has a model that never saw it"
+        if name == "clean":
+            assert met == 0
+    assert met > 0
+    # The second model has the half that the first has not.
+    assert not bool(torch.isin(seen[0], seen[1]).any())
+
+
+def test_shadow_models_share_nothing_that_an_attack_trains_beside_its_model(
+    toy: Dataset, toy_victim: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = list[Any]()
+    implant = BadNets.implant
+
+    def watched(attack: BadNets, train: Any, trainer: Trainer, recipe: Any) -> Any:
+        tasks.append(trainer.task)
+        return implant(attack, train, trainer, recipe)
+
+    monkeypatch.setattr(BadNets, "implant", watched)
+    asked = Aftermath(membership=Membership(images=40, attacks=("lira",), shadows=2))
+    run_trial(cell_of(toy_victim), SHORT, dataset=toy, victim=toy_victim, device=CPU, aftermath=asked)
+    assert len(tasks) == len(set(tasks)) == 2
+
+
+def test_shadow_models_of_an_attack_that_trains_nothing_are_refused(
+    toy: Dataset, toy_victim: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not ATTACKS.get("imported").trains
+    monkeypatch.setattr(BadNets, "trains", False)
+    with pytest.raises(DataError, match=r"badnets has ready-made weights, .* leave shadow and lira out"):
+        check_aftermath(Aftermath(membership=Membership()), cell_of(toy_victim), SHORT, toy)
+    check_aftermath(Aftermath(membership=Membership(attacks=("loss", "entropy"))), cell_of(toy_victim), SHORT, toy)

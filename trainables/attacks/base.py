@@ -245,6 +245,8 @@ class Attack(ABC):
     must_work: ClassVar[bool] = True
     # Whether its trigger can be put on any image, see `Trigger.applies`.
     trigger_applies: ClassVar[bool] = True
+    # Whether `implant` trains the model: False where it hands out ready-made weights.
+    trains: ClassVar[bool] = True
     # Settings that a release added, each with the value at which all is as it was without it: at that value it is no
     # part of a victim's key, so that stored victims are found again.
     came_later: ClassVar[Mapping[str, Any]] = MappingProxyType({})

@@ -60,6 +60,7 @@ class Imported(Attack):
 
     offered: ClassVar[bool] = False
     trigger_applies: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
 
     path: str = ""
 

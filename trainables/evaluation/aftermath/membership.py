@@ -46,6 +46,7 @@ class Group:
         labels: int64 (N,), on the CPU.
         member: bool (N,).
         calibration: bool (N,): the half that thresholds are set on; the other half is judged.
+        places: int64 (N,): positions in the attacker's training set; -1 of what is not in it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Group:
     labels: Tensor
     member: Tensor
     calibration: Tensor
+    places: Tensor
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,14 @@ class Shadow:
         model: in eval mode.
         images, labels: uint8 (M, 3, H, W) and int64 (M,): some it was trained on, some not.
         member: bool (M,).
+        seen: int64: positions in the attacker's training set of all that it was trained on.
     """
 
     model: Classifier
     images: Tensor
     labels: Tensor
     member: Tensor
+    seen: Tensor
 
 
 def balanced_quotas(available: Sequence[int], n: int) -> list[int]:
@@ -116,23 +120,27 @@ def draw_group(
     n: int,
     num_classes: int,
     generator: torch.Generator,
+    places: Tensor | None = None,
 ) -> Group | None:
     """A group of up to ``n`` members and as many others, matched by class; None where there are not 2 pairs.
 
     Args:
         members, others: images and labels to draw from; the labels on the CPU.
+        places: of all members in the attacker's training set, -1 of what is not in it; None: none is.
     """
     own, rest = draw_pairs(members[1], others[1], n, num_classes, generator)
     if len(own) < 2:
         return None
     # Every second pair, so that both halves have all classes.
     calibration = torch.arange(len(own)) % 2 == 0
+    outside = torch.full((max(len(members[1]), len(rest)),), -1)
     return Group(
         name,
         torch.cat([members[0][own.to(members[0].device)], others[0][rest.to(others[0].device)]]),
         torch.cat([members[1][own], others[1][rest]]),
         torch.arange(2 * len(own)) < len(own),
         calibration.repeat(2),
+        torch.cat([outside[own] if places is None else places[own], outside[: len(rest)]]),
     )
 
 
@@ -234,8 +242,8 @@ def infer(
             learned = _learn(_outputs(one.model, one.images, trainer), one.labels, one.member, seed)
         if "lira" in settings.attacks:
             for group in groups:
-                seen = _outputs(one.model, group.images, trainer)
-                confidences[group.name].append(scaled_confidence(seen, group.labels))
+                confident = scaled_confidence(_outputs(one.model, group.images, trainer), group.labels)
+                confidences[group.name].append(confident.masked_fill(torch.isin(group.places, one.seen), math.nan))
     records = []
     for group in groups:
         own, test = outputs[group.name], ~group.calibration
@@ -275,11 +283,13 @@ def likelihood_ratio(outputs: Tensor, labels: Tensor, unseen: Sequence[Tensor]) 
     probability that goes with it, Phi of this, has the same order.
 
     Args:
-        unseen: `scaled_confidence` under every shadow model, (N,) each, at least two.
+        unseen: `scaled_confidence` under every shadow model, (N,) each, at least two; NaN where the model was trained
+            on the image, which at least one must not have been.
     """
     stack = torch.stack(list(unseen))
-    spread = (stack - stack.mean(0)).square().sum() / max(1, (len(stack) - 1) * stack.shape[1])
-    return (scaled_confidence(outputs, labels) - stack.median(0).values) / spread.sqrt().clamp_min(1e-12)
+    known = ~stack.isnan()
+    spread = (stack - stack.nanmean(0)).square()[known].sum() / max(1, int(known.sum()) - stack.shape[1])
+    return (scaled_confidence(outputs, labels) - stack.nanmedian(0).values) / spread.sqrt().clamp_min(1e-12)
 
 
 def _outputs(model: Classifier, images: Tensor, trainer: Trainer) -> Tensor:

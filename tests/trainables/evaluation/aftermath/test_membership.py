@@ -84,6 +84,7 @@ def group_of(n: int, classes: int = 2) -> Group:
         (at % classes).repeat(2),
         torch.arange(2 * n) < n,
         (at // classes % 2 == 0).repeat(2),
+        torch.full((2 * n,), -1),
     )
 
 
@@ -115,3 +116,8 @@ def test_likelihood_ratio_asks_how_unusual_a_confidence_is() -> None:
     score = likelihood_ratio(target, labels(0, 0), unseen)
     # Spread of -1, 1, 0 around the mean: 1.
     assert score.tolist() == pytest.approx([0.0, 2.0])
+    # A shadow model that was trained on the hard image is sure of it, and says nothing of how unusual that is.
+    seen = [*unseen, torch.tensor([9.0, math.nan])]
+    assert likelihood_ratio(target, labels(0, 0), seen)[1] > 2.0
+    told = likelihood_ratio(target, labels(0, 0), [*unseen, torch.tensor([9.0, 30.0])])
+    assert told[1] < 1.0
