@@ -28,6 +28,7 @@ from trainables.machine.float32 import exact_float32
 from trainables.machine.provenance import code, describe_device, peak_memory_bytes, versions
 from trainables.models.build import MODELS
 from trainables.models.classifier import Classifier
+from trainables.models.encoder import seed_dropout
 from trainables.plugins.modules import PluginError
 from trainables.plugins.origin import origin, used
 from trainables.registry import Registry
@@ -144,6 +145,7 @@ def run_trial(
     if memo is not None:
         trainer.memo, trainer.task = memo, _task(cell, defense, dataset, victim, how)
     model = copy.deepcopy(victim.model).to(device)
+    seed_dropout(model, trainer.generator("dropout"))
     if cell.fresh_head and defense.owns is CleanData:
         model.reset_head(trainer.generator("weights", "fresh-head"))
     assets, before = assets_for(defense, cell, dataset, victim, device), Snapshot.of(model)

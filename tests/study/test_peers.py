@@ -19,6 +19,7 @@ from study.run.one_trial import run_single
 from study.run.peers import export_backdoorbench, import_victim
 from study.spec.yaml_io import SpecError
 from tests.mutants import mutants
+from trainables.attacks.base import Kind
 from trainables.attacks.peer import read_peer
 from trainables.attacks.peer_file import their_name
 from trainables.data.images import DataError, Dataset
@@ -113,6 +114,19 @@ def test_a_file_goes_in_and_comes_out_unchanged_in_its_numbers(peer: Path, digit
     assert first.evaluation.full.asr == pytest.approx(float((said == 0).double().mean()))
     assert bool((first.triggered.images[:, :, -3:, -3:] == 255).all())
     assert len(first.poisoned) == 30
+
+
+def test_samples_under_their_own_label_are_no_poison(peer: Path, tmp_path: Path) -> None:
+    """As the noise samples in the training set of an attacker's loop: the file does not say which they are."""
+    training = torch.load(peer, weights_only=False)["bd_train"]  # our own file, of a moment ago
+    told = training["bd_data_container"]["data_dict"]
+    noise = [index for index in told if told[index]["other_info"][1] != 0][::2]
+    for index in noise:
+        told[index]["other_info"] = [told[index]["other_info"][1]] * 2
+    victim = import_victim(changed(peer, tmp_path / "mixed", bd_train=training), width=WIDTH, store=tmp_path / "store")
+    kinds = dict(zip(victim.poisoned.indices.tolist(), victim.poisoned.kinds.tolist(), strict=True))
+    assert {index for index, kind in kinds.items() if kind == Kind.CROSS} == set(map(int, noise))
+    assert sum(kind == Kind.POISON for kind in kinds.values()) == len(told) - len(noise)
 
 
 def trial(peer: Path, store: Path, defense: str, *more: str) -> dict[str, Any]:

@@ -124,7 +124,9 @@ class Imported(Attack):
         if peer.train is not None:
             kinds = peer.train.kinds
             if kinds is None:
-                kinds = torch.full((len(peer.train.indices),), Kind.POISON, dtype=torch.uint8)
+                # A file that does not say it may hold samples under their own label, as WaNet's noise samples are.
+                wanted = self.targets(peer.train.original, peer.num_classes)
+                kinds = torch.where(peer.train.given == wanted, Kind.POISON, Kind.CROSS).to(torch.uint8)
             appended = peer.train.appended
             if appended is not None and not bool(appended.any()):
                 appended = None

@@ -91,6 +91,11 @@ class InLoop(Attack):
         poisoned = batch_count(self.poison_rate, size, generator)
         return poisoned, min(int(self.cross_ratio * poisoned + 1e-6), size - poisoned)
 
+    def rate_in_training(self, batch_size: int) -> float:
+        """Share of the samples that were stamped and relabelled in training: a batch's number is rounded down."""
+        expected = self.poison_rate * batch_size
+        return int(expected + 1e-9) / batch_size if expected >= 1.0 else self.poison_rate
+
     def released_indices(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
         """Poisoned and cross samples of a training set of ``n`` as released, sorted int64.
 

@@ -34,7 +34,7 @@ class Recorded:
         images: uint8, (M, 3, H, W).
         given, original: labels, int64, (M,).
         n: size of the clean set.
-        kinds: of training samples, values of `attacks.base.Kind`, uint8, (M,); None: all carry the attacker's label.
+        kinds: of training samples, values of `attacks.base.Kind`, uint8, (M,); None: not told.
         appended: of training samples, bool, (M,): put behind the clean set; None: all are in place of their originals.
     """
 

@@ -128,9 +128,14 @@ class Scratch(Defense):
 
 
 def _keep_first_stages(fresh: Classifier, trained: Classifier, *, forget: int) -> None:
-    """Copy all but the last ``forget`` stages of ``trained`` into ``fresh``; the head stays fresh."""
+    """Copy all but the last ``forget`` stages of ``trained`` into ``fresh``; the head stays fresh.
+
+    The stages are used to images as they were normalised there. Between the last stage and the head a neck may have
+    weights; they stay if that stage does.
+    """
     if forget > len(fresh.stages):
         raise ValueError(f"reinit_stages must be at most {len(fresh.stages)}, got {forget}")
     kept: list[tuple[nn.Module, nn.Module]] = list(zip(fresh.stages, trained.stages, strict=True))
-    for new, old in kept[: len(kept) - forget]:
+    kept = kept[: len(kept) - forget] + ([] if forget else [(fresh.neck, trained.neck)])
+    for new, old in [(fresh.normalize, trained.normalize), *kept]:
         new.load_state_dict(old.state_dict())

@@ -141,7 +141,12 @@ class SuperFineTuning(Defense):
     def needs(self) -> frozenset[str]:
         return parts_of(self.scope)
 
+    def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
+        if self.select == "val" and n_validation == 0:
+            raise DataError("defense.super_ft.select val needs validation images; use a larger clean_fraction")
+
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
+        self.check(model, len(assets.train), len(assets.validation))
         schedule = self.schedule(len(assets.train))
         if schedule.total_steps == 0:
             return Repair(model)
@@ -187,8 +192,6 @@ class _BestOnValidation:
     """Keeps the weights with the best validation accuracy among the ends of triangles and the last step."""
 
     def __init__(self, model: Classifier, validation: ImageSet, schedule: CyclicSchedule, trainer: Trainer) -> None:
-        if len(validation) == 0:
-            raise DataError("defense.super_ft.select val needs validation images; use a larger clean_fraction")
         self.model, self.validation, self.schedule, self.trainer = model, validation, schedule, trainer
         self.accuracy, self.state = -1.0, copy.deepcopy(model.state_dict())
 

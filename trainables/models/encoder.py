@@ -46,6 +46,13 @@ class PrivateDropout(nn.Module):
         return x * sent_ahead(kept, x.device).to(x.dtype) / (1.0 - self.rate)
 
 
+def seed_dropout(model: nn.Module, generator: torch.Generator) -> None:
+    """Start the stream of every `PrivateDropout` in ``model`` anew: it comes from no state dict, and at 0 otherwise."""
+    for layer in model.modules():
+        if isinstance(layer, PrivateDropout):
+            layer.generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+
 class EncoderClassifier(Classifier):
     """An encoder under a multi-layer head: ``embed`` are its pooled vectors, ``features`` the head's last hidden layer.
 
@@ -72,9 +79,7 @@ class EncoderClassifier(Classifier):
     def reset_head(self, generator: torch.Generator) -> None:
         """Initialise the head anew, and its dropout's stream, from ``generator`` alone."""
         super().reset_head(generator)
-        for layer in self.mlp.modules():
-            if isinstance(layer, PrivateDropout):
-                layer.generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        seed_dropout(self.mlp, generator)
 
     def head_features(self, vectors: Tensor) -> Tensor:
         features: Tensor = self.mlp(vectors)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainables.data.images import FeatureSet, ImageSet, to_float
 from trainables.models.classifier import Classifier, Head
+from trainables.models.encoder import seed_dropout
 from trainables.seeding import generator_for
 from trainables.storage.memo import Memo
 from trainables.storage.store import Artifact, content_key
@@ -68,7 +69,9 @@ class Trainer:
 
     def fresh_model(self, *purpose: str | int) -> Classifier:
         """A newly initialised model on the device."""
-        return self.new_model(self.generator("weights", *purpose)).to(self.device)
+        model = self.new_model(self.generator("weights", *purpose)).to(self.device)
+        seed_dropout(model, self.generator("dropout", *purpose))
+        return model
 
     def augmentation(self) -> Augmentation:
         """The task's random crop, and a flip where the data set allows it; attacker and defender use the same."""

@@ -22,6 +22,7 @@ from trainables.attacks.base import (
     rebuild_trigger,
     stamp,
 )
+from trainables.attacks.in_loop import InLoop
 from trainables.data.images import Dataset, ImageSet, TriggeredSet
 from trainables.evaluation.conditions import Conditions
 from trainables.evaluation.metrics import Evaluation, Rates, class_facts, evaluate
@@ -174,7 +175,9 @@ def _make(spec: VictimSpec, dataset: Dataset, store: Store, device: torch.device
         "trigger": {"kind": implanted.trigger.kind, "settings": implanted.trigger.settings()},
         "poisoned": poison,
         "cross": len(implanted.poisoned) - poison,
-        "realised_poison_rate": poison / (len(indices) + int((~implanted.poisoned.in_place).sum())),
+        "realised_poison_rate": attack.rate_in_training(min(spec.recipe.batch_size, len(indices)))
+        if isinstance(attack, InLoop)
+        else poison / (len(indices) + int((~implanted.poisoned.in_place).sum())),
         "evaluation": dataclasses.asdict(evaluation),
         "extra_metrics": extra,
         "asr_base": asr_base,

@@ -81,6 +81,7 @@ def test_rescaled_grid_zooms_into_the_middle() -> None:
 def test_batch_counts_are_rounded_down(rate: float, ratio: float, size: int, poisoned: int, noisy: int) -> None:
     attack = WaNet(poison_rate=rate, cross_ratio=ratio)
     assert attack.batch_counts(size, stream()) == (poisoned, noisy)
+    assert attack.rate_in_training(size) == poisoned / size
 
 
 def test_rates_below_one_sample_a_batch_are_met_on_average() -> None:
@@ -88,6 +89,7 @@ def test_rates_below_one_sample_a_batch_are_met_on_average() -> None:
     drawn = [attack.batch_counts(20, generator) for _ in range(2000)]
     assert set(drawn) == {(0, 0), (1, 2)}
     assert sum(poisoned for poisoned, _ in drawn) / 2000 == pytest.approx(0.2, abs=0.04)
+    assert attack.rate_in_training(20) == 0.01
 
 
 def test_assembled_batch_is_trigger_then_noise_then_clean() -> None:

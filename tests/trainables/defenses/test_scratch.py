@@ -8,8 +8,9 @@ from torch import Tensor
 
 from trainables.data.images import Dataset
 from trainables.defenses.base import CleanData
-from trainables.defenses.scratch import ARMS, Scratch
+from trainables.defenses.scratch import ARMS, Scratch, _keep_first_stages
 from trainables.defenses.super_ft import SuperFineTuning
+from trainables.models.build import build_model
 from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
 from trainables.victims.victim import Victim
@@ -106,6 +107,35 @@ def test_reinit_forgets_the_last_stages_and_the_head_alone(
     ]
     assert same == [True] * kept + [False] * forget
     assert not torch.allclose(model.classifier.weight, toy_victim.model.classifier.weight, atol=1e-6)
+
+
+def test_what_is_kept_sees_images_as_it_learned_to(clean: CleanData, toy_victim: Victim, trainer: Trainer) -> None:
+    """A victim of another task brings its own normalisation."""
+    theirs = copy.deepcopy(toy_victim.model)
+    theirs.normalize.mean.add_(0.2)
+    theirs.normalize.std.mul_(3.0)
+    defense = short("reinit", reinit_stages=0, lr_base=1e-12, lr_max1=1e-12, lr_max2=1e-12)
+    mine = defense.repair(copy.deepcopy(theirs), clean, trainer).model
+    assert torch.equal(mine.normalize.mean, theirs.normalize.mean)
+    assert torch.equal(mine.normalize.std, theirs.normalize.std)
+
+
+def test_a_neck_with_weights_stays_where_all_stages_do() -> None:
+    trained, fresh, none_left = (
+        build_model("vit_small", num_classes=4, width=16, image_size=16, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 1, 2)
+    )
+    assert any(True for _ in trained.neck.parameters())
+    with torch.no_grad():
+        for parameter in trained.neck.parameters():
+            parameter.add_(1.0)
+    _keep_first_stages(fresh, trained, forget=0)
+    _keep_first_stages(none_left, trained, forget=1)
+    for name, tensor in trained.neck.state_dict().items():
+        assert torch.equal(fresh.neck.state_dict()[name], tensor)
+    assert any(
+        not torch.equal(none_left.neck.state_dict()[name], one) for name, one in trained.neck.state_dict().items()
+    )
 
 
 def test_more_stages_than_there_are_is_refused(clean: CleanData, toy_victim: Victim, trainer: Trainer) -> None:

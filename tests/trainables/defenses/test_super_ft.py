@@ -119,6 +119,9 @@ def test_best_on_validation_without_validation_images_is_refused(
     none = CleanData(clean.train, clean.validation.subset(torch.zeros(0, dtype=torch.int64)))
     with pytest.raises(DataError, match="select val needs validation images"):
         SuperFineTuning(iterations=4, select="val").repair(copy.deepcopy(toy_victim.model), none, trainer)
+    with pytest.raises(DataError, match="select val needs validation images"):  # before any victim is trained
+        SuperFineTuning(select="val").check(toy_victim.model, 20, 0)
+    SuperFineTuning().check(toy_victim.model, 20, 0)
 
 
 def test_a_rate_beyond_all_bounds_diverges_by_name(repair: Runner) -> None:

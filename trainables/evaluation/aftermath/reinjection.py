@@ -262,7 +262,7 @@ def _poisoned(
     labels[poison] = targets + classes
     draws = getattr(attack, "augmentation", None)
     moves = None if draws is None else Moves(draws, attack.resampling)  # type: ignore[attr-defined]
-    stream = trainer.generator("reinjection", "augmentation", arm.name)
+    stream = trainer.generator("reinjection", "augmentation")
 
     @torch.no_grad()
     def stamped(images: Tensor, marked: Tensor) -> tuple[Tensor, Tensor]:
