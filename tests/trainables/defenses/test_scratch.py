@@ -131,11 +131,9 @@ def test_a_neck_with_weights_stays_where_all_stages_do() -> None:
             parameter.add_(1.0)
     _keep_first_stages(fresh, trained, forget=0)
     _keep_first_stages(none_left, trained, forget=1)
-    for name, tensor in trained.neck.state_dict().items():
-        assert torch.equal(fresh.neck.state_dict()[name], tensor)
-    assert any(
-        not torch.equal(none_left.neck.state_dict()[name], one) for name, one in trained.neck.state_dict().items()
-    )
+    theirs, kept, other = (model.neck.state_dict() for model in (trained, fresh, none_left))
+    assert all(torch.equal(kept[name], tensor) for name, tensor in theirs.items())
+    assert not all(torch.equal(other[name], tensor) for name, tensor in theirs.items())
 
 
 def test_more_stages_than_there_are_is_refused(clean: CleanData, toy_victim: Victim, trainer: Trainer) -> None:
