@@ -53,7 +53,7 @@ SWEEPS: dict[str, dict[str, Sequence[int]]] = {
     "report_dearest": {"trials": (10, 100, 1000, 5000, 10_000)},
     "search_random": {"trials": (10, 100, 1000, 10_000)},
     "search_nsga2": {"trials": (10, 100, 1000, 10_000)},
-    "search_tpe": {"trials": (10, 100, 1000)},
+    "search_tpe": {"trials": (10, 100, 1000, 10_000)},
 }  # fmt: skip
 
 
