@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from trainables.data.images import ImageSet, TriggeredSet, quantise, to_float
+from trainables.data.images import ImageSet, TriggeredSet, in_parts, quantise, to_float
 from trainables.models.classifier import Classifier
 from trainables.plugins.modules import PluginError
 from trainables.registry import Registry, SettingError, check_method
@@ -96,7 +96,7 @@ def stamp(trigger: Trigger, images: Tensor) -> Tensor:
         PluginError: what the trigger makes of them are no such images.
     """
     trigger.to(images.device)
-    parts = [quantise(_triggered(trigger, batch)).contiguous() for batch in images.split(STAMP_BATCH)]
+    parts = [quantise(_triggered(trigger, batch)).contiguous() for batch in in_parts(images, STAMP_BATCH)]
     return torch.cat(parts) if parts else images.clone()
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from trainables.attacks.base import STAMP_BATCH, Implanted, Kind, PoisonedSamples, Trigger, register, trigger_kind
 from trainables.attacks.generators import Generator, squash
 from trainables.attacks.in_loop import InLoop
-from trainables.data.images import ImageSet, quantise, to_float
+from trainables.data.images import ImageSet, in_parts, quantise, to_float
 from trainables.models.classifier import Classifier, Normalize
 from trainables.settings import Count, InnerShare, NonNegative, Positive
 from trainables.training import loop
@@ -264,7 +264,7 @@ class InputAware(InLoop):
         crossed = _paste(trigger, test.images, test.images[donors])
         predictions = predict(model, crossed, precision=trainer.precision)
         with torch.no_grad():
-            density = torch.cat([trigger.masks(to_float(batch)) for batch in test.images.split(STAMP_BATCH)]).mean()
+            density = torch.cat([trigger.masks(to_float(batch)) for batch in in_parts(test.images, STAMP_BATCH)]).mean()
         return {
             "cross_accuracy": float((predictions == test.labels).double().mean()),
             "mask_density": float(density),

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from trainables.attacks.base import STAMP_BATCH, Implanted, Kind, PoisonedSamples, Trigger, register, trigger_kind
 from trainables.attacks.in_loop import InLoop
-from trainables.data.images import ImageSet, quantise, to_float
+from trainables.data.images import ImageSet, in_parts, quantise, to_float
 from trainables.machine.transfer import sent_ahead
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
@@ -147,8 +147,8 @@ class WaNet(InLoop):
         stream = generator_for(seed, "released-noise")
         chosen, noisy = train.subset(poison), train.subset(cross)
         with torch.no_grad():
-            images = [quantise(trigger(to_float(part))) for part in chosen.images.split(STAMP_BATCH)]
-            images += [quantise(trigger.noisy(to_float(part), stream)) for part in noisy.images.split(STAMP_BATCH)]
+            images = [quantise(trigger(to_float(part))) for part in in_parts(chosen.images, STAMP_BATCH)]
+            images += [quantise(trigger.noisy(to_float(part), stream)) for part in in_parts(noisy.images, STAMP_BATCH)]
         kinds = torch.tensor([Kind.POISON] * len(poison) + [Kind.CROSS] * len(cross), dtype=torch.uint8)
         labels = torch.cat([self.targets(chosen.labels, num_classes), noisy.labels])
         return PoisonedSamples(torch.cat([poison, cross]), torch.cat(images).contiguous().cpu(), labels.cpu(), kinds)

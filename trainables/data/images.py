@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+PIXELS_AT_ONCE = 2**22
+
 
 @dataclass(frozen=True)
 class TriggeredSet:
@@ -144,6 +146,14 @@ def fingerprint_of(train: ImageSet, test: ImageSet) -> str:
 def content_of(tensor: Tensor) -> memoryview:
     """The bytes of a tensor in row-major order, for a digest; of one that lies so on the CPU they are no copy."""
     return tensor.contiguous().cpu().numpy().reshape(-1).data
+
+
+def in_parts(images: Tensor, most: int = 1024) -> tuple[Tensor, ...]:
+    """Images (N, 3, H, W) in parts of at most ``most``, and of at most 2**22 pixels: 1,024 of 64 x 64, 83 of 224 x 224.
+
+    So that what is made of a part, a float copy or a model's activations, takes no more memory with larger images.
+    """
+    return images.split(max(1, min(most, PIXELS_AT_ONCE // images[0, 0].numel() if len(images) else most)))
 
 
 def to_float(images: Tensor) -> Tensor:

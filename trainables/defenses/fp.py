@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.data.images import ImageSet, to_float
+from trainables.data.images import ImageSet, in_parts, to_float
 from trainables.defenses.base import (
     CleanData,
     Defense,
@@ -192,7 +192,7 @@ class _LastConvolution:
         try:
             self.model.eval()
             with loop.autocast(train.images.device, self.trainer.precision):
-                for batch in train.images.split(BATCH):
+                for batch in in_parts(train.images, BATCH):
                     self.model(to_float(batch))
                     self.trainer.counters.forward_samples += len(batch)
         finally:

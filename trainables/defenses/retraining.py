@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainables.data.classes import class_members
-from trainables.data.images import DataError, to_float
+from trainables.data.images import DataError, in_parts, to_float
 from trainables.defenses.base import Defense, PoisonedData, Repair, images_per_step, training_work
 from trainables.models.classifier import Classifier
 from trainables.settings import NonNegative, NormalisedBatch, Positive, ShareBelowOne
@@ -144,7 +144,7 @@ def victim_features(model: Classifier, images: Tensor, trainer: Trainer, batch_s
     model.eval()
     try:
         with autocast(images.device, trainer.precision):
-            for batch in images.split(batch_size):
+            for batch in in_parts(images, batch_size):
                 found["stage4_pooled"].append(model.features(to_float(batch)).float())
                 found["stage3_pooled"].append(maps.pop().float().mean((2, 3)))
                 trainer.counters.forward_samples += len(batch)

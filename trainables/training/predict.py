@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from trainables.data.images import to_float
+from trainables.data.images import in_parts, to_float
 from trainables.machine.float32 import exact_float32
 from trainables.training.loop import Counters, DivergedError, autocast, evaluating
 
@@ -62,7 +62,7 @@ def _outputs(
     """The model's outputs batch by batch; DivergedError after the last where one of them is not finite."""
     finite = torch.ones((), dtype=torch.bool, device=images.device)
     with evaluating(model), autocast(images.device, precision):
-        for batch in images.split(batch_size):
+        for batch in in_parts(images, batch_size):
             scores = model(to_float(batch))
             finite &= scores.isfinite().all()
             if counters is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.data.images import FeatureSet, ImageSet, to_float
+from trainables.data.images import FeatureSet, ImageSet, in_parts, to_float
 from trainables.models.classifier import Classifier, Head
 from trainables.models.encoder import seed_dropout
 from trainables.seeding import generator_for
@@ -137,7 +137,7 @@ class Trainer:
         model.eval()
         parts = []
         with loop.autocast(images.device, self.precision):
-            for batch in images.split(batch_size):
+            for batch in in_parts(images, batch_size):
                 parts.append(function(to_float(batch)).float())
                 self.counters.forward_samples += len(batch)
         return torch.cat(parts)

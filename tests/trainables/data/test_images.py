@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.toy import toy_dataset
-from trainables.data.images import DataError, Dataset, ImageSet, augment, fingerprint_of, quantise, to_float
+from trainables.data.images import DataError, Dataset, ImageSet, augment, fingerprint_of, in_parts, quantise, to_float
 from trainables.data.split import split_clean
 
 
@@ -178,3 +178,14 @@ def test_toy_task_repeats_and_is_balanced(num_classes: int) -> None:
     assert first.fingerprint == again.fingerprint
     assert first.train.labels.bincount().tolist() == [200 // num_classes] * num_classes
     assert first.fingerprint != toy_dataset(num_classes=num_classes, seed=1).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "expected"), [(32, 1024, 1024), (64, 1024, 1024), (64, 2048, 1024), (224, 1024, 83)]
+)
+def test_parts_of_large_images_hold_fewer_of_them(size: int, most: int, expected: int) -> None:
+    images = torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(2100, 3, size, size)
+    parts = in_parts(images, most)
+    assert len(parts[0]) == expected
+    assert sum(map(len, parts)) == 2100
+    assert sum(map(len, in_parts(images[:0]))) == 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables.data.archives import Archive
-from trainables.data.images import ImageSet
+from trainables.data.images import ImageSet, in_parts
 from trainables.registry import Registry
 
 Channels = tuple[float, float, float]
@@ -88,11 +88,13 @@ def _resized(images: Tensor, size: int) -> Tensor:
     """uint8 (N, 3, H, H) at ``size`` pixels: bilinear, antialiased when shrinking, rounded. No copy at equal size."""
     if images.shape[-1] == size:
         return images.contiguous()
-    out = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
-    for start in range(0, len(images), 1024):
-        part = images[start : start + 1024].float()
-        part = functional.interpolate(part, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-        out[start : start + 1024] = part.round().clamp(0, 255).byte()
+    out, done = torch.empty(len(images), 3, size, size, dtype=torch.uint8), 0
+    for part in in_parts(images):
+        wide = functional.interpolate(
+            part.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True
+        )
+        out[done : done + len(part)] = wide.round().clamp(0, 255).byte()
+        done += len(part)
     return out
 
 
@@ -104,8 +106,7 @@ def channel_statistics(images: Tensor) -> tuple[Channels, Channels]:
     """
     total = torch.zeros(3, dtype=torch.float64)
     squares = torch.zeros(3, dtype=torch.float64)
-    for start in range(0, len(images), 1024):
-        part = images[start : start + 1024].float()
+    for part in map(Tensor.float, in_parts(images)):
         total += part.sum((0, 2, 3), dtype=torch.float64)
         squares += part.square().sum((0, 2, 3), dtype=torch.float64)
     count = images.numel() / 3
