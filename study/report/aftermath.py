@@ -44,8 +44,11 @@ nothing is trained. <b>Back at</b>: the first measured share of the way at which
 <b>Barrier</b>: mean of 1 - ASR over the way; it is high where the backdoor stays away far along it. <b>Lowest
 accuracy</b>: where it falls deep, that stretch has no backdoor because it has no model either. <b>Statistics</b> of
 batch normalisation: <i>interpolated</i> between the two models, or <i>refreshed</i> on clean training images at every
-point. The undefended model shows what no way looks like, the one from scratch what an unrelated model looks like. Means
-over the runs, on the report half; every point is in <code>connectivity_curves.csv</code>.</p>
+point. The undefended model shows what no way looks like, the one from scratch what an unrelated model looks like. The
+figure has a column for each kind of statistics: above, ASR, where a line that stays low until far to the right is a
+repair that got away from the backdoor, and the area over it is the barrier; below, the accuracy at the same points.
+Means over the runs, on the report half; a band reaches from the least to the largest run. Every point is in
+<code>connectivity_curves.csv</code>.</p>
 """
 CAPTION_MEMBERSHIP = """
 <p class="caption">Can somebody with the model tell which images it was trained on? <b>Members</b>: <i>clean</i>:
@@ -61,25 +64,25 @@ never attacked. Every single run is in <code>membership.csv</code>.</p>
 """
 
 
-def aftermath_parts(rows: pd.DataFrame, figure: str) -> dict[str, tuple[str, str]]:
+def aftermath_parts(rows: pd.DataFrame, figures: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """What the page says of it: key -> (title, HTML); parts without content are left out.
 
     Args:
         rows: of the ledger, of one attack on one data set and model.
-        figure: HTML of the curves of re-injection; empty where there are none.
+        figures: HTML of the attack's figures by name; used are those that are called as a part.
     """
     parts: dict[str, tuple[str, str]] = {}
     if table := reinjection_cells(rows):
         parts["reinjection"] = (
             "How quickly does the backdoor come back?",
-            figure + table_html(table) + CAPTION_REINJECTION,
+            figures.get("reinjection", "") + table_html(table) + CAPTION_REINJECTION,
         )
     if table := retuning_cells(rows):
         parts["retuning"] = ("Do a few poisoned images bring the backdoor back?", table_html(table) + CAPTION_RETUNING)
     if table := connectivity_cells(rows):
         parts["connectivity"] = (
             "How far from the backdoored weights did the repair get?",
-            table_html(table) + CAPTION_CONNECTIVITY,
+            figures.get("connectivity", "") + table_html(table) + CAPTION_CONNECTIVITY,
         )
     if table := membership_cells(rows):
         parts["membership"] = (

@@ -38,7 +38,7 @@ from study.results.verdicts import verdicts
 from trainables.evaluation.metrics import der, rir
 
 # Figures that have a place of their own on the page; others follow each other, by name.
-PLACED = ("front", "hypervolume", "importance", "reinjection", "worst")
+PLACED = ("connectivity", "front", "hypervolume", "importance", "reinjection", "worst")
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ def _folded_parts(
     if "worst" in figures:
         content = figures["worst"].html + table_html(rules_table(tables.by_rule)) + captions.CAPTION_RULES
         add("worst", figures["worst"].title, content)
-    curves = figures["reinjection"].html if "reinjection" in figures else ""
-    for key, (title, content) in aftermath_parts(tables.rows, curves).items():
+    pages = {key: one.html for key, one in figures.items()}
+    for key, (title, content) in aftermath_parts(tables.rows, pages).items():
         add(key, title, content)
     for key in sorted(set(figures) - set(PLACED)):
         add(key, figures[key].title, figures[key].html)

@@ -12,9 +12,16 @@ from study.plan.forecast import plan_lines
 from study.plan.jobs import Plan, check_plan, load_data, make_plan
 from study.record.columns import to_frame
 from study.report.aftermath import aftermath_parts, in_words
+from study.report.figures.connectivity import connectivity_png
 from study.report.figures.reinjection import by_arm, reinjection_png
 from study.report.write import write_report
-from study.results.aftermath import membership_table, reading_order, reinjection_curves, reinjection_table
+from study.results.aftermath import (
+    connectivity_curves,
+    membership_table,
+    reading_order,
+    reinjection_curves,
+    reinjection_table,
+)
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
 from tests.study.rows import make_row
@@ -266,6 +273,36 @@ def test_the_figure_draws_the_measured_points(frame: pd.DataFrame) -> None:
     assert lines["ft"].get_ydata().tolist() == pytest.approx([0.1, 0.6, 0.9, 1.0])
 
 
+def test_the_way_back_is_drawn_for_both_kinds_of_statistics_above_the_accuracy(frame: pd.DataFrame) -> None:
+    curves = connectivity_curves(frame)
+    first = curves["shown_as"].eq("ft") & curves["seed"].eq(0) & curves["share"].eq(0.5)
+    curves.loc[first & curves["statistics"].eq("refreshed"), "asr"] = 0.2
+    panels = [
+        {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in axis.get_lines()}
+        for axis in connectivity_png("the way back", curves).axes
+    ]
+    assert all(list(panel) == ["undefended", "ft", "scratch"] for panel in panels)
+    assert panels[0]["ft"] == ([0, 0.5, 1], pytest.approx([0.1, 0.6, 1.0]))
+    assert panels[1]["ft"] == ([0, 0.5, 1], pytest.approx([0.1, 0.4, 1.0]))  # mean of 0.2 and 0.6
+    assert [panel["ft"][1] for panel in panels[2:]] == [pytest.approx([0.9, 0.7, 0.95])] * 2
+
+
+def test_the_way_back_of_models_without_running_statistics_has_two_panels(frame: pd.DataFrame) -> None:
+    curves = connectivity_curves(frame)
+    figure = connectivity_png("the way back", curves[curves["statistics"] == "interpolated"])
+    assert [axis.get_ylabel() for axis in figure.axes] == ["ASR", "clean accuracy"]
+    assert [axis.get_title() for axis in figure.axes] == ["", ""]  # there is but one kind
+
+
+def test_what_a_study_sets_apart_is_broken_in_both_figures(frame: pd.DataFrame) -> None:
+    for figure in (
+        reinjection_png("re-injection", by_arm(reinjection_curves(frame)), apart=["ft"]),
+        connectivity_png("the way back", connectivity_curves(frame), apart=["ft"]),
+    ):
+        styles = {line.get_label(): line.get_linestyle() for line in figure.axes[0].get_lines()}
+        assert (styles["undefended"], styles["ft"]) == ("-", "--")
+
+
 def test_a_single_trial_says_it_in_lines() -> None:
     repaired = study_rows()[-1]
     assert in_words(repaired) == [
@@ -283,7 +320,7 @@ def test_a_single_trial_says_it_in_lines() -> None:
 
 
 def test_rows_without_an_aftermath_add_nothing_to_the_page(tmp_path: Path) -> None:
-    assert aftermath_parts(to_frame([make_row()]), "") == {}
+    assert aftermath_parts(to_frame([make_row()]), {}) == {}
 
 
 def test_the_report_shows_both_and_writes_their_tables(tmp_path: Path) -> None:
@@ -295,7 +332,9 @@ def test_the_report_shows_both_and_writes_their_tables(tmp_path: Path) -> None:
     assert "Does the model tell who was in its training set?" in page
     assert "8.0 E, 1.00 hours, beside that of the trials" in page
     assert "could not be drawn" not in page
-    assert (tmp_path / "figures" / "reinjection_badnets.png").stat().st_size > 10_000
+    for name in ("reinjection", "connectivity"):
+        assert (tmp_path / "figures" / f"{name}_badnets.png").stat().st_size > 10_000
+        assert page.count(f'alt="{name}"') == 1
     tables = {
         name: pd.read_csv(tmp_path / f"{name}.csv")
         for name in (

@@ -74,16 +74,13 @@ def reinjection_png(
     high = -(-len(panels) // wide)
     columns = legend_columns(names, TEXT_WIDTH)
     figure = canvas(TEXT_WIDTH, 0.6 + 1.75 * high + 0.14 * (-(-len(names) // columns)))
-    repairs = [name for name in names if name not in LINES]
-    dashes = {name: DASHES[number % len(DASHES)] for number, name in enumerate(apart)}
+    looks = model_looks(names, apart)
     longest = max(float(own["epoch"].max()) for own in panels.values())
     for index, (axis, (head, own)) in enumerate(
         zip(panel_grid(figure, len(panels), wide), panels.items(), strict=True)
     ):
         for name in names:
-            known = name in LINES
-            colour = GREY if known else searched_style(repairs.index(name))[0]
-            _line(axis, own[own["shown_as"] == name], name, colour, LINES.get(name, dashes.get(name, "-")))
+            runs_line(axis, own[own["shown_as"] == name], "epoch", "asr", name, looks[name])
         axis.set_title(head)
         axis.set(ylim=(-0.03, 1.03))
         axis.set_ylabel("ASR" if index % wide == 0 else "")
@@ -101,11 +98,20 @@ def reinjection_png(
     return figure
 
 
-def _line(axis: Axes, own: pd.DataFrame, name: str, colour: str, style: str) -> None:
+def model_looks(names: Sequence[str], apart: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
+    """Colour and dashes of each model; grey are those to read against."""
+    repairs = [name for name in names if name not in LINES]
+    dashes = {name: DASHES[number % len(DASHES)] for number, name in enumerate(apart)}
+    looks = {name: (searched_style(number)[0], dashes.get(name, "-")) for number, name in enumerate(repairs)}
+    return looks | {name: (GREY, dash) for name, dash in LINES.items()}
+
+
+def runs_line(axis: Axes, own: pd.DataFrame, x: str, y: str, name: str, look: tuple[str, str]) -> None:
     """Mean over the runs of a model, and from the least to the largest of them."""
-    steps = own.groupby("epoch", sort=True)["asr"].agg(["mean", "min", "max", "count"])
+    steps = own.groupby(x, sort=True)[y].agg(["mean", "min", "max", "count"])
     if not len(steps):
         return
+    colour, style = look
     axis.plot(steps.index, steps["mean"], style, color=colour, linewidth=1.2, marker=".", markersize=3, label=name)
     if int(steps["count"].max()) > 1:
         axis.fill_between(steps.index, steps["min"], steps["max"], color=colour, alpha=0.15, linewidth=0)
