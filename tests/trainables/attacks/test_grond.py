@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ class LinearScores(nn.Module):
         return images.flatten(1) @ self.weight.T
 
 
-def made(**settings: object) -> Made:
+def made(**settings: Any) -> Made:
     return carry_out(toy_spec("grond", **settings), toy_dataset())
 
 
@@ -271,7 +272,7 @@ def test_victims_of_other_shares_and_limits_share_surrogate_and_perturbation(tmp
         obtain_victim(toy_spec("grond", **settings), data, store, CPU)
         for settings in ({"class_share": 1.0}, {"u": None}, {"target_label": 1})
     ]
-    signals = [victim.trigger.signal for victim in (first, *others)]
+    signals = [victim.trigger.state_dict()["signal"] for victim in (first, *others)]
     assert torch.equal(signals[0], signals[1])
     assert torch.equal(signals[0], signals[2])
     assert not torch.equal(signals[0], signals[3])
