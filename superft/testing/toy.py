@@ -39,6 +39,8 @@ AFFORDABLE: dict[str, dict[str, object]] = {
     "clean_encoder": ENCODER,
     "badencoder": {**ENCODER, "inject_epochs": 1.0, "inject_batch": 32, "reference_must_be_right": False},
     "sbl": {"fisher_samples": 100},
+    # At u = 3 a net this narrow has nothing to level.
+    "grond": {"upgd_steps": 10, "upgd_batch": 50, "u": 1.0},
 }
 # Settings of defenses at which a few steps on the toy show what their fields do. Most need none.
 SMALL: dict[str, dict[str, object]] = {

@@ -24,8 +24,8 @@ Check = Callable[[Subject], None]
 LEARNED_BY_DEFAULT = ("badnets", "inputaware", "wanet")
 # Other values of fields of free text, by field.
 OTHERS = {"position": ["top_left"], "pattern": ["procedural"]}
-# What is too little to be seen on 200 images.
-OTHERS_OF: dict[str, dict[str, list[Any]]] = {"adap_blend": {"poison_rate": [0.1]}}
+# What is too little to be seen on 200 images, or as many as the default.
+OTHERS_OF: dict[str, dict[str, list[Any]]] = {"adap_blend": {"poison_rate": [0.1]}, "grond": {"poison_rate": [0.1]}}
 
 
 # Fields are tried one by one: quick where nothing has to be trained for that, minutes where an encoder is.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from trainables.defenses.base import Defense, NoData, Repair, register
-from trainables.defenses.pruning import batch_norms, require_batch_norm, trace_convolutions
+from trainables.defenses.pruning import require_batch_norm
+from trainables.models.channels import batch_norms, lipschitz_bounds, outliers, trace_convolutions
 from trainables.models.classifier import Classifier
 from trainables.settings import AtLeast
 from trainables.training.loop import Counters
@@ -54,11 +54,7 @@ class ChannelLipschitzPruning(Defense):
         for pair in pairs:
             if not pair.direct and self.pair_mode == "skip":
                 continue
-            norm = norms[pair.norm]
-            assert norm.running_var is not None, f"{pair.norm} has no running variance"
-            gain = norm.weight.abs() / (norm.running_var + norm.eps).sqrt()
-            kernels = model.get_parameter(f"{pair.conv}.weight")
-            chosen = outliers(spectral_norms(kernels) * gain, self.u)
+            norm, chosen = norms[pair.norm], outliers(lipschitz_bounds(model, pair), self.u)
             norm.weight.masked_fill_(chosen, 0.0)
             norm.bias.masked_fill_(chosen, 0.0)
             pruned, looked_at = pruned + int(chosen.sum()), looked_at + len(chosen)
@@ -67,23 +63,3 @@ class ChannelLipschitzPruning(Defense):
 
     def plan(self, n_owned: int, n_validation: int = 0) -> Counters:
         return Counters(forward_samples=1)  # which convolution feeds which BatchNorm
-
-
-def spectral_norms(kernels: Tensor) -> Tensor:
-    """Largest singular value of every output channel's kernel, float64 (C_out,), of (C_out, C_in, k, k).
-
-    From the eigenvalues of the smaller Gram matrix, k^2 x k^2 or C_in x C_in, of all channels at once: a batched SVD of
-    the kernels themselves takes many times as long, and the largest value is accurate either way.
-    """
-    matrices = kernels.double().flatten(2)
-    transposed = matrices.transpose(1, 2)
-    gram = transposed @ matrices if matrices.shape[2] <= matrices.shape[1] else matrices @ transposed
-    largest: Tensor = torch.linalg.eigvalsh(gram)[:, -1]
-    return largest.clamp(min=0.0).sqrt()
-
-
-def outliers(bounds: Tensor, u: float) -> Tensor:
-    """Bool (C,): which of a layer's bounds exceed their mean by more than ``u`` standard deviations."""
-    if len(bounds) < 2:
-        return torch.zeros_like(bounds, dtype=torch.bool)
-    return bounds > bounds.mean() + u * bounds.std()

@@ -21,14 +21,8 @@ from trainables.defenses.base import (
     register,
     training_work,
 )
-from trainables.defenses.pruning import (
-    Tolerance,
-    ToleranceUnit,
-    batch_norms,
-    mean_magnitude,
-    require_validation,
-    trace_convolutions,
-)
+from trainables.defenses.pruning import Tolerance, ToleranceUnit, mean_magnitude, require_validation
+from trainables.models.channels import batch_norms, trace_convolutions
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, ShareBelowOne
 from trainables.training import loop, schedules

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.defenses.base import CleanData, Defense, Repair, images_per_step, register, training_work
-from trainables.defenses.pruning import MaskedModel, batch_norms, require_batch_norm
+from trainables.defenses.pruning import MaskedModel, require_batch_norm
 from trainables.machine.transfer import sent_ahead
+from trainables.models.channels import batch_norms
 from trainables.models.classifier import Classifier
 from trainables.seeding import derive_seed
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, Share, ShareBelowOne

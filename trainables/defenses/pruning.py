@@ -1,4 +1,4 @@
-"""What pruning defenses share: masks on BatchNorm channels, conv -> BatchNorm pairs, limits set on validation data."""
+"""What pruning defenses share: masks on BatchNorm channels, limits set on validation data."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.func import functional_call
 from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import Repair
 from trainables.models.build import ModelError
+from trainables.models.channels import batch_norms
 from trainables.models.classifier import Classifier
 from trainables.settings import ShareBelowOne, check_settings
 from trainables.training.loop import History
@@ -55,15 +56,6 @@ class Tolerance:
         if self.acc_tol == 0.0:
             return 0.0
         return max(self.acc_tol * (before if self.unit == "relative" else 1.0), 1.0 / self.images)
-
-
-def batch_norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
-    """The batch normalisations with a scale and a shift, by module name, in module order."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
-    }
 
 
 def require_batch_norm(model: nn.Module, defense: str) -> None:
@@ -244,62 +236,6 @@ def _chosen(channels: Tensor, masked: MaskedModel) -> Tensor:
     chosen = torch.zeros(len(masked.mask), dtype=torch.bool, device=masked.mask.device)
     chosen[channels] = True
     return chosen
-
-
-@dataclass(frozen=True)
-class ConvNorm:
-    """A batch normalisation and the convolution before it, by module name.
-
-    ``direct``: its input is that convolution's output, and nothing else. Otherwise other tensors were added, or it was
-    pooled, on the way.
-    """
-
-    conv: str
-    norm: str
-    direct: bool
-
-
-@torch.no_grad()
-def trace_convolutions(model: Classifier) -> tuple[list[ConvNorm], list[str]]:
-    """The conv -> BatchNorm pairs of a model, and its convolutions in the order in which they run.
-
-    Found by running one grey image through it (one forward sample, for the caller to count) and looking at which
-    tensor each layer really received. Module order would mislead: in a pre-activation net the layer listed before a BN
-    may be the 1x1 shortcut, while the BN's input is a sum. A BN whose input is no convolution's own output is paired,
-    as not direct, with the last convolution that ran, unless the number of channels differs or that one has a BN of
-    its own; BNs without a partner are left out.
-    """
-    pairs, order, taken = list[ConvNorm](), list[str](), set[str]()
-    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    outputs = dict[int, tuple[str, Tensor, int]]()  # holds the tensors, so that no id is used twice
-
-    def ran(name: str, output: Tensor) -> None:
-        order.append(name)
-        outputs[id(output)] = (name, output, output._version)
-
-    def normalises(name: str, norm: nn.modules.batchnorm._BatchNorm, received: Tensor) -> None:
-        conv, _, version = outputs.get(id(received), ("", received, -1))
-        if version == received._version:  # otherwise changed in place since, by a ReLU for one
-            pairs.append(ConvNorm(conv, name, direct=True))
-            taken.add(conv)
-        elif order and order[-1] not in taken and convolutions[order[-1]].out_channels == norm.num_features:
-            pairs.append(ConvNorm(order[-1], name, direct=False))
-
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: ran(name, output))
-        for name, module in convolutions.items()
-    ]
-    hooks += [
-        norm.register_forward_pre_hook(lambda norm, inputs, name=name: normalises(name, norm, inputs[0]))
-        for name, norm in batch_norms(model).items()
-    ]
-    try:
-        model.eval()
-        model(torch.full((1, 3, model.probe_size, model.probe_size), 0.5, device=next(model.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return pairs, order
 
 
 def mean_magnitude(parts: Sequence[Tensor]) -> Tensor:

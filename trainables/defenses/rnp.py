@@ -23,12 +23,12 @@ from trainables.defenses.base import (
 from trainables.defenses.pruning import (
     MaskedModel,
     ToleranceUnit,
-    batch_norms,
     prune_closed,
     require_batch_norm,
     require_validation,
     validation_passes,
 )
+from trainables.models.channels import batch_norms
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules

@@ -1,7 +1,7 @@
 """What prunes by masks leaves of its victim: the same claim for every such defense."""
 
 from trainables.defenses.base import Repair
-from trainables.defenses.pruning import batch_norms
+from trainables.models.channels import batch_norms
 from trainables.models.classifier import Classifier
 
 

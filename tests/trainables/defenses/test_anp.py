@@ -16,7 +16,8 @@ from tests.trainables.defenses.pruned import assert_only_pruned_gammas_changed
 from trainables.data.images import Dataset, to_float
 from trainables.defenses.anp import AdversarialNeuronPruning
 from trainables.defenses.base import CleanData, Repair
-from trainables.defenses.pruning import MaskedModel, batch_norms
+from trainables.defenses.pruning import MaskedModel
+from trainables.models.channels import batch_norms
 from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
 from trainables.victims.victim import Victim

@@ -5,15 +5,15 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from superft.testing.claims import assert_identity
 from superft.testing.defense_subject import Subject
 from trainables.data.images import Dataset
 from trainables.defenses.base import NoData, Repair
-from trainables.defenses.clp import ChannelLipschitzPruning, outliers, spectral_norms
-from trainables.defenses.pruning import batch_norms
+from trainables.defenses.clp import ChannelLipschitzPruning
 from trainables.models.build import build_model
+from trainables.models.channels import batch_norms, spectral_norms
 from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
 from trainables.victims.victim import Victim
@@ -34,13 +34,6 @@ def pruned_channels(before: Classifier, after: Classifier) -> dict[str, list[int
         if gone:
             found[name] = gone
     return found
-
-
-@pytest.mark.parametrize("shape", [(5, 3, 3, 3), (4, 32, 3, 3), (6, 1, 3, 3), (7, 16, 1, 1)])
-def test_spectral_norms_are_those_of_a_singular_value_decomposition(shape: tuple[int, ...]) -> None:
-    kernels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    expected = torch.linalg.matrix_norm(kernels.double().flatten(2), ord=2)
-    torch.testing.assert_close(spectral_norms(kernels), expected, rtol=1e-9, atol=1e-12)
 
 
 def plant(victim: Classifier, name: str, channel: int, strength: float) -> None:
@@ -145,14 +138,6 @@ def test_fewer_deviations_prune_more(trainer: Trainer) -> None:
     counts = [prune(model(), trainer, u=u).notes["pruned"] for u in (0.0, 0.5, 1.0, 2.0, 3.0)]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1]
-
-
-def test_outliers_of_a_hand_computed_layer() -> None:
-    bounds = torch.tensor([1.0] * 15 + [9.0])  # mean 1.5, sample standard deviation 2.0: 9 is 3.75 of them above
-    assert outliers(bounds, 3.74).nonzero().tolist() == [[15]]
-    assert not outliers(bounds, 3.76).any()
-    assert not outliers(-bounds, 3.0).any()  # far below the others is no reason
-    assert not outliers(Tensor([5.0]), 0.0).any()
 
 
 @pytest.mark.parametrize(

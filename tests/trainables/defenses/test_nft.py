@@ -15,7 +15,8 @@ from tests.trainables.defenses.batches import shuffled
 from trainables.data.images import Dataset, to_float
 from trainables.defenses.base import CleanData, Repair
 from trainables.defenses.nft import NeuralMaskFineTuning, fold
-from trainables.defenses.pruning import MaskedModel, batch_norms
+from trainables.defenses.pruning import MaskedModel
+from trainables.models.channels import batch_norms
 from trainables.models.classifier import Classifier
 from trainables.training.trainer import Trainer
 from trainables.victims.victim import Victim

@@ -1,4 +1,4 @@
-"""Claims of trainables.defenses.pruning: masks, thresholds set by validation data alone, conv -> BatchNorm pairs."""
+"""Claims of trainables.defenses.pruning: masks, thresholds set by validation data alone."""
 
 import copy
 import functools
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from study.run.one_trial import run_single
 from tests.toy import toy_dataset, toy_spec
@@ -15,20 +15,18 @@ from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES, CleanData, NoData
 from trainables.defenses.pruning import (
     LOOKS,
-    ConvNorm,
     MaskedModel,
     Tolerance,
-    batch_norms,
     between,
     mean_magnitude,
     portions,
     prune_channels,
     prune_closed,
-    trace_convolutions,
     validation_passes,
 )
 from trainables.job import Cell
 from trainables.models.build import MODELS, ModelError, build_model
+from trainables.models.channels import batch_norms
 from trainables.models.classifier import Classifier
 from trainables.storage.store import Store
 from trainables.training.loop import History
@@ -265,103 +263,6 @@ def test_magnitude_is_not_the_signed_mean_and_does_not_depend_on_the_order() -> 
     one, other = mean_magnitude(list(maps.split(16))), mean_magnitude(list(maps[order].split(24)))
     torch.testing.assert_close(one, other, rtol=1e-12, atol=0.0)
     assert one.argsort().tolist() == other.argsort().tolist()
-
-
-def preact_pairs() -> list[ConvNorm]:
-    pairs = []
-    for stage in range(1, 5):
-        for block in range(2):
-            place = f"stages.{stage}.{block}"
-            previous = f"stages.{stage}.0" if block else f"stages.{stage - 1}.1"
-            first = stage == 1 and block == 0
-            pairs.append(ConvNorm("stages.0.0" if first else f"{previous}.conv2", f"{place}.bn1", direct=first))
-            pairs.append(ConvNorm(f"{place}.conv1", f"{place}.bn2", direct=True))
-    return pairs
-
-
-def resnet_pairs(blocks: tuple[int, ...]) -> list[ConvNorm]:
-    pairs = [ConvNorm("stages.0.0", "stages.0.1", direct=True)]
-    for stage, count in enumerate(blocks, start=1):
-        for block in range(count):
-            place = f"stages.{stage}.{block}"
-            pairs += [ConvNorm(f"{place}.conv{i}", f"{place}.bn{i}", direct=True) for i in (1, 2)]
-            if stage > 1 and block == 0:
-                pairs.append(ConvNorm(f"{place}.downsample.0", f"{place}.downsample.1", direct=True))
-    return pairs
-
-
-def densenet_pairs() -> list[ConvNorm]:
-    pairs = [ConvNorm("stages.0.0", "stages.0.1", direct=True)]
-    for stage, layers in enumerate((6, 12, 24, 16), start=1):
-        child = 0 if stage == 1 else 1  # behind the transition
-        place = f"stages.{stage}.{child}"
-        if stage > 1:  # the pooled transition is all that enters the block's first layer
-            pairs.append(ConvNorm(f"stages.{stage}.0.conv", f"{place}.denselayer1.norm1", direct=False))
-        layer = (f"{place}.denselayer{i}" for i in range(1, layers + 1))
-        pairs += [ConvNorm(f"{name}.conv1", f"{name}.norm2", direct=True) for name in layer]
-    return pairs
-
-
-PAIRS = {
-    "preact_resnet18": preact_pairs(),
-    "resnet18": resnet_pairs((2, 2, 2, 2)),
-    "encoder_resnet18": resnet_pairs((2, 2, 2, 2)),
-    "resnet34": resnet_pairs((3, 4, 6, 3)),
-    "vgg19_bn": [
-        ConvNorm(f"stages.{stage}.{block + (stage > 0)}.0", f"stages.{stage}.{block + (stage > 0)}.1", direct=True)
-        for stage, depth in enumerate((2, 2, 4, 4, 4))
-        for block in range(depth)
-    ],
-    "densenet121": densenet_pairs(),
-    "convnext_tiny": [],
-    "vit_small": [],
-    "airbench_cnn": [
-        ConvNorm("stages.0.0", "stages.0.1", direct=True),
-        *(
-            ConvNorm(f"stages.{group}.{block}.0", f"stages.{group}.{block}.1", direct=True)
-            for group in (1, 2, 3)
-            for block in (0, 1)
-        ),
-    ],
-}
-
-
-@pytest.mark.parametrize("name", MODELS.names())
-def test_pairs_of_every_registered_model(name: str) -> None:
-    model = model_named(name)
-    pairs, order = trace_convolutions(model)
-    modules = dict(model.named_modules())
-    for pair in pairs:
-        conv, norm = modules[pair.conv], modules[pair.norm]
-        assert isinstance(conv, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert conv.out_channels == norm.num_features
-    assert len({pair.norm for pair in pairs}) == len(pairs)
-    assert len({pair.conv for pair in pairs}) == len(pairs)
-    convolutions = [key for key, module in modules.items() if isinstance(module, nn.Conv2d)]
-    assert sorted(order) == sorted(convolutions)
-    if name == "mobilenet_v2":  # every convolution has a BN of its own, the depthwise ones included
-        assert sorted(pair.conv for pair in pairs) == sorted(convolutions)
-        assert all(pair.direct for pair in pairs)
-        following = dict(zip(modules, list(modules)[1:], strict=False))
-        assert all(following[pair.conv] == pair.norm for pair in pairs)
-    else:
-        assert set(pairs) == set(PAIRS[name])
-
-
-def test_batch_norm_after_a_downsampling_sum_is_not_paired_with_the_shortcut() -> None:
-    # Module order lists the 1x1 shortcut right before the next block's BN; its input is the sum with conv2.
-    pairs, _ = trace_convolutions(model_named("preact_resnet18"))
-    assert ConvNorm("stages.2.0.conv2", "stages.2.1.bn1", direct=False) in pairs
-    assert not any("shortcut" in pair.conv for pair in pairs)
-
-
-def test_an_activation_in_place_between_convolution_and_norm_is_no_pair() -> None:
-    stage = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.BatchNorm2d(4))
-    neck = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    model = Classifier([stage], neck, nn.Linear(4, 2), (0.0,) * 3, (1.0,) * 3)
-    pairs, _ = trace_convolutions(model)
-    assert pairs == [ConvNorm("stages.0.0", "stages.0.2", direct=False)]
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "vit_small"])
