@@ -153,7 +153,9 @@ def in_parts(images: Tensor, most: int = 1024) -> tuple[Tensor, ...]:
 
     So that what is made of a part, a float copy or a model's activations, takes no more memory with larger images.
     """
-    return images.split(max(1, min(most, PIXELS_AT_ONCE // images[0, 0].numel() if len(images) else most)))
+    each = min(most, PIXELS_AT_ONCE // images[0, 0].numel()) if len(images) else most
+    parts: tuple[Tensor, ...] = images.split(max(1, each))
+    return parts
 
 
 def to_float(images: Tensor) -> Tensor:
