@@ -153,7 +153,7 @@ def test_the_legend_tells_all_colours_and_conditions_in_words() -> None:
 
 def test_fourteen_attacks_by_eighteen_defenses_fill_their_own_box() -> None:
     attacks, defenses = [f"a{i:02d}" for i in range(14)], [f"d{i:02d}" for i in range(18)]
-    rows = [make_row(f"{a}/{d}/0000", published=True) for a in attacks for d in defenses]
+    rows = [make_row(f"{a}/{d}/baseline") for a in attacks for d in defenses]
     matrix = _matrix(rows)
     html = matrix_html(matrix, {a: a for a in attacks})
     assert html.count('<th scope="row">') == 19

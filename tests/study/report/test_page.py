@@ -18,6 +18,7 @@ from study.report.write import write_report
 from study.results.fronts import fronts, hypervolume_over_trials
 from study.results.importance import importance
 from study.results.settings import aggregate, candidates
+from tests.study.report.conftest import few_resamples
 from tests.study.rows import made_up_study, make_row
 
 
@@ -67,7 +68,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     rows.append(make_row("badnets/spectral/baseline", detection_tpr=0.9))
     (folder / "study.yaml").write_text(yaml.safe_dump({"name": "made-up", "search": {"trials": 8}}))
     (folder / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return write_report(folder).read_text()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        few_resamples(monkeypatch)
+        return write_report(folder).read_text()
 
 
 def test_what_matters_is_open_and_details_are_folded(page: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -32,6 +33,7 @@ from study.results.fronts import fronts, hypervolume_over_trials
 from study.results.importance import importance
 from study.results.settings import aggregate, candidates
 from study.results.verdicts import verdicts
+from tests.study.report.conftest import few_resamples
 from tests.study.rows import failed_row, made_up_study, make_row, point
 from trainables.evaluation.metrics import wilson
 from trainables.registry import SettingError
@@ -62,6 +64,22 @@ def _pictures(folder: Path) -> list[str]:
     return sorted(path.stem for path in (folder / "figures").iterdir())
 
 
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study of one attack that is reported, without a trigger's picture. Shared: do not modify."""
+    folder = _study(tmp_path_factory.mktemp("reported"), made_up_study(attacks=("badnets",), trials=6))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        few_resamples(monkeypatch)
+        write_report(folder)
+    return folder
+
+
+@pytest.fixture
+def again(reported: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(reported, tmp_path / "again")
+
+
 class _Tags(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
@@ -89,11 +107,9 @@ def test_a_report_leaves_page_tables_and_pictures(tmp_path: Path) -> None:
     )
 
 
-def test_the_page_is_one_file_that_asks_the_network_for_nothing(tmp_path: Path) -> None:
-    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=6))
-    (folder / "figures").mkdir()
-    Image.new("RGB", (8, 8)).save(folder / "figures" / "trigger_badnets.png")
-    path = write_report(folder)
+def test_the_page_is_one_file_that_asks_the_network_for_nothing(again: Path) -> None:
+    Image.new("RGB", (8, 8)).save(again / "figures" / "trigger_badnets.png")
+    path = write_report(again)
     text = path.read_text()
     parser = _Tags()
     parser.feed(text)
@@ -105,6 +121,14 @@ def test_the_page_is_one_file_that_asks_the_network_for_nothing(tmp_path: Path) 
     assert "http" not in re.sub(r'"plotlyServerURL": ?""', "", _page(path))
     assert text.count("* plotly.js v") == 1
     assert '"showSendToCloud": false' in text, "Plotly's button that uploads the chart"
+
+
+def test_a_trigger_picture_that_is_there_is_shown(reported: Path, again: Path) -> None:
+    assert "<img" not in _page(reported / "report.html")
+    Image.new("RGB", (8, 8)).save(again / "figures" / "trigger_badnets.png")
+    page = _page(write_report(again))
+    assert page.count("<img") == 1
+    assert "The trigger of badnets" in page
 
 
 def test_reporting_only_reads_the_ledger_even_when_its_last_line_is_half_written(tmp_path: Path) -> None:
@@ -194,15 +218,6 @@ def test_a_search_that_spent_its_budget_is_finished(tmp_path: Path) -> None:
     assert "not finished" not in _page(write_report(dear)), "no proposal fitted into what was left"
 
 
-def test_a_trigger_picture_that_is_there_is_shown(tmp_path: Path) -> None:
-    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=4))
-    assert "<img" not in _page(write_report(folder))
-    Image.new("RGB", (8, 8)).save(folder / "figures" / "trigger_badnets.png")
-    page = _page(write_report(folder))
-    assert page.count("<img") == 1
-    assert "The trigger of badnets" in page
-
-
 def test_an_attack_that_was_not_implanted_has_its_line_and_no_empty_picture(tmp_path: Path) -> None:
     rows = made_up_study(attacks=("badnets",), trials=4)
     absent = {"attack": "blended", "asr_before": 0.24, "status": "backdoor_not_implanted"}
@@ -238,24 +253,23 @@ def test_defenses_without_a_result_are_named_in_the_summary(tmp_path: Path) -> N
 
 
 def test_seeds_are_averaged_and_several_defenses_share_a_picture(tmp_path: Path) -> None:
-    rows = made_up_study(attacks=("badnets",), defenses=("fst", "super_ft"), trials=5, seeds=(0, 1))
+    rows = made_up_study(attacks=("badnets",), defenses=("fst", "super_ft"), trials=2, seeds=(0, 1))
     page = _page(write_report(_study(tmp_path, rows)))
     assert "mean of 2 runs" in page
     assert all(f"{defense}: front (report half)" in page for defense in ("fst", "super_ft"))
 
 
 def test_a_search_over_all_attacks_has_a_section_of_means(tmp_path: Path) -> None:
-    folder = _study(tmp_path, made_up_study(trials=5, per="all"))
+    folder = _study(tmp_path, made_up_study(trials=2, per="all"))
     assert "all attacks (means)" in _page(write_report(folder))
     assert "front_all" in _pictures(folder)
 
 
-def test_pictures_that_the_rows_no_longer_support_go_and_foreign_ones_stay(tmp_path: Path) -> None:
-    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=4))
-    write_report(folder)
-    (folder / "figures" / "trigger_badnets.png").write_bytes(b"someone else's")
-    write_report(_study(folder, [make_row("badnets/ft/baseline")]))
-    assert _pictures(folder) == ["front_badnets", "trigger_badnets"]
+def test_pictures_that_the_rows_no_longer_support_go_and_foreign_ones_stay(again: Path) -> None:
+    assert "importance_badnets" in _pictures(again)
+    (again / "figures" / "trigger_badnets.png").write_bytes(b"someone else's")
+    write_report(_study(again, [make_row("badnets/ft/baseline")]))
+    assert _pictures(again) == ["front_badnets", "trigger_badnets"]
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
@@ -271,13 +285,11 @@ def test_a_broken_spec_is_named(tmp_path: Path, text: str) -> None:
         write_report(tmp_path)
 
 
-def test_the_same_ledger_gives_the_same_tables(tmp_path: Path) -> None:
-    contents = []
-    for name in ("one", "two"):
-        folder = _study(tmp_path / name, made_up_study(attacks=("badnets",), trials=6))
-        write_report(folder)
-        contents.append([(folder / f).read_bytes() for f in ("trials.csv", "front.csv", "figures/front_badnets.png")])
-    assert contents[0] == contents[1]
+def test_the_same_ledger_gives_the_same_tables(reported: Path, tmp_path: Path) -> None:
+    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=6))
+    write_report(folder)
+    for name in ("trials.csv", "front.csv", "figures/front_badnets.png"):
+        assert (folder / name).read_bytes() == (reported / name).read_bytes()
 
 
 def test_before_and_after_gives_report_half_values_with_wilson_intervals() -> None:
@@ -606,15 +618,14 @@ def test_a_registered_figure_stands_in_the_report_and_beside_the_others(tmp_path
         return Drawing(figure, title="How many rows", note=f"{len(tables.rows)} rows of <{title}>")
 
     FIGURES.register("counted")(count)
-    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=6))
+    FIGURES.register("empty")(lambda title, tables: None)
+    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=2))
     page = _page(write_report(folder))
     assert "How many rows" in page
     assert "rows of &lt;badnets&gt;" in page
     png = (folder / "figures" / "counted_badnets.png").read_bytes()
     assert png.startswith(b"\x89PNG")
     assert base64.b64encode(png).decode() in page
-    FIGURES.register("empty")(lambda title, tables: None)
-    write_report(folder)
     assert not list((folder / "figures").glob("empty_*"))
 
 
@@ -625,7 +636,7 @@ def test_a_figure_that_raises_is_named_in_one_line_and_the_report_is_written(tmp
 
     FIGURES.register("breaks")(breaks)
     FIGURES.register("wrong")(lambda title, tables: "a picture")  # type: ignore[arg-type,return-value]
-    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=6))
+    folder = _study(tmp_path, made_up_study(attacks=("badnets",), trials=2))
     wrong = _page(write_report(folder)).partition("What went wrong</h2>")[2]
     assert re.search(r"<p>The figure breaks of badnets could not be drawn: KeyError: .*column", wrong)
     assert "<p>The figure wrong of badnets could not be drawn: must give a Drawing or nothing, got str" in wrong
