@@ -147,7 +147,8 @@ def test_an_attack_added_as_one_file_inherits_the_suite(monkeypatch: pytest.Monk
     assert "dot" in ATTACKS.names()
     subject = Subject("dot")
     for check in CHECKS:
-        check(subject)
+        if check not in LEARNED:  # a victim that has learned is badnets' above, and a strange attack's in tests/docs
+            check(subject)
     assert digests_of_a_new_process(["dot"], str(tmp_path)) == {"dot": subject.made.digest()}
 
 
