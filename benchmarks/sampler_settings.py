@@ -12,51 +12,47 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from study.search.samplers.nsga2 import nsga2
+from study.search.samplers.tpe import tpe
 from study.spec.samplers import register
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 
-def _tpe(seed: int, startup_trials: int, **changed: Any) -> BaseSampler:
-    """Ours, but for what is changed."""
-    from study.search.recent_tpe import RecentTPE
-
-    settings = {"multivariate": True, "constant_liar": True, "n_startup_trials": startup_trials, "seed": seed}
-    return RecentTPE(None, **settings | changed)
-
-
 @register("tpe_independent", "tpe, each parameter by itself")
 def tpe_independent(*, seed: int, startup_trials: int) -> BaseSampler:
-    return _tpe(seed, startup_trials, multivariate=False)
+    return tpe(seed=seed, startup_trials=startup_trials, history=None, multivariate=False)
 
 
 @register("tpe_no_liar", "tpe that knows nothing of running trials")
 def tpe_no_liar(*, seed: int, startup_trials: int) -> BaseSampler:
-    return _tpe(seed, startup_trials, constant_liar=False)
+    return tpe(seed=seed, startup_trials=startup_trials, history=None, constant_liar=False)
 
 
 @register("tpe_8_candidates", "tpe that takes the best of 8 draws, not of 24")
 def tpe_8_candidates(*, seed: int, startup_trials: int) -> BaseSampler:
-    return _tpe(seed, startup_trials, n_ei_candidates=8)
+    return tpe(seed=seed, startup_trials=startup_trials, history=None, n_ei_candidates=8)
 
 
 @register("tpe_96_candidates", "tpe that takes the best of 96 draws, not of 24")
 def tpe_96_candidates(*, seed: int, startup_trials: int) -> BaseSampler:
-    return _tpe(seed, startup_trials, n_ei_candidates=96)
+    return tpe(seed=seed, startup_trials=startup_trials, history=None, n_ei_candidates=96)
 
 
 @register("tpe_few_good", "tpe whose good settings are a quarter of the root of all, not a tenth of all")
 def tpe_few_good(*, seed: int, startup_trials: int) -> BaseSampler:
     """As many as Hyperopt takes (Bergstra et al. 2013)."""
-    return _tpe(seed, startup_trials, gamma=lambda n: min(math.ceil(0.25 * math.sqrt(n)), 25))
+    return tpe(
+        seed=seed, startup_trials=startup_trials, history=None, gamma=lambda n: min(math.ceil(0.25 * math.sqrt(n)), 25)
+    )
 
 
 @register("tpe_many_good", "tpe whose good settings are a quarter of all, not a tenth")
 def tpe_many_good(*, seed: int, startup_trials: int) -> BaseSampler:
-    return _tpe(seed, startup_trials, gamma=lambda n: min(math.ceil(0.25 * n), 50))
+    return tpe(seed=seed, startup_trials=startup_trials, history=None, gamma=lambda n: min(math.ceil(0.25 * n), 50))
 
 
 @register("tpe_plain", "Optuna's own TPE: all trials, and a model for every ask")
@@ -67,20 +63,14 @@ def tpe_plain(*, seed: int, startup_trials: int) -> BaseSampler:
     return TPESampler(multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed)
 
 
-def _nsga2(seed: int, **changed: Any) -> BaseSampler:
-    from optuna.samplers import NSGAIISampler
-
-    return NSGAIISampler(**{"population_size": 20, "seed": seed} | changed)
-
-
 @register("nsga2_population_10", "nsga2 with a population of 10, not of 20")
 def nsga2_population_10(*, seed: int, startup_trials: int) -> BaseSampler:
-    return _nsga2(seed, population_size=10)
+    return nsga2(seed=seed, startup_trials=startup_trials, population_size=10)
 
 
 @register("nsga2_population_50", "nsga2 with Optuna's population of 50, not of 20")
 def nsga2_population_50(*, seed: int, startup_trials: int) -> BaseSampler:
-    return _nsga2(seed, population_size=50)
+    return nsga2(seed=seed, startup_trials=startup_trials, population_size=50)
 
 
 @register("nsga2_sbx", "nsga2 that crosses by simulated binary crossover, not value by value")
@@ -91,4 +81,4 @@ def nsga2_sbx(*, seed: int, startup_trials: int) -> BaseSampler:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return _nsga2(seed, crossover=SBXCrossover())
+        return nsga2(seed=seed, startup_trials=startup_trials, crossover=SBXCrossover())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -279,6 +280,7 @@ class Forecast:
             if row["status"] != "failed":
                 taken = row["wall_seconds"] + (row.get("seconds_aftermath") or 0.0)
                 timed.setdefault(row["search"] or row["trial"], []).append(taken)
+        work = functools.cache(self._work)
         each = {label: math.fsum(seconds) / len(seconds) for label, seconds in timed.items()}
         total = longest = 0.0
         for kind in self.kinds:
@@ -289,27 +291,29 @@ class Forecast:
             gpus = self.shares[kind.labels[0]]
             slots = max(1, count_slots(self.nodes, self.cpus, gpus))
             for label in (one for one in kind.labels if self.remaining.get(one)):
-                seconds = each[label] if label in each else self._by_work(kind, label, each, gpus)
+                seconds = each[label] if label in each else self._by_work(kind, label, each, work, gpus)
                 if seconds is None:
                     return None
                 total += self.remaining[label] * seconds / slots
                 longest = max(longest, seconds)
         return max(total, longest)
 
-    def _by_work(self, kind: Kind, label: str, each: Mapping[str, float], gpus: float) -> float | None:
+    def _by_work(
+        self, kind: Kind, label: str, each: Mapping[str, float], work: Callable[[str], float], gpus: float
+    ) -> float | None:
         """Seconds of a trial under a label none of whose trials has ended, from others of its kind by their work in E.
 
         Args:
             each: seconds of a trial under other labels.
+            work: E of a trial under any label.
         """
-        work = self._work(label)
         if known := [one for one in kind.labels if one in each]:
-            epochs = math.fsum(map(self._work, known))
+            epochs = math.fsum(map(work, known))
             seconds = math.fsum(each[one] for one in known)
-            return seconds * work / epochs if epochs else seconds / len(known)
+            return seconds * work(label) / epochs if epochs else seconds / len(known)
         if kind.name not in self.measured:
             return None
-        return self.measured[kind.name].seconds_beside(round(1 / gpus) - 1 if 0 < gpus < 1 else 0, work)
+        return self.measured[kind.name].seconds_beside(round(1 / gpus) - 1 if 0 < gpus < 1 else 0, work(label))
 
     def _work(self, label: str) -> float:
         """E of a trial under this label; of a search as its published setting."""

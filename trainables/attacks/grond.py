@@ -149,16 +149,7 @@ class Grond(DataPoisoning):
             if (step + 1) % per_epoch == 0 or step + 1 == steps:
                 level(model, pairs, limit)
 
-        trainer.fit(
-            model,
-            data,
-            steps=steps,
-            lr_at=recipe.lr_at(len(data)),
-            batch_size=recipe.batch_size,
-            optimizer=recipe.updater(),
-            augmentation=trainer.augmentation(),
-            after_step=after_step,
-        )
+        trainer.fit(model, data, **trainer.by_recipe(recipe, len(data)), after_step=after_step)
         return model
 
 

@@ -194,11 +194,7 @@ class InputAware(InLoop):
         trainer.fit(
             model,
             train,
-            steps=steps,
-            lr_at=recipe.lr_at(len(train)),
-            batch_size=recipe.batch_size,
-            optimizer=recipe.updater(),
-            augmentation=trainer.augmentation(),
+            **trainer.by_recipe(recipe, len(train)),
             loss=loss,
             after_step=step_generator,
         )

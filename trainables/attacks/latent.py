@@ -316,11 +316,7 @@ class Latent(Attack):
             model,
             data,
             purpose=purpose,
-            steps=recipe.steps(len(data)),
-            lr_at=recipe.lr_at(len(data)),
-            batch_size=recipe.batch_size,
-            optimizer=recipe.updater(),
-            augmentation=trainer.augmentation(),
+            **trainer.by_recipe(recipe, len(data)),
             loss=loss,
             trainable=list(model.classifier.parameters()) if head_only else None,
         )

@@ -97,6 +97,16 @@ class Trainer:
     def _had_batch(self, images: int) -> None:
         self.batch = max(images, self.batch or 0)
 
+    def by_recipe(self, recipe: TrainingRecipe, n: int) -> dict[str, Any]:
+        """Settings of `fit` of a whole training by ``recipe`` on ``n`` images, with the task's augmentation."""
+        return {
+            "steps": recipe.steps(n),
+            "lr_at": recipe.lr_at(n),
+            "batch_size": recipe.batch_size,
+            "optimizer": recipe.updater(),
+            "augmentation": self.augmentation(),
+        }
+
     def train_from_scratch(
         self, train: ImageSet, recipe: TrainingRecipe, *, purpose: str | None = None, **changes: Any
     ) -> Classifier:
@@ -107,14 +117,7 @@ class Trainer:
             changes: settings of `loop.fit` that replace the recipe's or the task's.
         """
         model = self.fresh_model() if purpose is None else self.fresh_model(purpose)
-        settings: dict[str, Any] = {
-            "steps": recipe.steps(len(train)),
-            "lr_at": recipe.lr_at(len(train)),
-            "batch_size": recipe.batch_size,
-            "optimizer": recipe.updater(),
-            "augmentation": self.augmentation(),
-        }
-        self.fit(model, train, purpose=purpose or "fit", **(settings | changes))
+        self.fit(model, train, purpose=purpose or "fit", **(self.by_recipe(recipe, len(train)) | changes))
         return model
 
     def accuracy(self, model: Classifier, data: ImageSet) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from study.spec.samplers import register
 
@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     constraints=True,
     conditions=True,
 )
-def tpe(*, seed: int, startup_trials: int, history: int | None, conditions: bool = False) -> BaseSampler:
-    """Multivariate, so that settings that go together are drawn together; a running trial counts as a bad one."""
+def tpe(
+    *, seed: int, startup_trials: int, history: int | None, conditions: bool = False, **changes: Any
+) -> BaseSampler:
+    """Multivariate, so that settings that go together are drawn together; a running trial counts as a bad one.
+
+    ``changes``: settings of `optuna.samplers.TPESampler` that replace ours.
+    """
     from study.search.conditional import ConditionalTPE  # here: a name is checked without importing all of Optuna
     from study.search.recent_tpe import RecentTPE
 
     made = ConditionalTPE if conditions else RecentTPE
-    return made(history, multivariate=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed)
+    ours = {"multivariate": True, "constant_liar": True, "n_startup_trials": startup_trials, "seed": seed}
+    return made(history, **ours | changes)
