@@ -58,7 +58,7 @@ STORED_KEYS = {
     "clean": "b22260a46ff86f6e24288a62",
     "clean_encoder": "2bc826a26e9eabcccced440b",
     "clean_wanet": "304036705a56b1f0ffc75856",
-    "grond": "5f559f004d7214a7e0a15c6d",
+    "grond": "4d8e31608429e56addcaa71a",
     "handcrafted": "76697910d6a30775075b359e",
     "imc": "186dd36d16c0e780f54495e4",
     "inputaware": "2887e2c57f58da14c281e235",

@@ -154,7 +154,7 @@ class Grond(DataPoisoning):
 
 
 @torch.no_grad()
-def level(model: Classifier, pairs: Sequence[ConvNorm], u: float) -> int:
+def level(model: Classifier, pairs: Sequence[ConvNorm], u: float) -> Tensor:
     """Give channels that can amplify far more than the others of their layer its mean scale and shift, in place.
 
     The means are over the whole layer as it was, these channels included. `clp` sets both to 0 instead.
@@ -164,12 +164,13 @@ def level(model: Classifier, pairs: Sequence[ConvNorm], u: float) -> int:
         u: standard deviations above the mean of the bounds, >= 0.
 
     Returns:
-        How many channels were levelled.
+        How many channels were levelled: one number on the model's device, so that nobody waits for it.
     """
-    norms, count = batch_norms(model), 0
+    norms = batch_norms(model)
+    count = torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device)
     for pair in pairs:
         norm, chosen = norms[pair.norm], outliers(lipschitz_bounds(model, pair), u)
         for values in (norm.weight, norm.bias):
             values.copy_(torch.where(chosen, values.mean(), values))
-        count += int(chosen.sum())
+        count += chosen.sum()
     return count

@@ -10,8 +10,8 @@ from __future__ import annotations
 RELEASED: dict[str, frozenset[str]] = {
     "attack": frozenset(
         (
-            *("adap_blend", "badencoder", "badnets", "blended", "clean", "clean_encoder", "clean_wanet", "handcrafted"),
-            *("imc", "inputaware", "latent", "lf", "sbl", "sig", "wanet"),
+            *("adap_blend", "badencoder", "badnets", "blended", "clean", "clean_encoder", "clean_wanet", "grond"),
+            *("handcrafted", "imc", "inputaware", "latent", "lf", "sbl", "sig", "wanet"),
         )
     ),
     "defense": frozenset(
