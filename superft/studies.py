@@ -15,7 +15,8 @@ from study.record.folder import LEDGER_FILE, stored_spec
 from study.record.ledger import Ledger
 from study.record.remote_folder import open_folder
 from study.record.words import percent
-from study.report.figures.front import front_picture, front_plotly
+from study.report.figures.front_marks import front_picture
+from study.report.figures.front_page import front_plotly
 from study.results.fronts import fronts, marked
 from study.results.in_words import settings_text
 from study.results.rows import ALL_ATTACKS, GROUP, is_shared

@@ -33,6 +33,7 @@ FLOORS = {
             {"workbench"},
             {"trial", "foreign"},
             {"trial_result", "aftermath", "defender_data"},
+            {"members"},
             {"job"},
             {"victims"},
             {"choice"},
@@ -59,7 +60,7 @@ MAY_IMPORT = {("trainables/tune.py", "ray")}
 # Words that are methods of ours and ordinary words as well.
 ORDINARY = {"none", "clean"}
 # A figure may mark the methods that people compare with; everything else takes names from the rows and the spec.
-MAY_NAME_METHODS = {"study/report/figures/front.py"}
+MAY_NAME_METHODS = {"study/report/figures/front_marks.py"}
 
 
 def files(room: str) -> list[Path]:

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -251,12 +251,3 @@ def _check(name: str, cls: type[Rule]) -> None:
 
 RULES: Registry[type[Rule]] = Registry("rule", "trainables.choice", _check)
 register = RULES.register
-
-
-def total(work: Iterable[Counters]) -> Counters:
-    """The sum of some work."""
-    sums = Counters()
-    for one in work:
-        for item in dataclasses.fields(Counters):
-            setattr(sums, item.name, getattr(sums, item.name) + getattr(one, item.name))
-    return sums

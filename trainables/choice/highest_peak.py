@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from trainables.choice.base import CANDIDATES, Candidate, Choice, Rule, Suspect, register, total
+from trainables.choice.base import CANDIDATES, Candidate, Choice, Rule, Suspect, register
 from trainables.choice.validation import described
 from trainables.settings import Share
 
@@ -26,7 +26,7 @@ class HighestPeak(Rule):
     def choose(self, suspect: Suspect, candidates: tuple[Candidate, ...] = CANDIDATES) -> Choice:
         before, looked = suspect.before()
         tried = [suspect.attempt(candidate) for candidate in candidates]
-        work = total([looked, *(one.work for one in tried)])
+        work = sum((one.work for one in tried), looked)
         table = tuple(described(one) for one in tried)
         images = len(suspect.images.validation)
         most = 100 * max(self.drop, 1 / images)

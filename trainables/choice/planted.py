@@ -22,7 +22,6 @@ from trainables.choice.base import (
     Rule,
     Suspect,
     register,
-    total,
 )
 from trainables.choice.highest_peak import HighestPeak, allows, strength
 from trainables.choice.own_triggers import KINDS
@@ -126,7 +125,7 @@ class Planted(Rule):
         sound = [one for one in copies if one.why_not is None]
         if len(sound) < self.least:
             reason = f"only {len(sound)} of {len(copies)} planted copies are sound, {self.least} are needed"
-            return Choice(self.name, None, (reason, *said), total(work))
+            return Choice(self.name, None, (reason, *said), sum(work, Counters()))
         scores, spent = _scores(sound, candidates)
         shown, extra = _scores(sound, beside(candidates))
         work += [*spent, *extra]
@@ -139,7 +138,7 @@ class Planted(Rule):
                 f"none of {len(scores)} candidates is safe: even {best.candidate.label} leaves a planted trigger an "
                 f"ASR of {best.asr:.3f}"
             )
-            return Choice(self.name, None, (reason, *said), total(work), table=table)
+            return Choice(self.name, None, (reason, *said), sum(work, Counters()), table=table)
         passed, rejected = list[tuple[Score, Attempt]](), list[str]()
         for place, score in enumerate(ranked):
             # The next ones have their turn only where none of the first passed.
@@ -154,7 +153,7 @@ class Planted(Rule):
                 rejected.append(f"{score.candidate.label} is not taken: {why}")
         if not passed:
             reason = "no candidate that removes the planted triggers did to the model what it did to the copies"
-            return Choice(self.name, None, (reason, *rejected, *said), total(work), table=table)
+            return Choice(self.name, None, (reason, *rejected, *said), sum(work, Counters()), table=table)
         # Few images make many ties: of equals the one whose loss rose most, which goes with removal.
         score, attempt = max(passed, key=lambda pair: (_pooled(*pair), pair[1].loss_rise))
         reasons = (
@@ -170,7 +169,7 @@ class Planted(Rule):
         )
         row = {"untouched": True, **described(attempt)}
         planted = tuple(_told(one, hits) for one, hits in zip(sound, score.obeyed, strict=True))
-        return Choice(self.name, score.candidate, reasons, total(work), attempt, (*table, row), planted)
+        return Choice(self.name, score.candidate, reasons, sum(work, Counters()), attempt, (*table, row), planted)
 
     def copies(self, suspect: Suspect) -> list[Copy]:
         """The planted copies of ``suspect``, made once."""

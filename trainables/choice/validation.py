@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from trainables.choice.base import CANDIDATES, Attempt, Candidate, Choice, Rule, Suspect, register, total
+from trainables.choice.base import CANDIDATES, Attempt, Candidate, Choice, Rule, Suspect, register
 from trainables.settings import NonNegative
 
 
@@ -28,7 +28,7 @@ class Validation(Rule):
     def choose(self, suspect: Suspect, candidates: tuple[Candidate, ...] = CANDIDATES) -> Choice:
         before, looked = suspect.before()
         tried = [suspect.attempt(candidate) for candidate in candidates]
-        work = total([looked, *(one.work for one in tried)])
+        work = sum((one.work for one in tried), looked)
         table = tuple(described(one) for one in tried)
         far = [one for one in tried if one.movement is not None and self._far(one)]
         if not far:

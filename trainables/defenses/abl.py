@@ -135,10 +135,7 @@ class AntiBackdoorLearning(Defense):
             (self.finetuning_epochs, n_owned - isolated),
             (self.unlearning_epochs, isolated),
         ):
-            work = training_work(self.steps(epochs, n, batch), batch, n)
-            total.steps += work.steps
-            total.forward_samples += work.forward_samples
-            total.backward_samples += work.backward_samples
+            total += training_work(self.steps(epochs, n, batch), batch, n)
         return total
 
     def _gated_stage(self) -> dict[str, Any]:

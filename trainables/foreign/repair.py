@@ -238,11 +238,7 @@ def _repaired(
     start = dataclasses.replace(trainer.counters)
     with told(trainer.counters, planned, say):
         repair = carry_out(defense, old, assets, trainer)
-    spent = {
-        item.name: getattr(trainer.counters, item.name) - getattr(start, item.name)
-        for item in dataclasses.fields(Counters)
-    }
-    return repair, Counters(**spent)
+    return repair, trainer.counters - start
 
 
 def _refuse_poisoned(defense: Defense) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -48,6 +49,12 @@ class Counters:
     forward_samples: int = 0
     backward_samples: int = 0
     input_backward_samples: int = 0
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(**{name: count + getattr(other, name) for name, count in dataclasses.asdict(self).items()})
+
+    def __sub__(self, other: Counters) -> Counters:
+        return Counters(**{name: count - getattr(other, name) for name, count in dataclasses.asdict(self).items()})
 
 
 @dataclass(frozen=True)

@@ -181,10 +181,7 @@ class Trainer:
             before, batch, self.batch = dataclasses.replace(self.counters), self.batch, None
             with watching(None):  # the next trial finds it ready made, with nothing to look at
                 tensors = {name: tensor.detach().cpu() for name, tensor in build().items()}
-            work = {
-                item.name: getattr(self.counters, item.name) - getattr(before, item.name)
-                for item in dataclasses.fields(Counters)
-            }
+            work = dataclasses.asdict(self.counters - before)
             facts = {"what": what, "identity": dict(identity), "work": work, "batch": self.batch}
             if batch is not None:
                 self._had_batch(batch)

@@ -137,6 +137,11 @@ def attacker_indices(spec: VictimSpec, dataset: Dataset) -> Tensor:
     return indices
 
 
+def attacker_labels(spec: VictimSpec, dataset: Dataset) -> Tensor:
+    """Labels of the attacker's clean training set: int64, (n,)."""
+    return dataset.train.labels[attacker_indices(spec, dataset)]
+
+
 def reserved_indices(spec: VictimSpec, dataset: Dataset) -> Tensor:
     """The part of the training set that the attacker was denied."""
     if spec.reserved_fraction is None:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from study.record.columns import to_frame
-from study.report.figures.front import front_picture, front_plotly
+from study.report.figures.front_marks import front_picture
+from study.report.figures.front_page import front_plotly
 from study.report.figures.hypervolume import hypervolume_plotly, hypervolume_series
 from study.report.figures.importance import importance_plotly
 from study.report.html import slug

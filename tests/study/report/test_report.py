@@ -20,7 +20,9 @@ from study.record.columns import to_frame
 from study.record.ended import write_ended
 from study.record.ledger import Ledger
 from study.report.cells import cost_table, detection_table
-from study.report.figures.front import FrontPicture, Marks, front_picture, front_plotly, front_png
+from study.report.figures.front_marks import FrontPicture, Marks, front_picture
+from study.report.figures.front_page import front_plotly
+from study.report.figures.front_print import front_png
 from study.report.figures.hypervolume import _published, hypervolume_plotly, hypervolume_png, hypervolume_series
 from study.report.figures.importance import importance_plotly, importance_png
 from study.report.figures.registry import FIGURES, AttackTables, Drawing
