@@ -1,8 +1,7 @@
-"""`superft submit` against a real head: followed to its end, refused, stopped and continued; and what it packs."""
+"""`superft submit` against a real head: followed to its end, refused, stopped and continued."""
 
 from __future__ import annotations
 
-import asyncio
 import http.server
 import json
 import os
@@ -12,22 +11,20 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
-from ray.job_submission import JobStatus
 
 from study.cluster import submit
-from study.spec.load import load_spec
 from study.spec.yaml_io import SpecError
 from tests.network import free_ports
 from tests.study.commands import assert_refused, invoke
 from tests.study.processes import ROOT, Place, Running, new_place, rows_of, wait_for
-from tests.study.tiny import TINY, tiny_spec
+from tests.study.tiny import TINY
 
 
 @dataclass
@@ -340,176 +337,14 @@ def test_patch_releases_of_ray_fit_together() -> None:
         submit.check_versions("2.60.0", "2.59.0", "http://h")
 
 
-# What travels.
-
-
-def names(package: Path) -> list[str]:
-    with zipfile.ZipFile(package) as archive:
-        return archive.namelist()
-
-
-def test_the_package_is_the_code_and_the_spec_and_small(tmp_path: Path) -> None:
-    submit.write_package(ROOT, tiny_spec(), tmp_path / "a.zip")
-    packed = names(tmp_path / "a.zip")
-    assert {name.split("/")[0] for name in packed} == {*submit.CODE, "study.yaml"}
-    assert {"study/cli.py", "study/recipes/quickstart.yaml", "trainables/trial.py"} <= set(packed)
-    assert not [name for name in packed if "__pycache__" in name or name.endswith(".pyc")]
-    assert (tmp_path / "a.zip").stat().st_size < 2**20
-
-
-def test_the_same_code_and_spec_make_the_same_package(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        submit.write_package(ROOT, tiny_spec(), tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-
-
-def test_the_spec_in_the_package_is_complete(tmp_path: Path) -> None:
-    spec = tiny_spec("search.storage=postgresql://ann:s3cret@db/superft", "store=/shared/victims")
-    submit.write_package(ROOT, spec, tmp_path / "a.zip")
-    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
-        archive.extract("study.yaml", tmp_path)
-    assert load_spec(str(tmp_path / "study.yaml")) == spec
-
-
-def checkout(folder: Path) -> Path:
-    for name in ("superft", "study", "search_spaces", "trainables", "runs"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "code.py").write_text("pass\n")
-    (folder / "pyproject.toml").write_text("")
-    return folder
-
-
-@pytest.mark.parametrize("name", ["trainables/cifar.tar.gz", "study/victim.safetensors", "trainables/a/cat.PNG"])
-def test_data_among_the_code_are_refused_unless_they_are_ignored(name: str, tmp_path: Path) -> None:
-    root = checkout(tmp_path / "root")
-    (root / name).parent.mkdir(exist_ok=True)
-    (root / name).write_bytes(b"0")
-    with pytest.raises(SpecError, match=rf"^{name} \(0\.0 MiB\) lies among the code.*\.rayignore$"):
-        submit.write_package(root, tiny_spec(), tmp_path / "a.zip")
-    (root / ".rayignore").write_text(f"{name}\n")
-    submit.write_package(root, tiny_spec(), tmp_path / "a.zip")
-    assert name not in names(tmp_path / "a.zip")
-
-
-def test_a_large_file_is_data_whatever_its_name(tmp_path: Path) -> None:
-    root = checkout(tmp_path / "root")
-    (root / "study" / "table.py").write_bytes(b"#" * (submit.LARGEST_FILE + 1))
-    with pytest.raises(SpecError, match=r"study/table\.py \(1\.0 MiB\)"):
-        submit.write_package(root, tiny_spec(), tmp_path / "a.zip")
-
-
-def test_a_package_above_the_clusters_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "LARGEST_PACKAGE", 100)
-    with pytest.raises(SpecError, match=r"packs to 0 MiB, the cluster takes 0: .*\.rayignore"):
-        submit.write_package(checkout(tmp_path / "root"), tiny_spec(), tmp_path / "a.zip")
-
-
-def test_folders_beside_the_code_do_not_travel(tmp_path: Path) -> None:
-    root = checkout(tmp_path / "root")
-    (root / "runs" / "big.npy").write_bytes(b"0")
-    assert {file.relative_to(root).parts[0] for file in submit.code_files(root)} == {*submit.CODE}
-
-
-def test_rayignore_leaves_the_code_and_specs_for_rays_own_submit(tmp_path: Path) -> None:
-    from ray._private.runtime_env.packaging import create_package
-
-    root = checkout(tmp_path / "root")
-    (root / ".rayignore").write_text((ROOT / ".rayignore").read_text())
-    for name in ("runs/big.npy", "my.yaml", "cifar.zip"):
-        (root / name).write_bytes(b"0")
-    create_package(str(root), tmp_path / "a.zip", include_gitignore=True)
-    packed = {name.split("/")[0] for name in names(tmp_path / "a.zip") if not name.endswith("/")}
-    assert packed == {*submit.CODE, "my.yaml"}
-
-
-# Following, with a cluster that behaves badly.
-
-
-@dataclass
-class Info:
-    status: JobStatus
-    driver_exit_code: int | None = None
-    message: str = ""
-
-
-@dataclass
-class Client:
-    """A job server: each follower sees ``streams`` in turn (an error at the end of one is raised), then the end."""
-
-    log: str
-    streams: list[tuple[int, Exception | None]]
-    info: Info
-
-    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
-        length, error = self.streams.pop(0)
-        for start in range(0, length, 4):
-            yield self.log[start : min(start + 4, length)]
-        await asyncio.sleep(0)
-        if error is not None:
-            raise error
-
-    def get_job_info(self, job: str) -> Info:
-        return self.info if not self.streams else Info(JobStatus.RUNNING)
-
-    def get_job_logs(self, job: str) -> str:
-        return self.log
-
-
-def follow(client: Client, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    code = submit.follow_job(client, "job-1")  # type: ignore[arg-type]
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
-def test_a_lost_connection_is_taken_up_without_repeating_a_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(submit.time, "sleep", lambda _: None)
-    lost = RuntimeError("WebSocket connection closed unexpectedly")
-    client = Client("one\ntwo\nthree\n", [(6, lost), (2, lost), (10, None)], Info(JobStatus.SUCCEEDED, 0))
-    assert follow(client, capsys) == (0, "one\ntwo\nthree\n", "")
-
-
-def test_a_cluster_that_is_gone_is_said_after_a_while(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(submit.time, "sleep", lambda _: None)
-    monkeypatch.setattr(submit, "LOST_SECONDS", -1)
-    client = Client("one\n", [(4, ConnectionError("refused"))] * 3, Info(JobStatus.RUNNING))
-    with pytest.raises(SpecError, match=r"no answer from the cluster .*refused.*job-1 may go on"):
-        follow(client, capsys)
-
-
-@pytest.mark.parametrize(
-    ("info", "code", "named"),
-    [
-        (Info(JobStatus.FAILED, 7), 7, ""),
-        (Info(JobStatus.STOPPED), 130, "job job-1 was stopped; the same submit again continues the study"),
-        (Info(JobStatus.FAILED, None, "Runtime env failed\nlong\ntrace"), 1, "job job-1: FAILED: Runtime env failed\n"),
-    ],
-)
-def test_how_the_job_ended_is_how_the_command_ends(
-    info: Info, code: int, named: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ended, out, err = follow(Client("one\n", [(4, None)], info), capsys)
-    assert (ended, out) == (code, "one\n")
-    assert named in err
-
-
-def test_ctrl_c_ends_the_following_not_the_job(capsys: pytest.CaptureFixture[str]) -> None:
-    client = Client("one\n", [(4, KeyboardInterrupt())], Info(JobStatus.RUNNING))  # type: ignore[list-item]
-    code, _, err = follow(client, capsys)
-    assert code == 130
-    assert "job job-1 goes on" in err
-
-
 def test_the_job_reserves_a_cpu_sends_no_statistics_and_has_time_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
 
     class Recorder:
         def submit_job(self, **arguments: Any) -> str:
             given.update(arguments)
-            assert "study.yaml" in names(Path(arguments["runtime_env"]["working_dir"]))
+            with zipfile.ZipFile(arguments["runtime_env"]["working_dir"]) as package:
+                assert "study.yaml" in package.namelist()
             return str(arguments["submission_id"])
 
     monkeypatch.setattr(submit, "connect", lambda address: Recorder())

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from trainables.data.images import DataError
+from trainables.data.images import DataError, Dataset
 from trainables.data.load import load_dataset
 
 Pixels = np.ndarray[Any, Any]
@@ -44,3 +45,10 @@ def remove(path: Path) -> None:
     for file in sorted(path.rglob("*"), reverse=True):
         file.rmdir() if file.is_dir() else file.unlink()
     path.rmdir()
+
+
+def same(a: Dataset, b: Dataset) -> bool:
+    """Whether two data sets are the same to the last pixel."""
+    pairs = ((a.train, b.train), (a.test, b.test))
+    equal = all(torch.equal(x.images, y.images) and torch.equal(x.labels, y.labels) for x, y in pairs)
+    return equal and (a.classes, a.mean, a.std, a.fingerprint) == (b.classes, b.mean, b.std, b.fingerprint)
