@@ -113,9 +113,12 @@ def test_smaller_tasks_show_a_direction_and_never_a_verdict() -> None:
     (direction,) = found.directions
     assert (direction.runs_met, direction.runs, direction.where) == (1, 3, SMALL_TASK)
     # Other conditions are another direction, not more runs of the same.
-    two = [row for steps in (50, 500) for row in fine_tuned(0.01, 0.5, steps) for row in [{**row, **small}]]
-    found = judged("fig14-victim-rate", *two, spec=spec_of("bb"))
-    assert [one.runs for one in found.directions] == [3, 3]
+    rows = rows_of(**{**small, "clean_fraction": 0.1})
+    two = [{**row, "width": width, "victim": f"{row['victim']}, {width}"} for width in (8, 16) for row in rows]
+    assert [one.runs for one in judged("fig13-10", *two).directions] == [3, 3]
+    # After how many epochs is what this claim is about: a few of them do not show that a backdoor stays.
+    short = [{**row, **small} for row in fine_tuned(0.01, 0.5, 10)]
+    assert judged("fig14-victim-rate", *short, spec=spec_of("bb")).directions == ()
     # The share of clean images is what this claim is about.
     assert judged("fig13-10", *rows_of(**{**small, "clean_fraction": 0.5})).directions == ()
     # An accuracy on digits says nothing of one on photographs.
