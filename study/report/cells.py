@@ -129,8 +129,9 @@ def confirmed_table(confirmed: pd.DataFrame, curse: pd.DataFrame) -> Table:
             for key, name in (("asr", "ASR"), ("clean_accuracy", "accuracy")):
                 row[f"{name}: searched"] = percent(one[f"{key}_report"])
                 row[f"{name}: confirmed"] = percent(one[f"{key}_confirmed"])
-            counted, meant = int(one["models_counted"]), int(one["models"])
-            rows.append({**row, "fresh models": str(meant) if counted == meant else f"{counted} of {meant}"})
+            counted, meant, ruined = int(one["models_counted"]), int(one["models"]), int(one["ruined"])
+            models = str(meant) if counted == meant else f"{counted} of {meant}"
+            rows.append({**row, "fresh models": models + (f" ({ruined} collapsed or diverged)" if ruined else "")})
         for _, one in curse[curse["defense_label"] == defense].iterrows():
             row = {"defense": str(defense), "setting": "confirmed less searched", "chosen as": "mean"}
             for key, name in (("asr", "ASR"), ("clean_accuracy", "accuracy")):

@@ -216,7 +216,7 @@ def told_text(one: Importance) -> str:
     parts = [f"{TARGETS[target]}: {', '.join(names) or 'none'}" for target, names in one.told.items()]
     return (
         f"More than a column of random numbers explains, in 95 % of {RESAMPLES} resamples of the settings – "
-        f"{'; '.join(parts)}. The others are noise here."
+        f"{'; '.join(parts)}. Whether the others do cannot be told from {one.trials} settings."
     )
 
 

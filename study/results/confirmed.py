@@ -14,11 +14,11 @@ from study.results.equal_rules import LEVEL, Estimate
 from study.results.fronts import fronts
 from study.results.rows import ALL_ATTACKS, GROUP, is_shared, true_status
 from study.results.scores import NOT_IMPLANTED
-from study.results.settings import aggregate_all
+from study.results.settings import AS_TOLD, aggregate_all
 
 RATES = ("asr", "clean_accuracy")
 _NAMED = ("is_knee", "picks", "asr_report", "clean_accuracy_report")
-COLUMNS = (*GROUP, "trial", *_NAMED, *(f"{rate}_confirmed" for rate in RATES), "models", "models_counted")
+COLUMNS = (*GROUP, "trial", *_NAMED, *(f"{rate}_confirmed" for rate in RATES), "models", "models_counted", "ruined")
 
 
 def confirmed_settings(frame: pd.DataFrame) -> pd.DataFrame:
@@ -26,7 +26,8 @@ def confirmed_settings(frame: pd.DataFrame) -> pd.DataFrame:
 
     ``asr_report`` and ``clean_accuracy_report`` are those of the search, ``*_confirmed`` those of the fresh seeds, on
     the report half too and over several attacks by the study's rule; ``models`` and ``models_counted`` are of the fresh
-    seeds: runs that failed and victims without a backdoor do not count.
+    seeds: runs that failed and victims without a backdoor do not count. ``ruined``: how many of them collapsed or
+    diverged; such a model counts as the worst there is, for its ASR may be 0 by accident.
     """
     rows = frame[frame["role"].eq(CONFIRM)]
     if not len(rows):
@@ -100,7 +101,7 @@ def _beside(members: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     ids = rows["trial"].str.replace(rf"/{CONFIRM}/(?=[^/]*$)", "/", regex=True)
     table = aggregate_all(rows.assign(role="search", trial=ids))
     names = [*GROUP, "trial"]
-    found = table.set_index(names)[["asr_report", "clean_accuracy_report", "models", "models_counted"]]
-    found.columns = pd.Index([*(f"{rate}_confirmed" for rate in RATES), "models", "models_counted"])
+    found = table.set_index(names)[[*AS_TOLD.values(), "models", "models_counted", "ruined"]]
+    found.columns = pd.Index([*(f"{rate}_confirmed" for rate in RATES), "models", "models_counted", "ruined"])
     kept = members[[*names, *_NAMED]].join(found, on=names, how="inner")
     return kept.dropna(subset=[f"{rate}_confirmed" for rate in RATES])[list(COLUMNS)].reset_index(drop=True)

@@ -66,7 +66,8 @@ def pair_dependence(searched: pd.DataFrame, ranked: Sequence[str], space: Space 
     """Of the first two of ``ranked`` that are numbers and that all settings have; None where there are not two.
 
     Args:
-        searched: all finished settings of one search, rows of `settings.candidates`; report-half values are shown.
+        searched: all finished settings of one search, rows of `settings.candidates`; report-half values are shown, a
+            collapsed model as the worst there is.
         ranked: names of parameters, the one that matters most first.
         space: see `searched_params`.
     """
@@ -91,7 +92,7 @@ def pair_dependence(searched: pd.DataFrame, ranked: Sequence[str], space: Space 
         return None
     names = sorted(columns)
     x = np.column_stack([columns[name] for name in names])
-    y = searched[["asr_report", "clean_accuracy_report"]].to_numpy(dtype=float)
+    y = searched[["asr_told", "clean_accuracy_told"]].to_numpy(dtype=float)
     predict, error = _forest(x, y)
     at = [np.linspace(columns[name].min(), columns[name].max(), VALUES) for name in chosen]
     places = [names.index(name) for name in chosen]

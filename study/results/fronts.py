@@ -2,7 +2,9 @@
 
 A point is (ASR, clean accuracy) of a setting, both fractions in [0, 1]; ASR is minimised, clean accuracy maximised.
 Leak rule: what is on the front, the knee and the picks are chosen on the search half of the test set; the values to
-read are those of the report half, which no choice has seen.
+read are those of the report half, which no choice has seen. That holds for the values of each setting. An area over
+several of them (hypervolume) takes at each ASR the best of those on the front, so it is a little too large on either
+half, the more so the more settings the front has and the fewer test images there are.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ def hypervolume_over_trials(frame: pd.DataFrame) -> pd.DataFrame:
 
     Settings that were dropped in a race are among them: they were tried, and change nothing.
     ``search`` never falls. ``report`` is the hypervolume on the report half of the settings that are on the search-half
-    front at that time; it may fall, and the gap between the two is the luck in the selection.
+    front at that time; it may fall, and the gap between the two is the luck in the selection (most of it: see above).
     """
     records: list[tuple[Any, ...]] = []
     table = aggregate_all(frame)
@@ -174,8 +176,8 @@ def _front_of(group: pd.DataFrame) -> pd.DataFrame:
     for label, index in picks(points, *before).items():
         labels[index].append(label)
     front["rank"] = np.arange(1, len(front) + 1)
-    # Two points are a straight line: calling its accurate end the knee would praise a setting that repairs nothing.
-    front["is_knee"] = np.arange(len(front)) == (knee(points) if len(front) not in (0, 2) else -1)
+    bend = knee(points) if len(front) else None
+    front["is_knee"] = [place == bend for place in range(len(front))]
     front["picks"] = [";".join(names) for names in labels]
     front["der_report"] = [
         der(*values)

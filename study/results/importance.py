@@ -20,6 +20,7 @@ import pandas as pd
 
 from search_spaces.space import Space
 from study.record.columns import PARAM
+from study.results.scores import WORST
 from study.results.searched_params import by_logarithm, searched_params, varies
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ MANY_TRIALS = 1000
 LEAST_RESAMPLED, MOST_RESAMPLED = 20, 200
 RESAMPLES, CHANCE_COLUMNS = 40, 4
 CHANCE = "chance"  # a column of random numbers, drawn anew for every tenth resample
-WORST = (1.0, 0.0)  # ASR and clean accuracy
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Importance:
         intervals: the same -> where 90 % of `RESAMPLES` resamples of the settings have the share; empty for fewer than
             `LEAST_RESAMPLED` settings and for more than `MOST_RESAMPLED`.
         told: TARGETS key -> the settings whose share is larger than that of a column of random numbers in 95 % of the
-            resamples; what is not among them is noise. Empty where there are no intervals.
+            resamples; of what is not among them that cannot be told. Empty where there are no intervals.
         branches: parameter that only some settings have -> what it is among those.
     """
 
@@ -77,7 +77,9 @@ class Importance:
 
 
 def importance(settings: pd.DataFrame, space: Space | None = None) -> Importance:
-    """Importance over finished settings (rows of ``front.candidates`` of one group), from their report-half values.
+    """Importance over finished settings (rows of ``settings.candidates`` of one group), from their report-half values.
+
+    A collapsed model counts as the worst there is, as for the search: what its ASR is by accident explains nothing.
 
     Args:
         space: what was searched, where some of its parameters belong to some settings alone: then the parameters are
@@ -102,11 +104,11 @@ def importance(settings: pd.DataFrame, space: Space | None = None) -> Importance
         notes.append(
             f"Only {n} settings: fewer than {TRUSTED_TRIALS}, so take the order of the bars as a hint, not as a result."
         )
-    places = settings[["asr_search", "clean_accuracy_search"]].to_numpy(dtype=float)
+    places = settings[["asr_search", "clean_accuracy_search"]].to_numpy(dtype=float, copy=True)
     places[settings["collapsed"].to_numpy(dtype=bool)] = WORST  # on no front, though its ASR may be 0 by accident
     targets = {
-        "asr": settings["asr_report"].to_numpy(dtype=float),
-        "clean_accuracy": settings["clean_accuracy_report"].to_numpy(dtype=float),
+        "asr": settings["asr_told"].to_numpy(dtype=float),
+        "clean_accuracy": settings["clean_accuracy_told"].to_numpy(dtype=float),
         "front": _domination_rank(places),
     }
     unequal = {name: values for name, values in targets.items() if np.ptp(values) > 0}

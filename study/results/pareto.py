@@ -64,11 +64,12 @@ def hypervolume_box(points: Points, clean_accuracy_before: float) -> float:
     return hypervolume(inside[(inside[:, 0] < 1.0) & (inside[:, 1] > 0.0)])
 
 
-def knee(points: Points) -> int:
+def knee(points: Points) -> int | None:
     """Index of the front's knee: after min-max scaling, the front point farthest from the chord of its two extremes.
 
-    Distance counts towards the lower right (less ASR, more accuracy): a dent on the bad side of the chord is no knee.
-    Ties, so also a front of two, go to the higher clean accuracy.
+    Distance counts towards the lower right (less ASR, more accuracy). Ties go to the higher clean accuracy. None where
+    no point lies on that side, as on a straight line or a front of two: an end of it would be called the knee, and that
+    may be a setting that repairs nothing. A front of one point is its own knee.
 
     Raises:
         ValueError: no points.
@@ -82,7 +83,8 @@ def knee(points: Points) -> int:
     scaled = (chosen - chosen.min(axis=0)) / np.where(span > 0, span, 1.0)
     # The extremes scale to (0, 0) and (1, 1), so the chord is ASR = CA and the signed distance (CA - ASR) / sqrt(2).
     distance = np.round((scaled[:, 1] - scaled[:, 0]) / np.sqrt(2.0), 12)
-    return front[max(range(len(front)), key=lambda i: (distance[i], chosen[i, 1]))]
+    farthest = max(range(len(front)), key=lambda i: (distance[i], chosen[i, 1]))
+    return front[farthest] if len(front) == 1 or distance[farthest] > 0 else None
 
 
 def picks(points: Points, asr_before: float, clean_accuracy_before: float) -> dict[str, int]:

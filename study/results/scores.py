@@ -52,14 +52,14 @@ def told_of(row: Row) -> Values:
 
 
 def scores(rows: Iterable[Row], absent: Collection[Victim] = ()) -> Values | None:
-    """What a search is told of a setting: (ASR, clean accuracy) over its measured cells with a backdoor.
+    """What a search is told of a setting: (ASR, clean accuracy) over its cells with a backdoor.
 
     Both are means, or what the study takes of the attacks instead, see `rule_in`. A collapsed model counts as the
-    worst (`told_of`), as a diverged one does: its ASR may be 0 by accident. None if nothing was measured, or no cell
-    has a backdoor.
+    worst (`told_of`), as a diverged one does: its ASR may be 0 by accident. None if a cell failed (a mean over the
+    others, which may be the easier ones, is not what was asked), or if no cell has a backdoor.
     """
-    own = [row for row in counting(rows, absent) if row["status"] in MEASURED]
-    if not own:
+    own = counting(rows, absent)
+    if not own or any(row["status"] not in MEASURED for row in own):
         return None
     asr, accuracy = zip(*map(told_of, own), strict=True)
     return taken_together(own, asr, high_is_worst=True), taken_together(own, accuracy, high_is_worst=False)
@@ -87,9 +87,11 @@ def front_point(rows: Sequence[Row], absent: Collection[Victim] = ()) -> Values 
 def accuracy_drop(rows: Iterable[Row], absent: Collection[Victim] = ()) -> float | None:
     """Clean accuracy that a setting gives up on the search half, a fraction: over what `scores` counts, by its rule.
 
-    None if nothing was measured, or a row does not tell the accuracy before (those of failed trials, and made-up ones).
+    None where `scores` is, or a row does not tell the accuracy before (made-up ones).
     """
-    own = [row for row in counting(rows, absent) if row["status"] in MEASURED]
+    own = counting(rows, absent)
+    if any(row["status"] not in MEASURED for row in own):
+        return None
     drops = []
     for row in own:
         if (before := accuracy_before(row)) is None:

@@ -23,7 +23,7 @@ from study.results.rows import (
     true_status,
     without_beside,
 )
-from study.results.scores import NOT_IMPLANTED, STATUSES
+from study.results.scores import NOT_IMPLANTED, STATUSES, WORST
 from study.spec.over_attacks import MEAN, OverAttacks
 
 METRICS = (
@@ -40,6 +40,8 @@ METRICS = (
     "robust_accuracy_before_report",
 )
 _BEFORE_SEARCH = ("asr_before_search", "clean_accuracy_before_search")
+# Of the report half, with every collapsed model as the worst there is: so searches are told of their half.
+AS_TOLD = {"asr_report": "asr_told", "clean_accuracy_report": "clean_accuracy_told"}
 _EXTRA_MEANS = ("asr_base", "false_target_rate", *_BEFORE_SEARCH)
 _SPREAD = ("asr_report", "clean_accuracy_report")
 _COSTS = ("charged_epochs", "epochs_alone", "wall_seconds", "steps")
@@ -57,10 +59,12 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     those of trials that abstained or diverged there. ``complete`` is true for a setting that has a result on every cell
     that its rivals in the group were scored on: a mean over fewer is no fair rival, so a setting with a failed or still
     missing cell never enters a front, nor one that was ``dropped`` in a race, on whatever attack. ``status`` is the
-    worst of those cells, ``collapsed`` whether any of them did; ``cells`` counts those in the mean, ``models_counted``
-    their victims, ``models`` the victims that the setting was meant for (also those without a backdoor, which may have
-    no row); ``unmoved`` counts the cells in the mean whose repair hardly moved; ``*_min`` and ``*_max`` span the
-    cells; counts of test images are pooled; costs are means per cell.
+    worst of those cells, ``collapsed`` whether any of them did; ``asr_told`` and ``clean_accuracy_told`` are the rates
+    of the report half with every collapsed model as the worst there is; ``cells`` counts those in the mean,
+    ``models_counted`` their victims, ``models`` the victims that the setting was meant for (also those without a
+    backdoor, which may have no row); ``unmoved`` counts the cells in the mean whose repair hardly moved, ``ruined``
+    those that collapsed or diverged; ``*_min`` and ``*_max`` span the cells; counts of test images are pooled; costs
+    are means per cell.
     """
     params = [name for name in frame.columns if name.startswith(PARAM)]
     rows = without_beside(frame).reset_index(drop=True).copy()
@@ -72,7 +76,9 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     rows["status"], rows["without"] = true_status(rows), holds_no_backdoor(rows)
     for metric, count in (("asr", "n_triggered"), ("clean_accuracy", "n_clean")):
         rows[f"{metric}_before_search"] = _other_half(rows, f"{metric}_before", count)
-    means = [*METRICS, *_EXTRA_MEANS, *_COSTS]
+    for (rate, told), worst in zip(AS_TOLD.items(), WORST, strict=True):
+        rows[told] = rows[rate].astype("float64").mask(collapsed(rows), worst)
+    means = [*METRICS, *AS_TOLD.values(), *_EXTRA_MEANS, *_COSTS]
     rows[[*means, *_POOLED]] = rows[[*means, *_POOLED]].astype("float64")
     scored = ~rows["status"].isin(["failed", NOT_IMPLANTED])
     rows.loc[~scored, [*means, *_POOLED]] = np.nan
@@ -84,6 +90,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
         )
         rows["attack"] = ALL_ATTACKS
     rows["scored"], rows["collapsed"] = scored, collapsed(rows) & scored
+    rows["ruined"] = rows["collapsed"] | (rows["status"] == "diverged")
     # One that abstained left the model alone on purpose, and says so itself.
     rows["unmoved"] = rows["moved"].eq(False).fillna(False).astype(bool) & scored & (rows["status"] == "ok")
     rows["severity"] = rows["status"].map({status: rank for rank, status in enumerate(STATUSES)}).fillna(0).astype(int)
@@ -116,7 +123,7 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     table["published"], table["collapsed"] = grouped["published"].all(), grouped["collapsed"].any()
     table["status"] = grouped["severity"].max().map({**dict(enumerate(STATUSES)), -1: NOT_IMPLANTED})
     table["cells"], table["models"] = grouped["scored"].sum(), grouped["models"].max()
-    table["unmoved"] = grouped["unmoved"].sum()
+    table["unmoved"], table["ruined"] = grouped["unmoved"].sum(), grouped["ruined"].sum()
     table["models_counted"] = grouped["victim_scored"].nunique()
     table["finished_row"] = grouped["row"].max()
     table = table.reset_index()
@@ -149,7 +156,7 @@ def _take_together(table: pd.DataFrame, rows: pd.DataFrame, rule: OverAttacks) -
     """
     keys = list(table.index.names)
     by_attack = rows.groupby([*keys, "of_attack"], sort=False, dropna=False)
-    rates = (*METRICS, *_BEFORE_SEARCH)
+    rates = (*METRICS, *AS_TOLD.values(), *_BEFORE_SEARCH)
     means, counts = by_attack[list(rates)].mean(), by_attack[list(_POOLED)].sum()
     behind = {f"{metric}{half}": f"{name}{half}" for metric, name in _COUNTS.items() for half in ("", "_report")}
     for metric in rates:

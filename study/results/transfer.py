@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from search_spaces.space import fingerprint
+from study.record.columns import DROPPED_BY
 from study.record.ledger import Ledger
 from study.results.in_words import settings_of
 from study.results.rows import collapsed, true_status
+from study.results.scores import MEASURED
 from trainables.choice.base import CANDIDATES, RULES, Candidate, Choice, Rule, Suspect, register
 from trainables.defenses.base import DEFENSES, PoisonedData
 from trainables.registry import Registry, SettingError
@@ -47,26 +50,30 @@ class Elsewhere:
 def best_elsewhere(frame: pd.DataFrame, without: str = "", drop: float = 0.05) -> Elsewhere | None:
     """The setting with the least mean ASR on the attacks of a ledger, among those that lose little accuracy.
 
-    Only settings that were run on all of them are compared: a mean over the easier ones is no fair rival. Runs on a
-    victim without a backdoor measure nothing; one that diverged or collapsed counts as ASR 1 and accuracy 0, one that
-    abstained left the model as it was.
+    Only settings with a result of every run on all of them are compared: a mean over the easier ones is no fair rival.
+    So what was dropped in a race is left out, and what failed on a model. Runs on a victim without a backdoor measure
+    nothing; one that diverged or collapsed counts as ASR 1 and accuracy 0, one that abstained left the model as it was.
 
     Args:
         frame: rows of one or more ledgers, as `Ledger.to_frame` gives them.
         without: an attack to leave out: the one that the choice is for.
         drop: mean clean accuracy that may be lost, in [0, 1]; where every setting loses more, the one that loses least.
     """
-    status = true_status(frame)
-    measured = status.isin(["ok", "abstained", "diverged"])
-    used = (frame["attack"] != without) & measured & (frame["role"].fillna("search") == "search")
-    rows, lost_all = frame[used], collapsed(frame[used]) | (status[used] == "diverged")
-    if not len(rows):
+    others = frame[(frame["attack"] != without) & (frame["role"].fillna("search") == "search")]
+    settings = [_plain(settings_of(row)) for _, row in others.iterrows()]
+    keys = [f"{d} {fingerprint(one)}" for d, one in zip(others["defense"], settings, strict=True)]
+    status = true_status(others)
+    partly = set(pd.Series(keys, others.index)[(status == "failed") | others[DROPPED_BY].notna()])
+    whole = np.array([key not in partly for key in keys], dtype=bool)
+    measured = np.flatnonzero(status.isin(MEASURED).to_numpy() & whole)
+    if not len(measured):
         return None
-    settings = [settings_of(row) for _, row in rows.iterrows()]
+    rows = others.iloc[measured]
+    lost_all = collapsed(rows) | (status.iloc[measured] == "diverged")
     table = pd.DataFrame(
         {
-            "key": [f"{d} {fingerprint(one)}" for d, one in zip(rows["defense"], settings, strict=True)],
-            "row": range(len(rows)),
+            "key": [keys[place] for place in measured],
+            "row": measured,
             "attack": rows["attack"].to_numpy(),
             "asr": rows["asr"].astype("float64").mask(lost_all, 1.0).to_numpy(),
             "lost": (rows["clean_accuracy_before"].astype("float64") - rows["clean_accuracy"].astype("float64"))
@@ -80,7 +87,7 @@ def best_elsewhere(frame: pd.DataFrame, without: str = "", drop: float = 0.05) -
         each = own.groupby("attack")[["asr", "lost"]].mean()
         if len(each) == attacks:
             place = int(own["row"].iloc[0])
-            candidate = Candidate(str(rows["defense"].iloc[place]), _plain(settings[place]))
+            candidate = Candidate(str(others["defense"].iloc[place]), settings[place])
             means = each.mean()
             found.append(
                 Elsewhere(candidate, float(means["asr"]), float(means["lost"]), float(each["asr"].max()), attacks)

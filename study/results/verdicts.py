@@ -18,7 +18,7 @@ from study.results.rows import ALL_ATTACKS
 
 TUNED = pick_label(0.01)  # the pick that stands for a search: it may lose 1 point of clean accuracy
 KNEE = "knee"
-# Picks in the order in which they are asked whether they beat the published setting.
+# Picks in the order in which they are asked whether they beat the published setting on the search half.
 PICK_ORDER = (TUNED, pick_label(0.005), pick_label(0.02), pick_label(0.05), "max_der", KNEE)
 
 # Verdicts on a tuned setting: what it does in ASR and in clean accuracy, against the published one.
@@ -94,10 +94,10 @@ def shared_members(members: pd.DataFrame) -> pd.DataFrame:
     return members[members["attack"] == ALL_ATTACKS]
 
 
-def compare_points(published: pd.Series[Any], pick: pd.Series[Any]) -> str:
-    """One of BETTER, NO_WORSE, LESS_ASR, MORE_ACCURACY, EQUAL, WORSE, by the rates of the report half."""
-    asr = float(published["asr_report"] - pick["asr_report"])
-    accuracy = float(pick["clean_accuracy_report"] - published["clean_accuracy_report"])
+def compare_points(published: pd.Series[Any], pick: pd.Series[Any], half: str = "report") -> str:
+    """One of BETTER, NO_WORSE, LESS_ASR, MORE_ACCURACY, EQUAL, WORSE, by the rates of a half of the test set."""
+    asr = float(published[f"asr_{half}"] - pick[f"asr_{half}"])
+    accuracy = float(pick[f"clean_accuracy_{half}"] - published[f"clean_accuracy_{half}"])
     signs = tuple(0 if abs(gain) <= _EXACT else 1 if gain > 0 else -1 for gain in (asr, accuracy))
     match signs:
         case (1, 1):
@@ -126,17 +126,17 @@ def _verdict(defense: str, group: pd.DataFrame, front: pd.DataFrame) -> Verdict:
     if not published["complete"] or published["collapsed"] or published["status"] == "diverged":
         return Verdict(defense, PUBLISHED_FAILED, published, tuned, tuned)
     others = {label: one for label, one in picks.items() if one["trial"] != published["trial"]}
-    said = {label: compare_points(published, one) for label, one in others.items()}
-    # "Better in both" is looked for among all picks and comes first; else the verdict is on the one that stands for
-    # the search, so that no pick is chosen for how it looks on the report half.
-    for wanted in (BETTER, NO_WORSE):
-        if label := next((label for label, verdict in said.items() if verdict == wanted), None):
-            return Verdict(defense, wanted, published, tuned, others[label], label)
-    if tuned is None:
+    # Which pick the verdict is about is decided on the search half: the first that is better than the published setting
+    # there, else the one that stands for the search. Chosen for how it looks on the report half, one of six would often
+    # be better by chance.
+    seen = {label: compare_points(published, one, "search") for label, one in others.items()}
+    better = [label for wanted in (BETTER, NO_WORSE) for label, verdict in seen.items() if verdict == wanted]
+    if not better and tuned is None:
         return Verdict(defense, NO_PICK, published, None, None)
-    if TUNED not in others:
+    if not better and TUNED not in others:
         return Verdict(defense, SAME, published, tuned, tuned)
-    return Verdict(defense, said[TUNED], published, tuned, tuned)
+    label = better[0] if better else TUNED
+    return Verdict(defense, compare_points(published, others[label]), published, tuned, others[label], label)
 
 
 def _published(group: pd.DataFrame) -> pd.Series[Any] | None:

@@ -22,26 +22,24 @@ class FirstPoints:
     Args:
         trials: of the search.
         published: whether the search begins with the published point, and with the space's starting points.
-        warm: settings that a search without any begins with, after the published point.
+        warm: settings of other studies, asked after the published point.
     """
 
     def __init__(self, trials: Trials, *, published: bool, warm: Sequence[WarmPoint] = ()) -> None:
         self._trials, self._published, self._warm = trials, published, tuple(warm)
 
-    def enqueue(self, known: Container[str], *, begun: bool, waiting: bool) -> None:
+    def enqueue(self, known: Container[str], *, waiting: bool) -> None:
         """Ask soon for all of them that were not asked yet.
 
         Args:
             known: fingerprints of the settings that were asked.
-            begun: whether there is any such setting.
             waiting: whether points waited in the storage as it was opened; the published one is the first of them.
         """
         published = self._search.published_settings()
         if self._published and not waiting and fingerprint(published) not in known:
             self._add(self._search.paper_params(), self._trials.mark(published))
         self._enqueue_starts(known)
-        if not begun:
-            self._enqueue_warm()
+        self._enqueue_warm(known)
         self.enqueue_tuned(known)
 
     def enqueue_tuned(self, known: Container[str]) -> None:
@@ -62,12 +60,23 @@ class FirstPoints:
             if name not in there and fingerprint(self._search.settings(params)) not in known:
                 self._add(params, {START: name})
 
-    def _enqueue_warm(self) -> None:
-        """What other studies found; of a search that has begun, they wait in its storage or were asked."""
-        known = {fingerprint(trial.system_attrs["fixed_params"]) for trial in self._waiting()}
-        known |= {fingerprint(self._search.paper_params())} if self._published else set()
+    def origins(self) -> dict[str, str]:
+        """Of each setting of other studies its fingerprint and the study; the published point is nobody's."""
+        found: dict[str, str] = {}
         for point in self._warm:
-            if fingerprint(point.params) not in known:
+            found.setdefault(fingerprint(self._search.decided(self._search.settings(point.params))), point.origin)
+        if self._published:
+            found.pop(fingerprint(self._search.decided(self._search.published_settings())), None)
+        return found
+
+    def _enqueue_warm(self, known: Container[str]) -> None:
+        """What other studies found, unless it waits in the storage, was asked, or is the published point."""
+        stored = self._trials.study.get_trials(deepcopy=False)
+        there = {fingerprint(one.system_attrs["fixed_params"]) for one in stored if "fixed_params" in one.system_attrs}
+        there |= {fingerprint(self._search.paper_params())} if self._published else set()
+        for point in self._warm:
+            settings = self._search.decided(self._search.settings(point.params))
+            if fingerprint(point.params) not in there and fingerprint(settings) not in known:
                 self._add(point.params, {WARM_START: point.origin})
 
     @property

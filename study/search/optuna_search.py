@@ -162,6 +162,10 @@ class OptunaSearch:
             for t in stored
             if WARM_START in t.user_attrs and "id" in t.user_attrs
         }
+        if len(stored) < len(started):  # a storage made anew
+            known = self._first.origins()
+            decided = {trial_id: fingerprint(self.search.decided(settings)) for trial_id, settings in started.items()}
+            self.origins |= {trial_id: known[one] for trial_id, one in decided.items() if one in known}
         unfinished = bring_up_to_ledger(self._trials, stored, finished, started, remarks)
         for trial_id in finished:
             self._by_settings.setdefault(fingerprint(self.search.decided(started[trial_id])), trial_id)
@@ -171,7 +175,7 @@ class OptunaSearch:
         if len(stored) < len(self._used):  # a storage made anew: its number of trials tells nothing
             self.study.sampler = self._make_sampler(self.sampler, len(self._used))
         waiting = any(trial.state == TrialState.WAITING for trial in stored)
-        self._first.enqueue(self._by_settings, begun=bool(self._used), waiting=waiting)
+        self._first.enqueue(self._by_settings, waiting=waiting)
         return sorted(unfinished.items())
 
     def replan(self, search: Search, target: int) -> None:

@@ -39,7 +39,7 @@ class RecentTPE(TPESampler):
     An ask of plain TPE grows with all trials there are; here it stops growing. What is forgotten is old and dominated:
     the split into good and bad trials is then made among those that are left, which changes the search. While many
     trials run, some asks in a row share one model: the trials that were asked with it count in it no more than results
-    that have not come yet.
+    that have not come yet. A pruned trial is never a good one.
 
     Args:
         history: trials; None: `HISTORY`.
@@ -52,6 +52,7 @@ class RecentTPE(TPESampler):
         self._history = HISTORY if history is None else history
         self._front: _Front | None = None
         self._models: dict[frozenset[str], _Model] = {}
+        self._dropped: list[FrozenTrial] = []
 
     def _sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -73,8 +74,17 @@ class RecentTPE(TPESampler):
         self._models[frozenset(search_space)] = _Model(search_space, good, bad, self._n_ei_candidates, max(0, left))
         return settings
 
-    def _build_parzen_estimator(self, *args: Any, **kwargs: Any) -> _ParzenEstimator:
-        self._built.append(super()._build_parzen_estimator(*args, **kwargs))
+    def _build_parzen_estimator(
+        self, study: Study, search_space: dict[str, BaseDistribution], trials: list[FrozenTrial], handle_below: bool
+    ) -> _ParzenEstimator:
+        # Where fewer trials were measured than belong to the good ones, Optuna fills these up with pruned ones, before
+        # any that broke a constraint. Ours were dropped because they are beaten beyond doubt.
+        if handle_below:
+            self._dropped = [trial for trial in trials if trial.state == TrialState.PRUNED]
+            trials = [trial for trial in trials if trial.state != TrialState.PRUNED]
+        else:
+            trials = sorted([*trials, *self._dropped], key=lambda trial: trial.number)
+        self._built.append(super()._build_parzen_estimator(study, search_space, trials, handle_below))
         return self._built[-1]
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:

@@ -10,6 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 from study.results.scores import Values
 from study.search.trials import Trials
 
+WITHOUT_VALUES = (TrialState.FAIL, TrialState.PRUNED)
+
 
 def bring_up_to_ledger(
     trials: Trials,
@@ -36,7 +38,7 @@ def bring_up_to_ledger(
             # Its row was lost with a damaged line, or failed and was taken out: measured again. Optuna keeps what
             # it was told; what has no values there told it none, so they follow as a trial of their own.
             unfinished[trial_id] = trials.settings_of(trial)
-            if trial.state in (TrialState.FAIL, TrialState.PRUNED):
+            if trial.state in WITHOUT_VALUES:
                 trials.told_failed(trial_id, unfinished[trial_id])
         if trial.state != TrialState.RUNNING:
             continue
@@ -48,9 +50,15 @@ def bring_up_to_ledger(
             trials.tell(trial_id, finished[trial_id], remarks.get(trial_id, {}))
         else:
             unfinished[trial_id] = trials.settings_of(trial)
-    # A trial that waits may have an id, where a database was left between two writes: asked again, it is a repeat.
-    begun = (trial for trial in stored if trial.state != TrialState.WAITING)
-    present = {trial.user_attrs["id"] for trial in begun if "id" in trial.user_attrs}
+    # A trial that waits may have an id, where a database was left between two writes: asked again, it is a repeat. One
+    # that ended without values, while the ledger has some, failed once and was measured since.
+    present = {
+        trial.user_attrs["id"]
+        for trial in stored
+        if "id" in trial.user_attrs
+        and trial.state != TrialState.WAITING
+        and not (trial.state in WITHOUT_VALUES and finished.get(trial.user_attrs["id"]) is not None)
+    }
     for trial_id in sorted(started.keys() - present):
         # The storage was deleted or is another one.
         if trial_id in finished:

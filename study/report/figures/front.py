@@ -14,6 +14,6 @@ def front(title: str, tables: AttackTables) -> Drawing | None:
     picture = front_picture(title, tables.settings, tables.members)
     if not picture.marks:
         return None
-    lie = "setting, ruined or diverged, lies" if picture.outside == 1 else "settings, ruined or diverged, lie"
+    lie = "setting lies" if picture.outside == 1 else "settings lie"
     note = f"{picture.outside} {lie} left of the overview: the button Everything shows the whole plane."
     return Drawing(front_png(picture), front_plotly(picture), note=note if picture.outside else "")

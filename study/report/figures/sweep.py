@@ -29,6 +29,7 @@ from study.report.figures.style import (
     searched_style,
 )
 from study.results.rows import ALL_ATTACKS, with_fixed_settings
+from study.results.settings import on_victims
 
 RATES = {"asr_report": "ASR", "clean_accuracy_report": "clean accuracy"}
 BEFORE = "before repair"
@@ -143,7 +144,7 @@ def sweep_series(table: pd.DataFrame, places: Mapping[str, int]) -> list[Series]
     own = own[own["role"].ne("control") & own["asr_report"].notna() & own["cells"].gt(0)]
     found = []
     for attack, group in own.groupby("attack", sort=True):
-        before = group.drop_duplicates("combination")
+        before = on_victims(group).drop_duplicates("combination")
         found.append(_series(str(attack), BEFORE, before, places, "_before_report"))
         for defense, rows in group[group["defense"] != "none"].groupby("defense_label", sort=True):
             found.append(_series(str(attack), str(defense), rows, places, "_report"))

@@ -36,6 +36,21 @@ def test_the_setting_that_moves_an_objective_has_its_importance() -> None:
     assert found.notes == ()
 
 
+def test_a_collapsed_models_asr_explains_nothing() -> None:
+    """A parameter ruins the model at its upper half, where ASR is 0 by accident; another moves the ASR of the rest."""
+    rng, rows = np.random.default_rng(0), []
+    for number in range(120):
+        ruin, strong = float(rng.uniform()), float(rng.uniform())
+        collapsed = ruin > 0.5
+        asr, accuracy = (0.0, 0.1) if collapsed else (0.8 * strong, 0.95)
+        params = {"param.ruin": ruin, "param.strong": strong}
+        rows.append(point(number, asr, accuracy, collapsed=collapsed, **params))
+    settings = candidates(to_frame(rows))
+    assert (settings.loc[settings["collapsed"], "asr_told"] == 1.0).all()
+    assert importance(settings).shares["asr"]["ruin"] > 0.7  # of ASR as measured it would be less than half
+    assert importance(settings.copy()).shares  # whatever blocks pandas keeps the columns in
+
+
 def test_collapsed_models_are_not_what_reaches_the_front() -> None:
     """Half of the trials collapse at ASR 0: were that the front, ``ruin`` would decide who reaches it."""
     rng = np.random.default_rng(0)

@@ -149,6 +149,8 @@ def test_a_setting_that_fails_on_one_attack_leaves_the_front_of_the_worst_case(t
     assert scores(worst[:3]) == (0.6, 0.95)
     assert scores(worst[3:]) == (0.3, 0.9)
     assert front_point([*worst[:2], {**worst[2], "collapsed": True}]) is None
+    # What is measured on the easier attacks alone is nothing to learn from.
+    assert scores([*rows[:2], {**rows[2], "status": "failed"}]) is None
     assert fronts_by_rule(frame[frame["attack"] == "a"].assign(search="a/ft", models=1)).empty
     mean_front = by_rule[by_rule["rule"] == "mean"].iloc[0]
     assert (mean_front["asr_report_mean"], mean_front["asr_report_worst"]) == pytest.approx((0.2, 0.6))

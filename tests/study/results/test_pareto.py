@@ -74,7 +74,10 @@ def test_knee_is_the_front_point_farthest_from_the_chord() -> None:
 
 
 def test_knee_of_two_equal_distances_has_the_higher_accuracy() -> None:
-    assert knee([(0.0, 0.5), (0.25, 0.75), (0.5, 1.0)]) == 2
+    assert knee([(0.0, 0.5), (0.25, 0.75), (0.5, 1.0)]) is None
+    assert knee([(0.0, 0.85), (1.0, 0.99)]) is None
+    # A dent on the bad side: its accurate end repairs nothing.
+    assert knee([(0.0, 0.85), (0.5, 0.90), (1.0, 0.99)]) is None
     assert knee([(0.3, 0.9)]) == 0
     with pytest.raises(ValueError, match="no points"):
         knee([])

@@ -7,7 +7,7 @@ import pytest
 
 from study.record.columns import to_frame
 from study.results.transfer import Transfer, best_elsewhere
-from tests.study.rows import make_row
+from tests.study.rows import failed_row, make_row
 from trainables.registry import SettingError
 
 ATTACKS = ("one", "two", "three")
@@ -44,6 +44,18 @@ def test_only_settings_that_were_run_on_all_other_attacks_are_compared() -> None
     chosen = best_elsewhere(frame, without="one")
     assert chosen is not None
     assert chosen.candidate.settings == {"lr": 0.1}
+
+
+def test_what_failed_on_a_model_or_was_dropped_in_a_race_is_no_rival() -> None:
+    """It was measured on some runs alone, which may be the easier ones."""
+    whole = [row for seed in (0, 1) for row in rows(0.1, dict.fromkeys(ATTACKS, 0.3), seed=seed)]
+    lucky = rows(0.2, dict.fromkeys(ATTACKS, 0.0), seed=0)
+    failed = [failed_row("all/super_ft/0.2", attack=attack, seed=1, **{"param.lr": 0.2}) for attack in ATTACKS]
+    dropped = [{**row, "dropped_by": "all/super_ft/0.1"} for row in rows(0.3, dict.fromkeys(ATTACKS, 0.0), seed=0)]
+    for others in ([*lucky, *failed], dropped):
+        chosen = best_elsewhere(to_frame([*whole, *others]))
+        assert chosen is not None
+        assert chosen.candidate.settings == {"lr": 0.1}
 
 
 def test_accuracy_bounds_the_choice_and_decides_between_equals() -> None:

@@ -177,6 +177,24 @@ def test_the_winners_curse_of_known_values_stands_in_report_and_show(tmp_path: P
     assert line[1:3] == [str(one["settings"]), "0"]
 
 
+def test_a_fresh_model_that_collapsed_is_the_worst_there_is_and_said(tmp_path: Path) -> None:
+    """Its ASR is 0 by accident."""
+    spec = tiny_spec(*CONFIRM)
+    (tmp_path / SPEC_FILE).write_text(spec.to_yaml())
+    driver = make_driver(spec, tmp_path / LEDGER_FILE, InMemoryStorage())
+
+    def ruined(job: Job, plan: Any) -> dict[str, Any]:
+        changes = {"asr_report": 0.0, "clean_accuracy_report": 0.1, "collapsed": True} if job.cell.seed == 2 else {}
+        return {**_lucky(job, plan), **changes}
+
+    run(driver, measure=ruined)
+    driver.ledger.close()
+    confirmed = confirmed_settings(driver.ledger.to_frame())
+    assert confirmed["asr_confirmed"].tolist() == pytest.approx([(0.12 + 1.0) / 2] * len(confirmed))
+    assert confirmed["clean_accuracy_confirmed"].tolist() == pytest.approx([0.89 / 2] * len(confirmed))
+    assert "2 (1 collapsed or diverged)" in write_report(tmp_path).read_text()
+
+
 def test_over_several_attacks_the_rule_of_the_study_holds() -> None:
     def cell(trial: str, attack: str, seed: int, asr: float, role: str) -> dict[str, Any]:
         label = "all/super_ft" + ("/confirm" if role == "confirm" else "")

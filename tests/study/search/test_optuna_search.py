@@ -537,6 +537,23 @@ def test_a_database_in_a_missing_folder_is_named(tmp_path: Path) -> None:
         open_storage(f"sqlite:///{tmp_path}/none/optuna.db", tmp_path)
 
 
+def test_what_failed_and_was_measured_since_is_told_whenever_the_driver_was_killed() -> None:
+    """Killed between the row of the second run and the tell."""
+    storage = InMemoryStorage()
+    search = make(storage)
+    search.resume({}, {})
+    (first, settings), (failed, others) = (one for _ in range(2) if (one := search.ask()) is not None)
+    search.tell(first, (0.5, 0.9))
+    search.tell(failed, None)
+    make(storage).resume({first: (0.5, 0.9)}, {first: settings})
+    again = make(storage)
+    assert again.resume({first: (0.5, 0.9), failed: (0.2, 0.8)}, {first: settings, failed: others}) == []
+    told = [(t.state, t.values) for t in trials(again) if t.user_attrs.get("id") == failed]
+    assert told == [(TrialState.FAIL, None), (TrialState.COMPLETE, [0.2, 0.8])]
+    assert again.resume({first: (0.5, 0.9), failed: (0.2, 0.8)}, {first: settings, failed: others}) == []
+    assert len(trials(again)) == 3
+
+
 def test_a_setting_that_failed_and_is_run_again_teaches_the_sampler(reopen: Callable[[], BaseStorage]) -> None:
     search = make(reopen(), target=3)
     search.resume({}, {})

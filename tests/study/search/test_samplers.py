@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from study.record.optuna_storage import Journal, open_storage
 from study.search.recent_tpe import DRAWN_TOGETHER, RecentTPE, _Model, log_mass, use_fast_tails
+from study.search.trials import CONSTRAINT
 from study.spec.load import make_spec
 from study.spec.samplers import SAMPLERS, check_sampler, make_sampler
 from study.spec.search import SearchSpec
@@ -90,6 +91,32 @@ def test_tpe_learns_from_the_newest_trials_those_on_the_front_and_those_running(
     study.ask(SPACE)
     study.ask(SPACE)
     assert seen[-1] == [0, 2, 4, 5, 6, 7, 8]
+
+
+def test_a_dropped_setting_is_never_a_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 trials four belong to the good ones; two were measured, and one of these broke a constraint."""
+    built: list[tuple[bool, set[TrialState], int]] = []
+    build = optuna.samplers.TPESampler._build_parzen_estimator
+
+    def spy(self: Any, study: Any, space: Any, trials: Any, handle_below: bool) -> Any:
+        built.append((handle_below, {trial.state for trial in trials}, len(trials)))
+        return build(self, study, space, trials, handle_below)
+
+    monkeypatch.setattr(optuna.samplers.TPESampler, "_build_parzen_estimator", spy)
+    sampler = RecentTPE(100, multivariate=True, n_startup_trials=2, seed=0)
+    study = optuna.create_study(sampler=sampler, directions=["minimize", "maximize"])
+    for number in range(40):
+        trial = study.ask(SPACE)
+        if number < 2:
+            study._storage.set_trial_system_attr(trial._trial_id, CONSTRAINT, number - 0.5)
+            study.tell(trial, (0.1, 0.9))
+        else:
+            study.tell(trial, state=TrialState.PRUNED)
+    study.ask(SPACE)
+    (_, good, n_good), (_, bad, n_bad) = built[-2:]
+    assert good == {TrialState.COMPLETE}
+    assert TrialState.PRUNED in bad
+    assert (n_good <= 2, n_good + n_bad) == (True, 40)
 
 
 @pytest.mark.parametrize(("direction", "best"), [("minimize", 1), ("maximize", 3)])

@@ -38,10 +38,15 @@ def of(space: Space) -> Search:
     return Search("badnets/toy", "toy", (0,), space, {})  # type: ignore[arg-type]
 
 
-def make(storage: BaseStorage, sampler: str = "tpe", count: int = 4, target: int = 12, **more: Any) -> OptunaSearch:
+def opened(storage: BaseStorage, sampler: str = "tpe", count: int = 4, target: int = 12, **more: Any) -> OptunaSearch:
     """``count``: of start-up trials."""
     options = {"study_name": "toy", "sampler": sampler, "seed": 0, "startup_trials": count, "target": target, **more}
-    search = OptunaSearch(of(LINE), storage, **options)
+    return OptunaSearch(of(LINE), storage, **options)
+
+
+def make(storage: BaseStorage, *arguments: Any, **options: Any) -> OptunaSearch:
+    """A search that begins."""
+    search = opened(storage, *arguments, **options)
     search.resume({}, {})
     return search
 
@@ -103,6 +108,17 @@ def test_a_search_that_has_begun_is_given_none_again(tmp_path: Path) -> None:
     assert [one["x"] for one in asked[:3]] == [0.5, 0.9, 0.8]
     assert len({one["x"] for one in asked}) == 12
     assert search.origins == {"badnets/toy/0001": "runs/a", "badnets/toy/0002": "runs/b"}
+
+
+def test_warm_points_and_their_origins_outlive_the_storage() -> None:
+    warm = [WarmPoint({"x": place / 10, "k": 3}, "runs/a") for place in (7, 8, 9)]
+    search = make(InMemoryStorage(), warm=warm)
+    asked = dict(one for _ in range(2) if (one := search.ask()) is not None)
+    again = opened(InMemoryStorage(), warm=warm)  # the storage was lost, the ledger is there
+    again.resume(dict.fromkeys(asked, (0.5, 0.5)), asked)
+    left = [one[1]["x"] for _ in range(2) if (one := again.ask()) is not None]
+    assert left == [0.8, 0.9]
+    assert [again.origins.get(f"badnets/toy/{number:04d}") for number in range(4)] == [None, *["runs/a"] * 3]
 
 
 def test_points_are_taken_evenly_from_fronts_and_along_them() -> None:
