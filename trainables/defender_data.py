@@ -13,6 +13,7 @@ from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.data.load import load_dataset
 from trainables.data.sources.folders import FOLDER
 from trainables.data.split import CleanSplit, split_clean
+from trainables.defenses.base import CleanData, Defense
 from trainables.job import Cell
 from trainables.seeding import generator_for
 from trainables.victims.victim import Victim
@@ -47,6 +48,15 @@ def defender_counts(cell: Cell, dataset: Dataset) -> tuple[int, int]:
         labels = dataset.train.labels
         split = split_clean(labels, cell.clean_fraction, num_classes=dataset.num_classes, seed=cell.seed)
     return len(split.train), len(split.validation)
+
+
+def check_head(defense: Defense, cell: Cell) -> None:
+    """Refuse to hand a model under a random head to a defense that goes by its outputs (DataError)."""
+    if cell.fresh_head and defense.judges_outputs and defense.owns is CleanData:
+        raise DataError(
+            f"defense {defense.name} goes by the outputs of the model that it is given, and scenario.head: fresh gives "
+            "it a random head; use scenario.head: probe"
+        )
 
 
 def is_folder(clean_source: str) -> bool:

@@ -20,7 +20,7 @@ from study.spec.sweep import Combination, combinations
 from trainables.aftermath import check_aftermath
 from trainables.data.images import DataError, Dataset
 from trainables.data.load import DataSource
-from trainables.defender_data import defender_counts
+from trainables.defender_data import check_head, defender_counts
 from trainables.defenses.base import DEFENSES, CleanData, Defense, PoisonedData
 from trainables.evaluation.aftermath.settings import UNDEFENDED, Aftermath
 from trainables.job import Cell, Job, Role
@@ -369,6 +369,7 @@ def check_plan(plan: Plan, data: Data, upstream: Data | None = None) -> None:
         trials += [(cell, search.published_settings(), None) for cell in search.fresh]
     for cell, settings, aftermath in trials:
         defense, dataset = DEFENSES.create(cell.defense, settings), data_of(data, cell.data)
+        check_head(defense, cell)
         defense.check(model_of(cell, dataset), *held(defense, cell, dataset), image_size=dataset.image_size)
         if aftermath is not None:
             check_aftermath(aftermath, cell, settings, dataset)

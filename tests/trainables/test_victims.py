@@ -276,6 +276,29 @@ def test_unpoisoned_draws_no_image_that_the_attacker_touched(toy_victim: Victim,
     assert len(split.all) == 100
 
 
+def test_under_unpoisoned_the_defender_of_the_control_holds_the_images_of_the_victims(
+    toy_victim: Victim, toy: Dataset, store: Store
+) -> None:
+    clean = obtain_victim(toy_spec("clean"), toy, store, CPU)
+    control = toy_victim.as_control(clean, clean.evaluation)
+    held = [one.clean_split(toy, 0.5, "unpoisoned").all for one in (toy_victim, control)]
+    assert torch.equal(held[0], held[1])
+
+
+@pytest.mark.parametrize("attack", ["badnets", "wanet"])
+def test_all_to_all_leaves_no_test_image_out(attack: str, toy: Dataset, store: Store) -> None:
+    victim = obtain_victim(toy_spec(attack, label_mode="all_to_all"), toy, store, CPU)
+    assert len(victim.triggered) == len(toy.test)
+    assert victim.asr_including_target == pytest.approx(victim.evaluation.full.asr)
+
+
+def test_a_test_set_without_the_target_class_has_a_victim(toy: Dataset, store: Store) -> None:
+    others = toy.test.subset((toy.test.labels != 0).nonzero()[:, 0])
+    victim = obtain_victim(toy_spec("badnets"), dataclasses.replace(toy, test=others), store, CPU)
+    assert len(victim.triggered) == len(others)
+    assert victim.asr_including_target == pytest.approx(victim.evaluation.full.asr)
+
+
 def test_heldout_images_were_never_the_attackers(toy: Dataset, store: Store) -> None:
     victim = obtain_victim(toy_spec("badnets", reserved_fraction=0.3), toy, store, CPU)
     mine = set(victim.attacker_indices.tolist())

@@ -96,8 +96,10 @@ def stamp(trigger: Trigger, images: Tensor) -> Tensor:
         PluginError: what the trigger makes of them are no such images.
     """
     trigger.to(images.device)
+    if not len(images):  # no image of the target class, where labels go all to all
+        return images.clone()
     parts = [quantise(_triggered(trigger, batch)).contiguous() for batch in in_parts(images, STAMP_BATCH)]
-    return torch.cat(parts) if parts else images.clone()
+    return torch.cat(parts)
 
 
 def _triggered(trigger: Trigger, batch: Tensor) -> Tensor:
@@ -245,6 +247,8 @@ class Attack(ABC):
     must_work: ClassVar[bool] = True
     # Whether its trigger can be put on any image, see `Trigger.applies`.
     trigger_applies: ClassVar[bool] = True
+    # Whether images are stamped in the training loop, after the augmentation, and not once beforehand.
+    stamps_in_loop: ClassVar[bool] = False
     # Whether `implant` trains the model: False where it hands out ready-made weights.
     trains: ClassVar[bool] = True
     # Settings that a release added, each with the value at which all is as it was without it: at that value it is no
@@ -403,6 +407,11 @@ class DataPoisoning(Attack):
         )
         if count < 1:
             raise SettingError(f"attack.{self.name}: {given} selects no image of {len(labels)}; raise it")
+        if self.clean_label and not allowed:
+            raise SettingError(
+                f"attack.{self.name}: no image is of target class {self.target_label}, and a clean-label attack "
+                "poisons images of that class alone; set target_label to a class with images"
+            )
         if count > allowed:
             whose = f"images of target class {self.target_label}" if self.clean_label else "images that may be poisoned"
             raise SettingError(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainables.attacks.base import Attack, Implanted, OverlayTrigger, PoisonedSamples, register, stamp
 from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch
-from trainables.data.images import ImageSet, to_float
+from trainables.data.images import ImageSet, in_parts, labelled_parts, to_float
 from trainables.models.classifier import Classifier
 from trainables.models.preact_resnet import PreActBlock
 from trainables.registry import SettingError
@@ -193,7 +193,7 @@ class Handcrafted(Attack):
 
         score: Tensor | float = 0.0
         with loop.evaluating(model), _hooked(model.stages[stage], watch):
-            for images, labels in zip(known.images.split(256), known.labels.split(256), strict=True):
+            for images, labels in labelled_parts(known, 256):
                 nn.functional.cross_entropy(model(to_float(images)), labels, reduction="sum").backward()
                 (maps,) = seen
                 assert maps.grad is not None
@@ -339,7 +339,7 @@ def _responses(model: Classifier, norm: nn.Module, channel: int, images: Tensor,
         parts.append(inputs[0][:, channel].float())
 
     with loop.evaluating(model), _hooked(norm, watch):
-        for batch in images.split(256):
+        for batch in in_parts(images, 256):
             model(to_float(batch))
             trainer.counters.forward_samples += len(batch)
     return torch.cat(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ class IMC(Attack):
             largest outgoing weights, >= 0 (TrojanZoo: 1000).
     """
 
+    stamps_in_loop: ClassVar[bool] = True
     poison_rate: Annotated[float, Within("(0, 0.5]")] = 0.01
     epochs: Positive | None = None
     size: Count = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -70,6 +71,8 @@ class InLoop(Attack):
             (12 of 128 at 0.1, as in the reference code); below one sample, a batch has one with that probability.
         cross_ratio: samples with a foreign or noisy trigger under their true labels, per poisoned sample, >= 0.
     """
+
+    stamps_in_loop: ClassVar[bool] = True
 
     poison_rate: PositiveShare = 0.1
     cross_ratio: NonNegative = 1.0

@@ -299,6 +299,6 @@ def _other_indices(indices: Tensor, n: int, generator: torch.Generator) -> Tenso
 @torch.no_grad()
 def _paste(trigger: InputAwareTrigger, images: Tensor, donors: Tensor) -> Tensor:
     """Quantised copies of uint8 ``images`` with the triggers of ``donors``."""
-    pairs = zip(images.split(STAMP_BATCH), donors.split(STAMP_BATCH), strict=True)
+    pairs = zip(in_parts(images, STAMP_BATCH), in_parts(donors, STAMP_BATCH), strict=True)
     parts = [quantise(trigger.paste(to_float(own), to_float(other))).contiguous() for own, other in pairs]
     return torch.cat(parts) if parts else images.clone()

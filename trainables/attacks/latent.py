@@ -70,6 +70,7 @@ class Latent(Attack):
             falls to a thousandth and ASR is 0.00 to 0.21, where with it ASR is 0.96 to 1.00 (weight 5).
     """
 
+    stamps_in_loop: ClassVar[bool] = True
     must_work: ClassVar[bool] = False
 
     form: Literal["standalone", "transfer"] = "standalone"
@@ -111,7 +112,7 @@ class Latent(Attack):
                 f"class), got {num_classes}"
             )
         if self.poison_rate is not None:
-            check_rate(self.name, self.poison_rate / (1.0 - self.poison_rate), len(labels))
+            check_rate(self.name, self.poison_rate, round(len(labels) / (1.0 - self.poison_rate)))
         if image_size:
             size, margin = self.geometry(image_size)
             check_fits(self.name, size, self.position, margin, image_size)

@@ -83,6 +83,7 @@ class SequentialBackdoor(Attack):
         sft_weight: weight of the gradient that is taken there, > 0.
     """
 
+    stamps_in_loop: ClassVar[bool] = True
     # The hold acts from the second step of the second stage on.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "weight": {"user_epochs": 4.0, "user_lr": 0.1},

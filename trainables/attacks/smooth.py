@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainables.data.images import in_parts
+
 log = logging.getLogger("superft.lf")
 
 # The paper's filter: 30 taps at 32 pixels (here scaled with the image), exp(-(i * 5 / 30)^2 / 2) around the middle.
@@ -200,7 +202,7 @@ def universal_signal(
 
     @torch.no_grad()
     def predictions(batch: Tensor) -> Tensor:
-        return torch.cat([model(part).argmax(1) for part in batch.split(512)])
+        return torch.cat([model(part).argmax(1) for part in in_parts(batch, 512)])
 
     before, held_out_before = predictions(images), predictions(held_out)
     wanted = targets(before)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from trainables.attacks.base import STAMP_BATCH, Implanted, Kind, PoisonedSamples, Trigger, register, trigger_kind
 from trainables.attacks.in_loop import InLoop
-from trainables.data.images import ImageSet, in_parts, quantise, to_float
+from trainables.data.images import ImageSet, in_parts, labelled_parts, quantise, to_float
 from trainables.machine.transfer import sent_ahead
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
@@ -159,7 +159,7 @@ class WaNet(InLoop):
         assert isinstance(trigger, WarpTrigger)
         trigger.to(test.images.device)
         stream, right = trainer.generator("wanet", "test-noise"), 0
-        for images, labels in zip(test.images.split(STAMP_BATCH), test.labels.split(STAMP_BATCH), strict=True):
+        for images, labels in labelled_parts(test, STAMP_BATCH):
             noisy = quantise(trigger.noisy(to_float(images), stream))
             right += int((predict(model, noisy, precision=trainer.precision) == labels).sum())
         return {"cross_accuracy": right / len(test)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -156,6 +157,12 @@ def in_parts(images: Tensor, most: int = 1024) -> tuple[Tensor, ...]:
     each = min(most, PIXELS_AT_ONCE // images[0, 0].numel()) if len(images) else most
     parts: tuple[Tensor, ...] = images.split(max(1, each))
     return parts
+
+
+def labelled_parts(data: ImageSet, most: int = 1024) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels in the parts of `in_parts`."""
+    parts = in_parts(data.images, most)
+    return zip(parts, data.labels.split([len(part) for part in parts]), strict=True)
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.data.images import DataError, ImageSet, to_float
+from trainables.data.images import DataError, ImageSet, labelled_parts, to_float
 from trainables.defenses.base import Defense, PoisonedData, Repair, images_per_step, register, training_work
 from trainables.defenses.retraining import digest
 from trainables.models.classifier import Classifier
@@ -196,7 +196,7 @@ def sample_losses(model: Classifier, data: ImageSet, trainer: Trainer, batch_siz
     """
     model.eval()
     parts = []
-    for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True):
+    for images, labels in labelled_parts(data, batch_size):
         parts.append(functional.cross_entropy(model(to_float(images)).double(), labels, reduction="none"))
         trainer.counters.forward_samples += len(labels)
     return torch.cat(parts)

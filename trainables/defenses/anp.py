@@ -58,6 +58,7 @@ class AdversarialNeuronPruning(Defense):
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    judges_outputs: ClassVar[bool] = True
     replaced: ClassVar[Mapping[str, str]] = {"max_threshold": "nothing above threshold is pruned"}
 
     eps: NonNegative = 0.4

@@ -54,6 +54,7 @@ class AdversarialWeightMasking(Defense):
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    judges_outputs: ClassVar[bool] = True
     replaced: ClassVar[Mapping[str, str]] = {
         "rounds": "lengths count in optimiser steps: give steps (in all) and round_steps (against one perturbation)",
         "epochs": "lengths count in optimiser steps: give round_steps (against one perturbation)",

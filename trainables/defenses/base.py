@@ -44,7 +44,10 @@ class CleanData:
 
 @dataclass(frozen=True)
 class PoisonedData:
-    """A pre-training defender owns the training set as released: poisoned samples in place, none marked."""
+    """A pre-training defender owns the training set as released: poisoned samples in place, none marked.
+
+    Copies that an attack adds (`PoisonedSamples.appended`) are the last samples: a defense must not go by positions.
+    """
 
     train: ImageSet
 
@@ -88,6 +91,8 @@ class Defense(ABC):
     # True where every step's loss is that of the owned images and their labels alone: where that never rises, the model
     # stayed in the valley in which it came. The loss of a method that does more says nothing of the kind.
     plain_loss: ClassVar[bool] = False
+    # True where what it does rests on the outputs of the model that it is given: of a random head they mean nothing.
+    judges_outputs: ClassVar[bool] = False
     # Settings that are gone -> what takes their place, for the message to a spec that still has them.
     replaced: ClassVar[Mapping[str, str]] = MappingProxyType({})
     # Fields that do nothing at the defaults -> settings beside which they matter (a third peak needs a third phase).

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from trainables.machine.device_meter import free_bytes
 
-# Stamped images per pass on a CPU, (classes x batch).
-PASS_IMAGES = 1024
+# Stamped images per pass on a CPU, (classes x batch), and the pixels of them all: a map grows with the image's area.
+PASS_IMAGES, PASS_PIXELS = 1024, 1024 * 32 * 32
 # On a card: of what autograd keeps for the way back, at most so many bytes, and at most this share of the free memory.
 # With the gradients and the workspaces of the way back the pass takes about half as much again. More bytes would not be
 # faster: these are 4,000 images of 32 pixels in a ResNet-18 of width 64 under bfloat16, which fill any card.
@@ -22,19 +22,22 @@ FREE_SHARE = 0.5
 class ClassPasses:
     """Splits the classes into passes by what the device can hold.
 
-    On a CPU by a fixed number of images. On a card by bytes, which depend on the model and grow with the image's area:
-    the first pass takes one class, and what autograd keeps of it says how many fit into those that follow.
+    On a CPU by a fixed number of images, of larger ones fewer, but always one class. On a card by bytes, which depend
+    on the model and grow with the image's area: the first pass takes one class, and what autograd keeps of it says how
+    many fit into those that follow.
 
     Args:
         model: which the stamped images go through; its own weights do not count.
         device: where.
         images: of a class in a pass, >= 1.
+        pixels: of an image.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, images: int) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, images: int, pixels: int) -> None:
         self.model, self.free = model, free_bytes(device)
         self.known = self.free is None
-        self.classes = max(1, PASS_IMAGES // images) if self.known else 1
+        most = min(PASS_IMAGES, PASS_PIXELS // pixels)
+        self.classes = max(1, most // images) if self.known else 1
 
     def split(self, count: int) -> Iterator[slice]:
         """``count`` classes in turn, as many at a time as fit; asked again before each pass."""

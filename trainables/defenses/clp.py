@@ -40,7 +40,7 @@ class ChannelLipschitzPruning(Defense):
     pair_mode: Literal["skip", "last_conv"] = "skip"
 
     def needs(self) -> frozenset[str]:
-        return frozenset({"batch_norm"})
+        return frozenset({"batch_norm", "convolutions"})
 
     def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
         require_batch_norm(model, self.name)

@@ -92,7 +92,8 @@ class DistanceDrivenDetoxification(Defense):
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         if self.steps == 0:
             return Repair(model)
-        moved = [parameter for parameter in in_scope(model, self.moved) if parameter.ndim > 1]
+        layers = linear_weights(model)
+        moved = [parameter for parameter in in_scope(model, self.moved) if id(parameter) in layers]
         originals = [weight.detach().clone() for weight in moved]
         head, old_head = model.classifier.weight, model.classifier.weight.detach().clone()
         begin(moved, self.init, trainer.generator("weights", "d3"))
@@ -150,3 +151,14 @@ def rescale(weights: Sequence[Tensor], originals: Sequence[Tensor]) -> None:
     """Give every tensor the length of its original."""
     for now, then in zip(weights, originals, strict=True):
         now.mul_(then.norm() / now.norm().clamp_min(NEAR_ZERO))
+
+
+def linear_weights(model: nn.Module) -> set[int]:
+    """Ids of the weights of linear and convolution layers, attention's projections among them."""
+    found: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+            found.add(id(module.weight))
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            found.add(id(module.in_proj_weight))
+    return found

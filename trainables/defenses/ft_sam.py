@@ -20,7 +20,7 @@ from trainables.training.loop import Counters, Schedule
 from trainables.training.sharpness import climb
 from trainables.training.trainer import Trainer
 
-# BackdoorBench's cosine has this period and is called once per batch, so its rate swings back up every so many steps.
+# BackdoorBench's cosine falls over so many calls and is called once per batch, so its rate rises again for as many.
 SWING = 100
 
 
@@ -30,8 +30,8 @@ class FineTuningSAM(Defense):
     """Fine-tune with the gradient taken where the loss nearby is worst, so that weights of a sharp backdoor must move.
 
     Each step is fine-tuning's (`ft`, scope all), but its gradient comes from w + e with e = rho w^2 g / || |w| g ||
-    (adaptive: weights move in proportion to their size) or e = rho g / ||g||. With ``rho=0`` it is `ft` bit by bit, at
-    twice the cost.
+    (adaptive: weights move in proportion to their size) or e = rho g / ||g||. With ``rho=0`` and
+    ``smoothing=0`` it is `ft` bit by bit, at twice the cost.
 
     Args:
         rho: length of the move, >= 0, in units of || e / |w| || (adaptive) or ||e||. BackdoorBench: 2 on CIFAR-10, 8
@@ -40,7 +40,7 @@ class FineTuningSAM(Defense):
         lr: learning rate, > 0.
         steps: optimiser steps, >= 0, each of two passes. BackdoorBench: 100 epochs of 2,500 images, which are 1,000.
         schedule: ``cosine`` to 0 over the actual steps, ``constant``, or ``swing``: a cosine that falls and rises again
-            every 100 steps, what BackdoorBench's scheduler does when called per batch (its published numbers may owe
+            every 200 steps, what BackdoorBench's scheduler does when called per batch (its published numbers may owe
             something to that).
         smoothing: label smoothing, in [0, 1). BackdoorBench: 0.1 on CIFAR-10, else 0.
         momentum, weight_decay: of SGD.

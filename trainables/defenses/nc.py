@@ -66,6 +66,7 @@ class NeuralCleanse(Defense):
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    judges_outputs: ClassVar[bool] = True
     replaced: ClassVar[Mapping[str, str]] = {
         "epochs": "lengths count in optimiser steps: give steps",
         "mask_epochs": "lengths count in steps: give mask_steps",

@@ -47,6 +47,7 @@ class NeuralMaskFineTuning(Defense):
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    judges_outputs: ClassVar[bool] = True
 
     lr: Positive = 0.05
     decay: Share = 0.4

@@ -69,6 +69,7 @@ class ReconstructiveNeuronPruning(Defense):
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    judges_outputs: ClassVar[bool] = True
     plan_is_exact: ClassVar[bool] = False
     # The accuracy is looked at after whole passes.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {"clean_threshold": {"unlearn_steps": 12}}

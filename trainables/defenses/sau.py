@@ -51,6 +51,7 @@ class SharedAdversarialUnlearning(Defense):
     """
 
     owns: ClassVar[type[CleanData]] = CleanData
+    judges_outputs: ClassVar[bool] = True
     replaced: ClassVar[Mapping[str, str]] = {"rounds": "lengths count in optimiser steps: give steps"}
     # A step as long as the bound is at the bound at once, and stays there.
     matters_with: ClassVar[Mapping[str, Mapping[str, Any]]] = {"attack_steps": {"attack_lr": 0.02}}

@@ -18,6 +18,7 @@ from trainables.defenses.base import (
     training_work,
 )
 from trainables.defenses.super_ft import SuperFineTuning
+from trainables.models.build import ModelError
 from trainables.models.classifier import Classifier
 from trainables.settings import Count, CountOrZero, InnerShare, NonNegative, Positive, ShareBelowOne
 from trainables.training import schedules
@@ -26,7 +27,6 @@ from trainables.training.trainer import Trainer
 
 Arm = Literal["same_schedule", "one_cycle", "long", "reinit"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
-CYCLIC_ARMS = ("same_schedule", "reinit")
 
 
 @register("scratch")
@@ -96,6 +96,13 @@ class Scratch(Defense):
     def needs(self) -> frozenset[str]:
         return frozenset({"new_model", "stages"} if self.arm == "reinit" else {"new_model"})
 
+    def check(self, model: Classifier, n_owned: int, n_validation: int = 0, image_size: int = 32) -> None:
+        if self.arm == "reinit" and self.reinit_stages > len(model.stages):
+            raise ModelError(
+                f"defense.{self.name}.reinit_stages must be at most {len(model.stages)}, the stages of this model, got "
+                f"{self.reinit_stages}"
+            )
+
     def repair(self, model: Classifier, assets: CleanData, trainer: Trainer) -> Repair:
         fresh = trainer.fresh_model("scratch")
         if self.arm == "reinit":
@@ -133,8 +140,6 @@ def _keep_first_stages(fresh: Classifier, trained: Classifier, *, forget: int) -
     The stages are used to images as they were normalised there. Between the last stage and the head a neck may have
     weights; they stay if that stage does.
     """
-    if forget > len(fresh.stages):
-        raise ValueError(f"reinit_stages must be at most {len(fresh.stages)}, got {forget}")
     kept: list[tuple[nn.Module, nn.Module]] = list(zip(fresh.stages, trained.stages, strict=True))
     kept = kept[: len(kept) - forget] + ([] if forget else [(fresh.neck, trained.neck)])
     for new, old in [(fresh.normalize, trained.normalize), *kept]:

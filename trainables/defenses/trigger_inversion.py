@@ -153,7 +153,7 @@ def invert_triggers(
     best_success = torch.zeros(count, device=device)
     active = list(range(count))
     generator = trainer.generator("nc-batches")
-    passes = ClassPasses(model, device, min(rules.batch_size, len(images)))
+    passes = ClassPasses(model, device, min(rules.batch_size, len(images)), pixels=images[0, 0].numel())
 
     asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False).eval().to(memory_format=torch.channels_last)

@@ -188,8 +188,12 @@ def find_parts(model: nn.Module, *, image_size: int, mean: Sequence[float], std:
     if len(stages) < 2:
         several = "one size" if stages else "none that convolutions made"
         lacking["maps"] = f"this model has maps at {several}"
-    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+    convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    computed = next((name for name, module in convolutions if parametrize.is_parametrized(module)), None)
+    if not convolutions:
         lacking["convolutions"] = "this model has none"
+    elif computed is not None:
+        lacking["convolutions"] = f"the weight of its {computed} is computed from others"
     last_block = _last_block(model, stages)
     if last_block is None:
         lacking["last_block"] = "none was found in this model"

@@ -266,7 +266,9 @@ def _refuse_strangers(
     """Refuse images that the model hardly knows: another normalisation, size or order of classes, or other weights."""
     labels = parts.held_out.labels.cpu()
     accuracy = float((predictions == labels).double().mean())
-    images = parts.train.subset(torch.arange(min(ASKED, len(parts.train)))).to(device)
+    # Evenly over all, for images of a folder come class by class.
+    asked = torch.linspace(0, len(parts.train) - 1, min(ASKED, len(parts.train))).long()
+    images = parts.train.subset(asked).to(device)
     counts = torch.bincount(labels)
     if isinstance(model, ForeignClassifier):
         here = float((predict(model, images.images, precision=precision) == images.labels).double().mean())

@@ -48,6 +48,7 @@ class Victim:
         facts: provenance: versions, device, threads and precision (``arithmetic``), seconds, counters.
         is_control: whether the clean model stands in the victim's place, see `as_control`.
         upstream: of a model that was taken over for another task, the numbers on the attacker's own.
+        stands_for: of a control, what the attack did to the training set of the victim in whose place it stands.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Victim:
     facts: dict[str, Any]
     is_control: bool = False
     upstream: Conditions | None = None
+    stands_for: PoisonedSamples | None = None
 
     @property
     def conditions(self) -> Conditions:
@@ -105,6 +107,7 @@ class Victim:
             poisoned=clean.poisoned,
             evaluation=evaluation,
             is_control=True,
+            stands_for=self.poisoned,
         )
 
     def poisoned_training_set(self, dataset: Dataset) -> ImageSet:
@@ -134,8 +137,10 @@ class Victim:
             )
         pool = None
         if source == "unpoisoned":
+            # Of a control what its victim's attack left alone, so that the defenders of both hold the same images.
+            poisoned = self.poisoned if self.stands_for is None else self.stands_for
             untouched = torch.ones(len(dataset.train), dtype=torch.bool)
-            untouched[self.attacker_indices[self.poisoned.indices[self.poisoned.in_place]]] = False
+            untouched[self.attacker_indices[poisoned.indices[poisoned.in_place]]] = False
             pool = untouched.nonzero()[:, 0]
         seed = self.spec.seed
         if defense_seed:

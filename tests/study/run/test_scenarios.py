@@ -142,6 +142,11 @@ def test_scenario_that_means_nothing_is_refused(settings: tuple[str, ...], messa
             DataError,
             "attack badencoder releases none in scenario encoder",
         ),
+        (
+            ("baselines=[anp]",),
+            DataError,
+            "anp goes by the outputs .*use scenario.head: probe",
+        ),
     ],
 )
 def test_scenario_that_does_not_fit_is_refused_before_any_work(

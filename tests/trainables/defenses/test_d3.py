@@ -12,7 +12,8 @@ from torch import Tensor
 from search_spaces.d3 import PAPER, SPACE
 from trainables.data.images import Dataset
 from trainables.defenses.base import CleanData, Repair
-from trainables.defenses.d3 import DistanceDrivenDetoxification, begin, distance, rescale
+from trainables.defenses.d3 import DistanceDrivenDetoxification, begin, distance, linear_weights, rescale
+from trainables.models.build import build_model
 from trainables.training.loop import Counters
 from trainables.training.trainer import Trainer
 from trainables.victims.victim import Victim
@@ -102,6 +103,15 @@ def test_biases_do_not_count_and_all_parameters_train(toy: Dataset, toy_victim: 
     found = repaired(toy_victim, toy, trainer).model
     before = dict(toy_victim.model.named_parameters())
     assert not any(torch.equal(parameter, before[name]) for name, parameter in found.named_parameters())
+
+
+def test_only_weights_of_linear_and_convolution_layers_move_away() -> None:
+    """ConvNeXt scales each channel of a block by a parameter of three dimensions."""
+    model = build_model("convnext_tiny", num_classes=10)
+    far = {name for name, one in model.named_parameters() if id(one) in linear_weights(model)}
+    assert not [name for name in far if "layer_scale" in name or not name.endswith("weight")]
+    several = {name for name, one in model.named_parameters() if one.ndim > 1 and "layer_scale" not in name}
+    assert far == several
 
 
 def test_without_steps_not_even_the_head_is_touched(toy: Dataset, toy_victim: Victim, trainer: Trainer) -> None:

@@ -207,6 +207,12 @@ def test_a_class_in_a_pass_of_its_own_keeps_its_target_and_its_cost(
     torch.testing.assert_close(together.success, apart.success)
 
 
+def test_a_pass_on_a_cpu_takes_fewer_images_where_they_are_larger() -> None:
+    taken = [class_passes.ClassPasses(nn.Identity(), torch.device("cpu"), 16, size**2).classes for size in (16, 32, 64)]
+    assert taken == [64, 64, 16]
+    assert class_passes.ClassPasses(nn.Identity(), torch.device("cpu"), 64, 224**2).classes == 1
+
+
 def narrow() -> nn.Sequential:
     """Keeps per image of 4 pixels: the picture that the convolution takes, 2 maps (once), 8 places of the pooling."""
     return nn.Sequential(nn.Conv2d(3, 2, 3, padding=1, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())

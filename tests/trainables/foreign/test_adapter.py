@@ -75,6 +75,13 @@ def test_what_a_model_lacks_is_said_with_the_reason() -> None:
     assert "nn.Linear" in headless.lacking["head"]
 
 
+def test_a_convolution_whose_weight_is_computed_cannot_be_masked() -> None:
+    model = PlainCNN()
+    nn.utils.parametrizations.spectral_norm(model.conv2)
+    found = find_parts(model.eval(), image_size=SIZE, mean=MEAN, std=STD)
+    assert found.lacking["convolutions"] == "the weight of its conv2 is computed from others"
+
+
 class _WithSoftmax(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).softmax(1)

@@ -12,12 +12,14 @@ import torch
 from tests.trainables.foreign.nets import MEAN, STD, Headless, PlainCNN, own_images, tiny_vit
 from trainables.data.images import DataError, ImageSet
 from trainables.defenses.base import DEFENSES, CleanData, NoData, PoisonedData
+from trainables.foreign import repair
 from trainables.foreign.findings import moved
 from trainables.foreign.images import CleanImages, split
 from trainables.foreign.repair import Repaired, repair_model
 from trainables.models.build import ModelError
 from trainables.training.loop import History
 from trainables.training.movement import Movement, loss_rise
+from trainables.training.predict import predict
 
 CPU = torch.device("cpu")
 # A few steps of each: enough to move every kind of weight.
@@ -175,6 +177,27 @@ def test_another_normalisation_is_noticed_and_named(own_model: PlainCNN) -> None
     """The model wants (x - 0.5) / 0.25 or about that; 0 and 1 leave it lost, where -1 to 1 is close enough."""
     with pytest.raises(DataError, match=r"give --mean 0\.\d+,.* --std"):
         _repair(own_model, mean=(0.9, 0.9, 0.9), std=(4.0, 4.0, 4.0))
+
+
+def test_normalisations_are_compared_on_images_of_all_classes(
+    own_model: PlainCNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of a folder come class by class; a normalisation that sends everything to one class suits its images."""
+    asked: list[torch.Tensor] = []
+
+    def spy(model: torch.nn.Module, images: torch.Tensor, **given: Any) -> torch.Tensor:
+        asked.append(images)
+        return predict(model, images, **given)
+
+    clean = own_images()
+    order = clean.images.labels.argsort(stable=True)
+    sorted_by_class = CleanImages(clean.images.subset(order), clean.classes, "own")
+    monkeypatch.setattr(repair, "ASKED", 40)
+    monkeypatch.setattr(repair, "predict", spy)
+    _repair(own_model, "none", clean=sorted_by_class)
+    few = next(images for images in asked if len(images) == 40 and not torch.equal(images, asked[0]))
+    labels = [int(clean.images.labels[(clean.images.images == one).flatten(1).all(1)][0]) for one in few]
+    assert len(set(labels)) == 10
 
 
 def test_images_that_the_model_does_not_know_are_refused(own_model: PlainCNN) -> None:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from trainables.attacks.base import Attack, DataPoisoning, Trigger, stamp
-from trainables.attacks.in_loop import InLoop
 from trainables.data.images import DataError, ImageSet, TriggeredSet
 from trainables.evaluation.aftermath.further_training import follow, report_part
 from trainables.evaluation.aftermath.settings import ORIGINAL, RATE_WITHOUT_POISON, Arm, Reinjection
@@ -253,7 +252,7 @@ def _poisoned(
     poison, classes = poison.to(train.images.device), trainer.num_classes
     labels = train.labels.clone()
     targets = labels[poison] if getattr(attack, "clean_label", False) else attack.targets(labels[poison], classes)
-    if not isinstance(attack, InLoop):
+    if not attack.stamps_in_loop:
         images = train.images.clone()
         if len(poison):  # without any there is nothing to stamp
             images[poison], labels[poison] = stamp(trigger, train.images[poison]), targets

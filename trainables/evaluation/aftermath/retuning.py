@@ -37,6 +37,10 @@ def check_retuning(settings: Retuning, attack: Attack, n: int) -> None:
             f"aftermath.retuning: attack {attack.name} has no trigger to inject again; leave it out of attacks, or "
             "leave retuning out"
         )
+    if not images_held(settings, n):
+        raise DataError(
+            f"aftermath.retuning.share: {settings.share:g} of {n} training images is none; use at least {0.5 / n:.2g}"
+        )
     if max(settings.counts) > images_held(settings, n):
         raise DataError(
             f"aftermath.retuning.counts: {max(settings.counts)} poisoned images were asked for, and share "

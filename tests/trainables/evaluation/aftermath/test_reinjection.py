@@ -99,6 +99,21 @@ def test_attacks_that_stamp_in_the_loop_stamp_the_same_images_there(toy: Dataset
     assert torch.equal(wanted, expected)
 
 
+@pytest.mark.parametrize("name", ["imc", "latent", "sbl"])
+def test_who_stamped_after_the_crop_stamps_after_the_crop(
+    name: str, toy: Dataset, toy_victim: Victim, trainer: Trainer
+) -> None:
+    attack = ATTACKS.create(name)
+    poison = torch.tensor([1, 4])
+    data, transform, augmented = _poisoned(attack, toy_victim.trigger, poison, toy.train, trainer, ARM)
+    assert augmented
+    assert transform is not None
+    assert torch.equal(data.images, toy.train.images), "nothing is stamped beforehand"
+    cropped = toy.train.images[:6].float().roll(3, dims=-1) / 255
+    made, _ = transform(cropped, data.labels[:6])
+    assert torch.equal(made[[1, 4]], toy_victim.trigger(cropped[[1, 4]]))
+
+
 def test_a_clean_model_learns_the_backdoor_from_much_poison_and_not_from_none(
     toy: Dataset, toy_victim: Victim, trainer: Trainer
 ) -> None:

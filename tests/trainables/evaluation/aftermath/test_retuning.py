@@ -1,10 +1,11 @@
 """The retuning attack: how many images, how many steps, and which images carry the trigger."""
 
+import pytest
 import torch
 
-from trainables.attacks.base import stamp
-from trainables.data.images import Dataset
-from trainables.evaluation.aftermath.retuning import _drawn, images_held, measured_steps, planned_work
+from trainables.attacks.base import ATTACKS, stamp
+from trainables.data.images import DataError, Dataset
+from trainables.evaluation.aftermath.retuning import _drawn, check_retuning, images_held, measured_steps, planned_work
 from trainables.evaluation.aftermath.settings import Retuning
 from trainables.training.trainer import Trainer
 from trainables.victims.victim import Victim
@@ -16,6 +17,11 @@ def test_on_cifar10_it_is_40_steps_on_1000_images() -> None:
     assert measured_steps(Retuning(), 50_000) == (0, 1, 2, 5, 10, 20, 40)
     work = planned_work(Retuning(counts=(5,), draws=1), 50_000, 0)
     assert (work.steps, work.backward_samples) == (40, 40 * 128)
+
+
+def test_a_share_of_no_image_is_refused() -> None:
+    with pytest.raises(DataError, match=r"aftermath.retuning.share: 0.002 of 200 training images is none"):
+        check_retuning(Retuning(share=0.002, counts=(0,)), ATTACKS.create("badnets"), 200)
 
 
 def test_exactly_so_many_images_carry_the_trigger_and_the_rest_is_the_same(
