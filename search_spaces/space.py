@@ -203,6 +203,16 @@ def within(value: Any, distribution: BaseDistribution) -> Any:
     return value
 
 
+def nearest_within(value: Any, distribution: BaseDistribution) -> Any:
+    """The value of a distribution that comes nearest to one that may lie outside; of choices the first."""
+    if holds(distribution, value):
+        return value
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return min(max(value, distribution.low), distribution.high)
+
+
 def holds(distribution: BaseDistribution, value: Any) -> bool:
     """Whether a value lies in a range, or is one of the choices."""
     if isinstance(distribution, CategoricalDistribution):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from study.cluster.address import check_answers, wanted_cluster
-from study.cluster.sockets import place_for_sockets
+from study.cluster.sockets import RAY_FOLDER, place_for_sockets
 from study.plan.slots import Node
 from study.record.temporary import scratch_folder
 from study.spec.yaml_io import SpecError
@@ -101,8 +101,9 @@ def ray_cluster(address: str | None) -> Iterator[str | None]:
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
+                    # Ray listens on all interfaces all the same; who calls it must know its token (default since 2.59).
                     _node_ip_address="127.0.0.1",
-                    _temp_dir=str(temporary),
+                    _temp_dir=str(temporary / RAY_FOLDER),
                 )
             else:
                 context = ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)

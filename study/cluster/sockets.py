@@ -16,16 +16,19 @@ log = logging.getLogger("superft.engine")
 
 # The kernel's limit for the path of a Unix socket: 108 bytes on Linux, 104 on macOS, the last one a zero.
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
+# Ray opens its own folder to everybody (mode 0777), so that lies in one that is open to its owner alone.
+RAY_FOLDER = "r"
 # Tried with Ray 2.59: its longest socket is FOLDER/session_2026-11-28_15-43-44_254552_12854/sockets/plasma_store. With
 # a folder of 45 bytes (107 in all) Ray starts, with 46 it raises OSError. A process number has up to seven digits.
-SOCKET_IN_FOLDER = len("/session_2026-11-28_15-43-44_254552_1234567/sockets/plasma_store")
-LONGEST_PLACE = LONGEST_SOCKET - SOCKET_IN_FOLDER - NAME_BYTES  # 30 bytes on Linux, 26 on macOS
+SOCKET_IN_FOLDER = len(f"/{RAY_FOLDER}/session_2026-11-28_15-43-44_254552_1234567/sockets/plasma_store")
+LONGEST_PLACE = LONGEST_SOCKET - SOCKET_IN_FOLDER - NAME_BYTES  # 28 bytes on Linux, 24 on macOS
 
 
 def place_for_sockets() -> Path:
     """Where the folder of a Ray of our own can lie: in TMPDIR, or if its path is too long, in a short place instead.
 
-    Which one it is instead is said in a line of the log. The folder itself is open to its owner alone (mode 0700).
+    Which one it is instead is said in a line of the log. Ray's folder lies in one that is open to its owner alone
+    (`temporary.scratch_folder`).
 
     Raises:
         SpecError: no place is short enough.

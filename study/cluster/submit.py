@@ -96,7 +96,7 @@ def _check_paths(spec: StudySpec, out: str | None) -> str:
         raise SpecError(f"--out {out} is relative, and a job's own folder is thrown away: {remedy}")
     for key, value in _texts(spec.model_dump(mode="json")):
         path = re.sub(r"^(folder|file):", "", value)
-        if path != value or key in ("data_root", "store"):
+        if path != value or key in ("data_root", "store", "search.warm_start", "attack.imported.path"):
             if key == "store" and is_uri(path):
                 continue
             refuse_uri(path, f"{key}: {value!r}")
@@ -109,8 +109,9 @@ def _texts(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _texts(value, f"{prefix}{key}.")
-        elif isinstance(value, str):
-            yield f"{prefix}{key}", value
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                yield f"{prefix}{key}", text
 
 
 def write_package(root: Path, spec: StudySpec, path: Path) -> None:

@@ -22,6 +22,7 @@ from trainables.storage.remote import Place
     help="How long the throughput is measured.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one object of JSON, and nothing else.")
+@bad_input_is_one_line
 def doctor(store: Place | None, seconds: float, as_json: bool) -> None:
     """Look at this machine: is all there that a study needs, how fast is it, and what should be done.
 

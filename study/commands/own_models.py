@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from study.commands.shared import DOWNLOAD, METHOD_FAILED, PLUGIN, STORE, bad_input_is_one_line
+from study.commands.shared import DOWNLOAD, METHOD_FAILED, PLUGIN, SEED, STORE, bad_input_is_one_line
 from trainables.storage.remote import Place, as_place
 
 DIVERGED = 1
@@ -82,7 +82,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one line of J
 @click.option(
     "--export", type=click.Choice(["onnx"]), help="Also write NAME.onnx beside --out, by PyTorch's own exporter."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--flip/--no-flip", default=True, help="Whether a mirrored image keeps its class.  [default: flip]")
 @click.option("--neural-cleanse", is_flag=True, help="Seek a trigger for each class before and after (slow).")
 @click.option("--accept", is_flag=True, help="Repair also a model that is hardly right on these images.")
@@ -193,7 +193,7 @@ def repair(
 )
 @click.option("--attack", help="Which front or cell, where there are several.")
 @click.option("--defense", help="Likewise.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of the victim, likewise.")
+@click.option("--seed", type=SEED, help="Of the victim, likewise.")
 @OUT
 @OVERWRITE
 @STORE

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from study.commands.own_models import DEVICE, WIDTH
-from study.commands.shared import DOWNLOAD, STORE, bad_input_is_one_line
+from study.commands.shared import DOWNLOAD, SEED, STORE, bad_input_is_one_line
 from trainables.storage.remote import Place
 
 
@@ -15,7 +15,7 @@ from trainables.storage.remote import Place
 @click.argument("file", metavar="FILE | FOLDER", type=click.Path(path_type=Path))
 @click.option("--dataset", help="The clean data that it was made with, as in a spec.  [default: what the file names]")
 @WIDTH
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the study it is for.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the study it is for.")
 @STORE
 @DOWNLOAD
 @DEVICE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import traceback
@@ -23,6 +24,21 @@ BAD_INPUT = 2
 # code of a plug-in raised.
 METHOD_FAILED = 3
 INTERRUPTED = 130
+# What a folder or a disk refuses, so that no traceback can help: rights, space, a folder in a file's place.
+NOT_OURS = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+    }
+)
+
+SEED = click.IntRange(min=0, max=2**63 - 1)  # as `study.spec.schema.LARGEST_SEED`, which takes long to import
 
 
 def bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
@@ -48,6 +64,14 @@ def bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:
         except (StudyStoppedError, StoreUnavailableError, RemoteError) as error:
             click.echo(f"superft: {error}; the same command goes on once that is repaired", err=True)
             sys.exit(TRY_LATER)
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise
+            click.echo(f"superft: {error.filename or 'a file'}: {error.strerror}", err=True)
+            sys.exit(BAD_INPUT)
+        except KeyboardInterrupt:
+            click.echo("superft: interrupted", err=True)
+            sys.exit(INTERRUPTED)
         except NoBackdoorError as error:
             click.echo(f"superft: {error}", err=True)
             sys.exit(METHOD_FAILED)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from study.commands.shared import DOWNLOAD, PLUGIN, SET, STORE, bad_input_is_one_line
+from study.commands.shared import DOWNLOAD, PLUGIN, SEED, SET, STORE, bad_input_is_one_line
 from trainables.storage.remote import Place, as_place
 
 
@@ -17,7 +17,7 @@ from trainables.storage.remote import Place, as_place
 @click.option("--defense", help="See superft list defenses.")
 @click.option("--dataset", help="See superft list datasets; folder:PATH for your own images.")
 @click.option("--model", help="See superft list models.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of the victim.  [default: 0]")
+@click.option("--seed", type=SEED, help="Of the victim.  [default: 0]")
 @click.option(
     "--like",
     type=(as_place, str),
@@ -90,7 +90,7 @@ def trial(
 @click.argument("attack")
 @click.option("--dataset", required=True, help="See superft list datasets; folder:PATH for your own images.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The PNG file to write.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--images", type=click.IntRange(min=1, max=32), default=8, show_default=True, help="Images in a row.")
 @SET
 @STORE

@@ -30,7 +30,7 @@ from trainables.storage.remote import Place, as_place
 @click.option(
     "--nodes", type=click.IntRange(min=1), help="Plan for a cluster of so many nodes instead of this machine."
 )
-@click.option("--gpus", type=click.IntRange(min=0), default=8, show_default=True, help="GPUs of each of the --nodes.")
+@click.option("--gpus", type=click.IntRange(min=0), help="GPUs of each of the --nodes.  [default: 8]")
 @click.option("--cpus", type=click.IntRange(min=1), help="CPUs of each of the --nodes.  [default: 16 for each GPU]")
 @click.option(
     "--epoch-seconds",
@@ -45,7 +45,7 @@ def plan(
     out: Place | None,
     download: bool,
     nodes: int | None,
-    gpus: int,
+    gpus: int | None,
     cpus: int | None,
     epoch_seconds: float | None,
     plugins: Sequence[str],
@@ -59,6 +59,9 @@ def plan(
     from study.plan.slots import Node
     from study.record.remote_folder import open_folder
 
+    if nodes is None and (gpus is not None or cpus is not None):
+        raise click.UsageError("--gpus and --cpus are of each node of a cluster: give --nodes too")
+    gpus = 8 if gpus is None else gpus
     cluster = [Node(f"node {number + 1}", cpus or max(16 * gpus, 16), gpus) for number in range(nodes or 0)]
 
     resolved = resolve(spec, assignments, None, download, plugins)

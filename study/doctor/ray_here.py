@@ -13,7 +13,7 @@ from study.doctor.finding import Finding, Options
 from study.spec.yaml_io import SpecError
 
 OLDEST, NEXT_MAJOR = (2, 57), (3, 0)
-INSTALL = "pip install 'ray[default,tune]>=2.57,<3'"
+INSTALL = "pip install 'ray[default,tune]>=2.59,<3'"
 MODE, TOKEN, TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 

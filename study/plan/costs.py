@@ -93,7 +93,7 @@ def aftermath_left(plan: Plan, data: Data, left: Mapping[str, int] | None = None
         if plan.aftermath is not None and not search.repeat and (there := left.get(search.label, 0)):
             trials += there
             for cell in search.cells:
-                add(cell, search.published_settings(), plan.aftermath, there / len(search.cells))
+                add(cell, search.priced_settings(), plan.aftermath, there / len(search.cells))
     return AftermathWork(round(trials), total, math.fsum(victims.values()))
 
 
@@ -123,7 +123,7 @@ def curves_cost(plan: Plan, data: Data, left: Mapping[str, int] | None = None) -
         return 0, 0.0
     left = plan.jobs_by_label() if left is None else left
     first = {job.label: (job.cell, job.settings) for job in reversed(plan.baselines)}
-    first |= {search.label: (search.cells[0], search.published_settings()) for search in plan.searches}
+    first |= {search.label: (search.cells[0], search.priced_settings()) for search in plan.searches}
     for label, (cell, settings) in first.items():
         defense, dataset = DEFENSES.create(cell.defense, settings), data_of(data, cell.data)
         owned, validation = held(defense, cell, dataset)
@@ -157,7 +157,7 @@ def work_left(plan: Plan, data: Data, left: Mapping[str, int] | None = None) -> 
     budget = plan.spec.search.budget_epochs
     for search in plan.searches:
         if there := left.get(search.confirm_label, 0):
-            of_each = [trial_cost(cell, search.published_settings(), data) for cell in search.fresh]
+            of_each = [trial_cost(cell, search.priced_settings(), data) for cell in search.fresh]
             mean, label = math.fsum(of_each) / len(of_each), search.fresh[0].label
             if budget is not None and left.get(search.label):  # no more settings than fit
                 there = min(there, max(1, math.floor(budget / mean)) * len(of_each))
@@ -167,7 +167,7 @@ def work_left(plan: Plan, data: Data, left: Mapping[str, int] | None = None) -> 
             )
         if not (trials := left.get(search.label, 0)):
             continue
-        paper, cells = search.published_settings(), len(search.cells)
+        paper, cells = search.priced_settings(), len(search.cells)
         one = math.fsum(trial_cost(cell, paper, data) for cell in search.cells)
         whole = one * trials / cells
         if budget is not None and whole > budget * cells:

@@ -319,7 +319,7 @@ class Forecast:
         """E of a trial under this label; of a search as its published setting."""
         for search in self.plan.searches:
             if label in (search.label, search.confirm_label):
-                return trial_cost(search.cells[0], search.published_settings(), self.data)
+                return trial_cost(search.cells[0], search.priced_settings(), self.data)
         job = next(job for job in self.plan.baselines if job.label == label)
         return trial_cost(job.cell, job.settings, self.data)
 

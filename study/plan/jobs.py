@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from search_spaces.space import Space, fingerprint
+from search_spaces.space import Space, fingerprint, nearest_within
 from study.plan.data import Data, data_of, one_of
 from study.plan.targets import with_label_numbers
 from study.spec.methods import is_published
@@ -91,6 +91,15 @@ class Search:
     def published_settings(self) -> dict[str, Any]:
         """The published point (trial 0), the detector's settings included, whatever was chosen for it."""
         return {**self.fixed, **self.published_detector(), **self.space.to_settings(self.paper_params())}
+
+    def priced_settings(self) -> dict[str, Any]:
+        """What a setting is taken to cost before one was measured: the published point's, put into the searched ranges.
+
+        They hold it wherever it is searched at all, see ``search.published``.
+        """
+        ranges = self.space.distributions
+        params = {name: nearest_within(value, ranges[name]) for name, value in self.paper_params().items()}
+        return {**self.published_settings(), **self.space.to_settings(params)}
 
     def decided(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Of a row's settings those that this search decides or fixes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -134,15 +135,31 @@ def _stored_plugin(file: Path, item: Any) -> Any:
     """
     is_file = isinstance(item, str) and (item.endswith(".py") or "/" in item)
     given = item if is_file else item.get("path") if isinstance(item, Mapping) else None
-    if isinstance(given, str) and (
-        not Path(given).is_absolute() or Path(given).resolve().is_relative_to(file.parent.resolve())
-    ):
+    if isinstance(given, str) and not _is_the_users(Path(given), file.parent):
         raise SpecError(
-            f"{file} names the plug-in {given}, which is not loaded from a study's folder or by a "
-            "relative path; copy it elsewhere, and name it there if you trust it"
+            f"{file} names the plug-in {given}, which is not loaded from a study's folder, by a "
+            "relative path, by one that the system makes up (/proc), or from another user's file; copy it elsewhere, "
+            "and name it there if you trust it"
         )
     # As a mapping it is looked for among installed modules, and not in the working folder.
     return {"module": item} if isinstance(item, str) and not is_file else item
+
+
+def _is_the_users(plugin: Path, folder: Path) -> bool:
+    """Whether a file that a stored spec names is the user's own (or the administrator's), wherever one stands.
+
+    ``/proc/self/cwd/evil.py`` is absolute and yet beside the folder that a stranger has packed.
+    """
+    if not plugin.is_absolute():
+        return False
+    for path in (plugin, plugin.resolve()):
+        if path.is_relative_to(folder.resolve()) or path.parts[1:2] in (("proc",), ("sys",), ("dev",)):
+            return False
+    try:
+        owner = plugin.stat().st_uid
+    except OSError:
+        return True  # that it is not there is said where it is loaded
+    return owner in (os.getuid(), 0)
 
 
 @contextmanager

@@ -134,6 +134,8 @@ class Ledger:
                 continue
             try:
                 row = _decode(line)
+                if not isinstance(row.get("status"), str):
+                    raise ValueError(f"status must be a text, got {row.get('status')!r}")
                 if (key := row_key(row)) in self._keys:
                     raise ValueError(f"repeats {_in_words(key)}; the first one counts")
             except ValueError as error:

@@ -6,7 +6,7 @@ It is written every few seconds while the study runs, and once at the end. Nothi
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ def read_now(directory: Path) -> Now | None:
     """What the study's last driver wrote last; None where there is nothing that this version can read."""
     try:
         found: dict[str, Any] = json.loads((directory / NOW_FILE).read_text(encoding="utf-8"))
-        return Now(**{**found, "nodes": tuple(NodeNow(**node) for node in found["nodes"])})
+        now = Now(**{**found, "nodes": tuple(NodeNow(**node) for node in found["nodes"])})
+        return replace(now, began=float(now.began), seen=float(now.seen))
     except (OSError, ValueError, TypeError, KeyError):  # a help for lookers-on, which no study depends on
         return None

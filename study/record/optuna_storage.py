@@ -36,9 +36,10 @@ def open_storage(storage: str, directory: Path) -> BaseStorage:
         return RDBStorage(storage)
     except Exception as error:  # whatever the database's driver raises, it means the same here
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        safe, secret = without_password(storage)
-        text = first.replace(secret, "***") if secret else first
-        raise SpecError(f"search.storage: cannot open {safe}: {text}") from error
+        safe, secrets = without_password(storage)
+        for secret in secrets:
+            first = first.replace(secret, "***")
+        raise SpecError(f"search.storage: cannot open {safe}: {first}") from error
 
 
 def _open_journal(path: Path) -> BaseStorage:

@@ -16,6 +16,7 @@ from trainables.foreign.adapter import adapt
 from trainables.foreign.architectures import PLAIN, architecture
 from trainables.foreign.images import three_numbers
 from trainables.foreign.weights import read_weights
+from trainables.models.classifier import Classifier
 from trainables.plugins.load import load, load_installed
 from trainables.registry import nearest
 from trainables.storage.remote import Place
@@ -48,6 +49,8 @@ def evaluate_file(
     Raises:
         SpecError, DataError, ModelError: no such victim or data set, or weights that do not fit; before any work.
     """
+    if arch is None and width is not None:
+        raise SpecError("--width belongs to --arch: without it the model is the victim's own")
     load_installed()
     load(plugins)
     name, artifact = stored_victim(open_store(store), victim)
@@ -63,6 +66,8 @@ def evaluate_file(
     if mean is not None or std is not None:
         if mean is None or std is None:
             raise SpecError("--mean and --std belong together; give both")
+        if isinstance(model, Classifier):
+            raise SpecError("--mean and --std: a model of ours normalises its images itself; leave them out")
         normalization = (three_numbers(mean, "--mean"), three_numbers(std, "--std"))
     on = pick_device(device)
     classifier, _ = adapt(

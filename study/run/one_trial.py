@@ -68,6 +68,9 @@ def run_single(
         if merged[key] != settings[key]:
             raise SpecError(f"--set {key}: a trial is one combination; use --attack, --defense, --dataset and --seed")
     spec = without_sweep(make_spec(merged))
+    if len(spec.defense_seeds) > 1 or spec.defenses:
+        key = "defenses" if spec.defenses else "defense_seeds"
+        raise SpecError(f"--set {key}: a trial is one run of one setting; a study has several (superft run)")
     if spec.keep != "none":
         raise SpecError("--set keep: a study keeps models, a single trial does not; see superft export")
     plan, _, _ = prepare(spec)

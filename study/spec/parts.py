@@ -54,7 +54,7 @@ class Resources(Part):
         if isinstance(value, str) and re.fullmatch(r"1/([1-9]\d?|100)", value):
             return 1 / int(value[2:])
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
-            fits = float(value).is_integer() or (value >= 0.01 and abs(value - 1 / round(1 / value)) < 1e-4)
+            fits = float(value).is_integer() or (0.01 <= value <= 1 and abs(value - 1 / round(1 / value)) < 1e-4)
         if not fits:
             raise ValueError(f"must be auto, 0, a whole number or 1/k (1/2, 0.25, ...), got {value!r}")
         return value

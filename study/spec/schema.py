@@ -57,6 +57,11 @@ MAY_CHANGE = (
 )
 
 
+# Columns of a ledger are whole numbers of 64 bits.
+LARGEST_SEED = 2**63 - 1
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+
+
 class StudySpec(Part):
     """A study. Settings of a method: ``attack.NAME.key``, ``defense.NAME.key``.
 
@@ -86,10 +91,8 @@ class StudySpec(Part):
     set_apart: list[str] = Field(default_factory=list)
     attack: dict[str, dict[str, Any]] = Field(default_factory=dict)
     defense: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default_factory=lambda: [0])
-    defense_seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
-        default_factory=lambda: [0]
-    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(default_factory=lambda: [0])
+    defense_seeds: Annotated[list[Seed], Field(min_length=1)] = Field(default_factory=lambda: [0])
     search: SearchSpec = SearchSpec()
     victim: VictimPart = VictimPart()
     scenario: ScenarioSpec = ScenarioSpec()

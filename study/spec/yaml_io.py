@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import urllib.parse
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,25 @@ class SpecError(ValueError):
     """Bad input; the message is one clear line naming key, value and remedy. The command exits with code 2."""
 
 
+TIMESTAMP = "tag:yaml.org,2002:timestamp"
+# Keys of a database URL's query that drivers take a password from.
+SECRET = re.compile(r"([?&](?:password|passwd|pwd|sslpassword|passphrase)=)([^&]*)", re.IGNORECASE)
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 3e-4 is a number (YAML 1.1 wants 3.0e-4 and otherwise reads a string)."""
+    """Safe YAML in which 3e-4 is a number (YAML 1.1 wants 3.0e-4 and otherwise reads a string), and a date is a text.
+
+    A key that stands twice is an error: of the two, YAML would take the last one without a word.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set[Any]()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, f"{key} stands here twice", key_node.start_mark)
+            seen |= {key} if isinstance(key, Hashable) else set()
+        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -23,6 +41,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 for _side in (_Loader, _Dumper):
+    _side.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != TIMESTAMP]
+        for first, resolvers in _side.yaml_implicit_resolvers.items()
+    }
     _side.add_implicit_resolver(
         "tag:yaml.org,2002:float",
         re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?(?:[eE][-+]?\d+)$|^[-+]?\.\d+(?:[eE][-+]?\d+)?$"),
@@ -42,6 +64,8 @@ def parse_yaml(text: str, origin: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise SpecError(f"{origin}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    except (ValueError, RecursionError) as error:  # a date that there is not; brackets without end
+        raise SpecError(f"{origin}: not valid YAML: {error}") from error
 
 
 def dump_yaml(value: Any) -> str:
@@ -100,11 +124,20 @@ def with_value(settings: Mapping[str, Any], key: str, value: Any, called: str) -
     return {**settings, first: with_value(inner, rest, value, called)}
 
 
-def without_password(url: str) -> tuple[str, str]:
-    """A database URL to be shown, and the secret that was taken out of it."""
+def without_password(url: str) -> tuple[str, tuple[str, ...]]:
+    """A database URL to be shown, and the secrets that were taken out of it, longest first, as written and as meant."""
+    secrets: set[str] = set()
+
+    def hidden(found: re.Match[str]) -> str:
+        secrets.add(found[2])
+        return f"{found[1]}***"
+
     scheme, _, rest = url.partition("://")
     account, at, place = rest.rpartition("@")
-    if not at:
-        return url, ""
-    user, _, password = account.partition(":")
-    return f"{scheme}://{user}:***@{place}", password
+    if at:
+        user, _, password = account.partition(":")
+        secrets.add(password)
+        url = f"{scheme}://{user}:***@{place}"
+    url = SECRET.sub(hidden, url)
+    secrets |= {urllib.parse.unquote_plus(one) for one in secrets}
+    return url, tuple(sorted(secrets - {""}, key=len, reverse=True))

@@ -207,7 +207,9 @@ def state_of(directory: Path, *, called: str, now: float | None = None) -> State
     plan = plan_in(directory, spec, rows)
     left = trials_left(plan, rows, read_ended(directory))
     ends = sorted(end for row in rows if (end := finished_at(row)) is not None)
-    recent = ends[-max(PACE_TRIALS, 4 * (driver.running if driver is not None else 0)) :]
+    # Of the last driver alone: the night between two is no pace.
+    own = [end for end in ends if driver is None or end >= driver.began]
+    recent = own[-max(PACE_TRIALS, 4 * (driver.running if driver is not None else 0)) :]
     seconds = None
     if left.total() and len(recent) > 2 and recent[-1] > recent[0]:
         seconds = left.total() * (recent[-1] - recent[0]) / (len(recent) - 1)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from docs.generate import show_keys
 from study.record.files import write_atomically
 from study.record.folder import LEDGER_FILE, SPEC_FILE
 from study.record.ledger import Ledger
+from study.record.now import Now, write_now
 from study.report.terminal import front_summary
 from study.results.fronts import fronts, hypervolume_over_trials
 from study.results.left import plan_in, trials_left
@@ -70,6 +72,20 @@ def test_what_is_not_known_is_null_and_never_missing(tmp_path: Path) -> None:
     assert state["trials"] == {"done": 0, "left": 5, "running": None}
     (search,) = state["searches"]
     assert (search["settings"], search["hypervolume_search"]) == (0, None)
+
+
+def test_the_night_between_two_drivers_is_no_pace(tmp_path: Path) -> None:
+    """Three trials in the evening; in the morning three more, a minute apart."""
+    begin = datetime(2026, 11, 29, 18, tzinfo=UTC)
+    rows = [point(number, 0.1, 0.9) for number in range(6)]
+    minutes = [0, 1, 2, 840, 841, 842]
+    for row, at in zip(rows, minutes, strict=True):
+        row |= {"started": (begin + timedelta(minutes=at)).isoformat(), "wall_seconds": 0.0}
+    folder = study(tmp_path / "one", rows, "search.trials=10")
+    write_now(folder, Now("h", 1, (begin + timedelta(minutes=839)).timestamp(), time.time(), "trials"))
+    state = state_of(folder, called="one")
+    assert state.seconds_left is not None
+    assert state.seconds_left / state.left.total() == pytest.approx(60)
 
 
 def test_a_folder_that_is_no_study_is_refused_in_json_too(tmp_path: Path) -> None:

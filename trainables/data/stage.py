@@ -44,5 +44,6 @@ def stage(name: str, root: Path, say: Callable[[str], None], progress: Progress)
             new = fetch_archive(archive, root, progress)
             say(f"{name}: {Path(archive.path).name} {'fetched, checksum right' if new else 'there already'}")
     dataset = load_dataset(name, root=root, download=source.archives is not None)
-    say(f"{name}: ready in {root}: {len(dataset.train)} training and {len(dataset.test)} test images")
+    where = f"ready in {root}" if root.exists() else "ready without files"
+    say(f"{name}: {where}: {len(dataset.train)} training and {len(dataset.test)} test images")
     return dataset

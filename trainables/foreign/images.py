@@ -34,6 +34,7 @@ HELD_OUT = 0.2  # of every class: what no repair sees, and the result is measure
 MIN_IMAGES, MIN_PER_CLASS = 50, 3
 MAX_ARRAY_BYTES = 16 * 2**30
 MAX_ARRAY_MEMBERS = 64
+MOST_CLASSES = 10**6  # of no classifier of images; a label beyond is a mistake, and names of so many would fill memory
 LAYOUTS = "images uint8 (N, H, W, 3) or (N, 3, H, W), labels integers (N,)"
 
 
@@ -83,26 +84,34 @@ def from_arrays(
         DataError: another shape, type or range.
     """
     pixels = _pixels(images, origin)
-    targets = torch.as_tensor(np.asarray(labels))
+    targets = torch.as_tensor(_native(labels))
     if targets.is_floating_point() or targets.dim() != 1 or len(targets) != len(pixels):
         raise DataError(
             f"{origin}: labels must be {len(pixels)} whole numbers, got {targets.dtype} {tuple(targets.shape)}"
         )
     targets = targets.to(torch.int64)
-    if len(targets) == 0:
-        raise DataError(f"{origin}: holds no image")
     if int(targets.min()) < 0:
         raise DataError(f"{origin}: labels must be 0 or more, got {int(targets.min())}")
+    if int(targets.max()) >= MOST_CLASSES:
+        raise DataError(f"{origin}: labels must be below {MOST_CLASSES:,}, got {int(targets.max())}")
     names = tuple(classes) if classes is not None else tuple(map(str, range(int(targets.max()) + 1)))
     return CleanImages(ImageSet(pixels, targets), names, origin)
 
 
+def _native(values: Any) -> Any:
+    """An array in this machine's byte order, which PyTorch asks for."""
+    array = np.asarray(values)
+    return array.astype(array.dtype.newbyteorder("=")) if array.dtype.byteorder in "<>" else array
+
+
 def _pixels(images: Any, origin: str) -> Tensor:
-    array = images.detach().cpu() if isinstance(images, Tensor) else torch.as_tensor(np.asarray(images))
+    array = images.detach().cpu() if isinstance(images, Tensor) else torch.as_tensor(_native(images))
     if array.dim() == 4 and array.shape[1] != 3 and array.shape[3] == 3:
         array = array.permute(0, 3, 1, 2)
     if array.dim() != 4 or array.shape[1] != 3:
         raise DataError(f"{origin}: must be {LAYOUTS}, got {array.dtype} {tuple(array.shape)}")
+    if len(array) == 0:
+        raise DataError(f"{origin}: holds no image")
     if array.is_floating_point():
         low, high = float(array.min()), float(array.max())
         if not (low >= 0.0 and high <= 1.0):  # also NaN
@@ -195,7 +204,7 @@ def from_folder(
     """
     path = Path(path).expanduser()
     name = f"--data {path}"
-    with open_tree(name, path) as opened:
+    with open_tree(name, path, holds="CLASS/*") as opened:
         try:
             tree = opened
             while _is_wrapped(tree):

@@ -26,6 +26,11 @@ EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol -> our optional dependency
 LONGEST_CAUSE = 300  # characters
 
 
+def leads_out(name: str) -> bool:
+    """Whether the name of an object, taken as a file's, may lie outside the folder that it is put into."""
+    return name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/")
+
+
 class RemoteError(OSError):
     """Storage behind a URI that cannot be reached, read or written; the message names it and why, in one line."""
 
@@ -114,7 +119,11 @@ class Remote:
             return True
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        """Bytes of every object below ``folder``, by name, sorted."""
+        """Bytes of every object below ``folder``, by name, sorted.
+
+        Raises:
+            RemoteError: also where a name would lead out of a folder that it is copied to.
+        """
         with self._clearly(folder):
             self._fs.invalidate_cache()  # others write here too
             try:
@@ -122,7 +131,11 @@ class Remote:
             except FileNotFoundError:
                 return {}
             start = len(self._root) + 1
-            return {path[start:]: int(info["size"] or 0) for path, info in sorted(found.items())}
+            sizes = {path[start:]: int(info["size"] or 0) for path, info in sorted(found.items())}
+        for name in sizes:
+            if leads_out(name):
+                raise RemoteError(f"{self.uri}: its object {name!r} would lead out of a folder; remove it")
+        return sizes
 
     def modified(self, name: str) -> datetime | None:
         """When the object was written, by the storage's own clock; None where it does not say, or there is none."""

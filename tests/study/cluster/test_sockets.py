@@ -29,6 +29,7 @@ with ray_cluster(None):
     said = {
         "socket": ray._private.worker._global_node.plasma_store_socket_name,
         "process": os.getpid(),
+        "mode": os.stat(os.path.dirname(ray._private.worker._global_node._ray_params.temp_dir)).st_mode & 0o777,
         "cores": [node.cpus for node in usable_nodes()],
         "answer": ray.get(ray.remote(num_cpus=1)(lambda: 7).remote()),
     }
@@ -119,8 +120,9 @@ def test_a_real_ray_starts_under_a_long_tmpdir_and_has_the_cores_of_its_driver(l
     )
     assert ended.returncode == 0, ended.stderr
     said = json.loads(ended.stdout)
-    folder = Path(said["socket"]).parents[2]
+    folder = Path(said["socket"]).parents[3]
     assert folder.parent == Path("/tmp")
+    assert said["mode"] == 0o700, "Ray opens its own folder to everybody; the one around it is its owner's alone"
     assert not folder.exists()
     assert ended.stderr.startswith("Ray's files lie in /tmp: ")
     assert len(os.fsencode(said["socket"])) <= LONGEST_SOCKET

@@ -299,6 +299,11 @@ def call(*arguments: object) -> Result:
         ("quickstart --out /s/a --store victims", ("store: 'victims' is relative",)),
         ("quickstart --out /s/a --set dataset=folder:mine", ("dataset: 'folder:mine' is relative",)),
         ("quickstart --out /s/a --set data_root=mine", ("data_root: 'mine' is relative",)),
+        ("quickstart --out /s/a --set search.warm_start=[runs/b]", ("search.warm_start: 'runs/b' is relative",)),
+        (
+            "quickstart --out /s/a --set attacks=[imported] --set attack.imported.path=victim.pt",
+            ("attack.imported.path: 'victim.pt' is relative",),
+        ),
         ("quickstart --out /s/a --set attack.blended.pattern=file:a.png", ("attack.blended.pattern: 'file:a.png'",)),
         ("quickstart --out /s/a --set search.trials=0", ("search.trials", "got 0")),
         ("quickstart --out /s/a --set defense.super_ft.lr_max1=0.5", ("lr_max1 is fixed by the spec but searched",)),

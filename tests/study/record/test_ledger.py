@@ -117,7 +117,14 @@ def test_a_whole_row_that_lacks_only_its_newline_is_kept(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "junk",
-    [b"not json", b"[1, 2]", b"\xff\xfe\x00", b'{"trial": "t", "attack": "a", "seed": 0, "asr": NaN}', b'{"asr": 1}'],
+    [
+        b"not json",
+        b"[1, 2]",
+        b"\xff\xfe\x00",
+        b'{"trial": "t", "attack": "a", "seed": 0, "asr": NaN}',
+        b'{"asr": 1}',
+        b'{"trial": "t", "attack": "a", "seed": 0}',
+    ],
 )
 def test_a_broken_line_in_the_middle_costs_only_itself(path: Path, junk: bytes) -> None:
     lines = _filled(path)

@@ -26,10 +26,10 @@ from study.run.driver import Driver
 from study.search.optuna_search import open_searches
 from study.spec.yaml_io import SpecError
 from tests.remotes import Moody, new_uri
-from tests.study.commands import invoke
+from tests.study.commands import assert_refused, invoke
 from tests.study.tiny import make_driver, run, tiny_spec
 from trainables.storage.lease import Lease
-from trainables.storage.remote import Remote
+from trainables.storage.remote import Remote, leads_out
 
 SPEC = tiny_spec("search.trials=8")
 
@@ -298,6 +298,17 @@ def test_a_uri_with_another_study_or_other_things_is_refused(uri: str, tmp_path:
         Machine(other, tmp_path / "third").folder.check(SPEC)
 
 
+@pytest.mark.parametrize("name", ["figures/../../evil.py", "figures\\..\\evil.py", "../study.yaml"])
+def test_an_object_whose_name_leads_out_of_the_folder_is_refused(name: str, uri: str) -> None:
+    """A bucket may be a stranger's: what is copied from it stays in the folder that it is copied to."""
+    assert leads_out(name)
+    remote = Remote(uri)
+    remote.write("study.yaml", SPEC.to_yaml().encode())
+    if name.startswith("figures"):  # the storage in memory takes `..` at its word only below a folder
+        remote._fs.store[f"{remote._root}/{name}"] = remote._fs.store[f"{remote._root}/study.yaml"]
+        assert_refused(invoke("report", uri), "would lead out of a folder")
+
+
 def test_what_changed_is_published_and_what_is_gone_is_removed(uri: str, tmp_path: Path) -> None:
     machine = Machine(uri, tmp_path / "first")
     machine.drive()
@@ -408,9 +419,10 @@ def test_a_uri_without_a_study_is_refused_by_commands_that_look(uri: str) -> Non
 
 def test_the_mirror_ships_a_repaired_ledger_anew(uri: str, tmp_path: Path) -> None:
     remote = Remote(uri)
-    remote.write("trials.jsonl", b'{"trial": "a", "attack": "b", "seed": 0}\nno row\n')
+    row = b'{"trial": "a", "attack": "b", "seed": 0, "status": "ok"}\n'
+    remote.write("trials.jsonl", row + b"no row\n")
     mirror = Mirror(tmp_path, remote, lambda: None, print)
     mirror.fetch()
     with Ledger(tmp_path / "trials.jsonl"):
         mirror.flush()
-    assert remote.read("trials.jsonl") == b'{"trial": "a", "attack": "b", "seed": 0}\n'
+    assert remote.read("trials.jsonl") == row

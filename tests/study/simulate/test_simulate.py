@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import InMemoryStorage
 
@@ -272,6 +273,21 @@ def test_a_table_from_a_stranger_runs_no_code(table: Table, tmp_path: Path) -> N
     (tmp_path / "table.json").write_text(json.dumps(about))
     with pytest.raises(SpecError, match=r"table.json names the plug-in evil.py, which is not loaded"):
         read_table([tmp_path / "table.json"])
+
+
+@pytest.mark.parametrize("folder", ["/proc/self/cwd", "/dev/fd"])
+def test_a_study_from_a_stranger_runs_no_code_that_lies_beside_it(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path is absolute, and does not lie in the study's folder."""
+    (tmp_path / "study").mkdir()
+    (tmp_path / "evil.py").write_text("raise SystemExit('it ran')")
+    spec = yaml.safe_load(tiny_spec().to_yaml())
+    spec["plugins"] = [{"module": "evil", "path": f"{folder}/evil.py"}]
+    (tmp_path / "study" / "study.yaml").write_text(yaml.safe_dump(spec))
+    monkeypatch.chdir(tmp_path)
+    for command in ("show", "front", "report", "cite"):
+        assert_refused(invoke(command, "study"), "names the plug-in", "/evil.py")
 
 
 def test_noise_needs_settings_that_were_measured_twice(

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from study.spec.yaml_io import SpecError, dump_yaml, merge_assignments, parse_yaml, read_yaml_mapping
+from study.spec.yaml_io import (
+    SpecError,
+    dump_yaml,
+    merge_assignments,
+    parse_yaml,
+    read_yaml_mapping,
+    without_password,
+)
 
 FLOATS = [
     ("3e-4", 3e-4),
@@ -104,6 +111,12 @@ def test_a_bad_assignment_is_named_in_one_line(assignment: str, named: str) -> N
         (b"just text", "mapping"),
         (b"name: \xff\xfe", "cannot read"),
         (b"a: !!python/object/apply:os.getcwd []\n", "line 1"),
+        (
+            b"clean_fraction: 0.1\nname: x\nclean_fraction: 0.5\n",
+            "line 3, column 1: not valid YAML: clean_fraction stands",
+        ),
+        (b"search: {trials: 1, trials: 2}\n", "trials stands here twice"),
+        (b"a: " + b"[" * 3000, "not valid YAML"),
     ],
 )
 def test_a_broken_yaml_file_is_named_in_one_line(content: bytes, named: str, tmp_path: Path) -> None:
@@ -121,3 +134,26 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_yaml_mapping(tmp_path)
     with pytest.raises(SpecError, match=r"none\.yaml"):
         read_yaml_mapping(tmp_path / "none.yaml")
+
+
+def test_a_date_is_a_text_also_where_there_is_no_such_day(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("name: 2020-13-45\nother: 2020-01-02\n")
+    assert read_yaml_mapping(path) == {"name": "2020-13-45", "other": "2020-01-02"}
+    path.write_text(dump_yaml({"name": "2020-01-02"}))
+    assert read_yaml_mapping(path) == {"name": "2020-01-02"}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "secrets"),
+    [
+        ("postgresql://u:p%40ss@h/db", "postgresql://u:***@h/db", ("p%40ss", "p@ss")),
+        ("postgresql://h/db?user=u&password=s3cret", "postgresql://h/db?user=u&password=***", ("s3cret",)),
+        ("mysql://u:one@h/db?passwd=other1", "mysql://u:***@h/db?passwd=***", ("other1", "one")),
+        ("mysql://u:wh?o@h/db", "mysql://u:***@h/db", ("wh?o",)),
+        ("sqlite:///here.db", "sqlite:///here.db", ()),
+        ("journal", "journal", ()),
+    ],
+)
+def test_a_database_url_is_shown_without_its_passwords(url: str, shown: str, secrets: tuple[str, ...]) -> None:
+    assert without_password(url) == (shown, secrets)

@@ -86,11 +86,19 @@ def test_arrays_in_both_layouts_and_as_floats_are_the_same_images() -> None:
         (np.zeros((4, 16, 16, 3), np.uint8), np.zeros(3, int), "labels must be 4 whole numbers"),
         (np.zeros((4, 16, 16, 3), np.uint8), np.zeros(4), "labels must be 4 whole numbers"),
         (np.zeros((4, 16, 16, 3), np.uint8), np.full(4, -1), "labels must be 0 or more"),
+        (np.zeros((4, 16, 16, 3), np.uint8), np.full(4, 10**12), "labels must be below 1,000,000"),
+        (np.zeros((0, 16, 16, 3)), np.zeros(0, int), "holds no image"),
     ],
 )
 def test_other_arrays_are_refused(images: Any, labels: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         from_arrays(images, labels)
+
+
+def test_arrays_of_another_machines_byte_order_are_read() -> None:
+    images, labels = np.zeros((4, 3, 16, 16)), np.arange(4)
+    swapped = from_arrays(images.astype(">f4"), labels.astype(">i8"))
+    assert swapped.images.labels.tolist() == [0, 1, 2, 3]
 
 
 def _toy_part(keep: Any) -> Any:

@@ -53,13 +53,17 @@ class Tree(Protocol):
 
 
 @contextmanager
-def open_tree(name: str, path: Path) -> Iterator[Tree]:
-    """The tree at ``path``. Raises DataError, naming data set ``name``, where there is neither folder nor zip file."""
+def open_tree(name: str, path: Path, holds: str = "train/CLASS/* and test/CLASS/*") -> Iterator[Tree]:
+    """The tree at ``path``. Raises DataError, naming data set ``name``, where there is neither folder nor zip file.
+
+    Args:
+        holds: what must be in it, for the message.
+    """
     if path.is_dir():
         yield FolderTree(path)
         return
     if not path.exists():
-        raise DataError(f"{name}: {path} does not exist; give a folder or zip file with train/CLASS/* and test/CLASS/*")
+        raise DataError(f"{name}: {path} does not exist; give a folder or zip file with {holds}")
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
