@@ -79,7 +79,7 @@ class Importance:
 def importance(settings: pd.DataFrame, space: Space | None = None) -> Importance:
     """Importance over finished settings (rows of ``settings.candidates`` of one group), from their report-half values.
 
-    A collapsed model counts as the worst there is, as for the search: what its ASR is by accident explains nothing.
+    Settings with a collapsed model are on no front, and are left out where ASR and clean accuracy are explained.
 
     Args:
         space: what was searched, where some of its parameters belong to some settings alone: then the parameters are
@@ -106,12 +106,14 @@ def importance(settings: pd.DataFrame, space: Space | None = None) -> Importance
         )
     places = settings[["asr_search", "clean_accuracy_search"]].to_numpy(dtype=float, copy=True)
     places[settings["collapsed"].to_numpy(dtype=bool)] = WORST  # on no front, though its ASR may be 0 by accident
-    targets = {
-        "asr": settings["asr_told"].to_numpy(dtype=float),
-        "clean_accuracy": settings["clean_accuracy_told"].to_numpy(dtype=float),
-        "front": _domination_rank(places),
-    }
-    unequal = {name: values for name, values in targets.items() if np.ptp(values) > 0}
+    # What a ruined model's rates are explains nothing of the others', and one of them would outweigh all these.
+    sound = settings[["asr_report", "clean_accuracy_report"]].to_numpy(dtype=float, copy=True)
+    sound[settings["collapsed"].to_numpy(dtype=bool)] = np.nan
+    if ruined := int(settings["collapsed"].sum()):
+        one = "setting collapsed and is" if ruined == 1 else "settings collapsed and are"
+        notes.append(f"{ruined} {one} left out of ASR and clean accuracy, and on no front.")
+    targets = {"asr": sound[:, 0], "clean_accuracy": sound[:, 1], "front": _domination_rank(places)}
+    unequal = {name: values for name, values in targets.items() if _spread(values) > 0}
     evaluated = _evaluate(params[varied], unequal)
     shares: dict[str, dict[str, float]] = {}
     for name in targets:
@@ -142,7 +144,7 @@ def _branches(
         beside = [c for c in (*varied, *partial) if has.loc[own, c].all() and varies(params.loc[own, c])]
         # Those that the very same settings have are judged with it.
         alike = [c for c in partial if c in beside and (has[c].to_numpy(dtype=bool) == own).all()]
-        values = {name: one[own] for name, one in targets.items() if np.ptp(one[own]) > 0}
+        values = {name: one[own] for name, one in targets.items() if _spread(one[own]) > 0}
         shares = _evaluate(params.loc[own, beside], values) if alike else {}
         _, told = _resampled(params.loc[own, beside], {name: values[name] for name in shares if shares[name]})
         for name in (c[len(PARAM) :] for c in alike):
@@ -192,25 +194,45 @@ def _resampled(
 
 def _evaluate(params: pd.DataFrame, targets: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, dict[str, float]]:
     """The shares of the parameters for each of the targets; none where they explain nothing."""
-    if not targets:
-        return {}
+    found: dict[str, dict[str, float]] = {}
     with _quiet():
-        study = _study(params, targets)
-        return {name: _shares(study, place, _evaluator(name, len(params))) for place, name in enumerate(targets)}
+        for known, some in _by_rows(params, targets):
+            study = _study(known, some)
+            found |= {name: _shares(study, place, _evaluator(name, len(known))) for place, name in enumerate(some)}
+    return found
 
 
 def _trees(
     params: pd.DataFrame, targets: Mapping[str, np.ndarray[Any, Any]], seeds: Sequence[int]
 ) -> dict[str, list[dict[str, float]]]:
     """The same by single trees, one of each seed."""
-    if not targets:
-        return {}
+    found: dict[str, list[dict[str, float]]] = {}
     with _quiet():
-        study = _study(params, targets)
-        return {
-            name: [_shares(study, place, _evaluator(name, len(params), trees=1, seed=seed)) for seed in seeds]
-            for place, name in enumerate(targets)
-        }
+        for known, some in _by_rows(params, targets):
+            study = _study(known, some)
+            found |= {
+                name: [_shares(study, place, _evaluator(name, len(known), trees=1, seed=seed)) for seed in seeds]
+                for place, name in enumerate(some)
+            }
+    return found
+
+
+def _by_rows(
+    params: pd.DataFrame, targets: Mapping[str, np.ndarray[Any, Any]]
+) -> Iterator[tuple[pd.DataFrame, dict[str, np.ndarray[Any, Any]]]]:
+    """The settings whose targets are known, and these, once for all targets that are known of the same ones."""
+    groups: dict[bytes, list[str]] = {}
+    for name, values in targets.items():
+        groups.setdefault(np.isnan(values).tobytes(), []).append(name)
+    for names in groups.values():
+        known = ~np.isnan(targets[names[0]])
+        yield params[known], {name: targets[name][known] for name in names}
+
+
+def _spread(values: np.ndarray[Any, Any]) -> float:
+    """Greatest less least of the known values; 0 where none is known."""
+    known = values[~np.isnan(values)]
+    return float(np.ptp(known)) if len(known) else 0.0
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from study.results.dependence import FEWEST, PairDependence, pair_dependence
 from study.results.importance import Importance
 
 MOST_ROWS = 6  # searches, each of which has a row
+FEW_DECADES = 300  # greatest by least, up to which a logarithmic axis has room for numbers between the powers of ten
 RATE_NAMES = (("asr", "ASR"), ("clean_accuracy", "clean accuracy"))
 
 
@@ -43,7 +44,9 @@ def mesh(
         if is_log:
             axis.set(**{f"{side}scale": "log"})
             scale = getattr(axis, f"{side}axis")
-            scale.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            low, high = getattr(axis, f"get_{side}lim")()
+            subs = (1.0, 2.0, 5.0) if high < FEW_DECADES * low else (1.0,)  # else the numbers would overlap
+            scale.set_major_locator(LogLocator(subs=subs))
             scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             scale.set_minor_formatter(NullFormatter())
     axis.set(xlabel=names[0], ylabel=names[1], title=title)
