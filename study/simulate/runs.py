@@ -23,6 +23,7 @@ from study.simulate.clock import LedgerInMemory, Oracle, Trace, run_in_virtual_t
 from study.simulate.surrogate import Surrogate
 from study.simulate.table import Table
 from study.spec.load import make_spec, with_plugins
+from study.spec.over_attacks import MEAN
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError, merge_assignments
 from trainables.registry import nearest
@@ -102,6 +103,12 @@ def parse_variants(text: str) -> tuple[Variant, ...]:
 
 def check(question: Question) -> None:
     """Refuse, before anything runs, what cannot be simulated (SpecError)."""
+    rule = question.table.spec.search.aggregate
+    if question.per == "all" and rule != str(MEAN):
+        raise SpecError(
+            f"--per all: settings are scored by means here, and this study took the attacks together by {rule}; give "
+            "--per attack"
+        )
     for variant in question.variants:
         try:
             plan = question.plan(variant, 0)

@@ -250,6 +250,13 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, options: tuple[str,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_study_of_the_worst_case_is_not_simulated_by_means(table: Table) -> None:
+    worst = table.spec.model_copy(update={"search": table.spec.search.model_copy(update={"aggregate": "worst"})})
+    variants = parse_variants("tpe,random")
+    with pytest.raises(SpecError, match="this study took the attacks together by worst; give --per attack"):
+        check(Question(replace(table, spec=worst), {}, variants, 10, 2, 1, "all", noise=False))
+
+
 def test_a_place_that_is_no_table_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"a": 1}')
     assert_refused(invoke("simulate", tmp_path / "none"), "no such file or folder")
