@@ -63,7 +63,8 @@ def best_elsewhere(frame: pd.DataFrame, without: str = "", drop: float = 0.05) -
     settings = [_plain(settings_of(row)) for _, row in others.iterrows()]
     keys = [f"{d} {fingerprint(one)}" for d, one in zip(others["defense"], settings, strict=True)]
     status = true_status(others)
-    partly = set(pd.Series(keys, others.index)[(status == "failed") | others[DROPPED_BY].notna()])
+    dropped = others[DROPPED_BY].notna() if DROPPED_BY in others else False
+    partly = set(pd.Series(keys, others.index)[(status == "failed") | dropped])
     whole = np.array([key not in partly for key in keys], dtype=bool)
     measured = np.flatnonzero(status.isin(MEASURED).to_numpy() & whole)
     if not len(measured):

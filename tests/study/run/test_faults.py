@@ -27,7 +27,7 @@ from trainables.storage.store import Store
 pytestmark = pytest.mark.timeout(1800)  # whole studies, several times
 
 EXPECTED = ["badnets/none/baseline"] + [f"badnets/super_ft/{number:04d}" for number in range(8)]
-ROW = {"trial": "badnets/super_ft/0000", "attack": "badnets", "seed": 0}
+ROW = {"trial": "badnets/super_ft/0000", "attack": "badnets", "seed": 0, "status": "ok"}
 
 
 # -- the pieces: cheap, by default ----------------------------------------------------------------------------------
