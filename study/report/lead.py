@@ -171,10 +171,11 @@ def _example(attack: str, one: Verdict, name_attack: bool) -> str:
 
 
 def _names(pairs: Sequence[tuple[str, Verdict]]) -> str:
-    """Defenses by attack: ``abl, ft (badnets); nad (blended)``."""
+    """Defenses by attack: ``abl, ft (badnets); nad (blended)``; with the pick where it is not the one called tuned."""
     by_attack: dict[str, list[str]] = {}
     for attack, one in pairs:
-        by_attack.setdefault(_attack_words(attack, one), []).append(one.defense)
+        which = f", the pick with {pick_words(one.label)}" if one.label != TUNED else ""
+        by_attack.setdefault(_attack_words(attack, one), []).append(one.defense + which)
     return "; ".join(f"{escape(', '.join(names))} ({escape(attack)})" for attack, names in by_attack.items())
 
 

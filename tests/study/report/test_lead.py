@@ -57,6 +57,13 @@ def test_a_gain_within_the_intervals_is_called_possible_chance() -> None:
     )
 
 
+def test_a_pick_that_did_not_keep_its_lead_is_named() -> None:
+    """It was better on the search half, and is not the setting that the matrix calls tuned."""
+    lost = point(2, 0.0, 0.96, asr_report=0.0, clean_accuracy_report=0.93)
+    lead = _study([QUICKSTART[0] | {"asr_report": 0.1}, QUICKSTART[1], lost])
+    assert "less ASR for less clean accuracy: 1 – super_ft, the pick with least ASR at 5 points lost at most" in lead
+
+
 def test_losses_are_said_too() -> None:
     rows = [point(0, 0.1, 0.97, published=True, asr_search=0.3), point(1, 0.2, 0.96, asr_search=0.1)]
     rows[1]["clean_accuracy_search"] = 0.98
