@@ -50,9 +50,14 @@ def defender_counts(cell: Cell, dataset: Dataset) -> tuple[int, int]:
     return len(split.train), len(split.validation)
 
 
+def begins_with_fresh_head(defense: Defense, cell: Cell) -> bool:
+    """Whether the defender gets the model under a new head with random weights, and trains it."""
+    return cell.fresh_head and defense.owns is CleanData
+
+
 def check_head(defense: Defense, cell: Cell) -> None:
     """Refuse to hand a model under a random head to a defense that goes by its outputs (DataError)."""
-    if cell.fresh_head and defense.judges_outputs and defense.owns is CleanData:
+    if defense.judges_outputs and begins_with_fresh_head(defense, cell):
         raise DataError(
             f"defense {defense.name} goes by the outputs of the model that it is given, and scenario.head: fresh gives "
             "it a random head; use scenario.head: probe"

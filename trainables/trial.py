@@ -16,7 +16,7 @@ from trainables.aftermath import measure_aftermath
 from trainables.attacks.base import ATTACKS
 from trainables.data.images import DataError, Dataset
 from trainables.data.sources.base import SOURCES
-from trainables.defender_data import defender_images, source_key
+from trainables.defender_data import begins_with_fresh_head, defender_images, source_key
 from trainables.defenses.base import DEFENSES, Assets, CleanData, Defense, NoData, PoisonedData, Repair
 from trainables.defenses.none import NoDefense
 from trainables.evaluation.aftermath.settings import Aftermath
@@ -146,7 +146,7 @@ def run_trial(
         trainer.memo, trainer.task = memo, _task(cell, defense, dataset, victim, how)
     model = copy.deepcopy(victim.model).to(device)
     seed_dropout(model, trainer.generator("dropout"))
-    if cell.fresh_head and defense.owns is CleanData:
+    if begins_with_fresh_head(defense, cell):
         model.reset_head(trainer.generator("weights", "fresh-head"))
     assets, before = assets_for(defense, cell, dataset, victim, device), Snapshot.of(model)
     ready = clock()

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
+from study.spec.seeds import LARGEST_SEED
 from trainables.storage.remote import Place, RemoteError, as_place
 
 P = ParamSpec("P")
@@ -38,7 +39,7 @@ NOT_OURS = frozenset(
     }
 )
 
-SEED = click.IntRange(min=0, max=2**63 - 1)  # as `study.spec.schema.LARGEST_SEED`, which takes long to import
+SEED = click.IntRange(min=0, max=LARGEST_SEED)
 
 
 def bad_input_is_one_line(command: Callable[P, R]) -> Callable[P, R]:

@@ -316,7 +316,7 @@ class Forecast:
         return self.measured[kind.name].seconds_beside(round(1 / gpus) - 1 if 0 < gpus < 1 else 0, work(label))
 
     def _work(self, label: str) -> float:
-        """E of a trial under this label; of a search as its published setting."""
+        """E of a trial under this label; of a search as `Search.priced_settings`."""
         for search in self.plan.searches:
             if label in (search.label, search.confirm_label):
                 return trial_cost(search.cells[0], search.priced_settings(), self.data)

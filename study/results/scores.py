@@ -46,6 +46,12 @@ def counting(rows: Iterable[Row], absent: Collection[Victim] = ()) -> list[Row]:
     return [row for row in rows if row["status"] != NOT_IMPLANTED and victim_of(row) not in absent]
 
 
+def _whole(rows: Iterable[Row], absent: Collection[Victim]) -> list[Row]:
+    """The rows that count, where every one of them was measured; else none: over some cells no mean was asked."""
+    own = counting(rows, absent)
+    return own if all(row["status"] in MEASURED for row in own) else []
+
+
 def told_of(row: Row) -> Values:
     """(ASR, clean accuracy) of a measured trial as searches are told them; a collapsed model is the worst there is."""
     return WORST if row.get("collapsed") else (row["asr_search"], row["clean_accuracy_search"])
@@ -58,8 +64,7 @@ def scores(rows: Iterable[Row], absent: Collection[Victim] = ()) -> Values | Non
     worst (`told_of`), as a diverged one does: its ASR may be 0 by accident. None if a cell failed (a mean over the
     others, which may be the easier ones, is not what was asked), or if no cell has a backdoor.
     """
-    own = counting(rows, absent)
-    if not own or any(row["status"] not in MEASURED for row in own):
+    if not (own := _whole(rows, absent)):
         return None
     asr, accuracy = zip(*map(told_of, own), strict=True)
     return taken_together(own, asr, high_is_worst=True), taken_together(own, accuracy, high_is_worst=False)
@@ -80,8 +85,8 @@ def front_point(rows: Sequence[Row], absent: Collection[Victim] = ()) -> Values 
 
     None if a cell that counts failed, if its model collapsed, or if the setting was dropped in a race.
     """
-    sound = all(row["status"] in MEASURED and not row.get("collapsed") for row in counting(rows, absent))
-    return scores(rows, absent) if sound and not any(row.get(DROPPED_BY) for row in rows) else None
+    collapsed = any(row.get("collapsed") for row in counting(rows, absent))
+    return None if collapsed or any(row.get(DROPPED_BY) for row in rows) else scores(rows, absent)
 
 
 def accuracy_drop(rows: Iterable[Row], absent: Collection[Victim] = ()) -> float | None:
@@ -89,11 +94,8 @@ def accuracy_drop(rows: Iterable[Row], absent: Collection[Victim] = ()) -> float
 
     None where `scores` is, or a row does not tell the accuracy before (made-up ones).
     """
-    own = counting(rows, absent)
-    if any(row["status"] not in MEASURED for row in own):
-        return None
     drops = []
-    for row in own:
+    for row in (own := _whole(rows, absent)):
         if (before := accuracy_before(row)) is None:
             return None
         drops.append(before - told_of(row)[1])

@@ -64,7 +64,7 @@ class FirstPoints:
         """Of each setting of other studies its fingerprint and the study; the published point is nobody's."""
         found: dict[str, str] = {}
         for point in self._warm:
-            found.setdefault(fingerprint(self._search.decided(self._search.settings(point.params))), point.origin)
+            found.setdefault(self._fingerprint(point), point.origin)
         if self._published:
             found.pop(fingerprint(self._search.decided(self._search.published_settings())), None)
         return found
@@ -75,9 +75,12 @@ class FirstPoints:
         there = {fingerprint(one.system_attrs["fixed_params"]) for one in stored if "fixed_params" in one.system_attrs}
         there |= {fingerprint(self._search.paper_params())} if self._published else set()
         for point in self._warm:
-            settings = self._search.decided(self._search.settings(point.params))
-            if fingerprint(point.params) not in there and fingerprint(settings) not in known:
+            if fingerprint(point.params) not in there and self._fingerprint(point) not in known:
                 self._add(point.params, {WARM_START: point.origin})
+
+    def _fingerprint(self, point: WarmPoint) -> str:
+        """Of the settings that the point is in this search."""
+        return fingerprint(self._search.decided(self._search.settings(point.params)))
 
     @property
     def _search(self) -> Search:

@@ -20,6 +20,7 @@ from study.spec.plugins import load_plugins
 from study.spec.resolved import Resolved, ResolvedAttack, ResolvedBaseline, ResolvedSearch
 from study.spec.samplers import check_conditions
 from study.spec.search import SearchSpec
+from study.spec.seeds import LARGEST_SEED
 from study.spec.trackers import TRACKERS
 from study.spec.yaml_io import SpecError, dump_yaml, without_password
 from trainables.attacks.base import ATTACKS
@@ -57,8 +58,6 @@ MAY_CHANGE = (
 )
 
 
-# Columns of a ledger are whole numbers of 64 bits.
-LARGEST_SEED = 2**63 - 1
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 

@@ -30,9 +30,11 @@ class _Loader(yaml.SafeLoader):
         seen = set[Any]()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+            if not isinstance(key, Hashable):  # refused below
+                continue
+            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(None, None, f"{key} stands here twice", key_node.start_mark)
-            seen |= {key} if isinstance(key, Hashable) else set()
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -64,7 +66,7 @@ def parse_yaml(text: str, origin: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise SpecError(f"{origin}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
-    except (ValueError, RecursionError) as error:  # a date that there is not; brackets without end
+    except (ValueError, RecursionError) as error:  # `!!timestamp` of no day, `!!int` of no number; brackets without end
         raise SpecError(f"{origin}: not valid YAML: {error}") from error
 
 

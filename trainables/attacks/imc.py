@@ -137,11 +137,7 @@ class IMC(Attack):
             model,
             train,
             purpose="model-steps",
-            steps=steps,
-            lr_at=again.lr_at(len(train)),
-            batch_size=recipe.batch_size,
-            optimizer=recipe.updater(),
-            augmentation=trainer.augmentation(),
+            **trainer.by_recipe(again, len(train)),
             transform=with_copies,
             after_step=between,
         )

@@ -301,4 +301,4 @@ def _paste(trigger: InputAwareTrigger, images: Tensor, donors: Tensor) -> Tensor
     """Quantised copies of uint8 ``images`` with the triggers of ``donors``."""
     pairs = zip(in_parts(images, STAMP_BATCH), in_parts(donors, STAMP_BATCH), strict=True)
     parts = [quantise(trigger.paste(to_float(own), to_float(other))).contiguous() for own, other in pairs]
-    return torch.cat(parts) if parts else images.clone()
+    return torch.cat(parts)
