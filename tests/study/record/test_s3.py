@@ -210,7 +210,7 @@ def test_in_the_end_there_is_what_a_local_folder_holds(killed: SimpleNamespace) 
 
 @pytest.mark.cluster
 def test_no_victim_is_trained_twice_by_two_nodes(bucket: str, place: Place) -> None:
-    """Each node has its own cache, as two machines have."""
+    """Each node has its own cache, as two machines have. Two of the trials end only once both nodes have one."""
     nodes_place = dataclasses.replace(place, folder=place.folder / "two")
     uri, store = f"{bucket}/runs/two", f"{bucket}/store-of-two"
     before = dict(os.environ)
@@ -221,15 +221,16 @@ def test_no_victim_is_trained_twice_by_two_nodes(bucket: str, place: Place) -> N
             os.environ["SUPERFT_CACHE"] = str(place.folder / f"cache-node-{number}")
             nodes.add()
         spec = nodes_place.spec(
-            "two", attacks=["badnets", "blended"], search={"trials": 4, "startup_trials": 2},
-            defense=SLOW_ENOUGH, width=WIDE_ENOUGH,
+            "two", attacks=["badnets", "blended"], baselines=["none", "meets"],
+            search={"trials": 4, "startup_trials": 2}, defense=SLOW_ENOUGH, width=WIDE_ENOUGH,
         )  # fmt: skip
-        done = nodes_place.run("run", spec, "--out", uri, "--store", store, "--address", nodes.address, timeout=500)
+        where = ("--out", uri, "--store", store, "--address", nodes.address)
+        done = nodes_place.run("run", spec, *where, plug_in=True, timeout=500)
         assert done.code == 0, done.stderr
         trained = [line for line in done.stderr.splitlines() if "trained in" in line]
         assert len(trained) == 3, done.stderr
-        assert len(rows_at(uri)) == 10
-        assert len({row["node"] for row in rows_at(uri)}) == 2
+        assert len(rows_at(uri)) == 12
+        assert len({row["node"] for row in rows_at(uri) if row["defense"] == "meets"}) == 2
         copies = [list((place.folder / f"cache-node-{number}").glob("*/*/artifact.json")) for number in (1, 2)]
         assert all(copies), "both nodes worked on copies of their own"
         assert len({path.read_bytes() for path in [*copies[0], *copies[1]]}) == 3, "of the same three victims"
