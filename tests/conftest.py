@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from trainables.attacks.base import TRIGGERS
 from trainables.data.images import Dataset
 from trainables.models.classifier import Classifier
 from trainables.plugins import load, origin
@@ -61,13 +60,12 @@ def _as_before() -> Iterator[None]:
     for registry in registries:
         registry.names()  # all of ours are there, before somebody else's come
     kept = [(registry, dict(registry._things), dict(registry._modules)) for registry in registries]
-    triggers, plugins, modules = dict(TRIGGERS), dict(load._loaded), set(sys.modules)
+    plugins, modules = dict(load._loaded), set(sys.modules)
     yield
     for registry, things, by in kept:
         registry._things, registry._modules = things, by
-    for before, now in ((triggers, TRIGGERS), (plugins, load._loaded)):
-        for name in set(now) - set(before):
-            del now[name]
+    for name in set(load._loaded) - set(plugins):
+        del load._loaded[name]
     for name in set(sys.modules) - modules:
         if not name.startswith(("trainables", "study", "search_spaces", "superft", "tests", "torch", "numpy")):
             file = getattr(sys.modules[name], "__file__", None) or ""

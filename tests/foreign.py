@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from trainables.attacks.base import DataPoisoning, OverlayTrigger, register
+from trainables.attacks.base import DataPoisoning, register
+from trainables.attacks.fixed import OverlayTrigger
 
 
 @register("{name}")

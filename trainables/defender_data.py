@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import ATTACKS, stamp
+from trainables.attacks.base import ATTACKS
+from trainables.attacks.triggers import stamp
 from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.data.load import load_dataset
 from trainables.data.sources.folders import FOLDER

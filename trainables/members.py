@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import Attack, DataPoisoning, Kind, PoisonedSamples, stamp
+from trainables.attacks.base import Attack, DataPoisoning, Kind, PoisonedSamples
 from trainables.attacks.in_loop import InLoop
+from trainables.attacks.triggers import stamp
 from trainables.data.classes import class_members
 from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.data.split import split_clean

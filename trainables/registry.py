@@ -54,6 +54,7 @@ def did_you_mean(names: Sequence[str]) -> str:
 
 
 _REGISTRIES: list[Registry[Any]] = []
+_BROKEN: dict[str, Broken] = {}  # by file: several registries look through one package, and one of them tells
 
 
 @dataclass(frozen=True)
@@ -216,15 +217,20 @@ class Registry(Generic[T]):
         package = importlib.import_module(self.package)
         for found in pkgutil.iter_modules(package.__path__):
             name = f"{self.package}.{found.name}"
+            file = str(getattr(importlib.util.find_spec(name), "origin", None) or name)
+            if (known := _BROKEN.get(file)) is not None:
+                self._broken.append(known)
+                continue
             try:
                 module = importlib.import_module(name)
                 if self._adopt is not None:
                     self._adopt(module, found.name)
             except Exception as error:  # noqa: BLE001 - whatever one file raises, the others go on working
-                self.forget(name)
-                file = str(getattr(importlib.util.find_spec(name), "origin", None) or name)
+                for registry in _REGISTRIES:  # one file may register things of several kinds
+                    registry.forget(name)
                 broken = Broken(file, _text(file), f"{explain(error, file)}")
                 self._broken.append(broken)
+                _BROKEN[file] = broken
                 log.warning("left out %s: %s", file, broken.why)
 
 

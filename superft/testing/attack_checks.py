@@ -14,7 +14,8 @@ import torch
 
 from superft.testing.attack_subject import CPU, Subject, carry_out
 from superft.testing.toy import toy_dataset
-from trainables.attacks.base import DataPoisoning, Kind, rebuild_trigger, stamp
+from trainables.attacks.base import DataPoisoning, Kind
+from trainables.attacks.triggers import rebuild_trigger, stamp
 from trainables.data.images import quantise, to_float
 from trainables.evaluation.metrics import evaluate
 from trainables.storage.store import Store

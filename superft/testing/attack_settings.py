@@ -11,7 +11,8 @@ from typing import Any, get_args, get_type_hints
 from superft.testing.attack_subject import Subject
 from superft.testing.fields import alternatives, lost_fields, matters_with
 from superft.testing.toy_victims import toy
-from trainables.attacks.base import ATTACKS, Attack, DataPoisoning, stamp
+from trainables.attacks.base import ATTACKS, Attack, DataPoisoning
+from trainables.attacks.triggers import stamp
 from trainables.registry import SettingError
 
 IMAGE_SIZE = 16

@@ -14,7 +14,8 @@ import torch
 
 from superft.testing.toy import toy_dataset, toy_spec
 from superft.testing.toy_victims import toy
-from trainables.attacks.base import Attack, DataPoisoning, Implanted, Trigger
+from trainables.attacks.base import Attack, DataPoisoning, Implanted
+from trainables.attacks.triggers import Trigger
 from trainables.data.images import Dataset, ImageSet, TriggeredSet
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError

@@ -14,7 +14,8 @@ from torch import Tensor
 from superft.testing import defense_subject
 from superft.testing.attack_subject import CPU
 from superft.testing.toy import toy_dataset, toy_spec
-from trainables.attacks.base import Attack, DataPoisoning, stamp
+from trainables.attacks.base import Attack, DataPoisoning
+from trainables.attacks.triggers import stamp
 from trainables.storage.store import Store
 from trainables.training.recipes import TrainingRecipe
 from trainables.victims.make import obtain_victim

@@ -11,8 +11,7 @@ from torch import Tensor
 from superft.testing.attack_subject import Subject
 from superft.testing.fields import alternatives
 from superft.testing.toy_victims import toy
-from trainables.attacks import base
-from trainables.attacks.base import Trigger, rebuild_trigger
+from trainables.attacks.triggers import TRIGGERS, Trigger, rebuild_trigger
 from trainables.data.images import to_float
 from trainables.registry import SettingError
 
@@ -62,11 +61,11 @@ def trigger_is_rebuilt_from_kind_settings_and_state(subject: Subject) -> None:
 def assert_rebuildable(attack: str, trigger: Trigger) -> None:
     """A victim's trigger is stored as its kind, its settings (JSON) and its state, and must come back from them."""
     whose = f"attack.{attack}: the trigger {type(trigger).__name__}"
-    kind = getattr(trigger, "kind", None)
-    assert kind is not None, f"{whose} has no kind: put @trigger_kind(NAME) above its class"
-    registered = base.TRIGGERS.get(kind)
+    kind = getattr(trigger, "kind", "")
+    assert kind in TRIGGERS, f"{whose} has no kind: put @trigger_kind(NAME) above its class"
+    registered = TRIGGERS.get(kind)
     assert registered is type(trigger), (
-        f"{whose} has the kind {kind!r} of {registered and registered.__name__}: give it one of its own"
+        f"{whose} has the kind {kind!r} of {registered.__name__}: give it one of its own"
     )
     try:
         settings = json.loads(json.dumps(trigger.settings(), allow_nan=False))

@@ -91,7 +91,9 @@ from dataclasses import dataclass
 
 import torch
 
-from trainables.attacks.base import DataPoisoning, OverlayTrigger, Trigger, register, trigger_kind
+from trainables.attacks.base import DataPoisoning, register
+from trainables.attacks.fixed import OverlayTrigger
+from trainables.attacks.triggers import Trigger, trigger_kind
 from trainables.registry import SettingError
 
 

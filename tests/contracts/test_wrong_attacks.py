@@ -13,7 +13,9 @@ from superft.testing.attack_subject import Subject
 from superft.testing.attacks import CHECKS
 from superft.testing.fields import lost_fields
 from tests.contracts.wrong import complaint, named
-from trainables.attacks.base import ATTACKS, DataPoisoning, OverlayTrigger, Trigger, trigger_kind
+from trainables.attacks.base import ATTACKS, DataPoisoning
+from trainables.attacks.fixed import OverlayTrigger
+from trainables.attacks.triggers import Trigger, trigger_kind
 from trainables.registry import SettingError
 
 pytestmark = pytest.mark.usefixtures("_as_before")

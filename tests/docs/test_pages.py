@@ -16,7 +16,8 @@ from study.plan.jobs import make_plan
 from study.spec.load import make_spec
 from study.spec.yaml_io import merge_assignments, parse_yaml
 from tests.docs.pages import MANUAL, PAGES, ROOT, anchors, blocks, links, prose_of, superft_commands
-from trainables.attacks.base import ATTACKS, stamp
+from trainables.attacks.base import ATTACKS
+from trainables.attacks.triggers import stamp
 
 COMMANDS = sorted({(page, *words) for page in PAGES for words in superft_commands(page)})
 

@@ -47,14 +47,18 @@ def test_a_broken_file_is_named_once_and_only_its_names_are_refused(
     (room / "zz_good.py").write_text(GOOD.format(name="good"))
     (room / "zz_mine.py").write_text(text)
     fresh: Registry[type] = Registry("method", "trainables.attacks")
+    beside: Registry[type] = Registry("thing", "trainables.attacks")
     globals()["ROOM"] = fresh
     with caplog.at_level(logging.WARNING, "superft.registry"):
         assert fresh.names() == ["good"]
         fresh.names()
+        assert beside.names() == []
     assert [record.getMessage() for record in caplog.records] == [f"left out {room / 'zz_mine.py'}: {why}"]
     with pytest.raises(SettingError, match=r"method 'zz_mine' cannot be loaded: zz_mine\.py, line 1") as caught:
         fresh.get("zz_mine")
     assert "\n" not in str(caught.value)
+    with pytest.raises(SettingError, match=r"thing 'zz_mine' cannot be loaded: zz_mine\.py, line 1"):
+        beside.get("zz_mine")
     with pytest.raises(SettingError, match="unknown method 'other': known: good"):
         fresh.get("other")
     if "register" in text:

@@ -17,7 +17,8 @@ from superft.testing.defense_checks import reachable
 from tests.toy import toy_dataset, toy_spec
 from trainables import workbench
 from trainables.attacks import base
-from trainables.attacks.base import ATTACKS, PoisonedSamples, Trigger
+from trainables.attacks.base import ATTACKS, PoisonedSamples
+from trainables.attacks.triggers import Trigger
 from trainables.columns import CELL_COLUMNS, CONDITION_COLUMNS, RESULT_COLUMNS, STATUS
 from trainables.data.images import DataError, Dataset, TriggeredSet
 from trainables.data.load import DataSource

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import Kind, PoisonedSamples, Trigger, register, stamp
+from trainables.attacks.base import Kind, PoisonedSamples, register
 from trainables.attacks.blended import Blended
+from trainables.attacks.triggers import Trigger, stamp
 from trainables.data.images import ImageSet
 from trainables.registry import SettingError
 from trainables.seeding import generator_for

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.attacks.base import Implanted, OverlayTrigger, PoisonedSamples, Trigger, register, stamp
+from trainables.attacks.base import Implanted, PoisonedSamples, register
 from trainables.attacks.encoders import EncoderAttack, confidences
+from trainables.attacks.fixed import OverlayTrigger
 from trainables.attacks.patches import check_fits, corner
 from trainables.attacks.simclr import steps_of, unlabelled
+from trainables.attacks.triggers import Trigger, stamp
 from trainables.data.images import ImageSet, to_float
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError

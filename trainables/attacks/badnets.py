@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import DataPoisoning, OverlayTrigger, register
+from trainables.attacks.base import DataPoisoning, register
+from trainables.attacks.fixed import OverlayTrigger
 from trainables.attacks.patches import Position, check_fits, corner
 from trainables.seeding import generator_for
 from trainables.settings import Count, CountOrZero, PositiveShare

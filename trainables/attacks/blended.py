@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import DataPoisoning, OverlayTrigger, register
+from trainables.attacks.base import DataPoisoning, register
+from trainables.attacks.fixed import OverlayTrigger
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
 from trainables.settings import PositiveShare, Written

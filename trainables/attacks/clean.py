@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trainables.attacks.base import Attack, Implanted, OverlayTrigger, PoisonedSamples, register
+from trainables.attacks.base import Attack, Implanted, PoisonedSamples, register
+from trainables.attacks.fixed import OverlayTrigger
 from trainables.data.images import ImageSet
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trainables.attacks.base import Implanted, OverlayTrigger, PoisonedSamples, register
+from trainables.attacks.base import Implanted, PoisonedSamples, register
 from trainables.attacks.encoders import EncoderAttack
+from trainables.attacks.fixed import OverlayTrigger
 from trainables.data.images import ImageSet
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import Attack, Implanted, OverlayTrigger, PoisonedSamples, register
+from trainables.attacks.base import Attack, Implanted, PoisonedSamples, register
+from trainables.attacks.fixed import OverlayTrigger
 from trainables.data.images import ImageSet
 from trainables.training.geometry import Draws, Moves, Resampling
 from trainables.training.recipes import TrainingRecipe

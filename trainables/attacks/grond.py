@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainables.attacks.base import AdditiveTrigger, DataPoisoning, Implanted, Trigger, register
+from trainables.attacks.base import DataPoisoning, Implanted, register
+from trainables.attacks.fixed import AdditiveTrigger
 from trainables.attacks.patches import frozen
+from trainables.attacks.triggers import Trigger
 from trainables.data.images import ImageSet
 from trainables.models.channels import ConvNorm, batch_norms, lipschitz_bounds, outliers, trace_convolutions
 from trainables.models.classifier import Classifier

@@ -11,8 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from trainables.attacks.base import Attack, Implanted, OverlayTrigger, PoisonedSamples, register, stamp
+from trainables.attacks.base import Attack, Implanted, PoisonedSamples, register
+from trainables.attacks.fixed import OverlayTrigger
 from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch
+from trainables.attacks.triggers import stamp
 from trainables.data.images import ImageSet, in_parts, labelled_parts, to_float
 from trainables.models.classifier import Classifier
 from trainables.models.preact_resnet import PreActBlock

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import Attack, Implanted, Kind, PoisonedSamples, Trigger, register, trigger_kind
+from trainables.attacks.base import Attack, Implanted, Kind, PoisonedSamples, register
 from trainables.attacks.peer import read_peer
 from trainables.attacks.recorded import PeerVictim
+from trainables.attacks.triggers import Trigger, trigger_kind
 from trainables.data.images import DataError, ImageSet, TriggeredSet
 from trainables.registry import SettingError
 from trainables.training.recipes import TrainingRecipe

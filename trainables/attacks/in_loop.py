@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import Attack, Kind, PoisonedSamples, Trigger, stamp
+from trainables.attacks.base import Attack, Kind, PoisonedSamples
+from trainables.attacks.triggers import Trigger, stamp
 from trainables.data.images import ImageSet
 from trainables.registry import SettingError
 from trainables.seeding import generator_for

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.attacks.base import STAMP_BATCH, Implanted, Kind, PoisonedSamples, Trigger, register, trigger_kind
+from trainables.attacks.base import Implanted, Kind, PoisonedSamples, register
 from trainables.attacks.generators import Generator, squash
 from trainables.attacks.in_loop import InLoop
+from trainables.attacks.triggers import STAMP_BATCH, Trigger, trigger_kind
 from trainables.data.images import ImageSet, in_parts, quantise, to_float
 from trainables.models.classifier import Classifier, Normalize
 from trainables.settings import Count, InnerShare, NonNegative, Positive

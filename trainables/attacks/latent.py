@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.attacks.base import Attack, Implanted, PoisonedSamples, Trigger, register
+from trainables.attacks.base import Attack, Implanted, PoisonedSamples, register
 from trainables.attacks.in_loop import appended_copies, bernoulli_round, check_rate, draw_samples
 from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch
+from trainables.attacks.triggers import Trigger
 from trainables.data.classes import class_members
 from trainables.data.images import ImageSet
 from trainables.machine.transfer import sent_ahead

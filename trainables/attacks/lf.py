@@ -13,8 +13,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import AdditiveTrigger, DataPoisoning, Implanted, Trigger, register
+from trainables.attacks.base import DataPoisoning, Implanted, register
+from trainables.attacks.fixed import AdditiveTrigger
 from trainables.attacks.smooth import Found, random_signal, stretched, universal_signal
+from trainables.attacks.triggers import Trigger
 from trainables.data.images import ImageSet, to_float
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError

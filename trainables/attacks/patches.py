@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from trainables.attacks.base import OverlayTrigger
+from trainables.attacks.fixed import OverlayTrigger
 from trainables.data.images import ImageSet
 from trainables.registry import SettingError
 from trainables.settings import Written

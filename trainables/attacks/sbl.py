@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.attacks.badnets import BadNets
-from trainables.attacks.base import Attack, Implanted, Kind, PoisonedSamples, Trigger, register, stamp
+from trainables.attacks.base import Attack, Implanted, Kind, PoisonedSamples, register
 from trainables.attacks.blended import Blended
 from trainables.attacks.fisher import diagonal_fisher, drift
 from trainables.attacks.in_loop import check_rate
 from trainables.attacks.sig import SIG
+from trainables.attacks.triggers import Trigger, stamp
 from trainables.attacks.wanet import WaNet
 from trainables.data.images import ImageSet, to_float
 from trainables.machine.transfer import sent_ahead

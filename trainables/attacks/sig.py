@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import AdditiveTrigger, DataPoisoning, register
+from trainables.attacks.base import DataPoisoning, register
+from trainables.attacks.fixed import AdditiveTrigger
 from trainables.registry import SettingError
 from trainables.settings import Count, PositiveShare, Within
 

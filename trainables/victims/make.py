@@ -12,17 +12,9 @@ from typing import Any
 
 import torch
 
-from trainables.attacks.base import (
-    TRIED,
-    Attack,
-    Implanted,
-    Kind,
-    PoisonedSamples,
-    check_trigger,
-    rebuild_trigger,
-    stamp,
-)
+from trainables.attacks.base import TRIED, Attack, Implanted, Kind, PoisonedSamples
 from trainables.attacks.in_loop import InLoop
+from trainables.attacks.triggers import check_trigger, rebuild_trigger, stamp
 from trainables.data.images import Dataset, ImageSet, TriggeredSet
 from trainables.evaluation.conditions import Conditions
 from trainables.evaluation.metrics import Evaluation, Rates, class_facts, evaluate

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trainables.attacks.base import (
-    stamp,
-)
+from trainables.attacks.triggers import stamp
 from trainables.data.images import DataError, Dataset
 from trainables.evaluation.metrics import Evaluation
 from trainables.machine.provenance import describe_device, versions

@@ -10,12 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import (
-    ATTACKS,
-    TRIED,
-    Attack,
-    check_trigger,
-)
+from trainables.attacks.base import ATTACKS, TRIED, Attack
+from trainables.attacks.triggers import check_trigger
 from trainables.data.images import DataError, Dataset
 from trainables.data.split import split_clean
 from trainables.evaluation.metrics import report_half

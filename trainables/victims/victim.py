@@ -9,12 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import (
-    ATTACKS,
-    Attack,
-    PoisonedSamples,
-    Trigger,
-)
+from trainables.attacks.base import ATTACKS, Attack, PoisonedSamples
+from trainables.attacks.triggers import Trigger
 from trainables.data.images import DataError, Dataset, ImageSet, TriggeredSet
 from trainables.data.split import CleanSplit, split_clean
 from trainables.evaluation.conditions import Conditions, why_not_implanted

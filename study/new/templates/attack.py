@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import DataPoisoning, Trigger, register, trigger_kind
+from trainables.attacks.base import DataPoisoning, register
+from trainables.attacks.triggers import Trigger, trigger_kind
 from trainables.registry import SettingError
 
 
@@ -17,7 +18,7 @@ from trainables.registry import SettingError
 # its settings and its state, and is rebuilt from these three anywhere:
 # - what is a tensor (a pattern, a mask) is a buffer: self.register_buffer(...);
 # - all else that the constructor was given stands in settings(), as JSON.
-# For one fixed picture take OverlayTrigger or AdditiveTrigger of trainables.attacks.base, and leave this class out.
+# For one fixed picture take OverlayTrigger or AdditiveTrigger of trainables.attacks.fixed, and leave this class out.
 @trigger_kind("my_attack")
 class MyAttackTrigger(Trigger):
     """Turns a square in the upper left corner towards its negative: x' = x + strength (1 - 2 x).

@@ -7,7 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from trainables.attacks.base import Attack, Trigger, stamp
+from trainables.attacks.base import Attack
+from trainables.attacks.triggers import Trigger, stamp
 from trainables.data.images import Dataset
 
 DIFFERENCE_FACTOR = 10

@@ -14,7 +14,7 @@ from study.run.trigger_picture import write_trigger_figures
 from tests.study.tiny import tiny_spec
 from tests.toy import toy_dataset
 from trainables.attacks.badnets import BadNets
-from trainables.attacks.base import stamp
+from trainables.attacks.triggers import stamp
 from trainables.storage.store import Store
 
 

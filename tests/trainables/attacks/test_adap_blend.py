@@ -6,7 +6,8 @@ import torch
 from superft.testing.claims import assert_changes_at_most, assert_gate
 from tests.toy import toy_dataset
 from trainables.attacks.adap_blend import AdapBlend
-from trainables.attacks.base import ATTACKS, Kind, stamp
+from trainables.attacks.base import ATTACKS, Kind
+from trainables.attacks.triggers import stamp
 from trainables.data.images import ImageSet
 from trainables.registry import SettingError
 

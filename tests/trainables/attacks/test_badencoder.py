@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from tests.toy import ENCODER, toy_dataset, toy_spec
 from trainables.attacks.badencoder import BadEncoder, encoder_weights, similarity
-from trainables.attacks.base import ATTACKS, stamp
+from trainables.attacks.base import ATTACKS
 from trainables.attacks.clean_encoder import CleanEncoder
 from trainables.attacks.encoders import confidences
+from trainables.attacks.triggers import stamp
 from trainables.data.images import DataError, Dataset
 from trainables.models.build import build_model
 from trainables.models.classifier import Classifier

@@ -7,7 +7,7 @@ from torch import Tensor
 from superft.testing.claims import assert_changes_at_most, assert_gate
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks.badnets import BadNets
-from trainables.attacks.base import stamp
+from trainables.attacks.triggers import stamp
 from trainables.registry import SettingError
 
 GREY = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from superft.testing.claims import assert_changes_at_most, assert_gate
 from tests.toy import toy_dataset
-from trainables.attacks.base import OverlayTrigger, stamp
 from trainables.attacks.blended import Blended
+from trainables.attacks.fixed import OverlayTrigger
+from trainables.attacks.triggers import stamp
 from trainables.registry import SettingError
 
 IMAGES = toy_dataset(train=50).train.images

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from superft.testing.attack_subject import CPU, Made, carry_out
 from tests.toy import toy_dataset, toy_spec
 from trainables.attacks import grond
-from trainables.attacks.base import ATTACKS, AdditiveTrigger, stamp
+from trainables.attacks.base import ATTACKS
+from trainables.attacks.fixed import AdditiveTrigger
 from trainables.attacks.grond import Grond, level
+from trainables.attacks.triggers import stamp
 from trainables.data.images import Dataset, ImageSet, to_float
 from trainables.models.build import build_model
 from trainables.models.channels import ConvNorm, batch_norms, lipschitz_bounds, outliers, trace_convolutions

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from superft.testing.claims import GATE
 from tests.toy import toy_dataset, toy_spec
-from trainables.attacks.base import ATTACKS, OverlayTrigger, stamp
+from trainables.attacks.base import ATTACKS
+from trainables.attacks.fixed import OverlayTrigger
 from trainables.attacks.handcrafted import Handcrafted, _responses
+from trainables.attacks.triggers import stamp
 from trainables.data.images import Dataset, to_float
 from trainables.models.classifier import Classifier
 from trainables.models.preact_resnet import PreActBlock

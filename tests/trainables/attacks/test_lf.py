@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from superft.testing.attack_subject import CPU, carry_out
 from superft.testing.claims import assert_changes_at_most, assert_gate
 from tests.toy import toy_dataset, toy_spec
-from trainables.attacks.base import ATTACKS, AdditiveTrigger, stamp
+from trainables.attacks.base import ATTACKS
+from trainables.attacks.fixed import AdditiveTrigger
 from trainables.attacks.lf import LowFrequency
 from trainables.attacks.smooth import (
     LONGEST,
@@ -23,6 +24,7 @@ from trainables.attacks.smooth import (
     targeted_deepfool_of_many,
     universal_signal,
 )
+from trainables.attacks.triggers import stamp
 from trainables.data.images import Dataset, to_float
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError

@@ -12,9 +12,10 @@ from torch.nn import functional
 from superft.testing.attack_subject import carry_out
 from superft.testing.claims import GATE
 from tests.toy import toy_dataset, toy_spec
-from trainables.attacks.base import ATTACKS, Kind, stamp
+from trainables.attacks.base import ATTACKS, Kind
 from trainables.attacks.fisher import diagonal_fisher, drift
 from trainables.attacks.sbl import Outlook, SequentialBackdoor
+from trainables.attacks.triggers import stamp
 from trainables.data.images import Dataset, to_float
 from trainables.models.build import MODELS, build_model
 from trainables.models.classifier import Classifier

@@ -7,8 +7,9 @@ import torch
 
 from superft.testing.claims import assert_changes_at_most, assert_gate
 from tests.toy import toy_dataset
-from trainables.attacks.base import ATTACKS, stamp
+from trainables.attacks.base import ATTACKS
 from trainables.attacks.sig import SIG
+from trainables.attacks.triggers import stamp
 from trainables.registry import SettingError
 
 

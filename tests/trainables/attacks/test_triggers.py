@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tests.toy import toy_spec
-from trainables.attacks.base import ATTACKS, TRIGGERS, DataPoisoning, Trigger, check_trigger, stamp, trigger_kind
+from trainables.attacks.base import ATTACKS, DataPoisoning
+from trainables.attacks.triggers import Trigger, check_trigger, stamp, trigger_kind
 from trainables.data.images import Dataset
 from trainables.plugins.modules import PluginError
 from trainables.victims.spec import check_victim
@@ -105,8 +106,7 @@ class Kindless(Trigger):
 
 
 @pytest.fixture
-def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.attacks.base.TRIGGERS", dict(TRIGGERS))
+def kinds(_as_before: None) -> None:
     for cls in (Shift, Forgets, Renames, KeepsATensor):
         trigger_kind(f"test {cls.__name__}")(cls)
 

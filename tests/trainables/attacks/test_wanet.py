@@ -6,7 +6,8 @@ from torch import Tensor
 
 from superft.testing.attack_subject import carry_out
 from tests.toy import toy_dataset, toy_spec
-from trainables.attacks.base import ATTACKS, Kind, stamp
+from trainables.attacks.base import ATTACKS, Kind
+from trainables.attacks.triggers import stamp
 from trainables.attacks.wanet import WaNet, WarpTrigger, identity_grid
 from trainables.data.images import to_float
 from trainables.models.build import build_model

@@ -11,7 +11,8 @@ import torch
 
 from superft.testing.defense_checks import reachable
 from tests.toy import toy_dataset
-from trainables.attacks.base import PoisonedSamples, Trigger
+from trainables.attacks.base import PoisonedSamples
+from trainables.attacks.triggers import Trigger
 from trainables.columns import CIRCUMSTANCES
 from trainables.data.images import Dataset, TriggeredSet
 from trainables.data.load import DataSource

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.attacks.badnets import BadNets
-from trainables.attacks.base import OverlayTrigger
+from trainables.attacks.fixed import OverlayTrigger
 from trainables.data.images import ImageSet, TriggeredSet
 from trainables.evaluation.metrics import der, evaluate, rates, report_half, rir, wilson
 from trainables.training.loop import Counters

@@ -8,11 +8,20 @@ import pytest
 
 from tests import foreign
 from trainables.attacks.base import ATTACKS
+from trainables.attacks.triggers import TRIGGERS
 from trainables.defenses.base import DEFENSES
 from trainables.plugins.load import load, loaded
 from trainables.plugins.modules import PluginError
 
 pytestmark = pytest.mark.usefixtures("_as_before")
+
+TRIGGER = """
+from trainables.attacks.fixed import OverlayTrigger
+from trainables.attacks.triggers import trigger_kind
+
+@trigger_kind("half")
+class Half(OverlayTrigger): ...
+"""
 
 
 def refused(*given: object) -> str:
@@ -66,8 +75,12 @@ def test_a_plug_in_that_cannot_be_imported_is_named_with_the_line(text: str, mes
 
 
 def test_what_a_failed_plug_in_registered_is_forgotten(tmp_path: Path) -> None:
-    refused(foreign.put(tmp_path, "plug_half.py", foreign.attack("corner_e") + "\n1 / 0\n"))
+    text = foreign.attack("corner_e") + TRIGGER
+    refused(foreign.put(tmp_path, "plug_half.py", text + "\n1 / 0\n"))
     assert "corner_e" not in ATTACKS
+    assert "half" not in TRIGGERS
+    load([foreign.put(tmp_path, "plug_half.py", text)])
+    assert "half" in TRIGGERS
 
 
 def test_what_is_not_there_or_has_no_usable_name_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.attacks.base import Attack, DataPoisoning, Trigger, stamp
+from trainables.attacks.base import Attack, DataPoisoning
+from trainables.attacks.triggers import Trigger, stamp
 from trainables.data.images import DataError, ImageSet, TriggeredSet
 from trainables.evaluation.aftermath.further_training import follow, report_part
 from trainables.evaluation.aftermath.settings import ORIGINAL, RATE_WITHOUT_POISON, Arm, Reinjection

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from trainables.attacks.base import Attack, Trigger, stamp
+from trainables.attacks.base import Attack
+from trainables.attacks.triggers import Trigger, stamp
 from trainables.data.images import DataError, ImageSet, TriggeredSet, augment
 from trainables.evaluation.aftermath.further_training import follow, report_part
 from trainables.evaluation.aftermath.settings import Retuning

@@ -8,7 +8,8 @@ import torch
 
 from superft.testing.toy_victims import accurate_model
 from tests.toy import toy_spec
-from trainables.attacks.base import ATTACKS, stamp
+from trainables.attacks.base import ATTACKS
+from trainables.attacks.triggers import stamp
 from trainables.data.images import DataError, Dataset
 from trainables.evaluation.aftermath.reinjection import (
     Curve,

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from trainables.attacks.base import ATTACKS, stamp
+from trainables.attacks.base import ATTACKS
+from trainables.attacks.triggers import stamp
 from trainables.data.images import DataError, Dataset
 from trainables.evaluation.aftermath.retuning import _drawn, check_retuning, images_held, measured_steps, planned_work
 from trainables.evaluation.aftermath.settings import Retuning
