@@ -68,9 +68,6 @@ def plan_lines(
     else:
         said = f"{len(victims)} of {len(plan.victims())} are missing (clean controls included), {training:.1f} E"
     lines.append(f"victims:   {said}")
-    one, budget = "if a setting costs what the published one does", spec.search.budget_epochs
-    each = f"{spec.search.trials} settings" if budget is None else f"{budget:g} E"
-    times = f", each search made {spec.search.repeats} times" if spec.search.repeats > 1 else ""
     if detectors := [one for one in plan.untuned() if left is None or left.get(one.label)]:
         passes = sum(len(one.cells) for one in detectors)
         lines.append(
@@ -95,14 +92,29 @@ def plan_lines(
     return [
         *lines,
         f"baselines: {sum(item.trials for item in baselines)} trials, {_epochs(baselines):.1f} E",
-        f"searches:  {len(searches)} of {each} each ({spec.search.sampler}{times}), "
-        f"{sum(item.trials for item in searches)} trials, {_epochs(searches):.1f} E {one}",
+        _searches_line(plan, searches),
         *_racing_lines(spec, searches),
         *confirming,
         f"total:     {trials} trials, {training + _epochs(work) + measuring:.1f} E; {unit}",
         *kept_lines(plan, data, left),
         *after,
     ]
+
+
+def _searches_line(plan: Plan, searches: Sequence[Work]) -> str:
+    """How many searches are left, and what they cost; ``searches`` is the work left of them."""
+    if not searches:
+        return "searches:  none"
+    asked = plan.spec.search
+    each = f"{asked.trials} settings" if asked.budget_epochs is None else f"{asked.budget_epochs:g} E"
+    times = f", each search made {asked.repeats} times" if asked.repeats > 1 else ""
+    left = {item.label for item in searches}
+    published = all(one.is_published(one.priced_settings()) for one in plan.searches if one.label in left)
+    like = "the published one" if published else "the one nearest to the published"
+    return (
+        f"searches:  {len(searches)} of {each} each ({asked.sampler}{times}), {sum(one.trials for one in searches)} "
+        f"trials, {_epochs(searches):.1f} E if a setting costs what {like} does"
+    )
 
 
 def _racing_lines(spec: StudySpec, searches: Sequence[Work]) -> list[str]:

@@ -30,8 +30,9 @@ NOTE = (
     "accuracy each by itself. The worst of several measured rates is worse than the true worst by luck, the more so "
     "the fewer test images and seeds there are."
 )
-DASHES = {str(MEAN): ("dash", "dashed"), str(WORST_CASE): ("solid", "solid")}
-OTHER = ("dot", "dotted")  # a rule between the two
+# Dots alone: chosen on the search half, the settings of a front need be none on the report half, so no line joins them.
+MARKS = {str(MEAN): ("circle-open", "none"), str(WORST_CASE): ("circle", "full")}
+OTHER = ("diamond-open", "none")  # a rule between the two
 
 
 @register("worst")
@@ -49,20 +50,20 @@ def _label(defense: str, rule: str) -> str:
 
 def _look(lines: list[tuple[str, str, pd.DataFrame]], defense: str, rule: str) -> tuple[str, tuple[str, str]]:
     names = sorted({name for name, _, _ in lines})
-    return searched_style(names.index(defense))[0], DASHES.get(rule, OTHER)
+    return searched_style(names.index(defense))[0], MARKS.get(rule, OTHER)
 
 
 def worst_plotly(lines: list[tuple[str, str, pd.DataFrame]]) -> go.Figure:
     """For the page."""
     figure = go.Figure()
     for defense, rule, group in lines:
-        colour, (dash, _) = _look(lines, defense, rule)
+        colour, (symbol, _) = _look(lines, defense, rule)
         figure.add_scatter(
             x=group["clean_accuracy_report"],
             y=group["asr_report"],
             name=html.escape(_label(defense, rule)),
-            mode="lines+markers",
-            line={"color": colour, "dash": dash},
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 8},
             customdata=[html.escape(str(trial)) for trial in group["trial"]],
             hovertemplate="%{customdata}<br>ASR %{y:.1%}, clean accuracy %{x:.1%}",
         )
@@ -83,15 +84,15 @@ def worst_png(lines: list[tuple[str, str, pd.DataFrame]]) -> Figure:
     figure = canvas(COLUMN_WIDTH, 2.3 + 0.14 * -(-len(lines) // columns))
     axis = figure.subplots()
     for defense, rule, group in lines:
-        colour, (_, dash) = _look(lines, defense, rule)
+        colour, (symbol, fill) = _look(lines, defense, rule)
         axis.plot(
             group["clean_accuracy_report"],
             group["asr_report"],
             color=colour,
-            linestyle=dash,
-            linewidth=1.1,
-            marker="o",
-            markersize=2.5,
+            linestyle="none",
+            marker="D" if symbol.startswith("diamond") else "o",
+            fillstyle=fill,
+            markersize=3.5,
             label=_label(defense, rule),
         )
     axis.set(xlabel="clean accuracy", ylabel="ASR")
