@@ -22,17 +22,18 @@ import argparse
 import copy
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from benchmarks.common import RESULTS, machine
 from study.record.cost import epochs
+from study.results.intervals import reach
 from study.results.transfer import best_elsewhere
 from trainables.choice.base import CANDIDATES, RULES, Attempt, Candidate, Choice, Rule, Suspect, super_ft
 from trainables.choice.own_triggers import KINDS
@@ -309,7 +310,9 @@ def oracle(own: pd.DataFrame) -> pd.DataFrame:
 def table_of(found: pd.DataFrame, own: pd.DataFrame) -> str:
     """One line per rule, least mean ASR first, of equals the one that lost least."""
     changed = own[own["kind"] == "variant"] if "change" in own else own.iloc[:0]
-    heads = ["rule", "pairs", "ASR", "ASR <= 0.1", "refused", "hardly moved", "points lost", "regret", "E", "spread"]
+    heads = ["rule", "pairs", "ASR", "ASR <= 0.1", "refused", "hardly moved", "points lost", "more than published"]
+    heads += ["regret", "E", "spread"]
+    found = found.assign(points=100 * found["lost"], more=less_published(found))
     lines = [heads, ["---"] * len(heads)]
     for rule, group in sorted(found.groupby("rule"), key=lambda pair: least_first(pair[1])):
         refused = int((group["status"] == "refused").sum())
@@ -322,7 +325,8 @@ def table_of(found: pd.DataFrame, own: pd.DataFrame) -> str:
                 f"{int((group['asr'] <= GONE).sum())} of {len(group)}",
                 str(refused or ""),
                 str(still or ""),
-                mean_text(group.assign(points=100 * group["lost"]), "points", "{:.1f}"),
+                mean_text(group, "points", "{:.1f}"),
+                "" if rule == "published" or group["more"].isna().any() else mean_text(group, "more", "{:+.1f}"),
                 f"{group['regret'].mean():.3f}",
                 f"{group['E'].mean():.0f}",
                 spread(group, changed[changed["rule"] == rule]),
@@ -337,12 +341,20 @@ def least_first(group: pd.DataFrame) -> tuple[float, float]:
 
 
 def mean_text(group: pd.DataFrame, column: str, form: str) -> str:
-    """A mean with its interval; of one pair alone there is none."""
-    mean = form.format(group[column].mean())
-    if len(group) == 1:
-        return mean
-    low, high = (form.format(end) for end in bootstrap(group, column))
-    return f"{mean} [{low}, {high}]"
+    """A mean over pairs with Student's 95 % interval over attacks; none where they do not differ or there is one."""
+    mean = float(group[column].mean())
+    far = reach([float(group.loc[group["attack"] != one, column].mean()) for one in group["attack"].unique()])
+    if not far > 0:
+        return form.format(mean)
+    least, most = (0.0, 1.0) if column == "asr" else (-math.inf, math.inf)
+    return f"{form.format(mean)} [{form.format(max(least, mean - far))}, {form.format(min(most, mean + far))}]"
+
+
+def less_published(found: pd.DataFrame) -> pd.Series[float]:
+    """Points of clean accuracy that each choice lost more than the published setting did on the same pair."""
+    of = found[found["rule"] == "published"].set_index(["attack", "seed"])["lost"]
+    pairs = pd.MultiIndex.from_frame(found[["attack", "seed"]])
+    return pd.Series(100 * (found["lost"].to_numpy() - of.reindex(pairs).to_numpy()), found.index)
 
 
 def by_attack(found: pd.DataFrame) -> str:
@@ -357,18 +369,6 @@ def by_attack(found: pd.DataFrame) -> str:
         ]
         lines.append([str(rule), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def bootstrap(group: pd.DataFrame, column: str, draws: int = 2000) -> tuple[float, float]:
-    """95 % interval of the mean: attacks are drawn with replacement, then seeds within each."""
-    generator = np.random.default_rng(0)
-    values = [own[column].to_numpy(float) for _, own in group.groupby("attack")]
-    means = []
-    for _ in range(draws):
-        drawn = [values[i] for i in generator.integers(len(values), size=len(values))]
-        means.append(np.mean(np.concatenate([generator.choice(own, size=len(own)) for own in drawn])))
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def spread(group: pd.DataFrame, changed: pd.DataFrame) -> str:

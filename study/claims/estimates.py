@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from study.claims.runs import Run
-from study.results.equal_rules import Counted, Estimate, interval_of, resample
+from study.results.intervals import Counted, Estimate, difference, estimate
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class Pair:
 def estimates(pairs: Sequence[Pair], measures: Sequence[str]) -> dict[str, Estimate]:
     """Mean of each measure over the runs, with its 95 % interval.
 
-    `study.results.equal_rules.resample` draws attack seeds, of each its defense seeds, and rates given the counts of
-    test images; of a difference for each of the two runs by itself.
+    Over attack seeds and test images, see `study.results.intervals`.
     """
     return {measure: _estimate(pairs, measure) for measure in measures}
 
@@ -42,9 +41,7 @@ def _estimate(pairs: Sequence[Pair], measure: str) -> Estimate:
     rows = [first] if pairs[0].minus is None else [first, [one.minus or one.run for one in pairs]]
     rates = np.array([[run.values[measure] for run in row] for row in rows], dtype=float)
     images = np.array([run.n_clean if measure == "clean_accuracy" else run.n_triggered for run in first], dtype=float)
-    mean = float(rates[0].mean() - (rates[1].mean() if len(rates) > 1 else 0.0))
-    if not images.all():
-        return Estimate(mean, mean, mean)
-    seeds, own = (np.array([getattr(run, name) for run in first], dtype=np.int64) for name in ("seed", "defense_seed"))
-    drawn, _ = resample(Counted(rates, rates, images, images, seeds, own), shared_luck=False)
-    return interval_of(mean, drawn[:, 0] - (drawn[:, 1] if len(rates) > 1 else 0.0))
+    counted = Counted(rates, rates, images, images, np.array([run.seed for run in first], dtype=np.int64))
+    if len(rows) > 1:
+        return difference(counted, "asr")
+    return estimate(counted, lambda rates, _: rates[:, 0])

@@ -11,7 +11,7 @@ from study.claims.candidates import Candidate, find_candidates, readings_of, rec
 from study.claims.estimates import Pair, estimates
 from study.claims.paper import Claim, Expected, Paper, Reading, Tolerance
 from study.claims.runs import Run, difference, distinct, in_words
-from study.results.equal_rules import Estimate
+from study.results.intervals import Estimate
 from study.results.outcomes import NO_BACKDOOR
 
 Verdict = Literal["reproduced", "not reproduced", "refuted", "not comparable"]
@@ -144,13 +144,35 @@ def _judge_place(
         )
         return Place(attack, dataset, NOT_COMPARABLE, differs=differs)
     missing = tuple(name for name in needed if name not in {one.reading for one in enough})
-    if any(_holds(paper, one) for one in enough):
+    if any(_holds(paper, one) and _told(claim, one, within=True) for one in enough):
         return Place(attack, dataset, REPRODUCED, enough, missing)
+    if not all(_told(claim, one, within=False) for one in enough):
+        differs = ("95 % intervals over the attackers reach over the claim's bound: more attackers would tell",)
+        return Place(attack, dataset, NOT_COMPARABLE, enough, missing, differs)
     return Place(attack, dataset, NOT_REPRODUCED if missing else REFUTED, enough, missing)
 
 
 def _holds(paper: Paper, measured: Measured) -> bool:
     return measured.seeds_met >= paper.tolerance.share * measured.seeds
+
+
+def _told(claim: Claim, measured: Measured, *, within: bool) -> bool:
+    """Whether chance does not decide of a difference: its interval lies within (or outside) the claim's bounds.
+
+    Without that, a difference of nothing at all would lie below 0 in two of three attackers half of the time. Of other
+    claims each run is held against the paper's value, whose tolerance is no matter of chance.
+    """
+    if claim.minus is None:
+        return True
+    for name, expected in claim.expect.items():
+        one = measured.estimates[name]
+        if expected.value is not None:
+            continue
+        least, most = expected.span
+        told = expected.within_bounds(one.low) and expected.within_bounds(one.high)
+        if not (told if within else one.high < least or one.low > most):
+            return False
+    return True
 
 
 def _nearest(candidates: Sequence[Candidate], dataset: str) -> tuple[str, ...]:

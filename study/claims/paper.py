@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -60,6 +61,13 @@ class Expected(_Part):
         if (self.value is None) == all(bound is None for bound in bounds):
             raise ValueError("give a value or bounds, one of them")
         return self
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Least and largest that the bounds allow, or come nearest to."""
+        low = [bound for bound in (self.above, self.at_least) if bound is not None]
+        high = [bound for bound in (self.below, self.at_most) if bound is not None]
+        return max(low, default=-math.inf), min(high, default=math.inf)
 
     def within_bounds(self, value: float) -> bool:
         """Whether ``value`` keeps all bounds that there are."""

@@ -11,6 +11,7 @@ from typing import Any
 from study.claims.paper import AS_VICTIM, CONDITIONS, Conditions, Span
 from study.record.columns import to_frame
 from study.results.outcomes import outcome_of
+from study.results.scores import WORST
 from study.spec.schema import StudySpec
 from study.spec.sweep import combinations
 from trainables.attacks.base import ATTACKS
@@ -36,7 +37,7 @@ class Run:
         victim_lr: peak rate of the victim's own training.
         seed, defense_seed: of the attacker and of the defender.
         outcome: as `study.results.outcomes`.
-        values: ASR, clean accuracy, ASR before the repair; of failed trials none.
+        values: ASR, clean accuracy, ASR before the repair; of failed trials none, of a collapsed model the worst.
         n_triggered, n_clean: test images behind them.
         identity: equal for the same repair of the same victim, whatever study it is in.
     """
@@ -151,6 +152,8 @@ def _run(spec: StudySpec, row: Row, outcome: str, stand_ins: Mapping[str, str]) 
     }
     measured = outcome != "failed"
     values = {name: row[name] for name in ("asr", "clean_accuracy", "asr_before") if measured and _is_there(row, name)}
+    if outcome == "collapsed":  # its ASR is low by accident
+        values |= dict(zip(("asr", "clean_accuracy"), WORST, strict=True))
     victim = row.get("victim") or f"{row['study']}/{attack}/{row['seed']}"
     defense_seed = row.get("defense_seed") or 0
     spoilt = (conditions["label_noise"], conditions["residual_poison"])

@@ -11,6 +11,7 @@ from study.claims.judge import NOT_COMPARABLE, NOT_REPRODUCED, REFUTED, REPRODUC
 from study.claims.paper import MEASURES, Claim, Expected, Paper, Reading
 from study.claims.runs import in_words
 from study.report.markdown import markdown_table
+from study.results.intervals import Estimate
 
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, REFUTED, NOT_COMPARABLE)
 NO_VERDICT = "A check at a smaller scale is a direction, never a reproduction"
@@ -250,10 +251,12 @@ def _ranges(claim: Claim, items: Sequence[Measured]) -> str:
 
 
 def _values(claim: Claim, item: Measured) -> str:
-    return ", ".join(
-        f"{_measure(claim, name)} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
-        for name, one in item.estimates.items()
-    )
+    return ", ".join(f"{_measure(claim, name)} {_estimate(one)}" for name, one in item.estimates.items())
+
+
+def _estimate(one: Estimate) -> str:
+    """With the interval over attackers; of one attacker without, for nothing is known of others."""
+    return f"{one.value:.3f}" if one.attackers < 2 else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
 
 
 def _contradictions(paper: Paper) -> Iterable[str]:
@@ -292,7 +295,10 @@ def _place_json(place: Place) -> dict[str, Any]:
 
 
 def _measured_json(item: Measured) -> dict[str, Any]:
-    values = {name: {"mean": one.value, "low": one.low, "high": one.high} for name, one in item.estimates.items()}
+    values = {
+        name: {"mean": one.value, "low": one.low, "high": one.high, "attackers": one.attackers}
+        for name, one in item.estimates.items()
+    }
     return {**{key: value for key, value in vars(item).items() if key != "estimates"}, "values": values} | {
         "studies": list(item.studies)
     }

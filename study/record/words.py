@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from study.record.columns import CELLS_SAVED, DROPPED_BY
-from trainables.evaluation.metrics import wilson
 
 
 def describe(row: Mapping[str, Any]) -> str:
@@ -52,15 +51,6 @@ def percent(value: Any, digits: int = 1) -> str:
     import pandas as pd  # here: see `record.columns.to_frame`
 
     return "–" if pd.isna(value) else f"{100 * float(value):.{digits}f} %"
-
-
-def interval(rate: Any, n: Any) -> tuple[float, float] | None:
-    """95 % Wilson interval of a rate measured on n images; None if either is unknown."""
-    import pandas as pd  # here: likewise
-
-    if pd.isna(rate) or pd.isna(n) or n < 1:
-        return None
-    return wilson(round(float(rate) * int(n)), int(n))
 
 
 def in_columns(rows: Sequence[Sequence[str]], texts: int = 1) -> list[str]:

@@ -241,8 +241,11 @@ def in_words(row: Mapping[str, Any]) -> list[str]:
 
 
 def chance(runs: pd.DataFrame) -> float:
-    """How far from 0.5 the AUC of a guess lies with 95 % probability: the rank-sum statistic, n against n images."""
-    n = float(runs["images"].sum())
+    """How far from 0.5 the AUC of a guess lies with 95 % probability: the rank-sum statistic, n against n images.
+
+    Of one run, for runs share their images: what is a guess on one of them is the same guess on the next.
+    """
+    n = float(runs["images"].min())
     return 1.96 * math.sqrt((2 * n + 1) / (12 * n * n))
 
 

@@ -6,8 +6,8 @@ setting on one backdoored model.
 
 from __future__ import annotations
 
-from study.results.equal_rules import DRAWS
 from study.results.importance import LEAST_RESAMPLED, MOST_RESAMPLED, RESAMPLES, TRUSTED_TRIALS
+from study.results.intervals import DRAWS
 
 E_WORDS = "1 E is the compute of one training epoch over the attacker's full training set"
 
@@ -27,9 +27,11 @@ leaves it out.</dd>
 both numbers. Its <i>knee</i> is where giving up more accuracy starts to buy little.</dd>
 <dt>Search half and report half</dt><dd>The test set is cut in two. The search only ever sees the first half: the
 front, the knee and the picks are chosen there. The numbers on this page are from the second half unless they say
-otherwise, so that lucky choices do not look better than they are.</dd>
-<dt>Intervals</dt><dd>[a, b] is the 95 % Wilson interval in percent: how far the value may be off because there are only
-so many test images. Another seed can differ by more.</dd>
+otherwise, so that settings that were lucky with the images do not look better than they are. Both halves are of the
+same trained models: luck of a training stays, and <code>search.confirm</code> asks fresh models.</dd>
+<dt>Intervals</dt><dd>[a, b] is a 95 % interval in percent: how far the value may be off because only so many attackers
+(seeds) were tried, and because there are only so many test images. Of one attacker it knows of the images alone:
+another seed can differ by more. Two attackers tell so little of their spread that their interval is wider.</dd>
 <dt>E</dt><dd>The unit of compute: {E_WORDS}.</dd>
 </dl></div>
 """
@@ -79,13 +81,12 @@ as many settings as the shortest has; one with fewer than half of the longest is
 each search cut to the settings that it finished within the same compute per model ({E_WORDS}). That limit is the budget
 of the study, or else the least that any search took in all, but never less than the dearest first setting. A published
 setting that alone costs more than the budget is not counted there; a search that ended earlier shows all that it
-has. <b>[a, b]</b>: 95 % percentile interval of {DRAWS:,} draws (fixed seed). Each draw
-takes seeds with replacement, where there are several, and for every rate a plausible value given its count of test
-images (Jeffreys), with the same luck for all settings that were measured on the same images. The front is not chosen
-again in each draw. With two or three seeds such an interval is too narrow. Searches that overlap here cannot be told
-apart. An area takes at each ASR the best of several settings, so that a front of many settings comes out larger than
-one of few, by chance: by 0.02 to 0.03, and by 0.1 in the corner, where all settings are equal and test images are a few
-hundred.</p>
+has. <b>[a, b]</b>: 95 % interval, over the attackers (Student's, from the areas with one attacker left out) and over
+the test images ({DRAWS:,} draws of plausible rates given their counts, with the same luck for all settings and models,
+which were measured on the same images). Of one attacker it knows of the images alone. The front is not chosen again.
+Searches that overlap here cannot be told apart. An area takes at each ASR the best of several settings, so that a
+front of many settings comes out larger than one of few, by chance: by 0.02 to 0.03, and by 0.1 in the corner, where
+all settings are equal and test images are a few hundred.</p>
 """
 CAPTION_RULES = """
 <p class="caption">The same settings, and of them the front by the means over the attacks and that of the worst case.

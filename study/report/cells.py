@@ -163,8 +163,8 @@ def cost_table(costs: pd.DataFrame, settings: pd.DataFrame) -> Table:
         if one["defense_label"] in published.index:
             point = published.loc[one["defense_label"]]
             point = point.iloc[0] if isinstance(point, pd.DataFrame) else point
-            row["published: ASR"] = rate(point["asr_report"], point["n_triggered_report"])
-            row["published: clean accuracy"] = rate(point["clean_accuracy_report"], point["n_clean_report"])
+            row["published: ASR"] = rate(point, "asr")
+            row["published: clean accuracy"] = rate(point, "clean_accuracy")
             row["published: E"] = number(point["epochs_alone"], 2)
             row["published: status"] = status_text(point)
         row["trials"] = str(one["trials"])

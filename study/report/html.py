@@ -6,11 +6,13 @@ import base64
 import hashlib
 import html
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from study.record.words import interval, percent
+from study.record.words import percent
+from study.results.settings import ends_of
 
 Table = list[dict[str, str]]
 LONGEST_NAME = 160
@@ -55,10 +57,15 @@ def slug(text: str) -> str:
     return f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def rate(value: Any, n: Any) -> str:
-    """A fraction as percent with its 95 % Wilson interval, where n is known."""
-    ends = interval(value, n)
-    return percent(value) + (f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else "")
+def rate(one: Mapping[str, Any] | pd.Series[Any], metric: str) -> str:
+    """A rate of a setting on the report half as percent, with its 95 % interval where the number of images is known.
+
+    Args:
+        one: row of ``settings.aggregate``.
+        metric: ``asr``, ``clean_accuracy`` or ``robust_accuracy``; before repair with ``_before``.
+    """
+    ends = ends_of(one, metric)
+    return percent(one[f"{metric}_report"]) + (f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else "")
 
 
 def number(value: Any, digits: int) -> str:

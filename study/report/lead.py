@@ -33,6 +33,7 @@ from study.results.verdicts import (
     TUNED,
     WORSE,
     Verdict,
+    is_clear,
 )
 from study.spec.over_attacks import MEAN, parse_rule
 
@@ -61,7 +62,7 @@ def study_lead(pairs: Sequence[tuple[str, Verdict]], rows: pd.DataFrame) -> str:
     """
     says = []
     if pairs:
-        says += _gains(pairs)
+        says += _gains(pairs, rows)
         rest = [(text, [pair for pair in pairs if pair[1].verdict == name]) for name, text in _REST.items()]
         words = [f"<li>{text}: {len(found)} – {_names(found)}</li>" for text, found in rest if found]
         if words:
@@ -73,12 +74,13 @@ def study_lead(pairs: Sequence[tuple[str, Verdict]], rows: pd.DataFrame) -> str:
     return '<ul class="lead">' + "".join(f"<li>{sentence}</li>" for sentence in says if sentence) + "</ul>"
 
 
-def attack_lead(settings: pd.DataFrame, found: Sequence[Verdict], target: str = "") -> str:
+def attack_lead(settings: pd.DataFrame, found: Sequence[Verdict], rows: pd.DataFrame, target: str = "") -> str:
     """The lead of one attack: where tuning gained in both first, then the model before repair, then each defense.
 
     Args:
         settings: rows of ``settings.aggregate`` of this attack.
         found: ``verdicts.verdicts`` of it.
+        rows: ledger rows of it.
         target: the attacker's class in words.
     """
     measured = on_victims(settings)
@@ -86,7 +88,7 @@ def attack_lead(settings: pd.DataFrame, found: Sequence[Verdict], target: str = 
         return ""
     first = measured.iloc[0]
     attack = str(first["attack"])
-    says = _gains([(attack, one) for one in found], name_attack=False)
+    says = _gains([(attack, one) for one in found], rows, name_attack=False)
     whose = f"the attacker's class, {escape(target)}" if target else "the attacker's class"
     says.append(
         f"<b>Before repair</b> {percent(first['asr_before_report'])} of triggered images go to {whose}, and "
@@ -127,7 +129,7 @@ def pick_words(label: str) -> str:
     return f"least ASR at {points} {plural('point', 1 if points == '1' else 2)} lost at most"
 
 
-def _gains(pairs: Sequence[tuple[str, Verdict]], name_attack: bool = True) -> list[str]:
+def _gains(pairs: Sequence[tuple[str, Verdict]], rows: pd.DataFrame, name_attack: bool = True) -> list[str]:
     """Where a tuned setting is better in both, and where it is as good in one and better in the other."""
     says = []
     total = f"{len(pairs)} {plural('pair', len(pairs))} of attack and defense" if name_attack else ""
@@ -142,18 +144,20 @@ def _gains(pairs: Sequence[tuple[str, Verdict]], name_attack: bool = True) -> li
         shown = "; ".join(_example(attack, one, name_attack) for attack, one in own[:EXAMPLES])
         shown += f"; and {len(own) - EXAMPLES} more" if len(own) > EXAMPLES else ""
         says.append(f"<b>In {len(own)} of {total} a tuned setting has {what} the published setting</b>: {shown}.")
-        says[-1] += f" {_clear(sum(one.is_clear for _, one in own), len(own))}"
+        says[-1] += f" {_clear(sum(is_clear(one, rows, len(pairs)) for _, one in own), len(own))}"
     return says
 
 
 def _clear(clear: int, total: int) -> str:
-    """How many of the gains are larger than what the finite number of test images allows for."""
-    of_two = "The 95 % intervals of the two settings"
+    """How many of the gains are larger than what the luck of attackers and test images allows for."""
+    chance = "may be chance: settings were chosen and measured on the same models"
+    chance += " (<code>search.confirm</code> takes fresh ones)"
+    larger = "larger than chance allows, by its 95 % interval over the attackers"
     if clear == total:
-        return f"{of_two} do not overlap."
+        return f"{'The difference' if total == 1 else 'Each difference'} is {larger}."
     if clear:
-        return f"{of_two} lie apart in {clear} of the {total}; the others may be chance."
-    return f"{of_two} overlap{' each time' if total > 1 else ''}, so it may be chance."
+        return f"In {clear} of the {total} the difference is {larger}; the others {chance}."
+    return f"That {chance}."
 
 
 def _example(attack: str, one: Verdict, name_attack: bool) -> str:

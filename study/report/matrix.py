@@ -208,8 +208,8 @@ def _cell(one: pd.Series[Any], counts: pd.DataFrame) -> Cell:
 def _hover(one: pd.Series[Any]) -> str:
     parts = [f"{one['defense_label']} on {one['attack']}"]
     if not pd.isna(one["asr_report"]):
-        parts.append(f"ASR {rate(one['asr_report'], one['n_triggered_report'])}")
-        parts.append(f"clean accuracy {rate(one['clean_accuracy_report'], one['n_clean_report'])}")
+        parts.append(f"ASR {rate(one, 'asr')}")
+        parts.append(f"clean accuracy {rate(one, 'clean_accuracy')}")
     if one["cells"] > 1:
         parts.append(f"mean of {one['cells']} {plural('run', int(one['cells']))}")
     if words := models_of(one):

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from study.report.markdown import markdown_table
-from study.results.equal_rules import Estimate
-from study.results.repairs import Repair, less_others, repairs
+from study.results.intervals import Estimate
+from study.results.repairs import Less, Repair, less_others, repairs
 from study.results.rows import PLACE
 
 ATTACK = PLACE.index("attack")
@@ -35,7 +35,9 @@ def repairs_markdown(frame: pd.DataFrame, order: Sequence[str] = (), less: str |
         parts.append(_repairs_table(attacks, order))
         others = {key[ATTACK]: found for key, found in differences.items() if key[:ATTACK] == place}
         if others:
-            parts.append(f"`{less}` less another repair in the same run, in points, with 95 % intervals:")
+            parts.append(
+                f"`{less}` less another repair in the same run, in points, with 95 % intervals over the attackers:"
+            )
             parts.append(_differences_table(others, order))
     return "\n\n".join(parts) if parts else "no repair of a model with a backdoor is finished yet"
 
@@ -51,13 +53,13 @@ def _repairs_table(attacks: dict[str, list[Repair]], order: Sequence[str]) -> st
     return markdown_table(head, rows.values())
 
 
-def _differences_table(attacks: dict[str, dict[str, tuple[Estimate, Estimate]]], order: Sequence[str]) -> str:
+def _differences_table(attacks: dict[str, dict[str, Less]], order: Sequence[str]) -> str:
     labels = _sorted((label for found in attacks.values() for label in found), order)
     head, rows = ["less that of"], {label: [f"`{label}`"] for label in labels}
     for attack, found in attacks.items():
         head += [f"{attack}: {ACCURACY}", ASR]
         for label, cells in rows.items():
-            cells += [_points(one) for one in reversed(found[label])] if label in found else ["", ""]
+            cells += _less(found[label]) if label in found else ["", ""]
     return markdown_table(head, rows.values())
 
 
@@ -73,8 +75,15 @@ def _cells(run: Repair | None) -> list[str]:
     return [gone, f"{run.asr[0]:.3f} to {run.asr[1]:.3f}" if run.runs > 1 else f"{run.asr[0]:.3f}", accuracy]
 
 
+def _less(one: Less) -> list[str]:
+    counted = f" ({one.pairs} of {one.of} pairs)" if one.pairs < one.of else ""
+    return [_points(one.clean_accuracy) + counted, _points(one.asr) + counted]
+
+
 def _points(one: Estimate) -> str:
-    return f"{100 * one.value:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
+    """With the interval over attackers; of one attacker without, for nothing is known of others."""
+    text = f"{100 * one.value:.1f}"
+    return text if one.attackers < 2 else f"{text} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
 
 
 def _sorted(labels: Iterable[str], order: Sequence[str]) -> list[str]:

@@ -68,7 +68,7 @@ def attack_section(
     troubles: list[str] = []
     figures = _figures(heading, name, tables, troubles)
     out = [f'<section id="{name}"><h2>{escape(heading)}</h2>']
-    out.append(attack_lead(settings, verdicts(settings, members, tables.shared), target))
+    out.append(attack_lead(settings, verdicts(settings, members, tables.shared), rows, target))
     if "front" in figures:
         out.append("<h3>What each repair costs</h3>" + figures["front"].html + captions.CAPTION_FRONT)
         if table := before_after(settings, members):
@@ -165,9 +165,9 @@ def before_after(settings: pd.DataFrame, members: pd.DataFrame) -> Table:
     if len(measured):
         first = measured.iloc[0]
         before = {"model": "before repair", "status": "–", "setting": ""}
-        before["ASR"] = rate(first["asr_before_report"], first["n_triggered_report"])
-        before["clean accuracy"] = rate(first["clean_accuracy_before_report"], first["n_clean_report"])
-        before["RA"] = rate(first["robust_accuracy_before_report"], first["n_triggered_report"])
+        before["ASR"] = rate(first, "asr_before")
+        before["clean accuracy"] = rate(first, "clean_accuracy_before")
+        before["RA"] = rate(first, "robust_accuracy_before")
         rows.append(before | {"DER": "0.500", "RIR": "0.500", "ASR-base": percent(first["asr_base"])})
     rows += [{"model": name, **_measured(one)} for name, one in told(settings, members)]
     return rows
@@ -238,15 +238,15 @@ def _picture(path: Path, description: str) -> str:
 
 
 def _measured(one: pd.Series[Any]) -> dict[str, str]:
-    """Cells of a repaired model: report half, with 95 % Wilson intervals of the pooled test images."""
+    """Cells of a repaired model: report half, with 95 % intervals."""
     cells = {"setting": settings_text(one), "status": status_text(one)}
     if pd.isna(one["asr_report"]):
         return cells
     asr, accuracy = one["asr_report"], one["clean_accuracy_report"]
     before, accuracy_before = one["asr_before_report"], one["clean_accuracy_before_report"]
-    cells["ASR"] = rate(asr, one["n_triggered_report"])
-    cells["clean accuracy"] = rate(accuracy, one["n_clean_report"])
-    cells["RA"] = rate(one["robust_accuracy_report"], one["n_triggered_report"])
+    cells["ASR"] = rate(one, "asr")
+    cells["clean accuracy"] = rate(one, "clean_accuracy")
+    cells["RA"] = rate(one, "robust_accuracy")
     cells["DER"] = number(der(before, asr, accuracy_before, accuracy), 3)
     ra = rir(one["robust_accuracy_before_report"], one["robust_accuracy_report"], accuracy_before, accuracy)
     cells["RIR"] = number(ra, 3)
@@ -264,22 +264,21 @@ def _measured(one: pd.Series[Any]) -> dict[str, str]:
 
 def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
     searched = settings[settings["role"] == "search"]
-    columns = ["n_triggered_report", "n_clean_report", "epochs_alone"]
     places = zip(searched["defense_label"], searched["trial"], strict=True)
-    counts = dict(zip(places, searched[columns].to_dict("records"), strict=True))
+    measured = dict(zip(places, searched.to_dict("records"), strict=True))
     chosen = members.to_dict("records")
     # Several defenses have few settings in common: a column for each would be mostly empty.
     alone = members["defense_label"].nunique() == 1
     names = sorted({name for one in chosen for name in settings_of(one)})
     rows: Table = []
     for one in chosen:
-        n = counts[one["defense_label"], one["trial"]]
+        own = {str(key): value for key, value in measured[one["defense_label"], one["trial"]].items()}
         row = {"defense": str(one["defense_label"]), "rank": str(one["rank"]), "trial": str(one["trial"])}
         words = [honours(one), "published" if one["published"] else "", start_of(one)]
         words.append("collapsed" if one["collapsed"] else "")
         row["chosen as"] = ", ".join(filter(None, words))
-        row["ASR"] = rate(one["asr_report"], n["n_triggered_report"])
-        row["clean accuracy"] = rate(one["clean_accuracy_report"], n["n_clean_report"])
+        row["ASR"] = rate(own, "asr")
+        row["clean accuracy"] = rate(own, "clean_accuracy")
         row["search half: ASR"] = percent(one["asr_search"])
         row["search half: accuracy"] = percent(one["clean_accuracy_search"])
         values = settings_of(one)
@@ -289,7 +288,7 @@ def _front_table(members: pd.DataFrame, settings: pd.DataFrame) -> Table:
             row["setting"] = settings_text(one)
         if models := models_of(one):
             row["models"] = models
-        row["E"] = number(n["epochs_alone"], 2)
+        row["E"] = number(own["epochs_alone"], 2)
         row["seconds"] = number(one["wall_seconds"], 1)
         rows.append(row)
     return rows

@@ -20,8 +20,9 @@ SWEEP = "sweep"  # figures are called so
 CAPTION = (
     '<p class="caption">One line for each attack and defense (a baseline, or the published setting of a search); the '
     "band reaches from the least to the most over its runs. With marks: the defenses that the study asks about; thin: "
-    "those that it sets apart, or all but the first. Faint and dotted: the models before repair. Report half. The "
-    "sections below show every combination by itself.</p>"
+    "those that it sets apart, or all but the first. Faint and dotted: the models before repair. Report half; a model "
+    "that collapsed counts as the worst there is, with an ASR of 100 % and an accuracy of 0. The sections below show "
+    "every combination by itself.</p>"
 )
 
 
@@ -70,11 +71,13 @@ def sweep_table(table: pd.DataFrame, words: Mapping[str, str]) -> Table:
             if pd.isna(one["asr_report"]):
                 rows.append(row | {"status": str(one["status"])})
                 continue
-            row["ASR"] = rate(one["asr_report"], one["n_triggered_report"])
-            row["clean accuracy"] = rate(one["clean_accuracy_report"], one["n_clean_report"])
+            row["ASR"] = rate(one, "asr")
+            row["clean accuracy"] = rate(one, "clean_accuracy")
             row["ASR before"] = percent(one["asr_before_report"])
             row["accuracy before"] = percent(one["clean_accuracy_before_report"])
-            row["runs"] = str(one["cells"])
+            row["runs"] = str(one["cells"]) + (
+                f", {one['ruined']} ruined" if one["ruined"] and one["cells"] > 1 else ""
+            )
             row["models"] = models_of(one)
             row["status"] = "collapsed" if one["collapsed"] and one["status"] == "ok" else str(one["status"])
             rows.append(row)

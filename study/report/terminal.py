@@ -28,6 +28,7 @@ from study.results.repeats import repeated_searches
 from study.results.rows import ALL_ATTACKS, GROUP, PLACE, at
 from study.results.settings import aggregate_all
 from study.spec.combinations import in_words
+from study.spec.schema import StudySpec, differences
 
 WIDTH = 120  # characters, where the output is no terminal and COLUMNS says nothing
 E_LINE = "E: compute of a setting alone; 1 E is one training epoch over the attacker's full training set"
@@ -52,6 +53,18 @@ FRONT_COLUMNS = (
     Column("E", drop=3),
     Column("remarks", drop=1, words=True),
     Column("setting", drop=2, words=True),
+)
+# Keys in which studies that are compared may differ: what was tried, in which order and where, not on which models.
+MAY_BE_UNEQUAL = (
+    "name:",
+    "attacks:",
+    "baselines:",
+    "defenses:",
+    "defense.",
+    "search.",
+    "tracking",
+    "plugins",
+    "set_apart",
 )
 # Columns of `compare` by their key; "group" and "study" are made here.
 COMPARE_COLUMNS = {
@@ -110,9 +123,10 @@ def compare_summary(directories: Mapping[str, Path]) -> str:
         directories: each by the name that people call it, which may be its path: it is shortened as far as all of
             them stay distinct.
     """
+    specs: dict[str, StudySpec] = {}
     frames: dict[str, pd.DataFrame] = {}
     for called, directory in zip(distinct_names(directories), directories.values(), strict=True):
-        stored_spec(directory)
+        specs[called] = stored_spec(directory)
         frames[called] = Ledger.read(directory / LEDGER_FILE).to_frame()
     compared = compare({name: frame for name, frame in frames.items() if not frame.empty})
     # What all rows have in common stands in the title, so that the table stays narrow.
@@ -124,7 +138,19 @@ def compare_summary(directories: Mapping[str, Path]) -> str:
         cells = {"group": " ".join(str(row[key]) for key in GROUP if key not in common)}
         lines.append([cells.get(key) or _cell(row[key]) for key in COMPARE_COLUMNS])
     title = f"Fronts on the report half{where}; hypervolume: the area that a front dominates, 1 is perfect"
-    return table_text(title, list(COMPARE_COLUMNS.values()), lines)
+    text = table_text(title, list(COMPARE_COLUMNS.values()), lines)
+    return "\n".join([text, *(textwrap.fill(line, terminal_width()) for line in unequal(specs))])
+
+
+def unequal(specs: Mapping[str, StudySpec]) -> list[str]:
+    """What keeps the numbers of studies from being compared, a line for each study that differs from the first."""
+    (first, one), *others = specs.items()
+    found = []
+    for name, other in others:
+        apart = [line for line in differences(one, other) if not line.startswith(MAY_BE_UNEQUAL)]
+        if apart:
+            found.append(f"not under equal conditions: {name} differs from {first} in {'; '.join(apart)}")
+    return found
 
 
 def table_text(title: str, columns: Sequence[Column], rows: Iterable[Sequence[str]], width: int | None = None) -> str:

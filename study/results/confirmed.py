@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from study.plan.jobs import CONFIRM
-from study.results.equal_rules import LEVEL, Estimate
 from study.results.fronts import fronts
+from study.results.intervals import jackknife
 from study.results.rows import ALL_ATTACKS, GROUP, is_shared, true_status
 from study.results.scores import NOT_IMPLANTED
 from study.results.settings import AS_TOLD, aggregate_all
@@ -62,16 +60,6 @@ def winners_curse(frame: pd.DataFrame) -> pd.DataFrame:
             record |= {rate: found.value, f"{rate}_low": found.low, f"{rate}_high": found.high}
         records.append(record)
     return pd.DataFrame(records, columns=columns)
-
-
-def jackknife(value: float, without_one: list[float]) -> Estimate:
-    """A difference of rates with Student's 95 % interval, from its values with each one of the n units left out."""
-    n = len(without_one)
-    if n < 2:  # nothing is known of the spread
-        return Estimate(value, -1.0, 1.0)
-    error = ((n - 1) * float(np.var(without_one))) ** 0.5
-    reach = float(stdtrit(n - 1, 0.5 + LEVEL / 200)) * error
-    return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach))
 
 
 def _difference(confirmed: pd.DataFrame, rate: str) -> float:

@@ -7,60 +7,21 @@ time; its hypervolume is that of the report half.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from study.results.fronts import on_front
 from study.results.in_words import models_of
+from study.results.intervals import ENDS, Array, Estimate, Statistic, counted_settings, estimate
 from study.results.outcomes import NO_BACKDOOR, OUTCOMES, outcome_of
-from study.results.pareto import BOX_ASR, BOX_DROP, hypervolume, hypervolume_box
-from study.results.rows import ALL_ATTACKS, GROUP, PLACE, charged_epochs, is_shared, true_status
+from study.results.pareto import BOX_ASR, BOX_DROP
+from study.results.rows import ALL_ATTACKS, GROUP, PLACE, charged_epochs, is_shared
 from study.results.settings import aggregate
-from study.spec.over_attacks import MEAN, OverAttacks, parse_rule
 
-Array = NDArray[np.float64]
-
-DRAWS = 2000
-DRAWS_SEED = 2022  # of the intervals alone: the same ledger gives the same page
-LEVEL = 95.0
 RULES = ("all", "trials", "compute")
-ENDS = ("", "_low", "_high")
-_CELL = ("seed", "defense_seed", "cell")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value and its 95 % interval (equal to the value where nothing is known of the number of test images)."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What the points of one front were measured as, cell by cell: P points, C cells.
-
-    Args:
-        asr, accuracy: report-half rates, (P, C).
-        n_triggered, n_clean: test images behind them, (C,).
-        seeds, defense_seeds: of each cell, (C,).
-        attacks: of each cell, (C,); needed by a ``rule`` that takes some attacks alone.
-    """
-
-    asr: Array
-    accuracy: Array
-    n_triggered: Array
-    n_clean: Array
-    seeds: NDArray[np.int64]
-    defense_seeds: NDArray[np.int64]
-    attacks: NDArray[np.object_] | None = None
-    rule: OverAttacks = MEAN
 
 
 def areas(asr: Array, accuracy: Array) -> Array:
@@ -76,72 +37,6 @@ def box_areas(asr: Array, accuracy: Array, clean_accuracy_before: float) -> Arra
     """`front.hypervolume_box` of many sets of points at once, (D,)."""
     inner = np.clip((accuracy - (clean_accuracy_before - BOX_DROP)) / BOX_DROP, 0.0, 1.0)
     return areas(np.clip(asr / BOX_ASR, 0.0, 1.0), inner)
-
-
-def resample(
-    counted: Counted, draws: int = DRAWS, seed: int = DRAWS_SEED, *, shared_luck: bool = True
-) -> tuple[Array, Array]:
-    """Plausible (ASR, accuracy) of the points given their counts, each (draws, P).
-
-    Every draw takes seeds with replacement (where there are several), of each of them defense seeds with replacement,
-    then a rate for each of their counts k of n from Beta(k + 1/2, n - k + 1/2) (Jeffreys): drawing binomial counts
-    would call 0 of 226 certain. Clean and triggered images have luck of their own.
-
-    Points of one cell were measured on the same images; how far they err on the same ones, counts do not tell. So the
-    wide side is taken, which depends on what is asked:
-
-    - Of an area, ``shared_luck``: all points of a cell take the same quantile of their own distributions. Independent
-      draws would call many points more certain than one, and lucky maxima would push the area up.
-    - Of the difference between two points, not: each takes a quantile of its own, as if they erred on other images. A
-      shared one would cancel, and call a difference of a point certain on 500 images.
-    """
-    rng = np.random.default_rng(seed)
-    weights = _times(rng, counted.seeds, draws).astype(float)  # (D, C)
-    for seed_of_victim in np.unique(counted.seeds):
-        own = counted.seeds == seed_of_victim
-        weights[:, own] *= _times(rng, counted.defense_seeds[own], draws)
-    weights /= weights.sum(axis=1, keepdims=True)
-
-    def rates(values: Array, counts: Array, high_is_worst: bool) -> Array:
-        n = np.maximum(counts, 0.0)
-        hits = np.rint(values * n)
-        ordered = np.sort(rng.beta(hits[..., None] + 0.5, (n - hits)[..., None] + 0.5, (*values.shape, draws)), axis=2)
-        own = values.shape if not shared_luck else (1, values.shape[1])
-        luck = rng.permuted(np.broadcast_to(np.arange(draws), (*own, draws)), axis=2)
-        drawn = np.take_along_axis(ordered, np.broadcast_to(luck, ordered.shape), axis=2)
-        if counted.rule == MEAN or counted.attacks is None:
-            return np.asarray(np.einsum("pcd,dc->dp", drawn, weights))
-        return _together(drawn, weights, counted.attacks, counted.rule, high_is_worst)
-
-    return rates(counted.asr, counted.n_triggered, True), rates(counted.accuracy, counted.n_clean, False)
-
-
-def _together(
-    drawn: Array, weights: Array, attacks: NDArray[np.object_], rule: OverAttacks, high_is_worst: bool
-) -> Array:
-    """Attacks taken together draw by draw, (D, P), of rates (P, C, D) on cells with ``weights`` (D, C)."""
-    means = []
-    for attack in np.unique(attacks):
-        own = weights * (attacks == attack)
-        # Of an attack none of whose seeds came up in a draw, all count there: it is one of the attacks all the same.
-        own = np.where(own.sum(axis=1, keepdims=True) > 0, own, (attacks == attack).astype(float))
-        means.append(np.einsum("pcd,dc->dp", drawn, own / own.sum(axis=1, keepdims=True)))
-    ordered = np.sort(np.stack(means), axis=0)
-    ordered = ordered[::-1] if high_is_worst else ordered
-    return np.asarray(np.einsum("kdp,k->dp", ordered, rule.shares(np.arange(len(means)), len(means))))
-
-
-def _times(rng: np.random.Generator, seeds: NDArray[np.int64], draws: int) -> NDArray[np.int64]:
-    """How often the seed of each cell comes up when seeds are drawn with replacement, as many as there are: (D, C)."""
-    names, place = np.unique(seeds, return_inverse=True)
-    picked = rng.integers(len(names), size=(draws, len(names)))
-    return np.asarray((picked[:, :, None] == np.arange(len(names))).sum(axis=1)[:, place])
-
-
-def interval_of(value: float, drawn: Array) -> Estimate:
-    """Percentile interval; the value itself bounds both sides, as it does in a Wilson interval at 0 of n."""
-    low, high = np.percentile(drawn, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return Estimate(value, min(value, float(low)), max(value, float(high)))
 
 
 def parity(frame: pd.DataFrame, budget_epochs: float | None = None) -> pd.DataFrame:
@@ -160,10 +55,9 @@ def parity(frame: pd.DataFrame, budget_epochs: float | None = None) -> pd.DataFr
     and a defense that costs nothing (it prunes by weights alone) would cut all others to nothing. A search that had
     ended before shows all that it has.
     """
-    prepared = frame.assign(status=true_status(frame), cell=frame["attack"])
-    tables = [(prepared, aggregate(frame))]
+    tables = [(frame, aggregate(frame))]
     if is_shared(frame):
-        tables.append((prepared.assign(attack=ALL_ATTACKS), aggregate(frame, across_attacks=True)))
+        tables.append((frame.assign(attack=ALL_ATTACKS), aggregate(frame, across_attacks=True)))
     records = []
     for rows, table in tables:
         searched = table[(table["role"] == "search") & (table["status"] != "backdoor_not_implanted")].copy()
@@ -189,7 +83,7 @@ def parity(frame: pd.DataFrame, budget_epochs: float | None = None) -> pd.DataFr
                 record = {**dict(zip(PLACE, place, strict=True)), "defense_label": name, **common}
                 record["models"] = models_of(one[one["complete"]].iloc[0])
                 for rule, part in parts.items():
-                    record |= _estimates(rows, part, rule) if len(part) else {}
+                    record |= _estimates(frame, part, rule) if len(part) else {}
                     record[f"settings_{rule}"] = len(part)
                     record[f"epochs_{rule}"] = float(part["epochs_cell"].sum())
                 records.append(record)
@@ -254,38 +148,15 @@ def _estimates(rows: pd.DataFrame, settings: pd.DataFrame, rule: str) -> dict[st
         worthless = settings["complete"].any()
         return {f"{key}_{rule}{end}": 0.0 for key in ("hypervolume", "box") for end in ENDS if worthless}
     before = float(members["clean_accuracy_before_report"].mean())
+    statistics: dict[str, Statistic] = {"hypervolume": areas, "box": partial(box_areas, clean_accuracy_before=before)}
+    counted = counted_settings(rows, members)
     points = members[["asr_report", "clean_accuracy_report"]].to_numpy(dtype=float)
-    found = {"hypervolume": hypervolume(points), "box": hypervolume_box(points, before)}
-    drawn: Mapping[str, Array] = {}
-    if (counted := _counted(rows, members)) is not None:
-        asr, accuracy = resample(counted)
-        drawn = {"hypervolume": areas(asr, accuracy), "box": box_areas(asr, accuracy, before)}
     record: dict[str, Any] = {}
-    for key, value in found.items():
-        one = interval_of(value, drawn[key]) if key in drawn else Estimate(value, value, value)
+    for key, statistic in statistics.items():
+        if counted is None:
+            value = float(statistic(points[:, 0][None], points[:, 1][None])[0])
+            one = Estimate(value, value, value)
+        else:
+            one = estimate(counted, statistic)
         record |= {f"{key}_{rule}": one.value, f"{key}_{rule}_low": one.low, f"{key}_{rule}_high": one.high}
     return record
-
-
-def _counted(rows: pd.DataFrame, members: pd.DataFrame) -> Counted | None:
-    """Report-half counts of the members' cells; None where the rows do not tell the number of images."""
-    first = members.iloc[0]
-    own = rows[rows["trial"].isin(members["trial"]) & (rows["role"].fillna("search") == "search")]
-    for key in GROUP:
-        own = own[own[key] == first[key]]
-    own = own[own["status"] != "backdoor_not_implanted"]
-    counts = ["n_triggered_report", "n_clean_report"]
-    if own[["asr_report", "clean_accuracy_report", *counts]].isna().any(axis=None):
-        return None
-    values = ["asr_report", "clean_accuracy_report", *counts]
-    wide = own.astype(dict.fromkeys(values, "float64")).pivot(index="trial", columns=list(_CELL), values=values)
-    wide = wide.loc[members["trial"]]
-    if wide.isna().any(axis=None):
-        return None
-    n_triggered, n_clean = (wide[name].iloc[0].to_numpy(dtype=float) for name in counts)
-    asr, accuracy = (wide[name].to_numpy(dtype=float) for name in ("asr_report", "clean_accuracy_report"))
-    seeds, own_seeds = (
-        wide["asr_report"].columns.get_level_values(name).to_numpy(dtype=np.int64) for name in _CELL[:2]
-    )
-    attacks = wide["asr_report"].columns.get_level_values("cell").to_numpy(dtype=object)
-    return Counted(asr, accuracy, n_triggered, n_clean, seeds, own_seeds, attacks, parse_rule(str(first["aggregate"])))

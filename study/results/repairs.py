@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from study.results.equal_rules import Counted, Estimate, interval_of, resample
+from study.results.intervals import Counted, Estimate, difference
 from study.results.outcomes import NO_BACKDOOR, REMOVED_ASR, outcome_of
 from study.results.rows import PLACE, with_fixed_settings, without_beside
 
@@ -53,30 +53,44 @@ def repairs(frame: pd.DataFrame) -> dict[tuple[str, ...], list[Repair]]:
     }
 
 
-def less_others(frame: pd.DataFrame, label: str) -> dict[tuple[str, ...], dict[str, tuple[Estimate, Estimate]]]:
-    """ASR and clean accuracy of one repair less those of each other in the same run, with 95 % intervals.
+@dataclass(frozen=True)
+class Less:
+    """What one repair has more than another one in the same run.
 
-    Runs that are broken on either side leave their pair out, see `Repair`. Intervals are drawn over attackers, of each
-    its defenders, and the counts of test images, see `equal_rules.resample`; of three attackers such an interval is too
-    narrow.
+    Args:
+        asr, clean_accuracy: means over the pairs, with 95 % intervals over attackers and test images.
+        pairs: runs of both that work, see `Repair`.
+        of: pairs there are, with those that a broken run leaves out.
+    """
+
+    asr: Estimate
+    clean_accuracy: Estimate
+    pairs: int
+    of: int
+
+
+def less_others(frame: pd.DataFrame, label: str) -> dict[tuple[str, ...], dict[str, Less]]:
+    """One repair less each other in the same run, by place and the other's label.
 
     Raises:
         ValueError: no run of the study is a repair of that label.
     """
     rows = _published(frame)
-    rows = rows[rows["outcome"].isin(WORKS)]
     if label not in set(rows["defense_label"]):
         known = ", ".join(map(str, dict.fromkeys(rows["defense_label"])))
         raise ValueError(f"no repair of this study is called {label}; known: {known}")
-    found: dict[tuple[str, ...], dict[str, tuple[Estimate, Estimate]]] = {}
+    found: dict[tuple[str, ...], dict[str, Less]] = {}
     for place, group in rows.groupby(list(PLACE), sort=False):
         of = {str(name): runs.set_index(list(PAIR)) for name, runs in group.groupby("defense_label", sort=False)}
         if (own := of.pop(label, None)) is None:
             continue
         for name, others in of.items():
             both = own.index.intersection(others.index)
-            if len(both) and name != "none":
-                found.setdefault(tuple(map(str, place)), {})[name] = _difference(own.loc[both], others.loc[both])
+            sound = [side.index[side["outcome"].isin(WORKS)] for side in (own.loc[both], others.loc[both])]
+            pairs = sound[0].intersection(sound[1])
+            if len(pairs) and name != "none":
+                less = _difference(own.loc[pairs], others.loc[pairs], len(both))
+                found.setdefault(tuple(map(str, place)), {})[name] = less
     return found
 
 
@@ -101,15 +115,11 @@ def _repair(label: str, runs: pd.DataFrame) -> Repair:
     )
 
 
-def _difference(own: pd.DataFrame, others: pd.DataFrame) -> tuple[Estimate, Estimate]:
-    """ASR and clean accuracy of the one less the other; rows in the same order of pairs."""
+def _difference(own: pd.DataFrame, others: pd.DataFrame, of: int) -> Less:
+    """The one less the other; rows in the same order of pairs."""
     sides = [own, others]
     asr, accuracy = (np.array([side[name].astype(float) for side in sides]) for name in ("asr", "clean_accuracy"))
     counts = [own[name].to_numpy(dtype=np.float64) for name in ("n_triggered", "n_clean")]
-    seeds, defenders = (own.index.get_level_values(name).to_numpy(dtype=np.int64) for name in PAIR[:2])
-    drawn = resample(Counted(asr, accuracy, counts[0], counts[1], seeds, defenders), shared_luck=False)
-    first, second = (
-        interval_of(float((rates[0] - rates[1]).mean()), values[:, 0] - values[:, 1])
-        for rates, values in zip((asr, accuracy), drawn, strict=True)
-    )
-    return first, second
+    seeds = own.index.get_level_values("seed").to_numpy(dtype=np.int64)
+    counted = Counted(asr, accuracy, counts[0], counts[1], seeds)
+    return Less(difference(counted, "asr"), difference(counted, "accuracy"), len(own), of)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
-from study.results.equal_rules import ENDS, LEVEL, Estimate
 from study.results.fronts import on_front
+from study.results.intervals import ENDS, Estimate, student
 from study.results.pareto import hypervolume, hypervolume_box
 from study.results.rows import GROUP, REPEAT, of_repeat
 from study.results.settings import candidates
@@ -29,7 +28,7 @@ def mean_of(values: Sequence[float]) -> Estimate:
     if len(values) < 2:  # nothing is known of the spread
         return Estimate(mean, 0.0, 1.0)
     error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    reach = float(stdtrit(len(values) - 1, 0.5 + LEVEL / 200)) * error
+    reach = float(student(len(values))) * error
     return Estimate(mean, max(0.0, mean - reach), min(1.0, mean + reach))
 
 

@@ -6,10 +6,14 @@ averaged.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from study.record.columns import DROPPED_BY, PARAM
+from study.results.intervals import interval, student
 from study.results.rows import (
     ALL_ATTACKS,
     GROUP,
@@ -46,7 +50,13 @@ _EXTRA_MEANS = ("asr_base", "false_target_rate", *_BEFORE_SEARCH)
 _SPREAD = ("asr_report", "clean_accuracy_report")
 _COSTS = ("charged_epochs", "epochs_alone", "wall_seconds", "steps")
 _COUNTS = {"asr": "n_triggered", "clean_accuracy": "n_clean"}
-_POOLED = ("n_clean", "n_triggered", "n_clean_report", "n_triggered_report")
+_IMAGES = ("n_clean", "n_triggered", "n_clean_report", "n_triggered_report")
+# Of these a setting has `*_reach`: half the width of the interval over its attackers, see `results.intervals`.
+_REACHED = tuple(
+    f"{metric}{half}"
+    for half in ("_report", "_before_report")
+    for metric in ("asr", "clean_accuracy", "robust_accuracy")
+)
 
 
 def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttacks | None = None) -> pd.DataFrame:
@@ -63,8 +73,9 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     of the report half with every collapsed model as the worst there is; ``cells`` counts those in the mean,
     ``models_counted`` their victims, ``models`` the victims that the setting was meant for (also those without a
     backdoor, which may have no row); ``unmoved`` counts the cells in the mean whose repair hardly moved, ``ruined``
-    those that collapsed or diverged; ``*_min`` and ``*_max`` span the cells; counts of test images are pooled; costs
-    are means per cell.
+    those that collapsed or diverged; ``*_min`` and ``*_max`` span the cells, ``*_reach`` is half the width of the 95 %
+    interval over the attackers (`intervals.reach`; missing where there is one); counts of test images are those of one
+    cell, which all share; costs are means per cell.
     """
     params = [name for name in frame.columns if name.startswith(PARAM)]
     rows = without_beside(frame).reset_index(drop=True).copy()
@@ -79,9 +90,9 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     for (rate, told), worst in zip(AS_TOLD.items(), WORST, strict=True):
         rows[told] = rows[rate].astype("float64").mask(collapsed(rows), worst)
     means = [*METRICS, *AS_TOLD.values(), *_EXTRA_MEANS, *_COSTS]
-    rows[[*means, *_POOLED]] = rows[[*means, *_POOLED]].astype("float64")
+    rows[[*means, *_IMAGES]] = rows[[*means, *_IMAGES]].astype("float64")
     scored = ~rows["status"].isin(["failed", NOT_IMPLANTED])
-    rows.loc[~scored, [*means, *_POOLED]] = np.nan
+    rows.loc[~scored, [*means, *_IMAGES]] = np.nan
     rows["of_attack"] = rows["attack"]
     if across_attacks:
         single = rows["role"] != "search"  # one settings point per defense, but a trial of its own per attack
@@ -110,11 +121,13 @@ def aggregate(frame: pd.DataFrame, across_attacks: bool = False, rule: OverAttac
     owner = [*GROUP, "role"]
     grouped = rows.groupby([*owner, "trial"], sort=False, dropna=False)
     table = grouped[means].mean()
-    for name in _SPREAD:
+    for name in (*_SPREAD, *AS_TOLD.values()):
         table[f"{name}_min"], table[f"{name}_max"] = grouped[name].min(), grouped[name].max()
-    table[list(_POOLED)] = grouped[list(_POOLED)].sum()
+    table[list(_IMAGES)] = grouped[list(_IMAGES)].mean()
     if rule != MEAN:
-        _take_together(table, rows, rule)
+        _take_together(table, rows, [*owner, "trial"], rule)
+    reached = _reaches(rows, [*owner, "trial"], rule)
+    table[list(reached.columns)] = reached
     table["aggregate"] = str(rule)
     firsts = ["study", "defense", "device", "versions", "error", "flags", "start", *params]
     table[firsts] = rows.loc[grouped["row"].first(), firsts].to_numpy(dtype=object)
@@ -147,28 +160,55 @@ def on_victims(settings: pd.DataFrame) -> pd.DataFrame:
     return measured.sort_values("cells", ascending=False, kind="stable")
 
 
-def _take_together(table: pd.DataFrame, rows: pd.DataFrame, rule: OverAttacks) -> None:
+def _take_together(table: pd.DataFrame, rows: pd.DataFrame, keys: list[str], rule: OverAttacks) -> None:
     """Put the rates by ``rule``, and the counts of the test images behind them, in the place of the means over cells.
 
     Args:
-        table: one row per setting, indexed by `GROUP`, role and trial.
+        table: one row per setting, indexed by ``keys``.
         rows: one per cell, ``of_attack`` its own attack.
     """
-    keys = list(table.index.names)
     by_attack = rows.groupby([*keys, "of_attack"], sort=False, dropna=False)
     rates = (*METRICS, *AS_TOLD.values(), *_BEFORE_SEARCH)
-    means, counts = by_attack[list(rates)].mean(), by_attack[list(_POOLED)].sum()
+    means, counts = by_attack[list(rates)].mean(), by_attack[list(_IMAGES)].mean()
     behind = {f"{metric}{half}": f"{name}{half}" for metric, name in _COUNTS.items() for half in ("", "_report")}
     for metric in rates:
-        known = means[metric].dropna().sort_values(ascending=not metric.startswith("asr"), kind="stable")
-        of_setting = known.groupby(level=keys, sort=False, dropna=False)
-        share = pd.Series(rule.shares(of_setting.cumcount(), of_setting.transform("size")), known.index)
-        taken = (known * share).groupby(level=keys, sort=False, dropna=False).sum()
-        table[metric] = taken.reindex(table.index)
+        known, share = _shares(means[metric], keys, rule)
+        table[metric] = (known * share).groupby(level=keys, sort=False, dropna=False).sum().reindex(table.index)
         if metric in behind:
-            images = counts.loc[share.index, behind[metric]].where(share > 0, 0.0)
-            of_images = images.groupby(level=keys, sort=False, dropna=False).sum()
-            table[behind[metric]] = of_images.reindex(table.index).fillna(0.0)
+            images = counts.loc[share.index, behind[metric]].where(share > 0)
+            table[behind[metric]] = images.groupby(level=keys, sort=False, dropna=False).mean().reindex(table.index)
+
+
+def _shares(means: pd.Series[float], keys: list[str], rule: OverAttacks) -> tuple[pd.Series[float], pd.Series[float]]:
+    """Rates by setting and attack, those that are known, and the share that each has in its setting's."""
+    known = means.dropna().sort_values(ascending=not str(means.name).startswith("asr"), kind="stable")
+    of_setting = known.groupby(level=keys, sort=False, dropna=False)
+    return known, pd.Series(rule.shares(of_setting.cumcount(), of_setting.transform("size")), known.index)
+
+
+def _reaches(rows: pd.DataFrame, keys: list[str], rule: OverAttacks) -> pd.DataFrame:
+    """``*_reach`` of every setting: from its rates with each one of its attackers left out."""
+    rates, by_attacker = list(_REACHED), rows.groupby([*keys, "seed"], sort=False, dropna=False)[list(_REACHED)]
+    own, counts = by_attacker.sum(), by_attacker.count()
+    if rule == MEAN:
+        whole, all_counts = (
+            part.groupby(level=keys, sort=False, dropna=False).transform("sum") for part in (own, counts)
+        )
+        without = (whole - own) / (all_counts - counts).where(all_counts > counts)
+    else:
+        without = pd.DataFrame(np.nan, own.index, rates)
+        for seed in rows["seed"].unique():
+            rest = rows[rows["seed"] != seed].groupby([*keys, "of_attack"], sort=False, dropna=False)[rates].mean()
+            mine = without.index.get_level_values("seed") == seed
+            settings = without.index[mine].droplevel("seed")
+            for metric in rates:
+                known, share = _shares(rest[metric], keys, rule)
+                taken = (known * share).groupby(level=keys, sort=False, dropna=False).sum()
+                without.loc[mine, metric] = taken.reindex(settings).to_numpy()
+    of_setting = without.where(counts > 0).groupby(level=keys, sort=False, dropna=False)
+    attackers = of_setting.count()
+    found: pd.DataFrame = student(attackers.where(attackers > 1)) * ((attackers - 1) * of_setting.var(ddof=0)) ** 0.5
+    return found.add_suffix("_reach")
 
 
 def aggregate_all(frame: pd.DataFrame) -> pd.DataFrame:
@@ -181,6 +221,17 @@ def candidates(frame: pd.DataFrame) -> pd.DataFrame:
     """Searched settings with a full result, per attack and, where they were scored over several, for ``all``."""
     table = aggregate_all(frame)
     return table[(table["role"] == "search") & table["complete"]]
+
+
+def ends_of(one: Mapping[str, Any] | pd.Series[Any], metric: str) -> tuple[float, float] | None:
+    """The 95 % interval of a rate of a setting on the report half; None where it or its images are not known.
+
+    Args:
+        one: row of `aggregate`.
+        metric: ``asr``, ``clean_accuracy`` or ``robust_accuracy``; before repair with ``_before``.
+    """
+    images = _COUNTS.get(metric.removesuffix("_before"), _COUNTS["asr"])
+    return interval(one[f"{metric}_report"], one[f"{images}_report"], one[f"{metric}_report_reach"])
 
 
 def _other_half(rows: pd.DataFrame, metric: str, count: str) -> pd.Series[float]:

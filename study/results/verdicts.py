@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from study.record.words import interval
+from study.results.intervals import LEVEL, counted_settings, difference
 from study.results.pareto import pick_label
 from study.results.rows import ALL_ATTACKS
 
@@ -55,19 +55,6 @@ class Verdict:
     label: str = TUNED
     aggregate: str = "mean"
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether the 95 % intervals of the two lie apart in every number in which they differ."""
-        if self.published is None or self.pick is None:
-            return False
-        for rate, count in (("asr_report", "n_triggered_report"), ("clean_accuracy_report", "n_clean_report")):
-            first, second = (interval(one[rate], one[count]) for one in (self.published, self.pick))
-            if abs(float(self.published[rate] - self.pick[rate])) <= _EXACT:
-                continue
-            if first is None or second is None or (first[0] <= second[1] and second[0] <= first[1]):
-                return False
-        return True
-
 
 def verdicts(settings: pd.DataFrame, members: pd.DataFrame, shared: pd.DataFrame | None = None) -> list[Verdict]:
     """A verdict per searched defense, in the order of their names.
@@ -87,6 +74,26 @@ def verdicts(settings: pd.DataFrame, members: pd.DataFrame, shared: pd.DataFrame
         one = _verdict(str(defense), group, front)
         found.append(dataclasses.replace(one, aggregate=str(group["aggregate"].iloc[0])))
     return found
+
+
+def is_clear(one: Verdict, rows: pd.DataFrame, comparisons: int = 1) -> bool:
+    """Whether the tuned setting is told from the published one in every number in which they differ.
+
+    By the interval of the difference over the attackers, each of which had both settings, and over test images; at a
+    level at which 95 % of studies with so many ``comparisons`` are free of a false one (Bonferroni). Of one attacker
+    nothing is clear: both settings were chosen and measured on its models, and how a training goes is luck, too.
+
+    Args:
+        rows: of the ledger, those of the verdict's data set and model at least.
+    """
+    if one.published is None or one.pick is None:
+        return False
+    counted = counted_settings(rows, pd.DataFrame([one.published, one.pick]))
+    if counted is None or len(set(counted.seeds.tolist())) < 2:
+        return False
+    level = 100 - (100 - LEVEL) / comparisons
+    found = [difference(counted, rate, level) for rate in ("asr", "accuracy")]
+    return all(not one.low <= 0.0 <= one.high for one in found if abs(one.value) > _EXACT)
 
 
 def shared_members(members: pd.DataFrame) -> pd.DataFrame:

@@ -74,7 +74,7 @@ def result_of(question: Question, traces: Traces, grid: Grid | None) -> dict[str
         "table_chosen_by": list(question.table.samplers),
         "epochs": epochs.tolist(),
         "samplers": samplers,
-        "tests": {box: paired({name: values[:, -1] for name, values in by_trials[box].items()}) for box in BOXES},
+        "tests": paired({box: {name: values[:, -1] for name, values in by_trials[box].items()} for box in BOXES}),
         "attainment": _attainment(traces),
         "grid": None if grid is None else {"trials": grid.trials, "epochs": grid.epochs, "targets": grid.targets},
     }
@@ -179,9 +179,9 @@ def _tests_text(result: Mapping[str, Any]) -> str:
         for one in (whole, corner):
             cells += [f"{one['difference']:+.4f}", f"{one['wins']} of {one['pairs']}", f"{one['p']:.3g}"]
         rows.append(cells)
-    title = "Differences over the same seeds; p of Wilcoxon's signed-rank test, two-sided, corrected after Holm"
+    title = "Differences over the same seeds; p of Wilcoxon's signed-rank test, two-sided, by Holm over both areas"
     text = table_text(title, columns, rows)
-    if result["seeds"] < (needed := seeds_needed(len(rows))):
+    if result["seeds"] < (needed := seeds_needed(len(rows) * len(BOXES))):
         text += f"\nwith fewer than {needed} seeds none of so many differences can reach p = 0.05: --seeds"
     return text
 

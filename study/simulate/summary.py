@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
+from study.results.intervals import student
 from study.simulate.clock import Trace
 
 Array = NDArray[np.float64]
 Traces = Mapping[str, Sequence[Mapping[str, Trace]]]
 BOXES = ("hypervolume", "corner")
 LEVELS = (0.25, 0.5, 0.75)
-RESAMPLES, CONFIDENCE = 2000, 0.95
 STEPS = 100  # of the axis E, and of an attainment surface's axis ASR
 SIGNIFICANT = 0.05
 
@@ -61,11 +61,12 @@ def over_epochs(traces: Traces, box: str, at: Array) -> dict[str, Array]:
 
 
 def band(values: Array) -> tuple[Array, Array, Array]:
-    """Mean over the seeds (first axis) and its 95 % interval, by bootstrap over the seeds (percentiles)."""
-    draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    means = np.stack([values[draw].mean(axis=0) for draw in draws])
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-    return values.mean(axis=0), low, high
+    """Mean over the seeds (first axis) and Student's 95 % interval, cut to [0, 1]; of one seed it is all of it."""
+    mean = values.mean(axis=0)
+    if len(values) < 2:  # nothing is known of the spread
+        return mean, np.zeros_like(mean), np.ones_like(mean)
+    reach = student(len(values)) * values.std(axis=0, ddof=1) / len(values) ** 0.5
+    return mean, np.maximum(0.0, mean - reach), np.minimum(1.0, mean + reach)
 
 
 def attainment(fronts: Sequence[Sequence[tuple[float, float]]], at: Array) -> dict[float, list[float | None]]:
@@ -131,16 +132,27 @@ def seeds_needed(tests: int) -> int:
     return math.ceil(1 + math.log2(max(1, tests) / SIGNIFICANT))
 
 
-def paired(finals: Mapping[str, Array]) -> list[dict[str, Any]]:
-    """Wilcoxon's signed-rank test for each two variants, over the seeds that both ran; p-values by Holm's correction.
+def paired(finals: Mapping[str, Mapping[str, Array]]) -> dict[str, list[dict[str, Any]]]:
+    """Wilcoxon's signed-rank test for each two variants in each box, over the seeds that both ran.
 
     Args:
-        finals: by variant, hypervolume at the end of each seed.
+        finals: by box and variant, hypervolume at the end of each seed.
 
     Returns:
-        For each pair ``first``, ``second``, ``difference`` (mean of first less second), ``wins`` (seeds in which first
-        is better), ``pairs``, ``p`` (two-sided, corrected for the number of pairs).
+        By box for each pair ``first``, ``second``, ``difference`` (mean of first less second), ``wins`` (seeds in which
+        first is better), ``pairs``, ``p`` (two-sided, by Holm's correction for all tests of all boxes together).
     """
+    found = {box: _tested(of_box) for box, of_box in finals.items()}
+    rows = [row for of_box in found.values() for row in of_box]
+    worst = 0.0
+    for rank, row in enumerate(sorted(rows, key=lambda row: row["p"])):
+        worst = max(worst, min(1.0, row["p"] * (len(rows) - rank)))
+        row["p"] = worst
+    return found
+
+
+def _tested(finals: Mapping[str, Array]) -> list[dict[str, Any]]:
+    """The tests of one box, not corrected."""
     rows: list[dict[str, Any]] = []
     for first, second in itertools.combinations(finals, 2):
         differences = finals[first] - finals[second]
@@ -155,8 +167,4 @@ def paired(finals: Mapping[str, Array]) -> list[dict[str, Any]]:
                 "p": p,
             }
         )
-    worst = 0.0
-    for rank, row in enumerate(sorted(rows, key=lambda row: row["p"])):
-        worst = max(worst, min(1.0, row["p"] * (len(rows) - rank)))
-        row["p"] = worst
     return rows

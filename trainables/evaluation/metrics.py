@@ -31,6 +31,13 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, min(p, (centre - spread) / scale)), min(1.0, max(p, (centre + spread) / scale))
 
 
+def sign_test(first: int, second: int) -> float:
+    """Two-sided p of so many of one and so many of the other of two equally likely outcomes; of changes McNemar's."""
+    n = first + second
+    tail = sum(math.comb(n, k) for k in range(min(first, second) + 1))
+    return min(1.0, float(2 * tail / 2**n))
+
+
 def der(asr_before: float, asr_after: float, ca_before: float, ca_after: float) -> float:
     """Defense effectiveness rating (Zhu et al. 2023, arXiv:2304.11823) in [0, 1]; 0.5 is "no change".
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from trainables.choice.base import Choice
-from trainables.evaluation.metrics import wilson
+from trainables.evaluation.metrics import sign_test, wilson
 from trainables.training.loop import History
 from trainables.training.movement import WINDOW, Movement
 
+SIGNIFICANT = 0.05  # of a test whether accuracy fell
 UNKNOWN = (
     "the attack success rate: nobody has the trigger, if there is one, so nothing here says whether a backdoor was "
     "there or is gone",
@@ -90,8 +91,12 @@ def warnings_of(facts: Mapping[str, Any]) -> list[str]:
             f"length{rose}; a backdoor, if there is one, is most likely still there; more steps or a higher rate move "
             "more"
         )
-    if facts["clean_accuracy_after"]["interval"][1] < facts["clean_accuracy_before"]["interval"][0]:
-        found.append("clean accuracy fell by more than chance explains: the intervals before and after lie apart")
+    lost, won = facts["lost"], facts["won"]
+    if won < lost and (p := sign_test(lost, won)) < SIGNIFICANT:
+        found.append(
+            f"clean accuracy fell by more than chance explains: {lost} held-out images were lost and {won} won "
+            f"(p = {p:.2g}, McNemar's exact test)"
+        )
     return found
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from study.record.words import interval, percent
+from study.record.words import percent
 from study.report.figures import label_places
 from study.report.figures.style import FEW_SEARCHES, GREY, OTHER_SHAPES, SEARCHED_COLOURS, searched_style
 from study.results.in_words import models_of, settings_of
 from study.results.pareto import BOX_ASR, BOX_DROP, non_dominated_indices
-from study.results.settings import on_victims
+from study.results.settings import ends_of, on_victims
 
 FEW_BASELINES = 5  # up to so many, a legend is enough; more have their names beside their marks
 BASELINE_STYLE = {  # name -> colour, Plotly shape, Matplotlib shape
@@ -186,8 +186,8 @@ def _marks(
     if kind == "front":
         for record in records:
             ca, asr = record["clean_accuracy_report"], record["asr_report"]
-            ca_low, ca_high = interval(ca, record["n_clean_report"]) or (ca, ca)
-            asr_low, asr_high = interval(asr, record["n_triggered_report"]) or (asr, asr)
+            ca_low, ca_high = ends_of(record, "clean_accuracy") or (ca, ca)
+            asr_low, asr_high = ends_of(record, "asr") or (asr, asr)
             ends = (ca - ca_low, ca_high - ca, asr - asr_low, asr_high - asr)
             widths.append((max(ends[0], 0.0), max(ends[1], 0.0), max(ends[2], 0.0), max(ends[3], 0.0)))
     return Marks(name, kind, colour, x, y, tuple(_hover(r) for r in records), shape, tuple(widths))
@@ -208,11 +208,8 @@ def _hover(row: Mapping[str, Any]) -> str:
     ]
     if row["published"]:
         lines[-1] += ", published setting"
-    for label, metric, count in (
-        ("ASR", "asr", "n_triggered_report"),
-        ("clean accuracy", "clean_accuracy", "n_clean_report"),
-    ):
-        ends = interval(row[f"{metric}_report"], row[count])
+    for label, metric in (("ASR", "asr"), ("clean accuracy", "clean_accuracy")):
+        ends = ends_of(row, metric)
         between = f" [{percent(ends[0])} – {percent(ends[1])}]" if ends else ""
         lines.append(
             f"{label} {percent(row[f'{metric}_report'])}{between}; search half {percent(row[f'{metric}_search'])}"

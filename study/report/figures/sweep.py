@@ -29,7 +29,7 @@ from study.report.figures.style import (
     searched_style,
 )
 from study.results.rows import ALL_ATTACKS, with_fixed_settings
-from study.results.settings import on_victims
+from study.results.settings import AS_TOLD, on_victims
 
 RATES = {"asr_report": "ASR", "clean_accuracy_report": "clean accuracy"}
 BEFORE = "before repair"
@@ -154,10 +154,12 @@ def sweep_series(table: pd.DataFrame, places: Mapping[str, int]) -> list[Series]
 def _series(attack: str, defense: str, rows: pd.DataFrame, places: Mapping[str, int], suffix: str) -> Series:
     rows = rows.assign(place=rows["combination"].map(places)).sort_values("place")
     rates = {}
+    spread = suffix == "_report"
     for column in RATES:
-        mean = rows[column.replace("_report", suffix)].astype(float).tolist()
-        spread = suffix == "_report"
-        least, most = ((rows[f"{column}_{end}"].astype(float).tolist() if spread else mean) for end in ("min", "max"))
+        # A model that collapsed has an ASR of 0 by accident: it counts as the worst there is.
+        own = AS_TOLD[column] if spread else column.replace("_report", suffix)
+        mean = rows[own].astype(float).tolist()
+        least, most = ((rows[f"{own}_{end}"].astype(float).tolist() if spread else mean) for end in ("min", "max"))
         rates[column] = (mean, least, most)
     return Series(attack, defense, rows["place"].tolist(), rates)
 

@@ -152,6 +152,23 @@ def test_a_difference_is_taken_between_repairs_of_one_victim() -> None:
     assert judged("fig15-little-change", *others, *high).why == "no run with lr_max1 0.1 beside it"
 
 
+def test_a_difference_that_chance_decides_is_neither_reproduced_nor_refuted() -> None:
+    """Two of three attackers lie below 0, by luck as well as not; all three clearly, or none, is another matter."""
+
+    def verdict(*rises: float) -> tuple[str, str]:
+        slow = [{**row, "clean_accuracy": 0.8} for row in fine_tuned(0.01, 0.9)]
+        fast = [{**row, "clean_accuracy": 0.8 + rise} for row, rise in zip(fine_tuned(0.1, 0.0), rises, strict=True)]
+        found = judged("fig14-cost", *slow, *fast, spec=spec_of("bb"))
+        place = {(one.attack, one.dataset): one for one in found.places}["blended", "cifar10"]
+        return place.verdict, "; ".join(place.differs)
+
+    assert verdict(-0.02, -0.03, 0.04) == (
+        "not comparable", "95 % intervals over the attackers reach over the claim's bound: more attackers would tell"
+    )  # fmt: skip
+    assert verdict(-0.09, -0.1, -0.11)[0] == "reproduced"
+    assert verdict(0.09, 0.1, 0.11)[0] in ("not reproduced", "refuted")
+
+
 def test_readings_with_a_value_of_their_own_are_not_needed_where_the_claim_states_it() -> None:
     rows = [
         row

@@ -24,7 +24,7 @@ def _study(rows: Sequence[dict[str, Any]]) -> str:
 def _attack(rows: Sequence[dict[str, Any]], target: str = "") -> str:
     frame = to_frame(rows)
     settings = aggregate(frame)
-    return attack_lead(settings, verdicts(settings, fronts(frame)), target)
+    return attack_lead(settings, verdicts(settings, fronts(frame)), frame, target)
 
 
 # As in the shipped quickstart: at 1 point lost the search keeps the backdoor, but its pick for the greatest DER has as
@@ -47,14 +47,16 @@ def test_searching_does_not_look_harmful_where_a_pick_is_as_good_and_more_accura
         assert "the same ASR or the same clean accuracy, and a better value of the other" in first
         assert "ASR 0.0 % → 0.0 %, clean accuracy 94.4 % → 96.0 %" in first
         assert "this is the pick with" in first
-        assert "it may be chance" in first, "four images of 270"
+        assert "That may be chance" in first, "four images of 270"
 
 
 def test_a_gain_within_the_intervals_is_called_possible_chance() -> None:
-    assert "overlap, so it may be chance" in _study([point(0, 0.11, 0.975, published=True), point(1, 0.1, 0.98)])
-    assert "The 95 % intervals of the two settings do not overlap" in _study(
-        [point(0, 0.9, 0.80, published=True), point(1, 0.1, 0.98)]
-    )
+    assert "That may be chance" in _study([point(0, 0.11, 0.975, published=True), point(1, 0.1, 0.98)])
+    apart = [(0, 0.9, 0.80), (1, 0.1, 0.98)]
+    one = [point(number, asr, accuracy, published=not number) for number, asr, accuracy in apart]
+    assert "That may be chance" in _study(one), "one attacker tells nothing of others"
+    three = [row | {"seed": seed} for row in one for seed in range(3)]
+    assert "The difference is larger than chance allows" in _study(three)
 
 
 def test_a_pick_that_did_not_keep_its_lead_is_named() -> None:

@@ -319,7 +319,7 @@ def test_sentences_costs_and_the_front_itself_are_read_on_the_report_half() -> N
     frame = to_frame([point(0, 0.2, 0.97, published=True, **halves)])
     settings, members = aggregate(frame), fronts(frame)
     assert "with its published setting ASR 30.0 % at clean accuracy 95.0 %" in attack_lead(
-        settings, verdicts(settings, members)
+        settings, verdicts(settings, members), frame
     )
     (cost,) = cost_table(search_costs(frame), settings)
     assert cost["published: ASR"].startswith("30.0 % [")

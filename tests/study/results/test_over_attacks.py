@@ -18,8 +18,9 @@ from study.record.folder import LEDGER_FILE, SPEC_FILE
 from study.record.ledger import Ledger
 from study.report.terminal import front_summary
 from study.report.write import write_report
-from study.results.equal_rules import Counted, areas, parity, resample
+from study.results.equal_rules import areas, parity
 from study.results.fronts import fronts, fronts_by_rule, hypervolume_over_trials
+from study.results.intervals import Counted, estimate
 from study.results.rows import ALL_ATTACKS
 from study.results.scores import accuracy_drop, front_point, scores
 from study.results.settings import aggregate
@@ -113,10 +114,10 @@ def test_the_worst_case_is_read_with_the_images_of_the_attack_it_is_of(tmp_path:
     run(driver, measure=_measure)
     table = aggregate(driver.ledger.to_frame(), across_attacks=True)
     table = table[table["role"] == "search"]
-    assert set(table["n_triggered_report"]) <= {2 * 100, 2 * 200, 2 * 400}, "two seeds of one attack"
+    assert set(table["n_triggered_report"]) <= {100, 200, 400}, "of one attack, whose seeds share them"
     failing = table[table["asr_report"] > 0.8]
     assert len(failing)
-    assert set(failing["n_triggered_report"]) == {800}
+    assert set(failing["n_triggered_report"]) == {400}
     per_attack = aggregate(driver.ledger.to_frame())
     assert set(per_attack["aggregate"]) == {"mean"}
 
@@ -171,15 +172,15 @@ def test_intervals_of_the_worst_case_cover_what_repeated_measurements_give() -> 
     counts = np.full(3, 1000.0)
     for _ in range(60):
         asr = rng.binomial(1000, [0.2, 0.2, 0.3]) / 1000
-        counted = Counted(asr[None], asr[None], counts, counts, seeds, seeds, names, WORST_CASE)
-        drawn, accuracy = resample(counted, draws=400)
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        hits += low <= 0.3 <= high
-        assert abs(np.median(drawn) - asr.max()) < 0.01
-        assert abs(np.median(accuracy) - asr.min()) < 0.02, "of an accuracy the least is the worst"
+        counted = Counted(asr[None], asr[None], counts, counts, seeds, names, WORST_CASE)
+        worst = estimate(counted, lambda asr, _: asr[:, 0], draws=400)
+        hits += worst.low <= 0.3 <= worst.high
+        assert worst.value == asr.max()
+        least = estimate(counted, lambda _, accuracy: accuracy[:, 0], draws=400)
+        assert least.value == asr.min(), "of an accuracy the least is the worst"
     assert hits >= 52
-    means, _ = resample(Counted(asr[None], asr[None], counts, counts, seeds, seeds, names, MEAN), draws=400)
-    assert abs(np.median(means) - asr.mean()) < 0.01
+    mean = estimate(Counted(asr[None], asr[None], counts, counts, seeds, names, MEAN), lambda asr, _: asr[:, 0])
+    assert mean.value == pytest.approx(asr.mean())
 
 
 @pytest.mark.parametrize(("rule", "words"), [("mean", "means"), ("cvar:0.5", "worst 50 %")])

@@ -45,17 +45,22 @@ def test_a_difference_is_that_of_runs_on_the_same_victim_by_the_same_defender() 
     # Victims differ by more than repairs do, and `ft` was not run on the last: the mean of all would say -0.08.
     rows = [_run("super_ft", seed, 0.0, accuracy) for seed, accuracy in enumerate((0.92, 0.72, 0.52))]
     rows += [_run("ft", 0, 0.1, 0.9), _run("ft", 1, 0.3, 0.7)]
-    asr, accuracy = less_others(to_frame(rows), "super_ft")[PLACE]["ft"]
+    less = less_others(to_frame(rows), "super_ft")[PLACE]["ft"]
+    asr, accuracy = less.asr, less.clean_accuracy
     assert (asr.value, accuracy.value) == (pytest.approx(-0.2), pytest.approx(0.02))
-    assert asr.low < -0.2 < asr.high < 0
+    assert (asr.attackers, less.pairs, less.of) == (2, 2, 2)
+    assert asr.low < -0.2 < asr.high
     assert accuracy.low <= 0.02 <= accuracy.high
 
 
 def test_a_broken_run_leaves_its_pair_out_of_a_difference() -> None:
     rows = [_run("super_ft", seed, 0.0, 0.9) for seed in (0, 1)]
     rows += [_run("ft", 0, 0.1, 0.95), _run("ft", 1, 0.0, 0.1, collapsed=True)]
-    _, accuracy = less_others(to_frame(rows), "super_ft")[PLACE]["ft"]
-    assert accuracy.value == pytest.approx(-0.05)
+    less = less_others(to_frame(rows), "super_ft")[PLACE]["ft"]
+    assert less.clean_accuracy.value == pytest.approx(-0.05)
+    assert (less.pairs, less.of, less.asr.attackers) == (1, 2, 1)
+    text = repairs_markdown(to_frame(rows), less="super_ft")
+    assert "| `ft` | -5.0 (1 of 2 pairs) | -10.0 (1 of 2 pairs) |" in text, "and of one attacker no interval"
 
 
 def test_a_repair_that_is_not_there_is_named_with_those_that_are() -> None:
@@ -85,7 +90,7 @@ def test_the_interval_of_a_difference_holds_what_is_true() -> None:
         shared = rng.random(500) < 0.93
         right = [np.where(rng.random(500) < 0.9, shared, rng.random(500) < 0.93).mean() for _ in range(2)]
         rows = [_run(*one, n_clean=500) for one in (("one", 0, 0.0, right[0]), ("other", 0, 0.0, right[1]))]
-        _, accuracy = less_others(to_frame(rows), "one")[PLACE]["other"]
+        accuracy = less_others(to_frame(rows), "one")[PLACE]["other"].clean_accuracy
         found.append(accuracy.low <= 0.0 <= accuracy.high)
     assert np.mean(found) >= 0.95
 
@@ -97,5 +102,5 @@ def test_a_repair_that_is_a_baseline_and_searched_counts_once() -> None:
         rows.insert(0, point | {"trial": "badnets/super_ft/0000", "role": "search"})
     found = {one.label: one for one in repairs(to_frame(rows))[PLACE]}
     assert (found["super_ft"].gone, found["super_ft"].runs) == (2, 2)
-    asr, _ = less_others(to_frame(rows), "super_ft")[PLACE]["ft"]
-    assert asr.value == pytest.approx(-0.28)
+    less = less_others(to_frame(rows), "super_ft")[PLACE]["ft"]
+    assert less.asr.value == pytest.approx(-0.28)

@@ -106,12 +106,35 @@ def test_a_search_without_results_or_without_a_pick() -> None:
 
 
 def test_a_gain_is_clear_only_beyond_the_intervals_of_all_numbers_that_differ() -> None:
-    clear = _verdict([point(0, 0.9, 0.80, published=True), point(1, 0.1, 0.98)])
-    chance = _verdict([point(0, 0.9, 0.979, published=True), point(1, 0.1, 0.98)])
-    assert (clear.verdict, clear.is_clear) == (v.BETTER, True)
-    assert (chance.verdict, chance.is_clear) == (v.BETTER, False)
-    half = _verdict([point(0, 0.1, 0.80, published=True), point(1, 0.1, 0.98)])
-    assert (half.verdict, half.is_clear) == (v.NO_WORSE, True)
+    def judged(published: tuple[float, float], tuned: tuple[float, float], seeds: int = 3) -> tuple[str, bool]:
+        rows = [
+            point(number, *rates, published=not number, seed=seed)
+            for seed in range(seeds)
+            for number, rates in enumerate((published, tuned))
+        ]
+        found = _verdict(rows)
+        return found.verdict, v.is_clear(found, to_frame(rows))
+
+    assert judged((0.9, 0.80), (0.1, 0.98)) == (v.BETTER, True)
+    assert judged((0.9, 0.979), (0.1, 0.98)) == (v.BETTER, False)
+    assert judged((0.1, 0.80), (0.1, 0.98)) == (v.NO_WORSE, True)
+    assert judged((0.9, 0.80), (0.1, 0.98), seeds=1) == (v.BETTER, False), "of one attacker nothing is clear"
+
+
+def test_a_gain_that_hangs_on_one_attacker_is_not_clear() -> None:
+    """Two attackers are repaired by both settings, the third by the tuned one alone: five points of images apart."""
+    published, tuned = (0.05, 0.05, 0.9), (0.0, 0.0, 0.0)
+    rows = [point(0, asr, 0.90, published=True, seed=seed) for seed, asr in enumerate(published)]
+    rows += [point(1, asr, 0.98, seed=seed) for seed, asr in enumerate(tuned)]
+    assert not v.is_clear(_verdict(rows), to_frame(rows))
+
+
+def test_the_more_gains_are_looked_at_the_larger_each_must_be() -> None:
+    rows = [point(0, 0.5 + 0.02 * seed, 0.85, published=True, seed=seed) for seed in range(3)]
+    rows += [point(1, 0.3, 0.98, seed=seed) for seed in range(3)]
+    found, frame = _verdict(rows), to_frame(rows)
+    assert v.is_clear(found, frame)
+    assert not v.is_clear(found, frame, comparisons=1000)
 
 
 def test_outcomes_tell_what_the_runs_of_a_setting_came_to() -> None:

@@ -87,7 +87,7 @@ def test_pairs_are_tested_seed_by_seed_and_corrected_for_their_number() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(0.5, 0.2, 12)  # seeds differ far more than samplers: only pairs can tell
     finals = {"a": base + 0.05 + rng.normal(0, 0.01, 12), "b": base, "c": base + rng.normal(0, 0.01, 12)}
-    rows = {(row["first"], row["second"]): row for row in paired(finals)}
+    rows = {(row["first"], row["second"]): row for row in paired({"area": finals})["area"]}
     assert rows["a", "b"]["wins"] == 12
     assert rows["a", "b"]["p"] == pytest.approx(3 * wilcoxon(finals["a"] - finals["b"]).pvalue)
     assert rows["a", "b"]["p"] < 0.01 < 0.05 < rows["b", "c"]["p"]
@@ -98,11 +98,28 @@ def test_pairs_are_tested_seed_by_seed_and_corrected_for_their_number() -> None:
 def test_with_the_seeds_that_are_needed_and_no_fewer_a_difference_can_be_found(tests: int) -> None:
     needed = seeds_needed(tests)
     finals = {str(place): np.arange(1, needed + 1) * 0.01 * 4.0**place for place in range({1: 2, 6: 4}[tests])}
-    assert len(paired(finals)) == tests
-    assert min(row["p"] for row in paired(finals)) < 0.05
-    assert min(row["p"] for row in paired({name: values[:-1] for name, values in finals.items()})) > 0.05
+    rows, fewer = (
+        paired({"area": {name: values[:count] for name, values in finals.items()}})["area"]
+        for count in (needed, needed - 1)
+    )
+    assert len(rows) == tests
+    assert min(row["p"] for row in rows) < 0.05 < min(row["p"] for row in fewer)
+
+
+def test_tests_in_two_boxes_are_corrected_together() -> None:
+    rng = np.random.default_rng(0)
+    finals = {"a": rng.normal(0.5, 0.01, 12), "b": rng.normal(0.49, 0.01, 12)}
+    (alone,), (first,) = paired({"area": finals})["area"], paired({"area": finals, "corner": finals})["area"]
+    assert first["p"] == pytest.approx(2 * alone["p"])
+
+
+def test_a_band_holds_the_mean_of_few_seeds_as_often_as_it_says() -> None:
+    values = np.random.default_rng(0).normal(0.5, 0.05, (3, 400))  # 400 studies of three seeds
+    _, low, high = band(values)
+    assert 0.92 <= np.mean((low <= 0.5) & (high >= 0.5)) <= 0.98
+    assert [ends.tolist() for ends in band(np.array([[0.3]]))] == [[0.3], [0.0], [1.0]]
 
 
 def test_equal_samplers_differ_in_nothing() -> None:
-    (row,) = paired({"a": np.full(8, 0.3), "b": np.full(8, 0.3)})
+    (row,) = paired({"area": {"a": np.full(8, 0.3), "b": np.full(8, 0.3)}})["area"]
     assert (row["p"], row["wins"]) == (1.0, 0)

@@ -28,7 +28,7 @@ def test_a_setting_that_was_dropped_in_a_race_speaks_for_no_model_but_its_own() 
     settings, members = aggregate(frame), fronts(frame)
     (first, *_) = before_after(settings, members)
     assert first["ASR"].startswith("93.0 % [")
-    assert "93.0 % of triggered images" in attack_lead(settings, verdicts(settings, members))
+    assert "93.0 % of triggered images" in attack_lead(settings, verdicts(settings, members), frame)
     drawn = _by_kind(front_picture("badnets", settings, members))
     assert drawn["baseline"].y == pytest.approx((0.93,))
     assert 0.3 not in [y for marks in drawn.values() for y in marks.y]
