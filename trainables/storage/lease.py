@@ -63,14 +63,8 @@ class Lease:
             LeaseTakenError: a living process has it.
             RemoteError: the storage cannot be reached.
         """
-        claims = self._claims()
-        for _ in range(RELEASES):  # one that was released just now: the next to come begins at 1, and so must we
-            if not claims or self.remote.read(f"{self.folder}/{claims[-1]}") is not None:
-                break
-            claims = self._claims()
-        if claims and (holder := self._living(claims[-1])) is not None:
-            raise LeaseTakenError(holder)
-        number = int(claims[-1].partition(".")[0]) + 1 if claims else 1
+        left = self._left_behind()
+        number = max((int(claim.partition(".")[0]) for claim in left), default=0) + 1
         self._name = f"{self.folder}/{number:08d}.json"
         self._me = {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "id": uuid.uuid4().hex}
         self._me["since"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -78,7 +72,14 @@ class Lease:
         # A driver that tried twice, because the first answer was lost, meets what it wrote itself.
         if not self.remote.create(self._name, content) and self.remote.read(self._name) != content:
             raise LeaseTakenError("another process, just now")
-        self.remote.delete([f"{self.folder}/{claim}" for claim in claims])
+        # Somebody else may have taken what the same dead process had, given it back, and a third have begun anew at 1.
+        # Of two that claim at once at least one sees the other here.
+        mine = self._name.rpartition("/")[2]
+        others = {name: content for name, content in self._contents().items() if name != mine}
+        if any(left.get(name) != content for name, content in others.items()):
+            self.remote.delete([self._name])
+            raise LeaseTakenError("another process, just now")
+        self.remote.delete([f"{self.folder}/{claim}" for claim in left])
         self._renewed, self._busy, self._end = time.time(), threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lease {self.folder}", daemon=True)
         self._thread.start()
@@ -117,16 +118,38 @@ class Lease:
         finally:
             self.release()
 
+    def _left_behind(self) -> dict[str, bytes]:
+        """The claims of processes that are gone or silent, and their contents; none where nobody claims it.
+
+        One that vanishes while we look was given back, which is not the same: whoever comes next begins at 1, and so
+        must we.
+
+        Raises:
+            LeaseTakenError: a living process has it.
+        """
+        for _ in range(RELEASES):
+            contents = self._contents()
+            if not contents:
+                return {}
+            last = max(contents)
+            if (holder := self._living(last, contents[last])) is not None:
+                raise LeaseTakenError(holder)
+            if self.remote.read(f"{self.folder}/{last}") == contents[last]:
+                return contents
+        raise LeaseTakenError("another process, just now")
+
+    def _contents(self) -> dict[str, bytes]:
+        """All claims with what they hold; those that vanish meanwhile are left out."""
+        read = {claim: self.remote.read(f"{self.folder}/{claim}") for claim in self._claims()}
+        return {claim: content for claim, content in read.items() if content is not None}
+
     def _claims(self) -> list[str]:
         names = (name.rpartition("/")[2] for name in self.remote.sizes(self.folder))
         return sorted(name for name in names if CLAIM.fullmatch(name))
 
-    def _living(self, claim: str) -> str | None:
-        """Who holds it, in words; None when that process is gone or silent."""
+    def _living(self, claim: str, content: bytes) -> str | None:
+        """Who holds it, in words; None when that process is gone or silent, or has given it back meanwhile."""
         name = f"{self.folder}/{claim}"
-        content = self.remote.read(name)
-        if content is None:
-            return None
         holder: dict[str, Any] = {}
         with contextlib.suppress(ValueError):
             holder = dict(json.loads(content))

@@ -131,3 +131,56 @@ def test_a_claim_that_is_no_json_is_taken_over_when_it_is_old(remote: Remote) ->
     heir = Lease(remote, "lease", stale=0.2)
     heir.acquire()
     heir.release()
+
+
+class Slow(Lease):
+    """One that something happens to just after it has looked (``looked``), and just before it claims (``claims``)."""
+
+    looked = claims = staticmethod(lambda: None)
+
+    def _living(self, claim: str, content: bytes) -> str | None:
+        found = super()._living(claim, content)
+        self.looked()
+        return found
+
+    def _content(self) -> bytes:
+        self.claims()
+        return super()._content()
+
+
+def test_a_claim_that_vanishes_while_one_looks_is_not_followed_by_the_next_number(remote: Remote) -> None:
+    """Whoever comes next begins at 1; a second one that went on from the claim it saw would hold it, too."""
+    abandoned(remote, pid=2**22 + 1)
+    second, slow = Lease(remote, "lease"), Slow(remote, "lease")
+
+    def another_comes() -> None:
+        slow.looked = lambda: None
+        remote.delete([max(remote.sizes("lease"))])
+        second.acquire()
+
+    slow.looked = another_comes
+    with pytest.raises(LeaseTakenError, match="since 20"):
+        slow.acquire()
+    assert len(remote.sizes("lease")) == 1
+    second.check()
+    second.release()
+
+
+def test_of_two_that_follow_a_dead_one_the_late_one_sees_who_came_between(remote: Remote) -> None:
+    """The quick one took over, gave back, and a third began anew at 1: under the name of the dead one's claim."""
+    abandoned(remote, pid=2**22 + 1)
+    quick, third, late = Lease(remote, "lease"), Lease(remote, "lease"), Slow(remote, "lease")
+
+    def others_come() -> None:
+        late.claims = lambda: None
+        quick.acquire()
+        quick.release()
+        third.acquire()
+
+    late.claims = others_come
+    with pytest.raises(LeaseTakenError):
+        late.acquire()
+    assert len(remote.sizes("lease")) == 1, "the late one has taken its claim back"
+    third._renew()
+    assert third.lost is None
+    third.release()
