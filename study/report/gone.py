@@ -13,6 +13,7 @@ from study.report.html import Table, table_html
 from study.results.outcomes import NO_BACKDOOR, OUTCOMES, REMOVED, REMOVED_ASR
 from study.results.rows import ALL_ATTACKS, GROUP
 from study.results.verdicts import Verdict
+from trainables.evaluation.metrics import wilson
 
 CAPTION = (
     f'<p class="caption">Runs on a backdoored model after which at most {REMOVED_ASR:.0%} of triggered images still go '
@@ -33,8 +34,9 @@ def gone_html(table: pd.DataFrame, counts: pd.DataFrame, pairs: list[tuple[str, 
     table = table[table["attack"] != ALL_ATTACKS]
     tuned = {one.tuned["trial"]: one for _, one in pairs if one.tuned is not None and not one.tuned["published"]}
     cells: dict[str, dict[str, str]] = {}
-    several = False
+    several, attackers = False, 0
     for name, one in _told(table, tuned):
+        attackers = max(attackers, int(one["models_counted"]))
         runs = counts.loc[tuple(one[key] for key in (*GROUP, "role", "trial"))]
         meant = int(runs[list(OUTCOMES)].sum())
         several |= meant > 1
@@ -44,7 +46,18 @@ def gone_html(table: pd.DataFrame, counts: pd.DataFrame, pairs: list[tuple[str, 
     if not several:
         return ""
     rows: Table = [{"backdoor gone in": name, **found} for name, found in cells.items()]
-    return table_html(rows) + CAPTION
+    return table_html(rows) + CAPTION + all_of(attackers)
+
+
+def all_of(attackers: int) -> str:
+    """What a row without a single failure says of attackers that were not tried."""
+    if attackers < 2:
+        return ""
+    least = wilson(attackers, attackers)[0]
+    return (
+        f'<p class="caption">Gone in all {attackers} of {attackers} attackers means in {least:.0%} or more of all that '
+        "there are (95 %): more attackers would tell more, more defenders or images would not.</p>"
+    )
 
 
 def _told(table: pd.DataFrame, tuned: dict[Any, Verdict]) -> list[tuple[str, pd.Series[Any]]]:

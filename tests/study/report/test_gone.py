@@ -35,6 +35,15 @@ def baseline(label: str, asrs: tuple[float, ...], **changes: Any) -> list[dict[s
     ]
 
 
+def test_what_all_attackers_tell_of_others_is_said_and_hangs_on_no_defender() -> None:
+    three = baseline("ft", (0.0, 0.0, 0.0))
+    assert "Gone in all 3 of 3 attackers means in 44% or more" in table(three)
+    assert "Gone in all 3 of 3" in table([*three, *baseline("ft", (0.0, 0.0, 0.0), defense_seed=1)])
+    one = [row for own in (0, 1) for row in baseline("ft", (0.0,), defense_seed=own)]
+    assert "2 of 2" in table(one)
+    assert "Gone in all" not in table(one), "one attacker tells of no other"
+
+
 def test_runs_are_counted_per_label_published_and_tuned() -> None:
     rows = [point(0, asr, 0.97, seed=seed, published=True) for seed, asr in enumerate((0.0, 0.98, 1.0))]
     rows += [point(1, asr, 0.98, seed=seed) for seed, asr in enumerate((0.1, 0.05, 0.11))]
