@@ -88,7 +88,7 @@ def test_tables_tell_refusals_spread_and_each_attack() -> None:
     text = table_of(found, frame)
     lines = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines()}
     assert lines["planted"][3] == "2"
-    assert lines["validation"][8] == "0.100"
+    assert lines["validation"][9] == "0.100"
     assert lines["ft_peak"][2] == "0 of 2"
     assert "| validation | 0.900 / 1.0 | 0.800 / 1.0 |" in by_attack(found)
     assert spread(found[found["rule"] == "ft_peak"], frame[frame["kind"] == "nothing"]) == ""

@@ -316,7 +316,7 @@ def test_the_command_says_and_writes_what_was_found(folder: Path, tmp_path: Path
     )
     assert said.exit_code == 0, said.output
     assert "4 of 4 simulated studies" in said.stderr
-    for text in ("ASR error", "tpe - random", "to corner", "grid: 5 settings", "fewer than 6 seeds none"):
+    for text in ("ASR error", "tpe - random", "to corner", "grid: 5 settings", "fewer than 7 seeds none"):
         assert text in said.stdout
     result = json.loads((out / "simulation.json").read_text())
     for name in ("tpe", "random"):
