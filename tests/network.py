@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
+import itertools
 import os
 import socket
 import struct
 
 CLONE_NEWNET = 0x40000000
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+# Ray's workers take ports up to 19999, and Linux gives those from 32768 on to whoever does not name one.
+PORTS = range(20000, 32000)
+_turns = itertools.count(97 * os.getpid())  # two runs of pytest on one machine begin in different places
 
 
 def leave_the_network() -> bool:
@@ -28,12 +33,19 @@ def leave_the_network() -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for item in held:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in held]
-    finally:
-        for item in held:
-            item.close()
+    """Ports of loopback that nobody listens on now, and that nobody is given until their server listens.
+
+    Neither the system nor Ray hands them out, no other worker of pytest draws from them, and this one none twice until
+    all were drawn.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    mine = PORTS[worker :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
+    found: list[int] = []
+    for _ in mine:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            port = mine[next(_turns) % len(mine)]
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"of {len(mine)} ports {len(found)} are free, not {count}")

@@ -96,12 +96,14 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     end = threading.Timer(seconds + GRACE_SECONDS, os._exit, (1,))
     end.daemon = True
     previous = signal.signal(signal.SIGALRM, cut)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     end.start()
-    try:
-        yield
+    try:  # two, since the alarm may also come while the first of them ends
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
         end.cancel()
 

@@ -29,14 +29,17 @@ from tests.study.tiny import TINY
 ROOT = Path(__file__).parents[2]
 MARK = "SUPERFT_TEST_MARK"
 AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
+# Not time that it takes: workers have a low priority and wait for whatever else the machine does.
+PATIENCE = 600.0  # seconds
 
-# Defenses that go wrong only when they run. They reach the workers as a further folder of `trainables.defenses`.
+# Defenses that go wrong, or wait, when they run. They reach the workers as a further folder of `trainables.defenses`.
 PLUG_IN = '''
-import os, time
+import os, signal, time
 from dataclasses import dataclass
 from typing import ClassVar
 
 from trainables.defenses.base import Defense, NoData, Repair, register
+from trainables.defenses.super_ft import SuperFineTuning
 from trainables.training.loop import Counters
 
 
@@ -64,11 +67,12 @@ class Raises(Faulty):
 @register("hangs")
 @dataclass(frozen=True)
 class Hangs(Faulty):
-    """Comes to no end."""
+    """Comes to no end; its time limit, however long, is over in a moment."""
 
     def repair(self, model, assets, trainer):
         with open(os.environ["SUPERFT_TEST_ATTEMPTS"] + ".hung", "a") as file:
             file.write("x")
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
         time.sleep(3600)
 
 
@@ -99,7 +103,24 @@ class Meets(Faulty):
         while len(os.listdir(begun)) < 2:
             time.sleep(0.1)
         return Repair(model)
+
+
+@register("gated")
+@dataclass(frozen=True)
+class Gated(SuperFineTuning):
+    """Super-FT, but all trials after the first two of a place wait until its gate is open."""
+
+    def repair(self, model, assets, trainer):
+        gate = os.environ["SUPERFT_TEST_ATTEMPTS"] + ".gate"
+        with open(gate + ".begun", "ab", buffering=0) as file:
+            file.write(b"x")
+            number = file.tell()
+        while number > 2 and not os.path.exists(gate):
+            time.sleep(0.1)
+        return super().repair(model, assets, trainer)
 '''
+# A study in which it searches has two rows of its own (and one of every baseline that came before), and is not over.
+GATED: dict[str, Any] = {"defenses": ["gated"], "defense": {"gated": TINY["defense"]["super_ft"]}}
 
 
 @dataclass
@@ -115,7 +136,10 @@ class Place:
         plug_in = self.folder / "plugin"
         (plug_in / "defenses").mkdir(parents=True)
         (plug_in / "defenses" / "faulty.py").write_text(PLUG_IN)
+        (plug_in / "spaces").mkdir()
+        (plug_in / "spaces" / "gated.py").write_text("from search_spaces.super_ft import *\n")
         (plug_in / "sitecustomize.py").write_text(
+            f"import search_spaces\nsearch_spaces.__path__.append({str(plug_in / 'spaces')!r})\n"
             f"import trainables.defenses\ntrainables.defenses.__path__.append({str(plug_in / 'defenses')!r})\n"
         )
 
@@ -126,6 +150,10 @@ class Place:
     @property
     def attempts(self) -> Path:
         return self.folder / "attempts"
+
+    def open_gate(self) -> None:
+        """Let the trials of `gated` go on."""
+        self.attempts.with_name(f"{self.attempts.name}.gate").touch()
 
     def environment(self, plug_in: bool = False) -> dict[str, str]:
         paths = [str(self.folder / "plugin")] * plug_in + [str(ROOT)]

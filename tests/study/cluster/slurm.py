@@ -90,7 +90,7 @@ class Slurm:
     first: int = 0  # the process that holds the node's network
 
     def environment(self) -> dict[str, str]:
-        return self.place.environment() | {
+        return self.place.environment(plug_in=True) | {
             "PATH": search_path(),
             "SLURM_CONF": str(self.folder / "slurm.conf"),
             "SUPERFT_SHARED": str(self.place.folder),

@@ -112,7 +112,7 @@ def test_a_real_ray_starts_under_a_long_tmpdir_and_has_the_cores_of_its_driver(l
     long.mkdir()
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"TMPDIR": str(long)}
     ended = subprocess.run(
-        ["taskset", "-c", "0", sys.executable, "-c", LOCAL_RAY],
+        ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-c", LOCAL_RAY],
         env=environment,
         capture_output=True,
         text=True,

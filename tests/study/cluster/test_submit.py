@@ -23,8 +23,10 @@ from study.cluster import submit
 from study.spec.yaml_io import SpecError
 from tests.network import free_ports
 from tests.study.commands import assert_refused, invoke
-from tests.study.processes import ROOT, Place, Running, new_place, rows_of, wait_for
+from tests.study.processes import PATIENCE, ROOT, Place, Running, new_place, rows_of, wait_for
 from tests.study.tiny import TINY
+
+pytestmark = pytest.mark.timeout(1500)
 
 
 @dataclass
@@ -70,7 +72,7 @@ class Head:
             env=self.environment(RAY_AUTH_MODE="token"),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
         )  # fmt: skip
         assert started.returncode == 0, started.stdout + started.stderr
@@ -99,7 +101,7 @@ class Head:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PATIENCE,
             check=False,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -129,7 +131,7 @@ def test_a_study_is_submitted_followed_and_its_report_found(head: Head) -> None:
         (mine / "trainables" / "defenses" / "none.py").read_text().replace('"none"', '"untouched"')
     )
     out, spec = head.place.folder / "one", head.place.spec(baselines=["none", "untouched"])
-    ran = head.submit(spec, "--out", out, "--follow", RAY_AUTH_MODE=None, PYTHONPATH=str(mine)).end()
+    ran = head.submit(spec, "--out", out, "--follow", RAY_AUTH_MODE=None, PYTHONPATH=str(mine)).end(PATIENCE)
     assert ran.code == 0, ran.stdout + ran.stderr
     rows = rows_of(out)
     assert len({row["trial"] for row in rows}) == len(rows) == 6
@@ -154,7 +156,7 @@ def test_the_jobs_own_failure_is_the_exit_code(head: Head) -> None:
     out = head.place.folder / "occupied"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    ran = head.submit(head.place.spec(), "--out", out, "--follow").end()
+    ran = head.submit(head.place.spec(), "--out", out, "--follow").end(PATIENCE)
     assert ran.code == 2
     assert f"superft: --out {out} is not empty and holds no study.yaml; name a new folder" in ran.stdout
 
@@ -164,17 +166,17 @@ def test_a_stopped_job_flushes_says_so_and_is_continued_by_the_same_command(head
     out = head.place.folder / "stopped"
     search = {**TINY["search"], "trials": 14, "ranges": {"super_ft": {"iterations": [500, 2000]}}}
     spec = head.place.spec("long", search=search)
-    first = head.submit(spec, "--out", out).end(60)
+    first = head.submit(spec, "--out", out).end(PATIENCE)
     assert first.code == 0
     assert not (out / "report.html").exists()  # the command did not wait for it
     job = job_of(first.stdout)
-    wait_for(lambda: len(rows_of(out)) >= 2, 120, lambda: head.ray_job("logs", job))
+    wait_for(lambda: len(rows_of(out)) >= 2, PATIENCE, lambda: head.ray_job("logs", job))
     head.ray_job("stop", job)
     assert "trials; the same command continues the study" in head.ray_job("logs", job)
     assert (out / "report.html").is_file()  # SIGTERM left the time to write it
     before = rows_of(out)
     assert 2 <= len(before) < 15, "the study was over before it was stopped: make it longer"
-    again = head.submit(spec, "--out", out, "--follow").end()
+    again = head.submit(spec, "--out", out, "--follow").end(PATIENCE)
     assert again.code == 0, again.stdout
     assert f"continuing: {len(before)} of 15 trials are done" in again.stdout
     rows = rows_of(out)
@@ -196,7 +198,7 @@ def test_a_stopped_job_flushes_says_so_and_is_continued_by_the_same_command(head
 )
 def test_without_the_right_token_nothing_is_submitted(changes: dict[str, str | None], named: str, head: Head) -> None:
     out = head.place.folder / "never"
-    ran = head.submit(head.place.spec(), "--out", out, "--follow", **changes).end(60)
+    ran = head.submit(head.place.spec(), "--out", out, "--follow", **changes).end(PATIENCE)
     assert ran.code == 2
     assert ran.stdout == ""
     assert ran.stderr.count("\n") == 1, ran.stderr
@@ -226,7 +228,7 @@ def test_run_says_in_its_last_line_that_a_cluster_wants_its_token(
         cwd=head.place.folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert ran.returncode == 2

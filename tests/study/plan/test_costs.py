@@ -13,7 +13,7 @@ from study.plan.jobs import make_plan
 from study.record.ended import read_ended
 from study.record.ledger import Ledger
 from study.results.left import trials_left
-from tests.study.tiny import make_driver, run, tiny_spec
+from tests.study.tiny import TINY, make_driver, run, tiny_spec
 from trainables.data.images import Dataset
 from trainables.data.load import load_dataset, outline
 
@@ -83,7 +83,7 @@ def test_a_data_set_that_is_not_here_is_planned_from_its_sizes(digits: Dataset) 
     assert stand_in.train.images.untyped_storage().nbytes() == 1
     plan = make_plan(spec)
     assert all(item.epochs >= 0 for item in work_left(plan, stand_in))
-    assert victims_cost(plan.victims(), stand_in) == pytest.approx(2 * 8, rel=0.01)
+    assert victims_cost(plan.victims(), stand_in) == pytest.approx(2 * TINY["victim"]["epochs"], rel=0.01)
     assert outline("folder:/nowhere") is None
     assert outline("digits") is None, "it is always here"
 

@@ -16,10 +16,10 @@ from optuna.trial import TrialState
 
 from study.record.columns import COLUMNS
 from study.run.repeat import differences
-from tests.study.processes import Place, new_place, optuna_states, rows_of, wait_for
+from tests.study.processes import GATED, PATIENCE, Place, new_place, optuna_states, rows_of, wait_for
 from trainables.columns import CIRCUMSTANCES
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")
@@ -34,24 +34,27 @@ def modification_times(directory: Path) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def killed(place: Place) -> SimpleNamespace:
-    """A study killed in the middle, half a line in its ledger and a wrong byte in its victim; then continued."""
-    spec = place.spec(
-        "killed", search={"trials": 8, "startup_trials": 2, "ranges": {"super_ft": {"iterations": [20, 500]}}}
-    )
+    """A study killed in the middle, half a line in its ledger and a wrong byte in its victim; then continued.
+
+    It is in the middle since most of its trials wait for a gate that is opened only then.
+    """
+    search = {"trials": 8, "startup_trials": 2, "ranges": {"gated": {"iterations": [20, 500]}}}
+    spec = place.spec("killed", **GATED, search=search)
     directory = place.folder / "runs" / "killed"
-    first = place.start("run", spec, "--out", directory)
-    wait_for(lambda: len(rows_of(directory)) >= 3, 180, lambda: first.stderr.read_text())
+    first = place.start("run", spec, "--out", directory, plug_in=True)
+    wait_for(lambda: len(rows_of(directory)) >= 3, PATIENCE, lambda: first.stderr.read_text())
     first.process.send_signal(signal.SIGKILL)
     ended = first.end()
     place.wait_until_killed()
     before, left = rows_of(directory), place.left_over()
     with (directory / "trials.jsonl").open("a") as ledger:
-        ledger.write('{"study": "killed", "trial": "badnets/super_ft/00')
+        ledger.write('{"study": "killed", "trial": "badnets/gated/00')
     model = next(place.store.glob("badnets-*/model.safetensors"))
     content = bytearray(model.read_bytes())
     content[-1] ^= 1
     model.write_bytes(content)
-    second = place.run("run", spec, "--out", directory)
+    place.open_gate()
+    second = place.run("run", spec, "--out", directory, plug_in=True, timeout=PATIENCE)
     place.wait_until_alone()
     return SimpleNamespace(
         spec=spec, directory=directory, before=before, first=ended, second=second, left=left, model=model
@@ -63,7 +66,7 @@ def test_a_killed_study_is_continued_to_exactly_its_trials(killed: SimpleNamespa
     assert 3 <= len(killed.before) < 9
     assert killed.second.code == 0, killed.second.stderr
     rows = rows_of(killed.directory)
-    expected = ["badnets/none/baseline"] + [f"badnets/super_ft/{number:04d}" for number in range(8)]
+    expected = [f"badnets/gated/{number:04d}" for number in range(8)] + ["badnets/none/baseline"]
     assert sorted(row["trial"] for row in rows) == expected
     assert {row["status"] for row in rows} == {"ok"}
     assert f"continuing: {len(killed.before)} of 9 trials are done" in killed.second.stderr
@@ -84,12 +87,12 @@ def test_no_setting_is_measured_twice(killed: SimpleNamespace) -> None:
     settings = [tuple(sorted(i for i in row.items() if i[0].startswith("param."))) for row in searched]
     assert len(set(settings)) == len(settings) == 8
     rates = [(row["trial"], row["param.lr_max1"], row["param.iterations"]) for row in searched]
-    assert [trial for trial, peak, length in rates if (peak, length) == (0.1, 500)] == ["badnets/super_ft/0000"]
+    assert [trial for trial, peak, length in rates if (peak, length) == (0.1, 500)] == ["badnets/gated/0000"]
 
 
 def test_a_truncated_line_is_kept_aside_and_named_and_the_study_goes_on(killed: SimpleNamespace) -> None:
     aside = killed.directory / "trials.jsonl.damaged"
-    assert aside.read_text().startswith('{"study": "killed", "trial": "badnets/super_ft/00')
+    assert aside.read_text().startswith('{"study": "killed", "trial": "badnets/gated/00')
     assert "trials.jsonl, line" in killed.second.stderr
     assert aside.name in killed.second.stderr
 
@@ -137,17 +140,18 @@ def test_rows_hold_what_a_reader_needs_to_trust_them(killed: SimpleNamespace) ->
         assert row["wall_seconds"] > 0
         assert "torch" in row["versions"]
         assert row["error"] is None
-        if row["defense"] == "super_ft":
+        if row["defense"] == "gated":
             assert row["steps"] == sum(round(0.1 * row["param.iterations"]) for _ in range(2))
             assert row["backward_samples"] == 16 * row["steps"]
 
 
 def test_a_trial_is_repeated_in_one_process_that_has_more_threads(killed: SimpleNamespace, place: Place) -> None:
-    row = next(row for row in rows_of(killed.directory) if row["trial"] == "badnets/super_ft/0003")
+    row = next(row for row in rows_of(killed.directory) if row["trial"] == "badnets/gated/0003")
     command = [sys.executable, "-m", "study.cli", "trial", "--like", str(killed.directory), row["trial"], "--json"]
     done = subprocess.run(
         [*command, "--store", str(place.folder / "another")],  # its victim is trained anew
-        capture_output=True, text=True, timeout=240, check=False, env=place.environment() | {"OMP_NUM_THREADS": "2"},
+        capture_output=True, text=True, timeout=240, check=False,
+        env=place.environment(plug_in=True) | {"OMP_NUM_THREADS": "2"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     now = json.loads(done.stdout)
@@ -159,7 +163,7 @@ def test_a_trial_is_repeated_in_one_process_that_has_more_threads(killed: Simple
 
 def test_the_same_command_on_a_finished_study_does_nothing_but_say_so(killed: SimpleNamespace, place: Place) -> None:
     before = modification_times(killed.directory)
-    again = place.run("run", killed.spec, "--out", killed.directory)
+    again = place.run("run", killed.spec, "--out", killed.directory, plug_in=True)
     assert again.code == 0, again.stderr
     assert "is finished: 9 trials; nothing was run" in again.stdout
     assert modification_times(killed.directory) == before
@@ -168,14 +172,15 @@ def test_the_same_command_on_a_finished_study_does_nothing_but_say_so(killed: Si
 
 def test_a_lost_report_is_written_again_without_running_anything(killed: SimpleNamespace, place: Place) -> None:
     (killed.directory / "report.html").unlink()
-    again = place.here("run", killed.spec, "--out", killed.directory)
+    again = place.run("run", killed.spec, "--out", killed.directory, plug_in=True)
     assert "nothing was run" in again.stdout
     assert (killed.directory / "report.html").is_file()
 
 
 def test_another_spec_does_not_touch_the_folder(killed: SimpleNamespace, place: Place) -> None:
     before = modification_times(killed.directory)
-    other = place.here("run", killed.spec, "--set", "clean_fraction=0.3", "--out", killed.directory)
+    changed = ("--set", "clean_fraction=0.3")
+    other = place.run("run", killed.spec, *changed, "--out", killed.directory, plug_in=True)
     assert (other.code, other.stdout) == (2, "")
     assert other.stderr.count("\n") == 1
     assert "clean_fraction: 0.1 -> 0.3" in other.stderr

@@ -13,7 +13,7 @@ import pytest
 from study.record.victims import read_victims
 from tests.study.processes import Place, new_place, on_one_core, rows_of, wait_for
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1000)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def faulty(place: Place) -> SimpleNamespace:
     spec = place.spec(
         "faulty",
         baselines=["hangs", "raises", "dies_once", "none", "ft"],
-        resources={"trial_seconds": 20},
+        resources={"trial_seconds": 120},
         defense={
             "super_ft": {"batch_size": 16, "cycles1": 0.1, "cycles2": 0.1},
             "ft": {"lr": 1e6, "steps": 50, "batch_size": 16, "schedule": "constant"},
@@ -55,7 +55,7 @@ def test_a_trial_that_raises_is_recorded_with_its_cause_and_place_at_once(faulty
 def test_a_hung_trial_is_cut_at_its_time_limit_and_not_tried_again(faulty: SimpleNamespace) -> None:
     row = faulty.rows["badnets/hangs/baseline"]
     assert row["status"] == "failed"
-    assert row["error"] == "cut after 20 s (resources.trial_seconds)"
+    assert row["error"] == "cut after 120 s (resources.trial_seconds)"
     assert faulty.attempts.with_name("attempts.hung").read_text() == "x"
 
 
@@ -81,7 +81,7 @@ def test_the_study_goes_on_around_its_failures(faulty: SimpleNamespace) -> None:
     for ended in (faulty.ended, faulty.again):  # a baseline without any result is no success
         assert ended.code == 3
         assert "superft: FAILED badnets/raises/baseline: its only trial failed: RuntimeError: the card" in ended.stderr
-        assert "superft: FAILED badnets/hangs/baseline: its only trial failed: cut after 20 s" in ended.stderr
+        assert "superft: FAILED badnets/hangs/baseline: its only trial failed: cut after 120 s" in ended.stderr
     assert "failed" in (faulty.directory / "trials.csv").read_text()
 
 
@@ -90,7 +90,7 @@ def kinds_of_rows(directory: Path) -> set[tuple[str, str, int]]:
 
 
 def test_a_killed_study_leaves_out_the_same_victims_when_it_is_continued(place: Place) -> None:
-    """One of its two victims is trained so briefly on such a faint picture that no backdoor takes hold."""
+    """One of its two victims is trained on such a faint picture that no backdoor takes hold."""
     spec = place.spec(
         "left-out",
         attacks=["badnets", "blended"],

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 
-from tests.study.processes import Place, new_place, on_one_core, optuna_states, rows_of, wait_for
+from tests.study.processes import GATED, PATIENCE, Place, new_place, on_one_core, optuna_states, rows_of, wait_for
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")
@@ -23,46 +23,46 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def interrupted(place: Place) -> SimpleNamespace:
-    """A study stopped by SIGTERM while its victims are trained, by Ctrl-C among its trials, then left to its end."""
-    spec = place.spec(
-        "stopped",
-        defense={
-            "super_ft": {"batch_size": 16}
-        },  # long trials: what comes after a signal must not have ended by itself
-        search={"trials": 3, "startup_trials": 2, "ranges": {"super_ft": {"iterations": [500, 600]}}},
-    )
+    """A study stopped by SIGTERM as its victims are trained, by Ctrl-C among its trials, then left to its end.
+
+    Most of its trials wait for a gate that is opened before the last time: it cannot have ended before a signal.
+    """
+    search = {"trials": 4, "startup_trials": 2, "ranges": {"gated": {"iterations": [20, 500]}}}
+    spec = place.spec("stopped", **GATED, search=search)
     directory = place.folder / "runs" / "stopped"
-    first = place.start("run", spec, "--out", directory)
-    first.said("trials on")
+    command = ("run", spec, "--out", directory)
+    first = place.start(*command, plug_in=True)
+    first.said("trials on", PATIENCE)
     first.process.send_signal(signal.SIGTERM)
-    terminated = first.end(120)
+    terminated = first.end(PATIENCE)
     place.wait_until_alone()
-    left = [place.left_over()]
-    second = place.start("run", spec, "--out", directory)
-    second.said("trials on")
-    rival = place.here("run", spec, "--out", directory)
-    wait_for(lambda: len(rows_of(directory)) >= 1, 180, lambda: second.stderr.read_text())
+    left, early = [place.left_over()], rows_of(directory)
+    second = place.start(*command, plug_in=True)
+    second.said("trials on", PATIENCE)
+    wait_for(lambda: len(rows_of(directory)) >= 1, PATIENCE, lambda: second.stderr.read_text())
+    rival = place.run(*command, plug_in=True)
     second.signal_group(signal.SIGINT)
     stopped_at = time.monotonic()
-    stopped = second.end(120)
+    stopped = second.end(PATIENCE)
     seconds = time.monotonic() - stopped_at
     place.wait_until_alone()
     left.append(place.left_over())
     between, states = rows_of(directory), optuna_states(directory)
-    shown = place.here("show", directory)
-    third = place.run("run", spec, "--out", directory)
+    shown = place.run("show", directory, plug_in=True)
+    place.open_gate()
+    third = place.run(*command, plug_in=True, timeout=PATIENCE)
     place.wait_until_alone()
     left.append(place.left_over())
     return SimpleNamespace(
-        directory=directory, terminated=terminated, stopped=stopped, seconds=seconds, rival=rival, between=between,
-        states=states, shown=shown, third=third, left=left,
+        directory=directory, early=early, terminated=terminated, stopped=stopped, seconds=seconds, rival=rival,
+        between=between, states=states, shown=shown, third=third, left=left,
     )  # fmt: skip
 
 
 def test_sigterm_stops_in_order_and_says_how_to_continue(interrupted: SimpleNamespace) -> None:
     assert interrupted.terminated.code == 130
     assert interrupted.terminated.stderr.splitlines()[-1] == (
-        "stopped after 0 of 4 trials; the same command continues the study"
+        f"stopped after {len(interrupted.early)} of 5 trials; the same command continues the study"
     )
     assert "Traceback" not in interrupted.terminated.stderr
 
@@ -71,21 +71,21 @@ def test_ctrl_c_stops_in_order_and_says_how_to_continue(interrupted: SimpleNames
     assert interrupted.stopped.code == 130
     done = len(interrupted.between)
     assert interrupted.stopped.stderr.splitlines()[-1] == (
-        f"stopped after {done} of 4 trials; the same command continues the study"
+        f"stopped after {done} of 5 trials; the same command continues the study"
     )
     assert "Traceback" not in interrupted.stopped.stderr
-    assert 1 <= done < 4
-    assert interrupted.seconds < 60
+    assert 1 <= done < 5
+    assert interrupted.seconds < 200
 
 
 def test_an_interrupted_study_is_continued_to_its_end(interrupted: SimpleNamespace) -> None:
     assert interrupted.third.code == 0, interrupted.third.stderr
     rows = rows_of(interrupted.directory)
     assert rows[: len(interrupted.between)] == interrupted.between
-    expected = ["badnets/none/baseline"] + [f"badnets/super_ft/{number:04d}" for number in range(3)]
+    expected = [f"badnets/gated/{number:04d}" for number in range(4)] + ["badnets/none/baseline"]
     assert sorted(row["trial"] for row in rows) == expected
     assert TrialState.RUNNING not in optuna_states(interrupted.directory)
-    assert optuna_states(interrupted.directory).count(TrialState.COMPLETE) == 3
+    assert optuna_states(interrupted.directory).count(TrialState.COMPLETE) == 4
 
 
 def test_interruptions_leave_no_process_and_no_folder(interrupted: SimpleNamespace, place: Place) -> None:
@@ -101,4 +101,4 @@ def test_a_second_driver_of_the_same_folder_is_refused(interrupted: SimpleNamesp
 
 def test_show_tells_how_far_an_unfinished_study_is(interrupted: SimpleNamespace) -> None:
     assert interrupted.shown.code == 0, interrupted.shown.stderr
-    assert f"{len(interrupted.between)} of 4 trials done" in interrupted.shown.stdout
+    assert f"{len(interrupted.between)} of 5 trials done" in interrupted.shown.stdout

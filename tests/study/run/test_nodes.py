@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -11,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.study.processes import Place, new_place, rows_of, wait_for
+from tests.study.processes import PATIENCE, Place, new_place, rows_of, wait_for
+from tests.study.tiny import TINY
 
-# Patience, not time that it takes: workers have a low priority and wait for whatever else the machine does.
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
-PATIENCE = 600.0  # seconds
 
-WIDE_ENOUGH = 4  # at which the victims of every attack and seed here hold a backdoor, on any machine's arithmetic
+WIDE_ENOUGH = 4  # for the victims of every attack and seed here to hold a backdoor
+# A trial that waits for a second one is run on every victim, also where a machine's arithmetic lets no backdoor in.
+ON_ALL = {**TINY["victim"], "require_implanted": "run"}
 SLOW_ENOUGH = {"super_ft": {"batch_size": 16, "cycles1": 0.1, "cycles2": 0.1}}
 
 
@@ -65,7 +67,8 @@ class Nodes:
         raylet = node.all_processes["raylet"][0].process.pid
         children = [int(number) for number in Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()]
         for number in (raylet, *children):
-            os.kill(number, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # a worker that has ended meanwhile
+                os.kill(number, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +120,7 @@ def test_a_node_that_joins_late_is_used(place: Place) -> None:
         nodes.add()
         spec = place.spec(
             "late", defenses=[], baselines=["none", "meets"], seeds=[0, 1], search={"trials": 1}, defense={},
-            width=WIDE_ENOUGH,
+            width=WIDE_ENOUGH, victim=ON_ALL,
         )  # fmt: skip
         directory = place.folder / "runs" / "late"
         running = place.start("run", spec, "--out", directory, "--address", nodes.address, plug_in=True)
@@ -128,8 +131,8 @@ def test_a_node_that_joins_late_is_used(place: Place) -> None:
         ended = running.end(PATIENCE)
         assert ended.code == 0, ended.stderr
         rows = rows_of(directory)
-        assert [(row["status"], row["error"]) for row in rows] == [("ok", None)] * 4
-        assert len({(row["trial"], row["seed"]) for row in rows}) == 4
+        assert {row["status"] for row in rows} <= {"ok", "backdoor_not_implanted"}
+        assert len(rows) == len({(row["trial"], row["seed"]) for row in rows}) == 4
         assert len({row["node"] for row in rows if row["defense"] == "meets"}) == 2
     finally:
         nodes.cluster.shutdown()

@@ -15,9 +15,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2000)]
 
 MACHINE = ROOT / "trainables" / "machine"
 # Stands before the real module: the same, but every process finds a card of 40 GiB, of which a trial takes 5 GiB (or
-# what its defense says) and leaves a third of the time idle. A limit is kept, for defenses to overflow.
+# what its defense says) and leaves a third of the time idle, however often it was looked at. A limit is kept, for
+# defenses to overflow.
 FAKE_CARD = f"""
-import itertools
 from pathlib import Path
 
 exec(compile(Path({str(MACHINE / "device_meter.py")!r}).read_text(), "device_meter.py", "exec"), globals())
@@ -29,20 +29,25 @@ TAKEN, LIMIT = [5 * GIB], [1.0]
 class FakeMeter:
     card = "a card of the tests"
 
-    def __init__(self):
-        self.looks = itertools.cycle([True, True, False])
-
     def memory(self):
         return Memory(40 * GIB, TAKEN[0] + GIB, TAKEN[0], TAKEN[0])
 
     def is_busy(self):
-        return next(self.looks)
+        return True
 
     def limit(self, share):
         LIMIT[0] = share
 
     def release(self):
         pass
+
+
+class Measuring(Measuring):
+    def __exit__(self, *error):
+        self._end.set()
+        self._sampler.join()
+        self._looks = [True, True, False] * 200
+        super().__exit__(*error)
 
 
 def meter_of(device):

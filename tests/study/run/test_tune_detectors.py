@@ -25,7 +25,7 @@ from study.results.left import plan_in
 from study.run.tune_detectors import ROUND, DetectorSearch, youden
 from study.spec.yaml_io import SpecError
 from tests.study.processes import Place, new_place, on_one_core, rows_of
-from tests.study.tiny import make_driver, run, tiny_spec
+from tests.study.tiny import TINY, make_driver, run, tiny_spec
 from trainables.job import Job
 
 AC = ("defenses=[ac]", "search.ranges={}", "defense.super_ft={}", "baselines=[]", "search.trials=5")
@@ -200,8 +200,13 @@ def detectors_in(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 
 @pytest.mark.timeout(400)
 def test_a_real_study_tunes_its_detector_once_and_goes_on_with_it(place: Place) -> None:
-    victim = {"epochs": 8, "batch_size": 64, "lr": 0.05, "poison_rate": 0.05}
-    changes: dict[str, Any] = {"defenses": ["ac"], "defense": {"ac": {"epochs": 1}}, "victim": victim, "baselines": []}
+    changes: dict[str, Any] = {
+        "defenses": ["ac"],
+        "defense": {"ac": {"epochs": 1}},
+        "baselines": [],
+        "victim": {**TINY["victim"], "poison_rate": 0.05},
+        "width": 4,  # for so little poison to take hold
+    }
     search = {"startup_trials": 2}
     spec = place.spec("ac", **changes, search={**search, "trials": 2})
     directory = place.folder / "runs" / "ac"

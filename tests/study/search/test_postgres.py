@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from study.record.ledger import Ledger
 from study.record.optuna_storage import open_storage, written_behind
 from study.run.driver import Driver
 from study.spec.yaml_io import SpecError
+from tests.network import free_ports
 from tests.study.tiny import TINY, make_driver, run, tiny_spec
 
 pytestmark = pytest.mark.cluster
@@ -53,9 +53,7 @@ def server() -> Iterator[str]:
         [initdb, "-D", str(data), "-U", "superft", "-A", "trust", "--no-sync"],
         user=user, cwd=folder, check=True, capture_output=True, timeout=120,
     )  # fmt: skip
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [found, "-D", str(data), "-h", "127.0.0.1", "-p", str(port), "-k", str(folder), "-F"],

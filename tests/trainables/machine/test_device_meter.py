@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -17,18 +19,18 @@ class FakeMeter:
 
     card = "fake"
 
-    def __init__(self, busy: list[bool] | None = None) -> None:
-        self.busy, self.looks, self.limits = busy or [], 0, list[float]()
-        self.all_seen = threading.Event()
+    def __init__(self, busy: Iterable[bool] = ()) -> None:
+        self.busy, self.looks, self.limits = iter(busy), 0, list[float]()
+        self.thirty_looks = threading.Event()
 
     def memory(self) -> Memory:
         return Memory(40 * GIB, 6 * GIB, 5 * GIB, 6 * GIB)
 
     def is_busy(self) -> bool:
         self.looks += 1
-        if self.looks >= len(self.busy):
-            self.all_seen.set()
-        return self.busy[min(self.looks, len(self.busy)) - 1]
+        if self.looks == 30:
+            self.thirty_looks.set()
+        return next(self.busy)
 
     def limit(self, share: float) -> None:
         self.limits.append(share)
@@ -38,7 +40,7 @@ class FakeMeter:
 
 
 def test_peak_memory_is_what_the_allocator_held_at_most_and_what_is_outside() -> None:
-    with Measuring(FakeMeter([True])) as measuring:
+    with Measuring(FakeMeter(itertools.repeat(True))) as measuring:
         pass
     usage = measuring.usage
     assert usage is not None
@@ -46,23 +48,22 @@ def test_peak_memory_is_what_the_allocator_held_at_most_and_what_is_outside() ->
 
 
 def test_busy_is_the_share_of_looks_that_found_work_after_the_warm_up() -> None:
-    meter = FakeMeter([False] * 10 + [True, False, True, True] * 5)
+    meter = FakeMeter(itertools.chain([False] * 10, itertools.cycle([True, False, True, True])))
     with Measuring(meter, every=1e-4, warm_up=1e-3) as measuring:
-        assert meter.all_seen.wait(60)
-        meter.busy = meter.busy[10:] * 1000  # whatever is looked at meanwhile
+        assert meter.thirty_looks.wait(60)
     assert measuring.usage is not None
-    assert measuring.usage.busy == pytest.approx(0.75, abs=0.1)
+    assert measuring.usage.busy == pytest.approx(0.75, abs=0.05)
 
 
 def test_a_block_too_short_for_a_look_counts_as_busy() -> None:
-    with Measuring(FakeMeter([False]), every=1000) as measuring:
+    with Measuring(FakeMeter(), every=1000) as measuring:
         pass
     assert measuring.usage is not None
     assert measuring.usage.busy == 1.0
 
 
 def test_what_goes_wrong_within_is_raised_and_measured() -> None:
-    measuring = Measuring(FakeMeter([True]))
+    measuring = Measuring(FakeMeter(itertools.repeat(True)))
     with pytest.raises(torch.OutOfMemoryError), measuring:
         raise torch.OutOfMemoryError("full")
     assert measuring.usage is not None

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,9 +195,7 @@ def test_lock_of_a_killed_holder_is_free_at_once_and_its_leftovers_harmless(tmp_
     finally:
         holder.kill()
         holder.communicate()
-    started = time.monotonic()
-    with store.lock("it"):
+    with store.lock("it"):  # one that is not free is waited for, and nobody would ever give it back
         store.save("it", artifact())
-    assert time.monotonic() - started < 5
     assert store.load("it") is not None
     assert not (store.root / ".it.tmp-1").exists()
