@@ -9,6 +9,7 @@ from benchmarks.blind import (
     LEDGER,
     LIKE,
     by_attack,
+    less_published,
     oracle,
     read,
     spread,
@@ -110,3 +111,17 @@ def test_the_tables_of_the_manual_are_those_of_the_ledger() -> None:
     assert title.startswith("7 attacks, 1 to 3 seeds each")
     for table in tables:
         assert table in page
+
+
+def test_points_are_compared_on_the_same_victim() -> None:
+    """Victims differ by ten points, rules by one each time."""
+    rows = []
+    for attack, before in (("badnets", 0.98), ("blended", 0.88), ("wanet", 0.78)):
+        for rule, lost in (("published", 0.02), ("short_ramp", 0.03)):
+            accuracy = before - lost * (1.5 if attack == "wanet" else 1.0)
+            rows.append(row(attack, "rule", "x", 0.0, accuracy, rule=rule, clean_accuracy_before=before))
+    found = with_regret(pd.DataFrame(rows), pd.DataFrame(rows))
+    assert less_published(found)[found["rule"] == "short_ramp"].tolist() == pytest.approx([1.0, 1.0, 1.5])
+    lines = {line.split("|")[1].strip(): line.split("|")[8].strip() for line in table_of(found, found).splitlines()}
+    assert lines["published"] == ""
+    assert lines["short_ramp"].startswith("+1.2 [+0.4, +1.9]")
