@@ -51,8 +51,11 @@ def front(directories: tuple[Place, ...]) -> None:
 @click.command()
 @click.argument("directory", type=as_place)
 @click.option("--less", metavar="LABEL", help="Also what this repair has more than each other one in the same run.")
+@click.option(
+    "--aftermath", is_flag=True, help="What became of the repaired models instead: does the backdoor come back?"
+)
 @bad_input_is_one_line
-def table(directory: Place, less: str | None) -> None:
+def table(directory: Place, less: str | None, aftermath: bool) -> None:
     """Print the repairs of a study beside each other, as Markdown: backdoors gone, ASR, clean accuracy.
 
     Baselines and published points alone, on the whole test set: none of them was chosen with the ASR at hand. ASR and
@@ -62,15 +65,21 @@ def table(directory: Place, less: str | None) -> None:
     from study.record.folder import LEDGER_FILE, stored_spec
     from study.record.ledger import Ledger
     from study.record.remote_folder import open_folder
+    from study.report.aftermath import aftermath_markdown
     from study.report.repairs import repairs_markdown
     from study.spec.yaml_io import SpecError
 
+    if aftermath and less is not None:
+        raise SpecError("--less is about repairs, --aftermath about what became of them: give one of the two")
     with open_folder(directory) as folder:
         folder.fetch(rows_only=True)
         spec = stored_spec(folder.path)
         frame = Ledger.read(folder.path / LEDGER_FILE).to_frame()
     try:
-        click.echo(repairs_markdown(frame, (*spec.baselines, *spec.defenses), less))
+        if aftermath:
+            click.echo(aftermath_markdown(frame))
+        else:
+            click.echo(repairs_markdown(frame, (*spec.baselines, *spec.defenses), less))
     except ValueError as problem:
         raise SpecError(str(problem)) from None
 

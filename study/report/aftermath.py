@@ -11,6 +11,7 @@ import pandas as pd
 
 from study.record.words import percent
 from study.report.html import Table, number, table_html
+from study.report.markdown import markdown_table
 from study.results.aftermath import (
     CLEAN_CONTROL,
     connectivity_table,
@@ -20,6 +21,7 @@ from study.results.aftermath import (
     retuning_table,
     without_other_settings,
 )
+from study.results.rows import PLACE, without_beside
 
 CAPTION_REINJECTION = f"""
 <p class="caption">The attacker trains each model further, on data with the same trigger as before. <b>Undefended</b>:
@@ -64,6 +66,20 @@ never attacked. Every single run is in <code>membership.csv</code>.</p>
 """
 
 
+TITLES = {
+    "reinjection": "How quickly does the backdoor come back?",
+    "retuning": "Do a few poisoned images bring the backdoor back?",
+    "connectivity": "How far from the backdoored weights did the repair get?",
+    "membership": "Does the model tell who was in its training set?",
+}
+CAPTIONS = {
+    "reinjection": CAPTION_REINJECTION,
+    "retuning": CAPTION_RETUNING,
+    "connectivity": CAPTION_CONNECTIVITY,
+    "membership": CAPTION_MEMBERSHIP,
+}
+
+
 def aftermath_parts(rows: pd.DataFrame, figures: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """What the page says of it: key -> (title, HTML); parts without content are left out.
 
@@ -71,25 +87,41 @@ def aftermath_parts(rows: pd.DataFrame, figures: Mapping[str, str]) -> dict[str,
         rows: of the ledger, of one attack on one data set and model.
         figures: HTML of the attack's figures by name; used are those that are called as a part.
     """
-    parts: dict[str, tuple[str, str]] = {}
-    if table := reinjection_cells(rows):
-        parts["reinjection"] = (
-            "How quickly does the backdoor come back?",
-            figures.get("reinjection", "") + table_html(table) + CAPTION_REINJECTION,
-        )
-    if table := retuning_cells(rows):
-        parts["retuning"] = ("Do a few poisoned images bring the backdoor back?", table_html(table) + CAPTION_RETUNING)
-    if table := connectivity_cells(rows):
-        parts["connectivity"] = (
-            "How far from the backdoored weights did the repair get?",
-            figures.get("connectivity", "") + table_html(table) + CAPTION_CONNECTIVITY,
-        )
-    if table := membership_cells(rows):
-        parts["membership"] = (
-            "Does the model tell who was in its training set?",
-            table_html(table) + CAPTION_MEMBERSHIP,
-        )
-    return parts
+    return {
+        key: (TITLES[key], figures.get(key, "") + table_html(table) + CAPTIONS[key])
+        for key, table in _tables(rows).items()
+    }
+
+
+def aftermath_markdown(frame: pd.DataFrame) -> str:
+    """The same tables of a whole study as Markdown, a part of each attack after the other.
+
+    Args:
+        frame: rows of a ledger.
+
+    Raises:
+        ValueError: the study asked for no aftermath, or no trial with one is finished.
+    """
+    parts = []
+    for place, rows in without_beside(frame).groupby(list(PLACE), sort=False):
+        for key, table in _tables(rows).items():
+            head = [name for name in table[0] if any(row[name] for row in table)]
+            parts.append(f"{' '.join(filter(None, map(str, place)))}: {TITLES[key]}")
+            parts.append(markdown_table(head, [[row[name] for name in head] for row in table]))
+    if not parts:
+        raise ValueError("no row of this study holds an aftermath; ask for one with the key aftermath")
+    return "\n\n".join(parts)
+
+
+def _tables(rows: pd.DataFrame) -> dict[str, Table]:
+    """The parts that have content, as texts."""
+    made = {
+        "reinjection": reinjection_cells,
+        "retuning": retuning_cells,
+        "connectivity": connectivity_cells,
+        "membership": membership_cells,
+    }
+    return {key: table for key, cells in made.items() if (table := cells(rows))}
 
 
 def reinjection_cells(rows: pd.DataFrame) -> Table:

@@ -11,7 +11,7 @@ from study.plan.costs import aftermath_left, work_left
 from study.plan.forecast import plan_lines
 from study.plan.jobs import Plan, check_plan, load_data, make_plan
 from study.record.columns import to_frame
-from study.report.aftermath import aftermath_parts, in_words
+from study.report.aftermath import TITLES, aftermath_markdown, aftermath_parts, in_words
 from study.report.figures.connectivity import connectivity_png
 from study.report.figures.reinjection import by_arm, reinjection_png
 from study.report.write import write_report
@@ -24,6 +24,7 @@ from study.results.aftermath import (
 )
 from study.spec.schema import StudySpec
 from study.spec.yaml_io import SpecError
+from tests.study.commands import invoke
 from tests.study.rows import make_row
 from tests.study.tiny import made_up_row, make_driver, run, tiny_spec
 from trainables.data.images import DataError
@@ -321,6 +322,28 @@ def test_a_single_trial_says_it_in_lines() -> None:
 
 def test_rows_without_an_aftermath_add_nothing_to_the_page(tmp_path: Path) -> None:
     assert aftermath_parts(to_frame([make_row()]), {}) == {}
+    with pytest.raises(ValueError, match="no row of this study holds an aftermath"):
+        aftermath_markdown(to_frame([make_row()]))
+
+
+def test_the_tables_of_the_page_are_had_as_markdown(frame: pd.DataFrame) -> None:
+    text = aftermath_markdown(frame)
+    titles = [line for line in text.splitlines() if line.startswith("digits ")]
+    assert [line.partition(": ")[2] for line in titles] == [TITLES[key] for key in aftermath_parts(frame, {})]
+    (line,) = [line for line in text.splitlines() if "5 images" in line and " ft " in line]
+    assert "| 10.0 % |" in line, "the ASR at step 0"
+    assert "| remark |" not in text, "nothing diverged, so the column says nothing"
+
+
+def test_the_command_prints_them_and_asks_for_one_thing_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(tiny_spec(*SOME, BASELINES).to_yaml())
+    (tmp_path / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in study_rows()))
+    assert "How quickly does the backdoor come back?" in invoke("table", tmp_path, "--aftermath").stdout
+    refused = invoke("table", tmp_path, "--aftermath", "--less", "ft")
+    assert refused.exit_code == 2
+    assert "give one of the two" in refused.stderr
+    (tmp_path / "trials.jsonl").write_text(json.dumps(make_row()) + "\n")
+    assert "no row of this study holds an aftermath" in invoke("table", tmp_path, "--aftermath").stderr
 
 
 def test_the_report_shows_both_and_writes_their_tables(tmp_path: Path) -> None:
