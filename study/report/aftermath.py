@@ -21,7 +21,7 @@ from study.results.aftermath import (
     retuning_table,
     without_other_settings,
 )
-from study.results.rows import PLACE, without_beside
+from study.results.rows import PLACE, holds_no_backdoor, without_beside
 
 CAPTION_REINJECTION = f"""
 <p class="caption">The attacker trains each model further, on data with the same trigger as before. <b>Undefended</b>:
@@ -114,14 +114,15 @@ def aftermath_markdown(frame: pd.DataFrame) -> str:
 
 
 def _tables(rows: pd.DataFrame) -> dict[str, Table]:
-    """The parts that have content, as texts."""
+    """The parts that have content, as texts. What never held a backdoor tells nothing of one that comes back."""
+    backdoored = rows[~holds_no_backdoor(rows)]
     made = {
-        "reinjection": reinjection_cells,
-        "retuning": retuning_cells,
-        "connectivity": connectivity_cells,
-        "membership": membership_cells,
+        "reinjection": reinjection_cells(backdoored),
+        "retuning": retuning_cells(backdoored),
+        "connectivity": connectivity_cells(backdoored),
+        "membership": membership_cells(rows),
     }
-    return {key: table for key, cells in made.items() if (table := cells(rows))}
+    return {key: table for key, table in made.items() if table}
 
 
 def reinjection_cells(rows: pd.DataFrame) -> Table:

@@ -335,6 +335,12 @@ def test_the_tables_of_the_page_are_had_as_markdown(frame: pd.DataFrame) -> None
     assert "| remark |" not in text, "nothing diverged, so the column says nothing"
 
 
+def test_a_victim_without_a_backdoor_tells_nothing_of_one_that_comes_back() -> None:
+    rows = [{**row, "status": "backdoor_not_implanted"} if row["role"] != "control" else row for row in study_rows()]
+    parts = aftermath_parts(to_frame(rows), {})
+    assert set(parts) <= {"membership"}, "who was in the training set is another question"
+
+
 def test_the_command_prints_them_and_asks_for_one_thing_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(tiny_spec(*SOME, BASELINES).to_yaml())
     (tmp_path / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in study_rows()))
