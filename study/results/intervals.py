@@ -89,6 +89,15 @@ def student(n: Any, level: float = LEVEL) -> Any:
     return stdtrit(n - 1, 0.5 + level / 200)
 
 
+def mean_interval(values: Array) -> tuple[Array, Array, Array]:
+    """Mean over the first axis, of rates or areas, with Student's 95 % interval, cut to [0, 1]; of one all of it."""
+    mean = values.mean(axis=0)
+    if len(values) < 2:  # nothing is known of the spread
+        return mean, np.zeros_like(mean), np.ones_like(mean)
+    far = student(len(values)) * values.std(axis=0, ddof=1) / len(values) ** 0.5
+    return mean, np.maximum(0.0, mean - far), np.minimum(1.0, mean + far)
+
+
 def jackknife(value: float, without_one: Sequence[float]) -> Estimate:
     """A difference of rates with its interval over units alone; of one unit it is all that can be, [-1, 1]."""
     far = reach(without_one)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from study.results.fronts import on_front
-from study.results.intervals import ENDS, Estimate, student
+from study.results.intervals import ENDS, Estimate, mean_interval
 from study.results.pareto import hypervolume, hypervolume_box
 from study.results.rows import GROUP, REPEAT, of_repeat
 from study.results.settings import candidates
@@ -24,12 +24,8 @@ def mean_of(values: Sequence[float]) -> Estimate:
     """
     if not len(values):
         raise ValueError("the mean of no searches; give the hypervolume of at least one")
-    mean = float(np.mean(values))
-    if len(values) < 2:  # nothing is known of the spread
-        return Estimate(mean, 0.0, 1.0)
-    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    reach = float(student(len(values))) * error
-    return Estimate(mean, max(0.0, mean - reach), min(1.0, mean + reach))
+    mean, low, high = (float(part) for part in mean_interval(np.array(values, dtype=float)))
+    return Estimate(mean, low, high)
 
 
 def repeated_searches(frame: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import numpy as np
 from study.record.files import write_atomically
 from study.record.folder import SPEC_FILE
 from study.report.terminal import Column, table_text, terminal_width
+from study.results.intervals import mean_interval
 from study.simulate.dependence import dependence
 from study.simulate.figures import attainment_png, curves_png, dependence_png
 from study.simulate.grid import Grid
@@ -24,7 +25,6 @@ from study.simulate.summary import (
     Array,
     Traces,
     attainment,
-    band,
     common_epochs,
     over_epochs,
     over_trials,
@@ -81,7 +81,7 @@ def result_of(question: Question, traces: Traces, grid: Grid | None) -> dict[str
 
 
 def _curve(values: Array) -> dict[str, list[float]]:
-    return {key: part.tolist() for key, part in zip(("mean", "low", "high"), band(values), strict=True)}
+    return {key: part.tolist() for key, part in zip(("mean", "low", "high"), mean_interval(values), strict=True)}
 
 
 def _attainment(traces: Traces) -> dict[str, Any]:

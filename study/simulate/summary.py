@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from study.results.intervals import student
 from study.simulate.clock import Trace
 
 Array = NDArray[np.float64]
@@ -58,15 +57,6 @@ def over_epochs(traces: Traces, box: str, at: Array) -> dict[str, Array]:
         name: np.array([np.mean([steps(trace) for trace in run.values()], axis=0) for run in runs])
         for name, runs in traces.items()
     }
-
-
-def band(values: Array) -> tuple[Array, Array, Array]:
-    """Mean over the seeds (first axis) and Student's 95 % interval, cut to [0, 1]; of one seed it is all of it."""
-    mean = values.mean(axis=0)
-    if len(values) < 2:  # nothing is known of the spread
-        return mean, np.zeros_like(mean), np.ones_like(mean)
-    reach = student(len(values)) * values.std(axis=0, ddof=1) / len(values) ** 0.5
-    return mean, np.maximum(0.0, mean - reach), np.minimum(1.0, mean + reach)
 
 
 def attainment(fronts: Sequence[Sequence[tuple[float, float]]], at: Array) -> dict[float, list[float | None]]:

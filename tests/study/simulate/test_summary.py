@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
+from study.results.intervals import mean_interval
 from study.simulate.clock import Trace
 from study.simulate.summary import (
     attainment,
-    band,
     common_epochs,
     first_reached,
     over_epochs,
@@ -55,7 +55,7 @@ def test_over_E_a_search_has_what_it_had_found_by_then() -> None:
 
 def test_a_band_holds_the_mean_and_narrows_with_the_seeds() -> None:
     draws = np.random.default_rng(1).normal(0.5, 0.1, size=(400, 1))
-    few, many = band(draws[:10]), band(draws)
+    few, many = mean_interval(draws[:10]), mean_interval(draws)
     for mean, low, high in (few, many):
         assert low[0] < mean[0] < high[0]
     assert many[2][0] - many[1][0] == pytest.approx(2 * 1.96 * 0.1 / 20, rel=0.15)  # that of a normal mean
@@ -115,9 +115,9 @@ def test_tests_in_two_boxes_are_corrected_together() -> None:
 
 def test_a_band_holds_the_mean_of_few_seeds_as_often_as_it_says() -> None:
     values = np.random.default_rng(0).normal(0.5, 0.05, (3, 400))  # 400 studies of three seeds
-    _, low, high = band(values)
+    _, low, high = mean_interval(values)
     assert 0.92 <= np.mean((low <= 0.5) & (high >= 0.5)) <= 0.98
-    assert [ends.tolist() for ends in band(np.array([[0.3]]))] == [[0.3], [0.0], [1.0]]
+    assert [ends.tolist() for ends in mean_interval(np.array([[0.3]]))] == [[0.3], [0.0], [1.0]]
 
 
 def test_equal_samplers_differ_in_nothing() -> None:
