@@ -217,8 +217,7 @@ class Registry(Generic[T]):
         package = importlib.import_module(self.package)
         for found in pkgutil.iter_modules(package.__path__):
             name = f"{self.package}.{found.name}"
-            file = str(getattr(importlib.util.find_spec(name), "origin", None) or name)
-            if (known := _BROKEN.get(file)) is not None:
+            if _BROKEN and (known := _BROKEN.get(_file_of(name))) is not None:
                 self._broken.append(known)
                 continue
             try:
@@ -228,6 +227,7 @@ class Registry(Generic[T]):
             except Exception as error:  # noqa: BLE001 - whatever one file raises, the others go on working
                 for registry in _REGISTRIES:  # one file may register things of several kinds
                     registry.forget(name)
+                file = _file_of(name)
                 broken = Broken(file, _text(file), f"{explain(error, file)}")
                 self._broken.append(broken)
                 _BROKEN[file] = broken
@@ -257,6 +257,10 @@ def explain(error: BaseException, file: str) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     at = f"{Path(file).name}, line {lines[-1]}: " if lines else f"{Path(file).name}: "
     return f"{at}{what if isinstance(error, SettingError) else f'{type(error).__name__}: {what}'}"
+
+
+def _file_of(module: str) -> str:
+    return str(getattr(importlib.util.find_spec(module), "origin", None) or module)
 
 
 def _text(file: str) -> str:

@@ -61,7 +61,7 @@ class Place:
     """The verdict at one place: an attack on a data set.
 
     ``missing``: readings that have not been run here. ``differs``: in what the nearest runs differ from the paper's,
-    where none can be compared; empty where there is no run at all.
+    where none can be compared, or that chance decides between them; empty where there is no run at all.
     """
 
     attack: str
@@ -108,7 +108,12 @@ def _judge_claim(paper: Paper, readings: Mapping[str, Reading], claim: Claim, ru
     )
     verdict = _together(claim, places)
     decisive = [one for one in places if one.verdict != NOT_COMPARABLE]
-    under = {m.reading: None for place in decisive for m in place.measured if verdict != REPRODUCED or _holds(paper, m)}
+    under = {
+        item.reading: None
+        for place in decisive
+        for item in place.measured
+        if verdict != REPRODUCED or _bears_out(paper, claim, item)
+    }
     return Judgement(
         claim,
         verdict,
@@ -144,7 +149,7 @@ def _judge_place(
         )
         return Place(attack, dataset, NOT_COMPARABLE, differs=differs)
     missing = tuple(name for name in needed if name not in {one.reading for one in enough})
-    if any(_holds(paper, one) and _told(claim, one, within=True) for one in enough):
+    if any(_bears_out(paper, claim, one) for one in enough):
         return Place(attack, dataset, REPRODUCED, enough, missing)
     if not all(_told(claim, one, within=False) for one in enough):
         differs = ("95 % intervals over the attackers reach over the claim's bound: more attackers would tell",)
@@ -152,8 +157,9 @@ def _judge_place(
     return Place(attack, dataset, NOT_REPRODUCED if missing else REFUTED, enough, missing)
 
 
-def _holds(paper: Paper, measured: Measured) -> bool:
-    return measured.seeds_met >= paper.tolerance.share * measured.seeds
+def _bears_out(paper: Paper, claim: Claim, measured: Measured) -> bool:
+    """Whether the runs of a reading meet the claim, and not by chance."""
+    return measured.seeds_met >= paper.tolerance.share * measured.seeds and _told(claim, measured, within=True)
 
 
 def _told(claim: Claim, measured: Measured, *, within: bool) -> bool:

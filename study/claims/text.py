@@ -11,7 +11,6 @@ from study.claims.judge import NOT_COMPARABLE, NOT_REPRODUCED, REFUTED, REPRODUC
 from study.claims.paper import MEASURES, Claim, Expected, Paper, Reading
 from study.claims.runs import in_words
 from study.report.markdown import markdown_table
-from study.results.intervals import Estimate
 
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, REFUTED, NOT_COMPARABLE)
 NO_VERDICT = "A check at a smaller scale is a direction, never a reproduction"
@@ -251,12 +250,7 @@ def _ranges(claim: Claim, items: Sequence[Measured]) -> str:
 
 
 def _values(claim: Claim, item: Measured) -> str:
-    return ", ".join(f"{_measure(claim, name)} {_estimate(one)}" for name, one in item.estimates.items())
-
-
-def _estimate(one: Estimate) -> str:
-    """With the interval over attackers; of one attacker without, for nothing is known of others."""
-    return f"{one.value:.3f}" if one.attackers < 2 else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
+    return ", ".join(f"{_measure(claim, name)} {one.in_words(3)}" for name, one in item.estimates.items())
 
 
 def _contradictions(paper: Paper) -> Iterable[str]:

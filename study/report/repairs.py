@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from study.report.markdown import markdown_table
-from study.results.intervals import Estimate
 from study.results.repairs import Less, Repair, less_others, repairs
 from study.results.rows import PLACE
 
 ATTACK = PLACE.index("attack")
+POINT = 0.01
 GONE, ASR, ACCURACY = "gone", "ASR", "clean accuracy"
 
 
@@ -77,13 +77,7 @@ def _cells(run: Repair | None) -> list[str]:
 
 def _less(one: Less) -> list[str]:
     counted = f" ({one.pairs} of {one.of} pairs)" if one.pairs < one.of else ""
-    return [_points(one.clean_accuracy) + counted, _points(one.asr) + counted]
-
-
-def _points(one: Estimate) -> str:
-    """With the interval over attackers; of one attacker without, for nothing is known of others."""
-    text = f"{100 * one.value:.1f}"
-    return text if one.attackers < 2 else f"{text} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
+    return [f"{rate.in_words(1, POINT)}{counted}" for rate in (one.clean_accuracy, one.asr)]
 
 
 def _sorted(labels: Iterable[str], order: Sequence[str]) -> list[str]:

@@ -55,6 +55,11 @@ class Estimate:
     high: float
     attackers: int = 1
 
+    def in_words(self, digits: int, unit: float = 1.0) -> str:
+        """``0.30 [0.10, 0.50]``, in parts of ``unit``; of one attacker the value alone, for it tells of no others."""
+        value, low, high = (f"{part / unit:.{digits}f}" for part in (self.value, self.low, self.high))
+        return value if self.attackers < 2 else f"{value} [{low}, {high}]"
+
 
 @dataclass(frozen=True)
 class Counted:
