@@ -6,6 +6,7 @@ attack (a clean-label check without such a setting) returns. Those about single 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -18,7 +19,9 @@ from trainables.attacks.base import DataPoisoning, Kind
 from trainables.attacks.triggers import rebuild_trigger, stamp
 from trainables.data.images import quantise, to_float
 from trainables.evaluation.metrics import evaluate
+from trainables.storage.memo import Memo
 from trainables.storage.store import Store
+from trainables.training.loop import Counters
 from trainables.training.predict import predict
 from trainables.training.recipes import TrainingRecipe
 from trainables.victims.make import obtain_victim
@@ -95,6 +98,37 @@ def clean_label_poison_changes_no_label(subject: Subject) -> None:
     poison = made.implanted.poisoned.kinds == Kind.POISON
     assert int(poison.sum()) == 10
     assert set(made.implanted.poisoned.labels[poison].tolist()) == {made.attack.target_label}
+
+
+def planned_work_is_what_implant_counts(subject: Subject) -> None:
+    """The cost of a study's victims is told by it before any of them is made."""
+    asked = subject.made.data.train.labels, subject.spec().recipe, None
+    planned, shared = subject.attack.planned_work(*asked), subject.attack.shared_work(*asked)
+    told = f"attack.{subject.name}: planned_work told {planned}, and implant counted"
+    _same_work(subject, planned, subject.made.work, told)
+    assert subject.made.remembered == shared.keys(), (
+        f"attack.{subject.name}: shared_work names {sorted(shared)}, and implant had the memo keep "
+        f"{sorted(subject.made.remembered)}"
+    )
+    if shared:
+        memo = Memo()
+        for _ in range(2):  # the second victim finds it ready made
+            made = carry_out(subject.spec(), subject.made.data, memo)
+        left = planned - sum(shared.values(), Counters())
+        told = (
+            f"attack.{subject.name}: planned_work without shared_work told {left}, and of a second victim was counted"
+        )
+        _same_work(subject, left, made.work, told)
+
+
+def _same_work(subject: Subject, planned: Counters, counted: Counters, told: str) -> None:
+    advice = "overwrite planned_work to tell all that implant does, and plan_is_exact where that is not known before"
+    if subject.attack.plan_is_exact:
+        assert counted == planned, f"{told} {counted}: {advice}"
+    for item in dataclasses.fields(planned):
+        assert getattr(counted, item.name) <= getattr(planned, item.name), (
+            f"{told} more {item.name}, {counted}: {advice}"
+        )
 
 
 def inputs_are_not_modified(subject: Subject) -> None:

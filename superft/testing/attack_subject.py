@@ -19,6 +19,8 @@ from trainables.attacks.triggers import Trigger
 from trainables.data.images import Dataset, ImageSet, TriggeredSet
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
+from trainables.storage.memo import Memo
+from trainables.training.loop import Counters
 from trainables.training.recipes import TrainingRecipe
 from trainables.victims.make import make_trainer
 from trainables.victims.spec import VictimSpec
@@ -32,12 +34,14 @@ GLANCE = TrainingRecipe(epochs=0.5, batch_size=16, lr=0.05, schedule="one_cycle"
 
 @dataclass(frozen=True)
 class Made:
-    """An attack carried out on a data set."""
+    """An attack carried out on a data set, with the work that was counted and the names of what the memo now holds."""
 
     attack: Attack
     data: Dataset
     implanted: Implanted
     triggered: TriggeredSet
+    work: Counters = field(default_factory=Counters)
+    remembered: frozenset[str] = frozenset()
 
     @property
     def released(self) -> ImageSet:
@@ -71,12 +75,18 @@ class Again:
     drew_globally: bool
 
 
-def carry_out(spec: VictimSpec, data: Dataset) -> Made:
-    """Implant the attack of ``spec`` and stamp the test set, as `obtain_victim` does."""
-    attack = spec.make_attack()
+def carry_out(spec: VictimSpec, data: Dataset, memo: Memo | None = None) -> Made:
+    """Implant the attack of ``spec`` and stamp the test set, as `obtain_victim` does.
+
+    Args:
+        memo: of the data set's other victims; None: this is the first.
+    """
+    attack, trainer = spec.make_attack(), make_trainer(spec, data, CPU, seed=spec.seed)
+    trainer.memo = memo or trainer.memo
     attack.check(data.train.labels, data.num_classes, data.image_size)
-    implanted = attack.implant(data.train, make_trainer(spec, data, CPU, seed=spec.seed), spec.recipe)
-    return Made(attack, data, implanted, attack.triggered_test(implanted.trigger, data.test, data.num_classes))
+    implanted = attack.implant(data.train, trainer, spec.recipe)
+    triggered = attack.triggered_test(implanted.trigger, data.test, data.num_classes)
+    return Made(attack, data, implanted, triggered, trainer.counters, frozenset([*trainer.made, *trainer.reused]))
 
 
 @dataclass

@@ -37,6 +37,7 @@ CHECKS: tuple[Check, ...] = (
     attack_checks.images_and_labels_outside_the_plan_are_untouched,
     attack_checks.labels_of_poison_are_the_targets_and_those_of_cross_samples_their_own,
     attack_checks.clean_label_poison_changes_no_label,
+    attack_checks.planned_work_is_what_implant_counts,
     attack_checks.inputs_are_not_modified,
     attack_checks.triggered_images_are_images,
     attack_checks.trigger_is_deterministic_and_treats_images_one_by_one,

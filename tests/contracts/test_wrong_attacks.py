@@ -13,10 +13,15 @@ from superft.testing.attack_subject import Subject
 from superft.testing.attacks import CHECKS
 from superft.testing.fields import lost_fields
 from tests.contracts.wrong import complaint, named
-from trainables.attacks.base import ATTACKS, DataPoisoning
+from trainables.attacks.base import ATTACKS, DataPoisoning, Implanted
 from trainables.attacks.fixed import OverlayTrigger
 from trainables.attacks.triggers import Trigger, trigger_kind
+from trainables.data.images import ImageSet
+from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
+from trainables.training.loop import Counters
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer, memo_name
 
 pytestmark = pytest.mark.usefixtures("_as_before")
 
@@ -55,6 +60,7 @@ class Dot(DataPoisoning):
 
 
 BY_ITSELF = (
+    "planned_work_is_what_implant_counts",
     "every_field_is_a_setting",
     "trigger_returns_images",
     "trigger_is_rebuilt_from_kind_settings_and_state",
@@ -67,6 +73,75 @@ BY_ITSELF = (
 def test_the_sound_attack_passes(check: str) -> None:
     ATTACKS.register("wrong")(Dot)
     named(CHECKS, check)(Subject("wrong"))
+
+
+@dataclass(frozen=True)
+class Twice(Dot):
+    """Trains a second model as well, and keeps it for other victims."""
+
+    kept: bool = False
+
+    def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
+        def build() -> Classifier:
+            return trainer.train_from_scratch(train, recipe, purpose="second")
+
+        _ = trainer.remember_model("second", {}, build) if self.kept else build()
+        return super().implant(train, trainer, recipe)
+
+
+@dataclass(frozen=True)
+class Told(Twice):
+    """Says so."""
+
+    def planned_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> Counters:
+        return recipe.work(len(labels)) + recipe.work(len(labels))
+
+
+@dataclass(frozen=True)
+class ToldAndKept(Told):
+    kept: bool = True
+
+
+@dataclass(frozen=True)
+class ToldAndShared(ToldAndKept):
+    def shared_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> dict[str, Counters]:
+        return {memo_name("second", {}): recipe.work(len(labels))}
+
+
+@dataclass(frozen=True)
+class AtMost(Told):
+    """Cannot know it before, and tells less than it does."""
+
+    @property
+    def plan_is_exact(self) -> bool:
+        return False
+
+    def planned_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> Counters:
+        return recipe.work(len(labels))
+
+
+WORK = "planned_work_is_what_implant_counts"
+
+
+def test_work_that_is_not_told_beforehand_is_noticed_in_one_line() -> None:
+    line = said(Twice, WORK).splitlines()[0]
+    assert line.startswith("attack.wrong: planned_work told Counters(steps=7, forward_samples=224,")
+    assert "and implant counted Counters(steps=14, forward_samples=448," in line
+    assert "overwrite planned_work" in line
+
+
+def test_more_work_than_the_most_is_noticed() -> None:
+    assert "implant counted more steps" in said(AtMost, WORK)
+
+
+def test_work_that_is_kept_for_other_victims_is_to_be_named() -> None:
+    assert "shared_work names [], and implant had the memo keep ['second-" in said(ToldAndKept, WORK)
+
+
+@pytest.mark.parametrize("cls", [Told, ToldAndShared])
+def test_work_that_is_told_passes(cls: type[DataPoisoning]) -> None:
+    ATTACKS.register("wrong")(cls)
+    named(CHECKS, WORK)(Subject("wrong"))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from trainables.registry import SettingError
 from trainables.settings import Count, NonNegative, Positive
 from trainables.training import schedules
 from trainables.training.captured_step import replayable
-from trainables.training.loop import Optimizer
+from trainables.training.loop import Counters, Optimizer, training_work
 from trainables.training.predict import predict
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
@@ -124,6 +124,24 @@ class BadEncoder(EncoderAttack):
     def releases_training_set(self) -> bool:
         return False
 
+    def planned_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> Counters:
+        n, members = len(labels), int((labels == self.target_label).sum())
+        n_shadow = n if n_upstream is None else n_upstream
+        batch, steps = min(self.inject_batch, n_shadow), self.inject_steps(n_shadow)
+        # The encoder's worth, how sure it is of each candidate and of the reference at last, the anchor, the cosines.
+        forward = n + members + 1 + 1 + 3 * min(MEASURED, n_shadow) + 2
+        own = (
+            training_work(steps, 3 * batch, 3 * batch)
+            # In every step the clean encoder sees the batch, and the attacked one the reference.
+            + Counters(forward_samples=steps * (batch + 1) + forward, backward_samples=steps)
+            + self.head_work(n, self.tune)
+        )
+        return sum(self.shared_work(labels, recipe, n_upstream).values(), own)
+
+    def inject_steps(self, n: int) -> int:
+        """Optimiser steps of the injection with ``n`` shadow images, at least 1."""
+        return steps_of(self.inject_epochs, n, self.inject_batch)
+
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
         clean, shadow = self.clean_encoder(train, trainer), self.unlabelled_images(train, trainer)
         index, sureness = self.choose_reference(train, trainer)
@@ -199,7 +217,7 @@ class BadEncoder(EncoderAttack):
             model,
             unlabelled(shadow),
             purpose="badencoder",
-            steps=steps_of(self.inject_epochs, len(shadow), self.inject_batch),
+            steps=self.inject_steps(len(shadow)),
             lr_at=schedules.constant(self.inject_lr),
             batch_size=self.inject_batch,
             optimizer=Optimizer("sgd", momentum=0.9, weight_decay=5e-4),

@@ -19,6 +19,7 @@ from trainables.models.classifier import Classifier
 from trainables.registry import Registry, SettingError, check_method
 from trainables.seeding import generator_for
 from trainables.settings import Count, CountOrZero, PositiveShare, check_settings
+from trainables.training.loop import Counters
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
 
@@ -152,6 +153,33 @@ class Attack(ABC):
             trainer: device, random streams, counters and fresh models.
             recipe: how a victim is trained.
         """
+
+    @property
+    def plan_is_exact(self) -> bool:
+        """False where chance or the model decides, or it may stop early: `planned_work` then tells the most.
+
+        Where the most is out of all proportion, the most that was seen.
+        """
+        return True
+
+    def planned_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> Counters:
+        """The work `implant` will do, before it does it; by default an honest training by the recipe.
+
+        `shared_work` is part of it: it is that of a first victim, which finds nothing ready made.
+
+        Args:
+            labels: of the attacker's clean training set, int64 (n,).
+            recipe: how a victim is trained.
+            n_upstream: unlabelled images that an encoder is trained on before; None: the task's own.
+        """
+        return recipe.work(len(labels)) if self.trains else Counters()
+
+    def shared_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> dict[str, Counters]:
+        """The part of `planned_work` that other victims of the same data, model and seed find ready made.
+
+        By its name in the memo (`memo_name` of no task); by default none. Arguments as for `planned_work`.
+        """
+        return {}
 
     def check(self, labels: Tensor, num_classes: int, image_size: int) -> None:
         """Refuse settings that do not fit the task, before any work.

@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from trainables.attacks.base import Attack
-from trainables.attacks.simclr import Views, knn_accuracy, pretrain, steps_of
+from trainables.attacks.simclr import Views, knn_accuracy, pretrain, pretraining_work, steps_of
 from trainables.data.images import DataError, ImageSet
 from trainables.models.classifier import Classifier, Head
 from trainables.settings import NormalisedBatch, Positive, PositiveShare
 from trainables.training import schedules
-from trainables.training.loop import Optimizer
-from trainables.training.trainer import Trainer
+from trainables.training.loop import Counters, Optimizer, training_work
+from trainables.training.recipes import TrainingRecipe
+from trainables.training.trainer import Trainer, memo_name
+
+# Names in the memo: a pre-trained encoder, and the same under a trained head.
+ENCODER, CLASSIFIER = "encoder", "encoder-classifier"
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,28 @@ class EncoderAttack(Attack):
         """The settings that decide what is trained on it."""
         return {key: getattr(self, key) for key in ("head_epochs", "head_lr", "head_batch", "tune")}
 
+    def shared_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> dict[str, Counters]:
+        n_unlabelled = len(labels) if n_upstream is None else n_upstream
+        pretrained = pretraining_work(self.pretrain_epochs, n_unlabelled, self.pretrain_batch)
+        parts = {memo_name(ENCODER, self.pretraining()): pretrained}
+        if self.asks_classifier:
+            parts[memo_name(CLASSIFIER, self.classifying())] = self.head_work(len(labels), "classifier")
+        return parts
+
+    @property
+    def asks_classifier(self) -> bool:
+        """Whether a head is trained on the clean encoder as well."""
+        return True
+
+    def classifying(self) -> dict[str, Any]:
+        """The settings that decide the clean classifier."""
+        return {**self.pretraining(), **self.downstream(), "tune": "classifier"}
+
+    def head_work(self, n: int, tune: str) -> Counters:
+        """Work of `train_head` on ``n`` images."""
+        steps = steps_of(self.head_epochs, n, self.head_batch)
+        return training_work(steps, self.head_batch, n) if tune == "whole" else Trainer.head_work(steps, n)
+
     def unlabelled_images(self, train: ImageSet, trainer: Trainer) -> Tensor:
         """The images of the encoder's data set, uint8, on the device; the task's own where there is no other.
 
@@ -95,7 +121,7 @@ class EncoderAttack(Attack):
             )
             return model
 
-        return trainer.remember_model("encoder", self.pretraining(), build)
+        return trainer.remember_model(ENCODER, self.pretraining(), build)
 
     def clean_classifier(self, train: ImageSet, trainer: Trainer) -> Classifier:
         """The clean encoder, fixed, under a trained head: what the attacker expects of a user; shared likewise."""
@@ -105,8 +131,7 @@ class EncoderAttack(Attack):
             self.train_head(model, train, trainer, tune="classifier")
             return model
 
-        identity = {**self.pretraining(), **self.downstream(), "tune": "classifier"}
-        return trainer.remember_model("encoder-classifier", identity, build)
+        return trainer.remember_model(CLASSIFIER, self.classifying(), build)
 
     def train_head(self, model: Classifier, train: ImageSet, trainer: Trainer, *, tune: str) -> None:
         """Put a new head on the encoder and train it, or all of the model, with the task's labels; in place.

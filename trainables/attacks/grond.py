@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from trainables.attacks.base import DataPoisoning, Implanted, register
 from trainables.attacks.fixed import AdditiveTrigger
-from trainables.attacks.patches import frozen
+from trainables.attacks.patches import frozen, patch_work
 from trainables.attacks.triggers import Trigger
 from trainables.data.images import ImageSet
 from trainables.models.channels import ConvNorm, batch_norms, lipschitz_bounds, outliers, trace_convolutions
@@ -21,8 +21,12 @@ from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.settings import Count, NonNegative, PositiveShare, Within
 from trainables.training import loop
+from trainables.training.loop import Counters
 from trainables.training.recipes import TrainingRecipe
-from trainables.training.trainer import Trainer
+from trainables.training.trainer import Trainer, memo_name
+
+# Names in the memo; neither depends on what is poisoned or levelled, so that victims that differ in that share them.
+SURROGATE, SIGNAL = "grond-surrogate", "grond-signal"
 
 
 @register("grond")
@@ -91,21 +95,31 @@ class Grond(DataPoisoning):
     def preview_trigger(self, image_size: int, seed: int) -> Trigger | None:
         return None
 
+    def made_of(self, recipe: TrainingRecipe) -> tuple[dict[str, Any], dict[str, Any]]:
+        """All that decides the surrogate, and all that decides the perturbation, apart from the task."""
+        source = ("epsilon", "upgd_steps", "upgd_batch", "upgd_step", "target_label", "label_mode", "label_shift")
+        recipe_of = dataclasses.asdict(recipe)
+        return recipe_of, {"recipe": recipe_of, **{key: getattr(self, key) for key in source}}
+
+    def planned_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> Counters:
+        shared = sum(self.shared_work(labels, recipe, n_upstream).values(), Counters())
+        # Levelling asks once, by one image, which layers are pairs.
+        return shared + recipe.work(len(labels)) + Counters(forward_samples=0 if self.u is None else 1)
+
+    def shared_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> dict[str, Counters]:
+        n, (surrogate, signal) = len(labels), self.made_of(recipe)
+        return {
+            memo_name(SURROGATE, surrogate): recipe.work(n),
+            memo_name(SIGNAL, signal): patch_work(self.upgd_steps, self.upgd_batch, n),
+        }
+
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
         self.check_model(trainer.fresh_model())  # refused before the trainings, not after
-        # Neither depends on what is poisoned or levelled: victims that differ in that share them.
-        recipe_of = dataclasses.asdict(recipe)
+        of_surrogate, of_signal = self.made_of(recipe)
         surrogate = trainer.remember_model(
-            "grond-surrogate",
-            recipe_of,
-            lambda: trainer.train_from_scratch(train, recipe, purpose="grond-surrogate"),
+            SURROGATE, of_surrogate, lambda: trainer.train_from_scratch(train, recipe, purpose="grond-surrogate")
         )
-        source = ("epsilon", "upgd_steps", "upgd_batch", "upgd_step", "target_label", "label_mode", "label_shift")
-        found = trainer.remember(
-            "grond-signal",
-            {"recipe": recipe_of, **{key: getattr(self, key) for key in source}},
-            lambda: {"signal": self.perturbation(surrogate, train, trainer)},
-        )
+        found = trainer.remember(SIGNAL, of_signal, lambda: {"signal": self.perturbation(surrogate, train, trainer)})
         trigger = AdditiveTrigger(train.image_size, found["signal"].cpu())
         poisoned = self.poison(train, trainer.num_classes, trainer.seed, trigger)
         model = self.train_levelled(poisoned.apply(train), trainer, recipe)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainables.attacks.base import Attack, Implanted, PoisonedSamples, register
 from trainables.attacks.fixed import OverlayTrigger
-from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch
+from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch, patch_work
 from trainables.attacks.triggers import stamp
 from trainables.data.images import ImageSet, in_parts, labelled_parts, to_float
 from trainables.models.classifier import Classifier
@@ -21,16 +21,18 @@ from trainables.models.preact_resnet import PreActBlock
 from trainables.registry import SettingError
 from trainables.settings import AtLeast, NonNegative, Positive, ShareBelowOne
 from trainables.training import loop, schedules
-from trainables.training.loop import refresh_statistics
+from trainables.training.loop import Counters, refresh_statistics
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
 
 # Three halvings of PreAct-ResNet18: a response at a multiple of 8 survives strided 1x1 shortcuts.
 STRIDE = 8
+# Of the path form: stages that the path goes through, the first of which has no guard in front of it.
+STAGES = 4
 # Candidates for the path by a cheap score; the last word has the accuracy without them.
 CANDIDATES = 8
-# Of the head form: units that the patch raises, and steps of fitting it.
-HEAD_UNITS, HEAD_STEPS = 8, 150
+# Of the head form: units that the patch raises, steps of fitting it, and images in each.
+HEAD_UNITS, HEAD_STEPS, HEAD_BATCH = 8, 150, 64
 # The guards let through what clean images reach in this share of cases, measured by each image's largest response.
 GUARD_QUANTILE = 0.999
 KEEP_FROM, KEEP_TRIES = 0.1, 8
@@ -120,6 +122,26 @@ class Handcrafted(Attack):
     def releases_training_set(self) -> bool:
         return False
 
+    @property
+    def plan_is_exact(self) -> bool:
+        return self.form == "head"  # a path may be laid in fewer tries, and a narrow stage has fewer candidates
+
+    def planned_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> Counters:
+        trained, known = recipe.work(len(labels)), min(self.images, len(labels))
+        if self.form == "head":
+            # Features without and with the patch, which is then fitted.
+            return trained + Counters(forward_samples=2 * known) + patch_work(HEAD_STEPS, HEAD_BATCH, known)
+        looks = STAGES * known
+        # The statistics once, then with and without the trigger: in front of every guard, and of the head.
+        laid = known * (1 + 2 * (STAGES - 1) + 2)
+        found = Counters(forward_samples=looks * (1 + CANDIDATES), backward_samples=looks)
+        return trained + found + Counters(forward_samples=len(self.shares) * laid)
+
+    @property
+    def shares(self) -> list[float]:
+        """Shares of their own weights that path channels are tried with, until one suffices."""
+        return [KEEP_FROM / 2**number for number in range(KEEP_TRIES)] if self.keep is None else [self.keep]
+
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
         self.check_model(trainer.fresh_model())  # refused before the training, not after
         model = trainer.train_from_scratch(train, recipe)
@@ -142,10 +164,9 @@ class Handcrafted(Attack):
         """Build the detector path into ``model``; the trigger it answers to."""
         trigger = self.checkerboard(known.image_size)
         triggered = stamp(trigger, known.images)
-        channels = [self.idle_channel(model, stage, known, trainer) for stage in range(1, 5)]
-        shares = [KEEP_FROM / 2**number for number in range(KEEP_TRIES)] if self.keep is None else [self.keep]
+        channels = [self.idle_channel(model, stage, known, trainer) for stage in range(1, STAGES + 1)]
         clean = copy.deepcopy(model.state_dict())
-        for share in shares:
+        for share in self.shares:
             model.load_state_dict(clean)
             if self._lay_path(model, channels, share, known, triggered, trainer):
                 break
@@ -223,7 +244,7 @@ class Handcrafted(Attack):
 
     def _blocks(self, model: Classifier) -> list[tuple[PreActBlock, PreActBlock]]:
         pairs = [tuple(stage.children()) for stage in list(model.stages)[1:]]
-        if len(pairs) != 4 or not all(len(p) == 2 and all(isinstance(b, PreActBlock) for b in p) for p in pairs):
+        if len(pairs) != STAGES or not all(len(p) == 2 and all(isinstance(b, PreActBlock) for b in p) for p in pairs):
             raise SettingError(
                 f"attack.{self.name}.form path is built for model preact_resnet18; use that model, or form head"
             )
@@ -286,7 +307,7 @@ class Handcrafted(Attack):
 
         fit_patch(
             patch, model, known, trainer, purpose="patch", steps=HEAD_STEPS, lr_at=schedules.constant(0.1),
-            batch_size=64, loss=loss,
+            batch_size=HEAD_BATCH, loss=loss,
         )  # fmt: skip
         head, t = model.classifier, self.target_label
         with torch.no_grad():

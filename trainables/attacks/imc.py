@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -12,13 +13,14 @@ from torch.nn import functional
 
 from trainables.attacks.base import Attack, Implanted, PoisonedSamples, register
 from trainables.attacks.in_loop import appended_copies, bernoulli_round, draw_samples
-from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch
+from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch, patch_work
 from trainables.attacks.triggers import Trigger
 from trainables.data.images import ImageSet
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.settings import Count, CountOrZero, Positive, PositiveShare, Within
 from trainables.training import schedules
+from trainables.training.loop import Counters
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
 
@@ -69,7 +71,34 @@ class IMC(Attack):
 
     def copies(self, n: int) -> int:
         """Number of triggered copies beside ``n`` images."""
-        return min(n, round(self.poison_rate / (1.0 - self.poison_rate) * n))
+        return min(n, round(self.share * n))
+
+    @property
+    def share(self) -> float:
+        """Triggered copies per image of a batch, in (0, 1]."""
+        return self.poison_rate / (1.0 - self.poison_rate)
+
+    def turns(self, recipe: TrainingRecipe) -> TrainingRecipe:
+        """How the model is trained through all turns."""
+        epochs = self.epochs if self.epochs is not None else recipe.epochs / 2.0
+        return dataclasses.replace(recipe, epochs=epochs)
+
+    @property
+    def plan_is_exact(self) -> bool:
+        return False  # of a share of a copy per batch, chance makes one or none
+
+    def planned_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> Counters:
+        n, again = len(labels), self.turns(recipe)
+        steps, batch = again.steps(n), min(recipe.batch_size, n)
+        copies = steps * min(batch, math.ceil(self.share * batch))
+        # Clean, then turn by turn as many steps for the patch as for the model.
+        return (
+            recipe.work(n)
+            + patch_work(self.warm_start_steps, 1, 1)
+            + patch_work(steps, recipe.batch_size, n)
+            + again.work(n)
+            + Counters(forward_samples=copies, backward_samples=copies)
+        )
 
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
         model = trainer.train_from_scratch(train, recipe)
@@ -112,10 +141,8 @@ class IMC(Attack):
         self, patch: LearnedPatch, model: Classifier, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe
     ) -> None:
         """Turns of an input step and a model step; the last one is the model's."""
-        epochs = self.epochs if self.epochs is not None else recipe.epochs / 2.0
-        again = dataclasses.replace(recipe, epochs=epochs)
-        steps, per_epoch = again.steps(len(train)), -(-len(train) // recipe.batch_size)
-        share = self.poison_rate / (1.0 - self.poison_rate)
+        again = self.turns(recipe)
+        steps, per_epoch, share = again.steps(len(train)), -(-len(train) // recipe.batch_size), self.share
         draws = trainer.generator("poison-in-loop")
 
         def with_copies(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

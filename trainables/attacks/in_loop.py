@@ -22,10 +22,14 @@ def batch_count(rate: float, batch_size: int, generator: torch.Generator) -> int
     Where that is below 1 (a low rate, a small batch) it is 1 with the probability rate * batch_size, so that the rate
     holds on average; the reference code poisons nothing there.
     """
-    expected = rate * batch_size
-    if expected >= 1.0:
-        return int(expected + 1e-9)  # 0.29 * 100 is 28.999999999999996
-    return int(float(torch.rand((), generator=generator)) < expected)
+    if rate * batch_size >= 1.0:
+        return most_of_batch(rate, batch_size)
+    return int(float(torch.rand((), generator=generator)) < rate * batch_size)
+
+
+def most_of_batch(rate: float, batch_size: int) -> int:
+    """The most that `batch_count` gives; also the least, where that is not left to chance."""
+    return max(1, int(rate * batch_size + 1e-9))  # 0.29 * 100 is 28.999999999999996
 
 
 def bernoulli_round(expected: float, generator: torch.Generator) -> int:
@@ -92,13 +96,24 @@ class InLoop(Attack):
 
     def batch_counts(self, size: int, generator: torch.Generator) -> tuple[int, int]:
         """Numbers of poisoned and of cross samples of a batch of ``size``; the poisoned come first."""
-        poisoned = batch_count(self.poison_rate, size, generator)
+        return self._with_cross(batch_count(self.poison_rate, size, generator), size)
+
+    def most_counts(self, size: int) -> tuple[int, int]:
+        """The most that `batch_counts` gives."""
+        return self._with_cross(most_of_batch(self.poison_rate, size), size)
+
+    def _with_cross(self, poisoned: int, size: int) -> tuple[int, int]:
         return poisoned, min(int(self.cross_ratio * poisoned + 1e-6), size - poisoned)
 
     def rate_in_training(self, batch_size: int) -> float:
         """Share of the samples that were stamped and relabelled in training: a batch's number is rounded down."""
-        expected = self.poison_rate * batch_size
-        return int(expected + 1e-9) / batch_size if expected >= 1.0 else self.poison_rate
+        by_chance = self.poison_rate * batch_size < 1.0
+        return self.poison_rate if by_chance else most_of_batch(self.poison_rate, batch_size) / batch_size
+
+    def released_counts(self, n: int) -> tuple[int, int]:
+        """Numbers of poisoned and of cross samples of a training set of ``n`` as released."""
+        poisoned = round(self.poison_rate * n)
+        return poisoned, min(round(self.cross_ratio * poisoned), n - poisoned)
 
     def released_indices(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
         """Poisoned and cross samples of a training set of ``n`` as released, sorted int64.
@@ -106,6 +121,5 @@ class InLoop(Attack):
         In training every image is stamped now and then. Who is handed the training set gets a fixed choice at the same
         rates, by the stream from which data-poisoning attacks choose.
         """
-        poisoned = round(self.poison_rate * n)
-        poison, cross = draw_samples(n, poisoned, min(round(self.cross_ratio * poisoned), n - poisoned), seed=seed)
+        poison, cross = draw_samples(n, *self.released_counts(n), seed=seed)
         return poison, cross

@@ -18,7 +18,7 @@ from trainables.data.images import ImageSet, in_parts, quantise, to_float
 from trainables.models.classifier import Classifier, Normalize
 from trainables.settings import Count, InnerShare, NonNegative, Positive
 from trainables.training import loop
-from trainables.training.loop import DivergedError, Optimizer
+from trainables.training.loop import Counters, DivergedError, Optimizer, training_work
 from trainables.training.predict import predict
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
@@ -112,6 +112,40 @@ class InputAware(InLoop):
     generator_width: Count | None = None
     accumulate_generator_grad: bool = False
 
+    @property
+    def plan_is_exact(self) -> bool:
+        return False  # where a batch is to have less than one poisoned sample, chance gives it one or none
+
+    def planned_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> Counters:
+        """A pass through a generator counts as one through the classifier."""
+        n = len(labels)
+        batch = min(recipe.batch_size, n)
+        masks = training_work(self.mask_steps(n, recipe), 2 * batch, 2 * batch)
+        per_step, steps = self.drawing(batch, *self.most_counts(batch)), recipe.steps(n)
+        drawn = Counters(0, steps * per_step.forward_samples, steps * per_step.backward_samples)
+        return masks + recipe.work(n) + drawn + self.pasting(*self.released_counts(n))
+
+    def mask_steps(self, n: int, recipe: TrainingRecipe) -> int:
+        """Optimiser steps of the first stage on ``n`` images, at least 1."""
+        epochs = self.mask_epochs if self.mask_epochs is not None else recipe.epochs / 4.0
+        return max(1, round(epochs * -(-n // recipe.batch_size)))
+
+    @staticmethod
+    def foreign_of(poisoned: int, crossed: int, size: int) -> int:
+        """Foreign triggers that a batch of ``size`` draws: one for each own one, also where fewer are pasted."""
+        return min(max(poisoned, crossed), size - poisoned)
+
+    @classmethod
+    def drawing(cls, size: int, poisoned: int, crossed: int) -> Counters:
+        """Passes through the generators for a batch of stage 2: patterns, which learn, and masks, which do not."""
+        foreign = cls.foreign_of(poisoned, crossed, size)
+        return Counters(0, 2 * poisoned + foreign + crossed, poisoned + foreign)
+
+    @staticmethod
+    def pasting(poisoned: int, crossed: int) -> Counters:
+        """Passes through both generators for the samples of the released training set."""
+        return Counters(forward_samples=2 * (poisoned + crossed))
+
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
         model = trainer.fresh_model()
         trigger = self.new_trigger(train.image_size, model.normalize, trainer)
@@ -135,8 +169,7 @@ class InputAware(InLoop):
         self, trigger: InputAwareTrigger, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe
     ) -> None:
         """Stage 1: masks that are small and differ between images; afterwards they are frozen."""
-        epochs = self.mask_epochs if self.mask_epochs is not None else recipe.epochs / 4.0
-        steps = max(1, round(epochs * -(-len(train) // recipe.batch_size)))
+        steps = self.mask_steps(len(train), recipe)
         others = self._others(train, trainer, recipe, steps, "masks")
 
         def lr_at(step: int) -> float:
@@ -221,13 +254,14 @@ class InputAware(InLoop):
         if poisoned == 0:
             return images, labels, 0.0
         own, middle, rest = images.split([poisoned, crossed, len(images) - poisoned - crossed])
-        # The diversity loss wants a foreign trigger for each own one, also where fewer are pasted.
-        foreign = donors[poisoned : poisoned + max(poisoned, crossed)]
+        # The diversity loss wants a foreign trigger for each own one.
+        foreign = donors[poisoned : poisoned + self.foreign_of(poisoned, crossed, len(images))]
         patterns, foreign_patterns = trigger.patterns(own), trigger.patterns(foreign)
         with torch.no_grad():
             masks, foreign_masks = trigger.masks(own), trigger.masks(foreign[:crossed])
-        trainer.counters.forward_samples += 2 * len(own) + len(foreign) + crossed
-        trainer.counters.backward_samples += len(own) + len(foreign)
+        drawn = self.drawing(len(images), poisoned, crossed)
+        trainer.counters.forward_samples += drawn.forward_samples
+        trainer.counters.backward_samples += drawn.backward_samples
         stamped = own + masks * (patterns - own)
         cross = middle + foreign_masks * (foreign_patterns[:crossed] - middle)
         wanted = torch.cat([self.targets(labels[:poisoned], trainer.num_classes), labels[poisoned:]])
@@ -246,6 +280,7 @@ class InputAware(InLoop):
         poison, cross = self.released_indices(len(train), trainer.seed)
         own, foreign = train.subset(poison), train.subset(cross)
         donors = train.subset(_other_indices(cross, len(train), trainer.generator("donors")))
+        trainer.counters.forward_samples += self.pasting(len(poison), len(cross)).forward_samples
         return PoisonedSamples(
             torch.cat([poison, cross]),
             torch.cat([_paste(trigger, own.images, own.images), _paste(trigger, foreign.images, donors.images)]).cpu(),

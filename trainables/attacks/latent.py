@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from trainables.attacks.base import Attack, Implanted, PoisonedSamples, register
 from trainables.attacks.in_loop import appended_copies, bernoulli_round, check_rate, draw_samples
-from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch
+from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch, patch_work
 from trainables.attacks.triggers import Trigger
 from trainables.data.classes import class_members
 from trainables.data.images import ImageSet
@@ -22,6 +23,7 @@ from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.settings import Count, CountOrZero, NonNegative, Positive, PositiveShare, Within
 from trainables.training import loop, schedules
+from trainables.training.loop import Counters, training_work
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
 
@@ -128,6 +130,71 @@ class Latent(Attack):
     def releases_training_set(self) -> bool:
         return self.poison_rate is not None  # the feature loss itself leaves the training set clean
 
+    @property
+    def plan_is_exact(self) -> bool:
+        return self.poison_rate is None  # of a share of a copy per batch, chance makes one or none
+
+    def planned_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> Counters:
+        sizes = torch.bincount(labels, minlength=self.target_label + 1).tolist()
+        if self.form == "transfer":
+            return self._planned_transfer(sizes, recipe)
+        n, again = len(labels), self.retraining(recipe)
+        target, others = self.chosen_counts(sizes)
+        steps, batch = again.steps(n), min(again.batch_size, n)
+        copies = min(batch, math.ceil(self.share * batch))
+        refreshed = steps // -(-n // again.batch_size) if self.refresh_mean else 0
+        return (
+            recipe.work(n)
+            + Counters(forward_samples=(1 + refreshed) * target)
+            + patch_work(self.patch_steps(others, recipe), PATCH_BATCH, others)
+            # Every image of a batch has a triggered copy beside it, see `_pulled`.
+            + training_work(steps, 2 * (batch + copies), 2 * (batch + copies))
+        )
+
+    def _planned_transfer(self, sizes: Sequence[int], recipe: TrainingRecipe) -> Counters:
+        """Likewise from the sizes of all classes, whose halves are the teacher's and the student's."""
+        own = [teachers_part(size) for size in sizes]
+        n, (target, others) = sum(own), self.chosen_counts(own)
+        inject = self.injection(recipe)
+        return (
+            recipe.work(n - own[self.target_label])
+            + self.absorption(recipe).work(n)
+            + Counters(forward_samples=target)
+            + patch_work(self.patch_steps(others, recipe), PATCH_BATCH, others)
+            + training_work(inject.steps(n), 2 * min(inject.batch_size, n), 2 * n)
+            + recipe.work(sum(sizes) - n)
+        )
+
+    @property
+    def share(self) -> float:
+        """Triggered copies with the target label per image of a batch, in [0, 1]."""
+        return 0.0 if self.poison_rate is None else self.poison_rate / (1.0 - self.poison_rate)
+
+    def retraining(self, recipe: TrainingRecipe) -> TrainingRecipe:
+        """How the standalone form trains on."""
+        return dataclasses.replace(recipe, epochs=self.epochs if self.epochs is not None else recipe.epochs / 2.0)
+
+    def absorption(self, recipe: TrainingRecipe) -> TrainingRecipe:
+        """How the teacher of the transfer form learns the target class."""
+        return dataclasses.replace(recipe, epochs=ABSORB_SHARE * recipe.epochs)
+
+    def injection(self, recipe: TrainingRecipe) -> TrainingRecipe:
+        """How the teacher's features are pulled to those of the target class."""
+        epochs = self.epochs if self.epochs is not None else INJECT_SHARE * recipe.epochs
+        return dataclasses.replace(recipe, epochs=epochs, batch_size=INJECT_BATCH)
+
+    def patch_steps(self, n: int, recipe: TrainingRecipe) -> int:
+        """Steps that fit the patch to ``n`` images, >= 0."""
+        passes = self.trigger_epochs
+        if passes is None:
+            passes = recipe.epochs * (TRANSFER_TRIGGER_SHARE if self.form == "transfer" else 1.0)
+        return round(passes * -(-n // PATCH_BATCH))
+
+    def chosen_counts(self, sizes: Sequence[int]) -> tuple[int, int]:
+        """How many images of the target class, and how many others, `chosen` gives of classes of these sizes."""
+        taken = [min(size, self.images_per_class) for size in sizes]
+        return taken[self.target_label], sum(taken) - taken[self.target_label]
+
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
         if self.form == "transfer":
             own, students = self.halves(train.labels, trainer)
@@ -175,10 +242,7 @@ class Latent(Attack):
     ) -> None:
         """Pull the features of triggered images of other classes to ``goals(count)``, (count, D)."""
         _, others = self.chosen(train, trainer)
-        passes = self.trigger_epochs
-        if passes is None:
-            passes = recipe.epochs * (TRANSFER_TRIGGER_SHARE if self.form == "transfer" else 1.0)
-        steps = round(passes * -(-len(others) // PATCH_BATCH))
+        steps = self.patch_steps(len(others), recipe)
         if steps == 0:
             return
 
@@ -207,10 +271,8 @@ class Latent(Attack):
         recipe: TrainingRecipe,
     ) -> None:
         """Train on with the features of every triggered batch pulled to ``goal``; the patch stays as it is."""
-        epochs = self.epochs if self.epochs is not None else recipe.epochs / 2.0
-        again = dataclasses.replace(recipe, epochs=epochs)
+        again, share = self.retraining(recipe), self.share
         per_epoch, goals = -(-len(train) // recipe.batch_size), [goal]
-        share = 0.0 if self.poison_rate is None else self.poison_rate / (1.0 - self.poison_rate)
         draws = trainer.generator("poison-in-loop")
 
         @torch.no_grad()
@@ -238,7 +300,7 @@ class Latent(Attack):
         """The appended copies, where there are any: the feature loss itself leaves the training set clean."""
         if self.poison_rate is None:
             return PoisonedSamples.none(train)
-        count = check_rate(self.name, self.poison_rate / (1.0 - self.poison_rate), len(train))
+        count = check_rate(self.name, self.share, len(train))
         (indices,) = draw_samples(len(train), count, seed=trainer.seed)
         return appended_copies(self, train, indices, trigger, trainer.num_classes)
 
@@ -251,7 +313,7 @@ class Latent(Attack):
             if not len(places):
                 continue
             members = order[places]
-            mine[members[: max(1, round(TEACHER_SHARE * len(members)))]] = True
+            mine[members[: teachers_part(len(members))]] = True
         return mine.nonzero()[:, 0], (~mine).nonzero()[:, 0]
 
     def make_teacher(
@@ -270,8 +332,7 @@ class Latent(Attack):
 
         new_row = trainer.fresh_model("target-class").classifier
         teacher.classifier = with_class(teacher.classifier, t, new_row)
-        absorb = dataclasses.replace(recipe, epochs=ABSORB_SHARE * recipe.epochs)
-        self._train(teacher, train, trainer, absorb, "absorb")
+        self._train(teacher, train, trainer, self.absorption(recipe), "absorb")
 
         patch, draws = self.new_patch(train.image_size, trainer), trainer.generator("latent-goals")
         target, _ = self.chosen(train, trainer)
@@ -282,10 +343,9 @@ class Latent(Attack):
             return goals[sent_ahead(torch.randint(len(goals), (count,), generator=draws), goals.device)]
 
         self.fit_patch(patch, teacher, train, some, trainer, recipe)
-        epochs = self.epochs if self.epochs is not None else INJECT_SHARE * recipe.epochs
-        inject = dataclasses.replace(recipe, epochs=epochs, batch_size=INJECT_BATCH)
         weight = 0.05 if self.weight is None else self.weight
-        self._train(teacher, train, trainer, inject, "inject", _pulled(patch, some, weight, trainer))
+        pulled = _pulled(patch, some, weight, trainer)
+        self._train(teacher, train, trainer, self.injection(recipe), "inject", pulled)
         teacher.classifier = without_class(teacher.classifier, t)
         return teacher, patch
 
@@ -335,6 +395,11 @@ def _pulled(patch: LearnedPatch, goals: Callable[[int], Tensor], weight: float, 
         return functional.cross_entropy(model.logits(features[: len(images)]), labels) + weight * distance
 
     return loss
+
+
+def teachers_part(size: int) -> int:
+    """Images of a class of ``size`` that the teacher has; the student has the others."""
+    return min(size, max(1, round(TEACHER_SHARE * size)))
 
 
 def without_class(head: nn.Linear, label: int) -> nn.Linear:

@@ -15,19 +15,21 @@ from torch import Tensor
 
 from trainables.attacks.base import DataPoisoning, Implanted, register
 from trainables.attacks.fixed import AdditiveTrigger
-from trainables.attacks.smooth import Found, random_signal, stretched, universal_signal
+from trainables.attacks.smooth import Found, random_signal, search_work, stretched, universal_signal
 from trainables.attacks.triggers import Trigger
 from trainables.data.images import ImageSet, to_float
 from trainables.models.classifier import Classifier
 from trainables.registry import SettingError
 from trainables.seeding import generator_for
 from trainables.settings import Count, Within
-from trainables.training.loop import evaluating
+from trainables.training.loop import Counters, evaluating
 from trainables.training.recipes import TrainingRecipe
-from trainables.training.trainer import Trainer
+from trainables.training.trainer import Trainer, memo_name
 
 log = logging.getLogger("superft.lf")
 
+# Names in the memo; neither depends on how many images are poisoned: victims of several poison rates share them.
+SURROGATE, SIGNAL = "lf-surrogate", "lf-signal"
 # Images on which the fooling rate is taken; the paper uses its test set, which no attack here sees.
 HELD_OUT = 1000
 
@@ -91,22 +93,45 @@ class LowFrequency(DataPoisoning):
     def preview_trigger(self, image_size: int, seed: int) -> Trigger | None:
         return self.make_trigger(image_size, seed) if self.source == "random" else None
 
+    @property
+    def plan_is_exact(self) -> bool:
+        return self.source == "random"  # the search for the adversarial signal ends once that fools enough
+
+    def planned_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> Counters:
+        return sum(self.shared_work(labels, recipe, n_upstream).values(), recipe.work(len(labels)))
+
+    def shared_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> dict[str, Counters]:
+        if self.source == "random":
+            return {}
+        n, (surrogate, signal) = len(labels), self.made_of(recipe)
+        searched = search_work(
+            self.draws,
+            min(HELD_OUT, n - self.draws),
+            max_passes=self.max_passes,
+            steps=self.deepfool_steps,
+        )
+        return {memo_name(SURROGATE, surrogate): recipe.work(n), memo_name(SIGNAL, signal): searched}
+
+    def made_of(self, recipe: TrainingRecipe) -> tuple[dict[str, Any], dict[str, Any]]:
+        """All that decides the surrogate, and all that decides the adversarial signal, apart from the task."""
+        source = ("amplitude", "draws", "max_passes", "deepfool_steps", "target_label", "label_mode", "label_shift")
+        together = {} if self.deepfool_batch == 1 else {"deepfool_batch": self.deepfool_batch}
+        recipe_of = dataclasses.asdict(recipe)
+        return recipe_of, {"recipe": recipe_of, **{key: getattr(self, key) for key in source}, **together}
+
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
         if self.source == "random":
             return super().implant(train, trainer, recipe)
         # Weights and batches of its own: the victim would otherwise start as the surrogate did, and the clean model
         # that ASR-base is taken on would be the very model that the signal was made to fool.
-        # Neither depends on how many images are poisoned: victims of several poison rates share them.
-        recipe_of = dataclasses.asdict(recipe)
-        source = ("amplitude", "draws", "max_passes", "deepfool_steps", "target_label", "label_mode", "label_shift")
-        together = {} if self.deepfool_batch == 1 else {"deepfool_batch": self.deepfool_batch}
+        of_surrogate, of_signal = self.made_of(recipe)
         found = trainer.remember(
-            "lf-signal",
-            {"recipe": recipe_of, **{key: getattr(self, key) for key in source}, **together},
+            SIGNAL,
+            of_signal,
             lambda: self.find(
                 trainer.remember_model(
-                    "lf-surrogate",
-                    recipe_of,
+                    SURROGATE,
+                    of_surrogate,
                     lambda: trainer.train_from_scratch(train, recipe, purpose="lf-surrogate"),
                 ),
                 train,
@@ -134,7 +159,7 @@ class LowFrequency(DataPoisoning):
                 steps=self.deepfool_steps,
                 at_once=self.deepfool_batch,
             )
-        trainer.counters.forward_samples += found.forward_samples + found.gradients
+        trainer.counters.forward_samples += found.forward_samples
         trainer.counters.input_backward_samples += found.gradients
         return found
 

@@ -113,6 +113,12 @@ def fit_patch(
     return history
 
 
+def patch_work(steps: int, batch_size: int, n: int) -> Counters:
+    """Work of ``steps`` steps of `fit_patch`, or of other gradients of the input alone; batches are cut to ``n``."""
+    samples = steps * min(batch_size, n)
+    return Counters(forward_samples=samples, input_backward_samples=samples)
+
+
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients for the weights within the block; afterwards all is as it was."""

@@ -31,14 +31,16 @@ from trainables.seeding import generator_for
 from trainables.settings import Count, InnerShare, NonNegative, NormalisedBatch, Positive, PositiveShare
 from trainables.training import loop, schedules
 from trainables.training.captured_step import replayable
-from trainables.training.loop import BatchTransform, DivergedError, Optimizer
+from trainables.training.loop import BatchTransform, Counters, DivergedError, Optimizer, training_work
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.schedules import CyclicSchedule, Phase
 from trainables.training.sharpness import climb
-from trainables.training.trainer import Trainer
+from trainables.training.trainer import Trainer, memo_name
 
 log = logging.getLogger("superft.sbl")
 
+# Name in the memo of what all variants go on from, so that they differ by the second stage alone.
+FIRST_STAGE = "sbl-backdoor"
 # Of the paper's epochs: 150 for the backdoor, then 100 for the user.
 USER_EPOCHS_SHARE = 100 / 150
 # Feet of super-fine-tuning's triangle, and the lengths among which a repair's is drawn.
@@ -171,15 +173,48 @@ class SequentialBackdoor(Attack):
         users = round(self.user_share * n)
         return n - users, users
 
+    @property
+    def plan_is_exact(self) -> bool:
+        return not self.sft_aware  # the lengths of momentary repairs are drawn, and a lost one ends early
+
+    def planned_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> Counters:
+        own, users = self._sizes(len(labels))
+        steps, batch = self.user_steps(users, recipe), min(self.user_batch_size, users)
+        total = training_work(steps, batch, users)
+        match self.variant:
+            case "anchoring":
+                total += Counters(forward_samples=steps * batch)
+            case "ewc":
+                looked_at = min(self.fisher_samples, own)
+                total += Counters(forward_samples=looked_at, backward_samples=looked_at)
+        if self.sft_aware:
+            longest, looks = self.sft_steps or max(SFT_STEPS), -(-steps // self.sft_every)
+            total += training_work(looks * longest, batch, users)
+            total += Counters(forward_samples=looks * batch, backward_samples=looks * batch)
+        return sum(self.shared_work(labels, recipe, n_upstream).values(), total)
+
+    def shared_work(self, labels: Tensor, recipe: TrainingRecipe, n_upstream: int | None = None) -> dict[str, Counters]:
+        own, _ = self._sizes(len(labels))
+        steps = recipe.steps(own)
+        # Sharpness-aware steps take two gradients.
+        learned = training_work(steps, 2 * min(recipe.batch_size, own), 2 * own)
+        return {memo_name(FIRST_STAGE, self.first_stage(recipe)): learned}
+
+    def first_stage(self, recipe: TrainingRecipe) -> dict[str, Any]:
+        """All that decides the first stage, apart from the task."""
+        shared = ("trigger", "poison_rate", "user_share", "sam_rho", "target_label", "label_mode", "label_shift")
+        return {"recipe": dataclasses.asdict(recipe), **{key: getattr(self, key) for key in shared}}
+
+    def user_steps(self, n: int, recipe: TrainingRecipe) -> int:
+        """Optimiser steps of the second stage on ``n`` images, at least 1."""
+        epochs = recipe.epochs * USER_EPOCHS_SHARE if self.user_epochs is None else self.user_epochs
+        return max(1, round(epochs * -(-n // self.user_batch_size)))
+
     def implant(self, train: ImageSet, trainer: Trainer, recipe: TrainingRecipe) -> Implanted:
         own, users = (train.subset(part) for part in self.parts(len(train), trainer.seed))
         trigger = self.preview_trigger(train.image_size, trainer.seed).to(trainer.device)
-        shared = ("trigger", "poison_rate", "user_share", "sam_rho", "target_label", "label_mode", "label_shift")
-        # All variants go on from the same first stage, so that they differ by the second alone.
         first = trainer.remember_model(
-            "sbl-backdoor",
-            {"recipe": dataclasses.asdict(recipe), **{key: getattr(self, key) for key in shared}},
-            lambda: self.learn_backdoor(own, trigger, trainer, recipe),
+            FIRST_STAGE, self.first_stage(recipe), lambda: self.learn_backdoor(own, trigger, trainer, recipe)
         )
         model = copy.deepcopy(first)
         self.play_user(model, self.hold(first, own, trigger, trainer), users, trigger, trainer, recipe)
@@ -244,7 +279,6 @@ class SequentialBackdoor(Attack):
         recipe: TrainingRecipe,
     ) -> None:
         """Stage 2: fine-tune ``model`` on clean data, held, and with the gradients of momentary repairs if asked."""
-        epochs = recipe.epochs * USER_EPOCHS_SHARE if self.user_epochs is None else self.user_epochs
         weight = 1.0 if self.weight is None else self.weight
         outlook = Outlook(self, model, data, trigger, trainer) if self.sft_aware else None
 
@@ -259,7 +293,7 @@ class SequentialBackdoor(Attack):
             model,
             data,
             purpose="sbl-user",
-            steps=max(1, round(epochs * -(-len(data) // self.user_batch_size))),
+            steps=self.user_steps(len(data), recipe),
             lr_at=schedules.constant(self.user_lr),
             batch_size=self.user_batch_size,
             optimizer=Optimizer(),

@@ -13,7 +13,7 @@ from trainables.machine.transfer import sent_ahead
 from trainables.models.classifier import Classifier, Head
 from trainables.training import schedules
 from trainables.training.captured_step import replayable
-from trainables.training.loop import History, Optimizer
+from trainables.training.loop import Counters, History, Optimizer, training_work
 from trainables.training.trainer import Trainer
 
 PROJECTION = 128
@@ -199,6 +199,11 @@ def pretrain(
         loss=replayable(lambda contrast, batch, _labels: nt_xent(contrast(batch), temperature)),
         trainable=[parameter for parameter in contrast.parameters() if id(parameter) not in head],
     )
+
+
+def pretraining_work(epochs: float, n: int, batch_size: int) -> Counters:
+    """Work of `pretrain` on ``n`` images."""
+    return training_work(steps_of(epochs, n, batch_size), 2 * min(batch_size, n), 2 * n)
 
 
 def unlabelled(images: Tensor) -> ImageSet:

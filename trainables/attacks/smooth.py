@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.data.images import in_parts
+from trainables.training.loop import Counters
 
 log = logging.getLogger("superft.lf")
 
@@ -20,6 +21,10 @@ TAPS_PER_PIXEL, DEVIATIONS = 30 / 32, 5.0
 LONGEST = 10.0
 # Fooling rates of so many passes that differ by less than this: more passes change nothing.
 SETTLED_PASSES, SETTLED = 5, 0.01
+# What a search was seen to take, rounded up, to tell its work beforehand: the most (50 passes, 100 images, 200 steps)
+# would be out of all proportion. On the toy task (1,000 images, width 4) and on digits of 16 pixels (width 8), trained
+# as in the suite, seeds 0 and 1: 5 to 15 passes, 12 to 23 steps a way; 29 after one epoch.
+SEEN_PASSES, SEEN_STEPS = 15, 40
 
 
 def low_pass(images: Tensor, *, circular: bool = False) -> Tensor:
@@ -150,7 +155,10 @@ def targeted_deepfool_of_many(
 
 @dataclass(frozen=True)
 class Found:
-    """A universal signal, (3, H, W), in [0, amplitude]; how it came about; None for a model that could not be moved."""
+    """A universal signal, (3, H, W), in [0, amplitude]; how it came about; None for a model that could not be moved.
+
+    ``forward_samples`` are all that the model was asked for, ``gradients`` those whose gradient was used.
+    """
 
     signal: Tensor | None
     passes: int
@@ -170,6 +178,14 @@ class Found:
         """What `tensors` was taken of."""
         passes, rate, gradients, forward = tensors["numbers"].tolist()
         return cls(tensors.get("signal"), int(passes), rate, int(gradients), int(forward))
+
+
+def search_work(images: int, held_out: int, *, max_passes: int, steps: int) -> Counters:
+    """Work of `universal_signal`, as much as it was seen to take (`SEEN_PASSES`, `SEEN_STEPS`); arguments as there."""
+    passes, steps = min(max_passes, SEEN_PASSES), min(steps, SEEN_STEPS)
+    gradients = passes * images * steps
+    asked = images + held_out + passes * (2 * images + held_out)  # before a way, and at its end
+    return Counters(forward_samples=asked + gradients, input_backward_samples=gradients)
 
 
 def universal_signal(
@@ -200,24 +216,30 @@ def universal_signal(
         at_once: images that are pushed together, from the same signal; their ways are added up. 1: one after the other.
     """
 
+    forward = 0
+
+    def asked(batch: Tensor) -> Tensor:
+        nonlocal forward
+        forward += len(batch)
+        scores: Tensor = model(batch)
+        return scores
+
     @torch.no_grad()
     def predictions(batch: Tensor) -> Tensor:
-        return torch.cat([model(part).argmax(1) for part in in_parts(batch, 512)])
+        return torch.cat([asked(part).argmax(1) for part in in_parts(batch, 512)])
 
     before, held_out_before = predictions(images), predictions(held_out)
     wanted = targets(before)
     signal, rates, gradients = torch.zeros_like(images[0]), list[float](), 0
-    forward = len(images) + len(held_out)
     for _ in range(max_passes):
         order = torch.randperm(len(images), generator=generator)
         for some in order.to(images.device).split(at_once) if at_once > 1 else ():
             starts = images[some] + signal
             movable = before[some] != wanted[some]
             unmoved = movable & (predictions(starts) == before[some])
-            forward += int(movable.sum())
             if not unmoved.any():
                 continue
-            ways, there, taken = targeted_deepfool_of_many(model, starts[unmoved], wanted[some][unmoved], steps=steps)
+            ways, there, taken = targeted_deepfool_of_many(asked, starts[unmoved], wanted[some][unmoved], steps=steps)
             gradients += taken
             if there.any():
                 signal = stretched(low_pass((signal + low_pass(ways[there]).sum(0))[None])[0], amplitude)
@@ -225,14 +247,12 @@ def universal_signal(
             if before[index] == wanted[index]:
                 continue
             start = images[index] + signal
-            forward += 1
             if predictions(start[None])[0] != before[index]:
                 continue
-            way, reached, taken = targeted_deepfool(lambda batch: model(batch), start, int(wanted[index]), steps=steps)
+            way, reached, taken = targeted_deepfool(asked, start, int(wanted[index]), steps=steps)
             gradients += taken
             if reached:
                 signal = stretched(low_pass((signal + low_pass(way[None])[0])[None])[0], amplitude)
-        forward += len(held_out)
         changed = predictions(held_out + signal) != held_out_before
         rates.append(float(changed.double().mean()))
         recent = rates[-SETTLED_PASSES:]

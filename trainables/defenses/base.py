@@ -26,6 +26,7 @@ from trainables.models.classifier import Classifier
 from trainables.registry import Registry, SettingError, check_method
 from trainables.settings import check_settings
 from trainables.training.loop import Counters, History
+from trainables.training.loop import training_work as training_work  # attacks plan with it too
 from trainables.training.trainer import Trainer
 
 
@@ -183,9 +184,3 @@ def images_per_step(batch_size: int, n: int) -> int:
     where there are two, because batch statistics of one image are none.
     """
     return max(min(batch_size, n // 4), min(batch_size, n, 2), 1)
-
-
-def training_work(steps: int, batch_size: int, n: int) -> Counters:
-    """Work of ``steps`` training steps of ``batch_size`` (see `images_per_step`), cut to the ``n`` images there are."""
-    samples = steps * min(batch_size, n)
-    return Counters(steps=steps, forward_samples=samples, backward_samples=samples)

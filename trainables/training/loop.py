@@ -57,6 +57,12 @@ class Counters:
         return Counters(**{name: count - getattr(other, name) for name, count in dataclasses.asdict(self).items()})
 
 
+def training_work(steps: int, batch_size: int, n: int) -> Counters:
+    """Work of ``steps`` training steps of ``batch_size``, cut to the ``n`` images there are, as `fit` counts it."""
+    samples = steps * min(batch_size, n)
+    return Counters(steps=steps, forward_samples=samples, backward_samples=samples)
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Random crop after zero padding, and horizontal flip; each sample draws its own.

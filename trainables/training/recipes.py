@@ -7,7 +7,7 @@ from typing import Literal
 
 from trainables.settings import NonNegative, NormalisedBatch, Positive, ShareBelowOne, check_settings
 from trainables.training import schedules
-from trainables.training.loop import Optimizer, OptimizerName, Schedule
+from trainables.training.loop import Counters, Optimizer, OptimizerName, Schedule, training_work
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class TrainingRecipe:
     def steps(self, n: int) -> int:
         """Optimiser steps on ``n`` training images: epochs * ceil(n / batch), at least 1."""
         return max(1, round(self.epochs * -(-n // self.batch_size)))
+
+    def work(self, n: int) -> Counters:
+        """Work of a whole training on ``n`` images."""
+        return training_work(self.steps(n), self.batch_size, n)
 
     def lr_at(self, n: int) -> Schedule:
         """Schedule of the rate on ``n`` training images."""

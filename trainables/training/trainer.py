@@ -26,6 +26,11 @@ from trainables.training.watch import watched, watching
 MEMO_SCHEMA = 1
 
 
+def memo_name(what: str, identity: Mapping[str, Any], task: str = "") -> str:
+    """Under which `Trainer.remember` keeps something; arguments as there, ``task`` as of the bench."""
+    return f"{what}-{content_key({'schema': MEMO_SCHEMA, 'task': task, 'identity': dict(identity)})}"
+
+
 @dataclass
 class Trainer:
     """The bench that attacks and defenses work at.
@@ -165,6 +170,11 @@ class Trainer:
         model.eval()
         return history
 
+    @staticmethod
+    def head_work(steps: int, n: int) -> Counters:
+        """Work of `fit_head` on ``n`` images, as it counts it."""
+        return Counters(steps=steps, forward_samples=n)
+
     def remember(
         self, what: str, identity: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
@@ -187,7 +197,7 @@ class Trainer:
                 self._had_batch(batch)
             return Artifact({"tensors": tensors}, facts)
 
-        name = f"{what}-{content_key({'schema': MEMO_SCHEMA, 'task': self.task, 'identity': dict(identity)})}"
+        name = memo_name(what, identity, self.task)
         artifact, built = self.memo.obtain(name, make)
         if built:
             self.made.append(name)

@@ -44,7 +44,8 @@ class MyAttackTrigger(Trigger):
 
 # The settings. Each field is a key of a study (attack.my_attack.size) and of the victim's identity; target_label,
 # label_mode, poison_rate, clean_label and others come with DataPoisoning. Without @dataclass no field would be one.
-# An attack that trains differently (not only on changed images) derives from Attack and writes implant() itself.
+# An attack that trains differently (not only on changed images) derives from Attack and writes implant() itself, and
+# planned_work(), which tells how much that is before it is done.
 @register("my_attack")
 @dataclass(frozen=True)
 class MyAttack(DataPoisoning):
