@@ -98,14 +98,17 @@ def planned_work(asked: Membership, cell: Cell, settings: Mapping[str, Any], dat
 
 def shadow_work(asked: Membership, cell: Cell, dataset: Dataset) -> Counters:
     """Work of training the shadow models of one victim, which all of its trials share."""
-    total = Counters()
-    pool = _pool(asked, cell.victim, dataset)
+    total, labels = Counters(), attacker_labels(cell.victim, dataset)
+    pool, attack = _pool(asked, cell.victim, dataset), _shadow_spec(asked, cell).make_attack()
     for number in range(asked.shadow_models):
-        n = len(_half(pool, cell, dataset, number)[0])
-        steps = cell.victim.recipe.steps(n)
-        samples = steps * min(cell.victim.recipe.batch_size, n)
-        total += Counters(steps, samples, samples)
+        own, _ = _half(pool, cell, dataset, number)
+        total += attack.planned_work(labels[own], cell.victim.recipe)
     return total
+
+
+def _shadow_spec(asked: Membership, cell: Cell) -> VictimSpec:
+    """What shadow models are made like: the victim where their backdoor is to be repaired as well, else its control."""
+    return cell.victim.control() if cell.control or not asked.adaptive else cell.victim
 
 
 def infer_membership(
@@ -184,7 +187,7 @@ def _shadow_model(
         own: positions in it of what the shadow model is trained on.
         counting: whose counters count.
     """
-    spec = cell.victim.control() if cell.control or not asked.adaptive else cell.victim
+    spec = _shadow_spec(asked, cell)
     attack, half = spec.make_attack(), train.subset(own).to(counting.device)
     trainer = make_trainer(spec, dataset, counting.device, seed=derive_seed(cell.seed, "shadow", number))
     trainer.counters, trainer.memo = counting.counters, memo

@@ -13,6 +13,7 @@ from trainables.attacks.base import Attack
 from trainables.data.images import DataError, Dataset, ImageSet
 from trainables.models.classifier import Classifier, Head
 from trainables.registry import SettingError
+from trainables.training.loop import Counters
 from trainables.training.recipes import TrainingRecipe
 from trainables.training.trainer import Trainer
 
@@ -51,6 +52,11 @@ def check_scenario(scenario: ScenarioName, attack: Attack, dataset: Dataset, ups
             f"attack {attack.name} releases {'an encoder' if attack.releases_encoder else 'a classifier'}: "
             f"it does not fit scenario {scenario}"
         )
+
+
+def take_over_work(n: int) -> Counters:
+    """Work of `take_over` with ``n`` images of the user's."""
+    return Trainer.head_work(PROBE.steps(n), n)
 
 
 def take_over(released: Classifier, train: ImageSet, trainer: Trainer) -> Classifier:

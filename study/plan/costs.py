@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,13 @@ from study.plan.data import Data, data_of
 from study.plan.jobs import CONFIRM, Plan, held
 from study.record.cost import epochs
 from trainables.aftermath import planned_work, shadow_work
+from trainables.data.load import DataSource
 from trainables.defenses.base import DEFENSES
 from trainables.evaluation.aftermath.settings import Aftermath
 from trainables.job import Cell
+from trainables.scenarios import take_over_work
 from trainables.training.loop import Counters
-from trainables.victims.spec import VictimSpec, attacker_indices
+from trainables.victims.spec import VictimSpec, attacker_indices, attacker_labels
 
 
 @dataclass(frozen=True)
@@ -98,16 +101,47 @@ def aftermath_left(plan: Plan, data: Data, left: Mapping[str, int] | None = None
 
 
 def victims_cost(victims: Sequence[Cell], data: Data, upstream: Data | None = None) -> float:
-    """E of training these victims; stages of attacks that train more than the recipe says are not known."""
+    """E of making these victims, with all stages of their attacks; what several share is made once.
 
-    def one(cell: Cell) -> float:
-        victim, unit = cell.victim, len(attacker_indices(cell.victim, data_of(data, cell.data)))
-        n_train = unit
-        if upstream is not None and cell.upstream is not None:
-            n_train = len(data_of(upstream, cell.upstream).train)
-        return victim.recipe.steps(n_train) * min(victim.recipe.batch_size, n_train) / unit
+    The most it can cost where an attack's `planned_work` is not exact, or where the store has what is shared.
+    """
+    parts: dict[Hashable, float] = {}
+    for cell in victims:
+        for key, cost in _parts(cell, data, upstream).items():
+            parts.setdefault(key, cost)
+    return math.fsum(parts.values())
 
-    return math.fsum(one(cell) for cell in victims)
+
+def victim_cost(cell: Cell, data: Data, upstream: Data | None = None) -> float:
+    """Planned E of making one victim by itself, see `victims_cost`."""
+    return victims_cost([cell], data, upstream)
+
+
+def _parts(cell: Cell, data: Data, upstream: Data | None) -> dict[Hashable, float]:
+    """What a victim is made of, each part with its E: two victims that have a part of the same key share it."""
+    victim, dataset = cell.victim, data_of(data, cell.data)
+    attack, labels = victim.make_attack(), attacker_labels(victim, dataset)
+    n = len(labels)
+    theirs = None if upstream is None or cell.upstream is None else data_of(upstream, cell.upstream)
+    made_from: tuple[VictimSpec, DataSource, DataSource | None] = cell.made_from
+    works: dict[Hashable, Counters] = {}
+    if victim.scenario == "new_head" and theirs is not None:
+        assert cell.upstream is not None
+        works[made_from] = take_over_work(n)
+        # The model that is taken over is a victim of its own, on the attacker's data.
+        released = dataclasses.replace(victim, scenario="standalone")
+        made_from, labels, theirs = (released, cell.upstream, None), theirs.train.labels, None
+    n_upstream = None if theirs is None else len(theirs.train)
+    shared = attack.shared_work(labels, victim.recipe, n_upstream)
+    own = attack.planned_work(labels, victim.recipe, n_upstream)
+    spec, *where = made_from
+    task = (dataclasses.replace(spec, attack="", attack_settings={}), *where)
+    works |= {(task, name): work for name, work in shared.items()}
+    works[made_from] = own - sum(shared.values(), Counters())
+    return {
+        key: float(epochs(work.forward_samples, work.backward_samples, work.input_backward_samples, n))
+        for key, work in works.items()
+    }
 
 
 def curves_cost(plan: Plan, data: Data, left: Mapping[str, int] | None = None) -> tuple[int, float]:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from optuna.storages import InMemoryStorage
 
-from study.plan.costs import victims_cost, work_left
+from study.plan.costs import victim_cost, victims_cost, work_left
 from study.plan.forecast import plan_lines
 from study.plan.jobs import make_plan
+from study.record.cost import epochs
 from study.record.ended import read_ended
 from study.record.ledger import Ledger
 from study.results.left import trials_left
 from tests.study.tiny import TINY, make_driver, run, tiny_spec
 from trainables.data.images import Dataset
 from trainables.data.load import load_dataset, outline
+from trainables.storage.store import Store
+from trainables.workbench import Workbench
 
 TWO = ("attacks=[badnets, blended]", "seeds=[0, 7]", "baselines=[none, ft]", "search.trials=4")
 
@@ -86,6 +90,32 @@ def test_a_data_set_that_is_not_here_is_planned_from_its_sizes(digits: Dataset) 
     assert victims_cost(plan.victims(), stand_in) == pytest.approx(2 * TINY["victim"]["epochs"], rel=0.01)
     assert outline("folder:/nowhere") is None
     assert outline("digits") is None, "it is always here"
+
+
+def test_victims_cost_what_their_attacks_count_and_what_they_share_counts_once(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    spec = tiny_spec(
+        "attacks=[grond, sbl, badencoder]",
+        "sweep={attack.sbl.variant: [naive, anchoring]}",
+        "victim.epochs=1",
+        "attack.grond.upgd_steps=3",
+        "attack.badencoder.pretrain_epochs=1",
+        "attack.badencoder.head_epochs=2",
+        "attack.badencoder.inject_epochs=1",
+        "attack.badencoder.reference_must_be_right=false",
+    )
+    plan, bench = make_plan(spec), Workbench(Store(tmp_path), torch.device("cpu"))
+    dataset = bench.dataset(plan.cells[0].data)
+    counted, apart = 0.0, 0.0
+    for cell in plan.victims():
+        facts = bench.victim(cell).facts
+        work, n = facts["counters"], facts["dataset"]["train_size"]
+        counted += epochs(work["forward_samples"], work["backward_samples"], work["input_backward_samples"], n)
+        apart += victim_cost(cell, dataset)
+    assert victims_cost(plan.victims(), dataset) == pytest.approx(counted)
+    # Of two variants the second finds the backdoor learned (2 E), and BadEncoder its control's encoder trained (2 E).
+    assert counted < apart - 3
+    assert counted > 1.5 * len(plan.victims()), "1 E each by the recipe alone"
 
 
 def test_the_ledger_of_a_study_that_was_never_begun_leaves_everything(tmp_path: Path) -> None:

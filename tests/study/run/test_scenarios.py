@@ -93,7 +93,8 @@ def test_transfer_victims_cost_epochs_on_the_attackers_data(pictures: str) -> No
     check_plan(plan, data, upstream)
     size = len(upstream.train)
     steps = 2 * -(-size // 64)
-    assert victims_cost(plan.victims(), data, upstream) == pytest.approx(6 * steps * 64 / len(data.train))
+    # The user's head is trained on embeddings that are computed once: a forward pass over all of the user's images.
+    assert victims_cost(plan.victims(), data, upstream) == pytest.approx(6 * (steps * 64 / len(data.train) + 1 / 3))
 
 
 def test_a_transfer_runs_to_rows_of_both_models(pictures: str, tmp_path: Path) -> None:
