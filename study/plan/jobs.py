@@ -222,14 +222,17 @@ class Plan:
         own = [search for search in self.searches if search.defense == defense]
         return baselines | {search.label for search in own} | {one.confirm_label for one in own if one.fresh}
 
-    def victims(self) -> list[Cell]:
-        """One cell per distinct victim, controls first (the others need them for ASR-base)."""
+    def victims(self, cost: Callable[[Cell], float] = lambda _: 0.0) -> list[Cell]:
+        """One cell per distinct victim, controls first (the others need them for ASR-base).
+
+        Among either the dearest by ``cost`` come first: a long one that is begun last is waited for alone.
+        """
         found: dict[Hashable, Cell] = {}
         for cell in self.cells:
             for spec in (cell.victim.control(), cell.victim):
                 one = dataclasses.replace(cell, victim=spec, control=False)
                 found.setdefault(one.made_from, one)
-        return sorted(found.values(), key=lambda cell: cell.victim != cell.victim.control())
+        return sorted(found.values(), key=lambda cell: (cell.victim != cell.victim.control(), -cost(cell)))
 
 
 def make_plan(spec: StudySpec) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +58,15 @@ def settle(
     return both
 
 
-def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> Made:
-    """Train the victims that are missing, side by side.
+def make_victims(
+    plan: Plan, progress: Progress, gpus: float, store: str, cost: Callable[[Cell], float] = lambda _: 0.0
+) -> Made:
+    """Train the victims that are missing, side by side: the controls begin, then the dearest.
 
     Args:
         gpus: of each; one that runs out of memory is trained again with the next larger share.
         store: of victims.
+        cost: planned E of one, see `plan.costs.victim_cost`.
     """
     import ray
 
@@ -76,7 +79,7 @@ def make_victims(plan: Plan, progress: Progress, gpus: float, store: str) -> Mad
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_FAILURES)(train_victim)
         return task.remote(cell, store, cpus, gpus, plugins)
 
-    waiting = {start(cell, gpus): (cell, gpus) for cell in plan.victims()}
+    waiting = {start(cell, gpus): (cell, gpus) for cell in plan.victims(cost)}
     failed: dict[Hashable, str] = {}
     judged: dict[Key, Judged] = {}
     users: dict[Hashable, set[Key]] = {}

@@ -8,11 +8,12 @@ import os
 import signal
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from study.cluster.connect import ray_cluster, usable_nodes
-from study.plan.costs import trial_cost, work_left
+from study.plan.costs import trial_cost, victim_cost, work_left
 from study.plan.data import Data
 from study.plan.forecast import look_ahead, plan_lines
 from study.plan.jobs import prepare
@@ -215,7 +216,8 @@ def _victims_on_ray(
     said = plan_lines(plan, *data, left, done=driver.done)
     for line in [*said, *ahead.slot_lines(), ahead.time_line(driver.ledger.rows())]:
         progress.say(line)
-    made = make_victims(plan, progress, ahead.victim_gpus, store)
+    cost = partial(victim_cost, data=data[0], upstream=data[1])
+    made = make_victims(plan, progress, ahead.victim_gpus, store, cost)
     settled = settle(judged, made.judged, home, progress)
     check_implanted(settled, plan.spec)
     driver.leave_out(absent(settled))

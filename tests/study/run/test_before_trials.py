@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 import trainables.tune  # noqa: F401 - with all of Ray, before its functions are replaced
+from study.plan.costs import victim_cost
 from study.plan.forecast import Forecast, look_ahead
 from study.plan.slots import Node
 from study.record.folder import Folder
@@ -22,6 +24,7 @@ from study.run.driver import Driver
 from study.run.progress import Progress
 from tests.study.tiny import make_driver, tiny_spec
 from trainables.data.load import load_dataset
+from trainables.job import Cell
 from trainables.machine.device import NoGpuError
 from trainables.storage.store import StoreUnavailableError
 
@@ -86,6 +89,30 @@ def test_another_failure_of_a_victim_is_its_own(
     assert cause == "victim: RuntimeError: CUDA error: device-side assert triggered"
     assert gpus == [0.25, 0.25]
     assert "FAILED" in said.getvalue()
+
+
+def test_the_controls_begin_and_then_the_dearest_victims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: list[float]
+) -> None:
+    begun = list[Cell]()
+
+    def start(cell: Cell, *_: Any) -> int:
+        begun.append(cell)
+        return len(begun)
+
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda _task: SimpleNamespace(remote=start))
+    monkeypatch.setattr(ray, "get", lambda _: FACTS)
+    spec = tiny_spec("attacks=[badnets, inputaware, grond, wanet]", "seeds=[0, 7]")
+    driver = make_driver(spec, tmp_path / "trials.jsonl")
+    cost = partial(victim_cost, data=load_dataset("digits", image_size=8))
+    make_victims(driver.plan, Progress(driver, io.StringIO()), 0.25, "store", cost)
+    assert {cell.made_from for cell in begun} == {cell.made_from for cell in driver.plan.victims()}
+    # Grond trains a surrogate as well, input-aware generators, and WaNet has a control of its own.
+    assert [cell.attack for cell in begun[:4]] == ["clean", "clean", "clean_wanet", "clean_wanet"]
+    assert [cell.attack for cell in begun[4::2]] == ["grond", "inputaware", "badnets", "wanet"]
+    costs = [cost(cell) for cell in begun[4:]]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[0] > 2 * costs[-1]
 
 
 def ahead_of(driver: Driver, folder: Path) -> Forecast:
