@@ -21,7 +21,7 @@ from study.results.aftermath import (
     retuning_table,
     without_other_settings,
 )
-from study.results.rows import PLACE, holds_no_backdoor, without_beside
+from study.results.rows import PLACE, backdoored, without_beside
 
 CAPTION_REINJECTION = f"""
 <p class="caption">The attacker trains each model further, on data with the same trigger as before. <b>Undefended</b>:
@@ -115,11 +115,11 @@ def aftermath_markdown(frame: pd.DataFrame) -> str:
 
 def _tables(rows: pd.DataFrame) -> dict[str, Table]:
     """The parts that have content, as texts. What never held a backdoor tells nothing of one that comes back."""
-    backdoored = rows[~holds_no_backdoor(rows)]
+    held = backdoored(rows)
     made = {
-        "reinjection": reinjection_cells(backdoored),
-        "retuning": retuning_cells(backdoored),
-        "connectivity": connectivity_cells(backdoored),
+        "reinjection": reinjection_cells(held),
+        "retuning": retuning_cells(held),
+        "connectivity": connectivity_cells(held),
         "membership": membership_cells(rows),
     }
     return {key: table for key, table in made.items() if table}

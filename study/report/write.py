@@ -39,7 +39,8 @@ from study.results.confirmed import confirmed_settings, winners_curse
 from study.results.fronts import fronts, fronts_by_rule, hypervolume_over_trials, marked
 from study.results.left import dropped_in_words, plan_in, unfinished_in_words
 from study.results.repeats import repeated_searches
-from study.results.rows import ALL_ATTACKS, BESIDE, at
+from study.results.rows import ALL_ATTACKS, BESIDE, at, backdoored
+from study.results.scores import counting, without_backdoor
 from study.results.settings import aggregate_all, candidates
 from study.results.verdicts import shared_members
 from study.spec.yaml_io import SpecError
@@ -70,10 +71,9 @@ def write_report(directory: Path | str) -> Path:
     members = fronts(frame)
     write_atomically(directory / "front.csv", members.to_csv(index=False).encode())
 
-    relapses = reinjection_curves(frame)
     for name, whole in (
         ("reinjection", reinjection_table(frame)),
-        ("reinjection_curves", relapses),
+        ("reinjection_curves", reinjection_curves(frame)),
         ("retuning", retuning_table(frame)),
         ("connectivity", connectivity_table(frame)),
         ("connectivity_curves", connectivity_curves(frame)),
@@ -99,7 +99,8 @@ def write_report(directory: Path | str) -> Path:
     apart = tuple(map(str, spec.get("set_apart") or ()))
     again = {one.label for one in plan.searches if one.repeat} if plan else set()
     detectors, combination_of = read_detectors(directory).values(), _combinations(plan)
-    curves = read_curves(directory, [row for row in rows if row.get("role") not in BESIDE], troubles)
+    held = [row for row in counting(rows, without_backdoor(rows)) if row.get("role") not in BESIDE]
+    curves = read_curves(directory, held, troubles)
     for place in places:
         combination, dataset, model, attack = place
         wholes = {"settings": table, "members": members, "searched": searched, "history": history}
@@ -141,7 +142,7 @@ def write_report(directory: Path | str) -> Path:
         sections.append(section)
     sweep, images = sweep_section(table, frame, spec)
     drawn |= images
-    panels, images = side_by_side(table, frame, curves, relapses, wheres, apart)
+    panels, images = side_by_side(table, frame, curves, reinjection_curves(backdoored(frame)), wheres, apart)
     drawn |= images
     sections = [panels, *sections] if panels else sections
     _write_figures(directory / "figures", drawn)

@@ -81,6 +81,11 @@ def holds_no_backdoor(frame: pd.DataFrame) -> pd.Series[bool]:
     return without.astype(bool)
 
 
+def backdoored(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows on victims that hold a backdoor: of another nothing can be removed, and nothing comes back."""
+    return frame[~holds_no_backdoor(frame)]
+
+
 def collapsed(frame: pd.DataFrame) -> pd.Series[bool]:
     """Rows whose model predicts next to nothing right any more: their ASR is 0 or 1 by accident."""
     return frame["collapsed"].eq(True).fillna(False).astype(bool)

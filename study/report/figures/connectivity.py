@@ -21,6 +21,7 @@ from study.report.figures.style import (
     percent_tick,
 )
 from study.results.aftermath import connectivity_curves, reading_order, without_other_settings
+from study.results.rows import backdoored
 
 RATES = {"asr": "ASR", "clean_accuracy": "clean accuracy"}
 PANELS = 2  # side by side: the ways of taking the running statistics, or the rates where there is one way
@@ -29,7 +30,7 @@ PANELS = 2  # side by side: the ways of taking the running statistics, or the ra
 @register("connectivity")
 def way_back(title: str, tables: AttackTables) -> Drawing | None:
     """ASR along the way, and the accuracy, since a point that classifies nothing has no backdoor either."""
-    curves = connectivity_curves(tables.rows)
+    curves = connectivity_curves(backdoored(tables.rows))
     if not len(curves):
         return None
     return Drawing(

@@ -30,6 +30,7 @@ from study.results.aftermath import (
     reinjection_curves,
     without_other_settings,
 )
+from study.results.rows import backdoored
 from trainables.evaluation.aftermath.settings import FROM_SCRATCH
 
 PANELS = 3  # side by side
@@ -41,7 +42,7 @@ LINES = {NOT_REPAIRED: "-", FROM_SCRATCH: "--", CLEAN_CONTROL: ":"}
 @register("reinjection")
 def coming_back(title: str, tables: AttackTables) -> Drawing | None:
     """ASR over the epochs of re-injection, a panel per amount of poison and learning rate."""
-    curves = reinjection_curves(tables.rows)
+    curves = reinjection_curves(backdoored(tables.rows))
     if not len(curves):
         return None
     return Drawing(

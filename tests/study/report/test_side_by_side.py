@@ -150,6 +150,28 @@ def test_the_page_has_them_for_every_data_set_and_they_go_with_their_rows(tmp_pa
     assert "reinjections_blended" not in pictures
 
 
+def test_no_figure_draws_a_victim_without_a_backdoor(tmp_path: Path) -> None:
+    rows = []
+    for attack in ("badnets", "blended", "wanet"):
+        way = {"statistics": "refreshed", "share_half": 0.5, "barrier": 0.1, "accuracy_lowest": 0.5}
+        way |= {"share": [0.0, 1.0], "asr": [0.1, 0.9], "clean_accuracy": [0.9, 0.9]}
+        common = {"reinjection": json.dumps([relapse([0.1, 0.2, 0.9, 1.0])]), "connectivity": json.dumps([way])}
+        rows += rows_of(attack, **common)
+    points = [
+        {"step": k, "passes": float(k), "stage": "fit", "kept": True, "asr_report": 0.5, "clean_accuracy_report": 0.9}
+        for k in range(3)
+    ]
+    for row in rows:
+        write_curve(tmp_path, row, points)
+        if row["attack"] == "wanet" and (row["seed"] == 1 or row["defense_label"] == "ft"):
+            row["status"] = "backdoor_not_implanted"  # of seed 0 the row of one repair alone says so
+    _, pictures = written(tmp_path, rows)
+    kinds = ("curve", "reinjection", "connectivity")
+    assert {f"{kind}_{attack}" for kind in kinds for attack in ("badnets", "blended")} <= pictures
+    assert not {f"{kind}_wanet" for kind in kinds} & pictures
+    assert "curves_all" in pictures
+
+
 def test_what_is_set_apart_must_be_run_and_may_change_in_a_begun_study() -> None:
     with pytest.raises(SpecError, match=r"set_apart: 'scrach' is neither .* did you mean 'scratch'"):
         tiny_spec("baselines=[ft, scratch]", "set_apart=[scrach]")
