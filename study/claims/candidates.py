@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from study.claims.estimates import Pair
-from study.claims.paper import CONDITIONS, Claim, Conditions, Other, Paper, Reading
-from study.claims.runs import Difference, Run, difference, differences, in_words, setting_differences
+from study.claims.paper import AS_VICTIM, CONDITIONS, Claim, Conditions, Other, Paper, Reading
+from study.claims.runs import (
+    Difference,
+    Run,
+    as_looked_at,
+    choices,
+    difference,
+    differences,
+    has_setting,
+    in_words,
+    setting_differences,
+)
 from study.results.outcomes import NO_BACKDOOR
 
 
@@ -68,6 +79,7 @@ def _named(
 ) -> list[tuple[str, Run, tuple[Difference, ...]]]:
     """Runs of the claim's repair under the name of their reading, with the conditions and settings that differ."""
     changes = {**claim.settings, **({} if other is None else other.settings)}
+    runs = [as_looked_at(run, conditions) for run in runs]
     if claim.under == "schedule":
         settings = {one.name: one.settings(changes) for one in readings_of(readings, claim)}
         methods = {one.method for one in readings.values()}
@@ -82,10 +94,31 @@ def _named(
         return [(recipe_of(run), run, differences(run, conditions)) for run in victims]
     stated = {**claim.repair.settings, **changes}
     return [
-        (recipe_of(run), run, differences(run, conditions) + setting_differences(run, stated))
+        (name, run, differences(run, conditions) + setting_differences(run, stated))
         for run in runs
         if run.method == claim.repair.method
+        for name in _way_of(run, stated)
     ]
+
+
+def ways(recipe: str, stated: Mapping[str, Any]) -> list[str]:
+    """How victims were trained and, of settings for which several values will do, repaired: ``sha (lr 0.0003)``."""
+    named = [
+        [f"the victims' {key}" if one == AS_VICTIM else f"{key} {in_words(one)}" for one in choices(wanted)]
+        for key, wanted in stated.items()
+        if isinstance(wanted, list)
+    ]
+    return [f"{recipe} ({', '.join(each)})" if each else recipe for each in product(*named)]
+
+
+def _way_of(run: Run, stated: Mapping[str, Any]) -> list[str]:
+    """Those of `ways` that the run goes; of none, how its victim was trained."""
+    own = {
+        key: [one for one in wanted if has_setting(run, key, one)]
+        for key, wanted in stated.items()
+        if isinstance(wanted, list)
+    }
+    return ways(recipe_of(run), own) or [recipe_of(run)]
 
 
 def readings_of(readings: Mapping[str, Reading], claim: Claim) -> list[Reading]:

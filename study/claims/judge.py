@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from study.claims.candidates import Candidate, find_candidates, readings_of, recipe_of
+from study.claims.candidates import Candidate, find_candidates, readings_of, recipe_of, ways
 from study.claims.estimates import Pair, estimates
 from study.claims.paper import Claim, Expected, Paper, Reading, Tolerance
 from study.claims.runs import Run, difference, distinct, in_words
@@ -35,7 +35,7 @@ class Measured:
     """What the runs of one reading at one place found.
 
     Args:
-        reading: of the schedule; of a claim about something else, how the attacker trained.
+        reading: of the schedule; of a claim about something else, how the attacker trained, see `candidates.ways`.
         recipe: how the attacker trained.
         where: data set, model and width, clean fraction.
         estimates: mean and interval of every measure.
@@ -106,7 +106,7 @@ def _judge_claim(paper: Paper, readings: Mapping[str, Reading], claim: Claim, ru
         _judge_place(paper, claim, needed, attack, dataset, [one for one in candidates if one.run.attack == attack])
         for attack, dataset in product(claim.attacks, claim.datasets)
     )
-    verdict = _together(claim, places)
+    verdict = _together(paper.tolerance.places_needed(claim), places)
     decisive = [one for one in places if one.verdict != NOT_COMPARABLE]
     under = {
         item.reading: None
@@ -130,7 +130,8 @@ def _needed(paper: Paper, readings: Mapping[str, Reading], claim: Claim) -> tupl
         usable = {one.name for one in readings_of(readings, claim)}
         return tuple(name for name in paper.readings.needed if name in usable)
     recipes = paper.conditions_of(claim).get("recipe")
-    return tuple(map(str, recipes)) if isinstance(recipes, tuple) else ()
+    stated = {} if claim.repair is None else {**claim.repair.settings, **claim.settings}
+    return tuple(way for name in recipes for way in ways(str(name), stated)) if isinstance(recipes, tuple) else ()
 
 
 # ------------------------------------------------------------------------------------------------------------ verdicts
@@ -195,11 +196,13 @@ def _nearest(candidates: Sequence[Candidate], dataset: str) -> tuple[str, ...]:
     return min(groups, key=lambda differs: (len(differs), not groups[differs][0].reading, -len(groups[differs])))
 
 
-def _together(claim: Claim, places: Sequence[Place]) -> Verdict:
-    """The verdict of all places together; open, so not comparable, as long as those not measured could turn it."""
+def _together(needed: int, places: Sequence[Place]) -> Verdict:
+    """The verdict of all places together, at so many of which the claim must hold.
+
+    Open, so not comparable, as long as those not measured could turn it.
+    """
     count = {name: sum(one.verdict == name for one in places) for name in (REPRODUCED, NOT_REPRODUCED, REFUTED)}
     against = count[NOT_REPRODUCED] + count[REFUTED]
-    needed = {"all": len(places), "most": len(places) // 2 + 1, "any": 1}[claim.holds_in]
     if count[REPRODUCED] >= needed:
         return REPRODUCED
     if len(places) - against >= needed:

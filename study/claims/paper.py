@@ -19,6 +19,7 @@ CLAIMS_FILE = Path(__file__).with_name("sha2022.yaml")
 # What a claim is about, in columns of the ledger and in words.
 MEASURES = {"asr": "ASR", "clean_accuracy": "clean accuracy", "asr_before": "ASR before"}
 Measure = Literal["asr", "clean_accuracy", "asr_before"]
+PASSES = "passes"
 # Conditions of a run as they stand in a sentence, in the order in which a reader wants to know of them; those with an
 # empty word name themselves.
 CONDITIONS = {
@@ -35,10 +36,11 @@ CONDITIONS = {
     "poison_rate": "poison rate",
     "recipe": "victims' recipe",
     "attack_settings": "settings of the attack",
-    "passes": "passes over the clean set",
+    PASSES: "passes over the clean set",
 }
 # A setting that is as the attacker trained: of fine-tuning at the rate of the attacker's own training.
 AS_VICTIM = "victim"
+ROUNDING = 1e-9
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -80,17 +82,26 @@ class Expected(_Part):
 
 
 class Span(_Part):
-    """A condition that is a range: from ``low`` to ``high``, both included."""
+    """A condition that is a range: from ``low`` to ``high``, both included.
+
+    ``near``: where in the range the paper looks, of passes alone. A repair may go on after that: then the point of its
+    curve that is nearest to ``near``, and in the range, stands for the run.
+    """
 
     low: float = Field(alias="from")
     high: float = Field(alias="to")
+    near: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether ``value`` lies in the range."""
+        return self.low <= value <= self.high
 
 
 Conditions = Mapping[str, tuple[Any, ...] | Span | None]
 
 
 class Repair(_Part):
-    """A defense with those of its settings that a claim states."""
+    """A defense with those of its settings that a claim states; of a list of values each will do."""
 
     method: str
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -109,7 +120,8 @@ class Claim(_Part):
     Args:
         says, place, seen: what, where it stands, and where we read it.
         attacks, datasets: every pair of them is a place at which the claim is judged.
-        holds_in: at how many of these places it must hold: ``all``, ``most`` (more than half), ``any``.
+        holds_in: at how many of these places it must hold: ``all``, ``almost all`` (the share that `Tolerance` has),
+            ``most`` (more than half), ``any``.
         conditions: over those of the paper; None: it does not matter here.
         essential: conditions that a check at a smaller scale may not change either.
         under: ``schedule``: the defense is what the readings are readings of.
@@ -127,7 +139,7 @@ class Claim(_Part):
     seen: str = "supplement"
     attacks: tuple[str, ...]
     datasets: tuple[str, ...]
-    holds_in: Literal["all", "most", "any"] = "all"
+    holds_in: Literal["all", "almost all", "most", "any"] = "all"
     conditions: dict[str, tuple[Any, ...] | Span | None] = Field(default_factory=dict)
     essential: tuple[str, ...] = ()
     under: Literal["schedule"] | None = None
@@ -167,6 +179,7 @@ class Tolerance(_Part):
         asr_before: largest difference of a victim's ASR.
         seeds: fewest attack seeds.
         share: least share of attack seeds that meet it.
+        almost_all: least share of places at which a claim about almost all of them holds.
     """
 
     asr_side: Share
@@ -174,6 +187,17 @@ class Tolerance(_Part):
     asr_before: Share
     seeds: Annotated[int, Field(ge=1)]
     share: Share
+    almost_all: Share
+
+    def places_needed(self, claim: Claim) -> int:
+        """At how many of its places a claim must hold."""
+        places = len(claim.attacks) * len(claim.datasets)
+        return {
+            "all": places,
+            "almost all": math.ceil(self.almost_all * places - ROUNDING),
+            "most": places // 2 + 1,
+            "any": 1,
+        }[claim.holds_in]
 
 
 class Readings(_Part):
@@ -215,6 +239,13 @@ class Paper(_Part):
         parts += [claim.minus.conditions for claim in self.claims if claim.minus is not None]
         for unknown in sorted({name for part in parts for name in part} - set(CONDITIONS)):
             raise ValueError(f"unknown condition {unknown}; known: {', '.join(CONDITIONS)}")
+        for name, wanted in [item for part in parts for item in part.items()]:
+            if not isinstance(wanted, Span) or wanted.near is None:
+                continue
+            if name != PASSES:
+                raise ValueError(f"near is of {PASSES} alone, for curves tell nothing else; {name} has it")
+            if not wanted.holds(wanted.near):
+                raise ValueError(f"near {wanted.near:g} is not within {wanted.low:g} to {wanted.high:g}")
         return self
 
     def conditions_of(self, claim: Claim, other: Other | None = None) -> Conditions:

@@ -8,14 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from study.claims.paper import AS_VICTIM, CONDITIONS, Conditions, Span
+import pandas as pd
+
+from study.claims.paper import AS_VICTIM, CONDITIONS, PASSES, Conditions, Span
 from study.record.columns import to_frame
-from study.results.outcomes import outcome_of
+from study.record.curves import KEY
+from study.record.ledger import row_key
+from study.results.outcomes import NO_BACKDOOR, outcome_of
 from study.results.scores import WORST
 from study.spec.schema import StudySpec
 from study.spec.sweep import combinations
 from trainables.attacks.base import ATTACKS
 from trainables.defenses.base import DEFENSES
+from trainables.evaluation.conditions import why_collapsed
 from trainables.training.recipes import RECIPES, TrainingRecipe
 
 Row = Mapping[str, Any]
@@ -23,6 +28,15 @@ Row = Mapping[str, Any]
 AS_PUBLISHED = "as published"
 RATE = "poison_rate"
 ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Point:
+    """The model on the way: after so many passes over the clean set; ``outcome`` and ``values`` as of a `Run`."""
+
+    passes: float
+    outcome: str
+    values: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,7 @@ class Run:
         values: ASR, clean accuracy, ASR before the repair; of failed trials none, of a collapsed model the worst.
         n_triggered, n_clean: test images behind them.
         identity: equal for the same repair of the same victim, whatever study it is in.
+        curve: the points along the repair at which the very model was measured that was handed back in the end.
     """
 
     study: str
@@ -57,6 +72,7 @@ class Run:
     n_clean: float
     victim: str
     identity: tuple[Any, ...]
+    curve: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,28 +83,58 @@ class Difference:
     text: str
 
 
-def read_runs(spec: StudySpec, rows: Sequence[Row], stand_ins: Mapping[str, str] | None = None) -> list[Run]:
+def read_runs(
+    spec: StudySpec,
+    rows: Sequence[Row],
+    stand_ins: Mapping[str, str] | None = None,
+    curves: pd.DataFrame | None = None,
+) -> list[Run]:
     """The runs of one study; those on clean models left out.
 
     Args:
         spec: of the study.
         rows: of its ledger.
         stand_ins: data set of a row -> data set of the paper that the user says it is.
+        curves: along these repairs, of `study.record.curves.read_curves`; None: there are none.
     """
     if not rows:
         return []
     outcomes = list(outcome_of(to_frame(rows)))
     specs = {one.name: one.spec for one in combinations(spec)}
+    points = _points(curves)
     return [
-        _run(specs[row.get("combination") or ""], row, outcome, stand_ins or {})
+        _run(specs[row.get("combination") or ""], row, outcome, stand_ins or {}, points.get(row_key(row), []))
         for row, outcome in zip(rows, outcomes, strict=True)
         if row.get("role") != "control"
     ]
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
-    """Each repair of a victim once: studies that share victims may have run the same one."""
-    return list({run.identity: run for run in reversed(list(runs))}.values())[::-1]
+    """Each repair of a victim once, with its curve if one has it: studies that share victims may have run the same."""
+    found: dict[tuple[Any, ...], Run] = {}
+    for run in runs:
+        held = found.pop(run.identity, run)
+        found[run.identity] = run if run.curve and not held.curve else held
+    return list(found.values())
+
+
+def as_looked_at(run: Run, conditions: Conditions) -> Run:
+    """The run at the point of its repair that the conditions look at, see `Span`: on its curve, else at its end."""
+    wanted = conditions.get(PASSES)
+    if not isinstance(wanted, Span) or (near := wanted.near) is None or run.outcome == NO_BACKDOOR:
+        return run
+    if (ours := run.conditions[PASSES]) is not None and wanted.holds(ours):
+        return run
+    there = [point for point in run.curve if wanted.holds(point.passes)]
+    if not there:
+        return run
+    point = min(there, key=lambda one: abs(one.passes - near))
+    return dataclasses.replace(
+        run,
+        conditions={**run.conditions, PASSES: point.passes},
+        outcome=point.outcome,
+        values={**run.values, **point.values},
+    )
 
 
 def differences(run: Run, conditions: Conditions) -> tuple[Difference, ...]:
@@ -99,20 +145,37 @@ def differences(run: Run, conditions: Conditions) -> tuple[Difference, ...]:
         ours = run.conditions.get(name)
         if wanted is None or (name == RATE and ours is None):  # an attack that poisons no data
             continue
-        kept = wanted.low <= ours <= wanted.high if isinstance(wanted, Span) and ours is not None else False
-        if not kept and not (isinstance(wanted, tuple) and any(_same(ours, one) for one in wanted)):
-            found.append(difference(name, ours, wanted))
+        if isinstance(wanted, Span):
+            kept = ours is not None and wanted.holds(ours)
+            more = "" if wanted.near is None else ", and no point of a curve there"
+        else:
+            kept, more = any(_same(ours, one) for one in wanted), ""
+        if not kept:
+            found.append(difference(name, ours, wanted, more))
     return tuple(found)
 
 
 def setting_differences(run: Run, stated: Mapping[str, Any]) -> tuple[Difference, ...]:
     """The stated settings that the run's defense has not."""
-    found = []
-    for key, wanted in stated.items():
-        value = run.victim_lr if wanted == AS_VICTIM else wanted
-        if not _same(run.settings.get(key), value):
-            found.append(difference(key, run.settings.get(key), (value,), " (the victims')" if value != wanted else ""))
-    return tuple(found)
+    return tuple(
+        difference(key, run.settings.get(key), tuple(_stated_in_words(run, one) for one in choices(wanted)))
+        for key, wanted in stated.items()
+        if not any(has_setting(run, key, one) for one in choices(wanted))
+    )
+
+
+def choices(wanted: Any) -> tuple[Any, ...]:
+    """The values that a claim allows for a setting, each of which will do."""
+    return tuple(wanted) if isinstance(wanted, list) else (wanted,)
+
+
+def has_setting(run: Run, key: str, wanted: Any) -> bool:
+    """Whether the run's defense has this value of a setting, which may be that of the victim's own training."""
+    return _same(run.settings.get(key), run.victim_lr if wanted == AS_VICTIM else wanted)
+
+
+def _stated_in_words(run: Run, wanted: Any) -> str:
+    return f"{in_words(run.victim_lr)} (the victims')" if wanted == AS_VICTIM else in_words(wanted)
 
 
 def difference(name: str, ours: Any, wanted: tuple[Any, ...] | Span, more: str = "") -> Difference:
@@ -136,7 +199,9 @@ def _same(ours: Any, wanted: Any) -> bool:
     return bool(ours == wanted)
 
 
-def _run(spec: StudySpec, row: Row, outcome: str, stand_ins: Mapping[str, str]) -> Run:
+def _run(
+    spec: StudySpec, row: Row, outcome: str, stand_ins: Mapping[str, str], points: Iterable[Mapping[str, Any]]
+) -> Run:
     settings = _with_later(str(row["defense"]), json.loads(row.get("resolved_settings") or "{}"))
     attack = str(row["attack"])
     recipe, victim_lr = _recipe(spec)
@@ -148,7 +213,7 @@ def _run(spec: StudySpec, row: Row, outcome: str, stand_ins: Mapping[str, str]) 
         "training_images": row.get("train_size"),
         "recipe": recipe,
         "attack_settings": _attack_settings(attack, spec.attack.get(attack, {})),
-        "passes": _passes(row),
+        PASSES: _passes(row),
     }
     measured = outcome != "failed"
     values = {name: row[name] for name in ("asr", "clean_accuracy", "asr_before") if measured and _is_there(row, name)}
@@ -174,7 +239,32 @@ def _run(spec: StudySpec, row: Row, outcome: str, stand_ins: Mapping[str, str]) 
         n_clean=row.get("n_clean") or 0,
         victim=victim,
         identity=(victim, row["defense"], json.dumps(settings, sort_keys=True), defense_seed, *held),
+        curve=tuple(_point(row, point) for point in points),
     )
+
+
+def _points(curves: pd.DataFrame | None) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """The points of each row's curve; those of models that were not handed back, such as a teacher, left out."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    if curves is not None:
+        for point in curves[curves["kept"].isin([True])].to_dict("records"):
+            found.setdefault(tuple(point[name] for name in KEY), []).append(
+                {str(name): value for name, value in point.items()}
+            )
+    return found
+
+
+def _point(row: Row, point: Mapping[str, Any]) -> Point:
+    """A point of a curve, judged as a row is: a model that collapsed by then is the worst there is.
+
+    A curve tells no more of a collapse than the accuracy. What the largest class alone would give is not in the row:
+    the share of a class where all are equally large is the least that it can be.
+    """
+    classes = len(json.loads(row.get("accuracy_by_class") or "[]"))
+    ruined = why_collapsed(point["clean_accuracy"], 1 / classes if classes else 0.0, None, None) is not None
+    values = WORST if ruined else (point["asr"], point["clean_accuracy"])
+    names = ("asr", "clean_accuracy")
+    return Point(point["passes"], "collapsed" if ruined else "ok", dict(zip(names, values, strict=True)))
 
 
 def _with_later(defense: str, settings: dict[str, Any]) -> dict[str, Any]:

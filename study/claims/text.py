@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from study.claims.judge import NOT_COMPARABLE, NOT_REPRODUCED, REFUTED, REPRODUCED, Judgement, Measured, Place
-from study.claims.paper import MEASURES, Claim, Expected, Paper, Reading
+from study.claims.paper import MEASURES, PASSES, Claim, Expected, Paper, Reading, Span
 from study.claims.runs import in_words
 from study.report.markdown import markdown_table
 
@@ -51,7 +51,7 @@ def as_markdown(
     rows = []
     for one in judged:
         told = dict(_told(paper, one))
-        notes = [f"*{key}*: {told[key]}" for key in ("why", "ours", "places", "note") if key in told]
+        notes = [f"*{key}*: {told[key]}" for key in ("needs", "why", "ours", "note") if key in told]
         claim = f"**{one.claim.id}** {one.claim.says} ({_source(one.claim)})"
         rows.append((claim, verdict_in_words(one), "<br>".join(notes)))
     directions = [
@@ -141,7 +141,7 @@ def _told(paper: Paper, one: Judgement) -> list[tuple[str, str]]:
     claim = one.claim
     told = []
     if claim.expect:
-        told.append(("paper", _expected(claim)))
+        told.append(("needs", _expected(claim) + _at_places(paper, claim)))
     if one.why:
         told.append(("why", one.why))
     single = len(one.places) == 1
@@ -160,9 +160,19 @@ def _told(paper: Paper, one: Judgement) -> list[tuple[str, str]]:
 
 
 def _expected(claim: Claim, measures: Collection[str] = MEASURES) -> str:
-    return ", ".join(
-        f"{_measure(claim, name)} {_bounds(one)}" for name, one in claim.expect.items() if name in measures
-    )
+    passes = claim.conditions.get(PASSES)
+    near = passes.near if isinstance(passes, Span) else None
+    on_the_way = "" if near is None else f" after about {near:g} pass{'' if near == 1 else 'es'} (end or curve)"
+    bounds = [f"{_measure(claim, name)} {_bounds(one)}" for name, one in claim.expect.items() if name in measures]
+    return ", ".join(bounds) + on_the_way
+
+
+def _at_places(paper: Paper, claim: Claim) -> str:
+    """At how many attacks with data sets; nothing where there is one alone."""
+    places = len(claim.attacks) * len(claim.datasets)
+    if places == 1:
+        return ""
+    return f", at {paper.tolerance.places_needed(claim)} or more of {places} places (attack and data set)"
 
 
 def _smaller(directions: Sequence[tuple[str, ...]]) -> list[str]:
@@ -198,8 +208,9 @@ def _numbers(claim: Claim, place: Place) -> str:
 
 
 def _reading(claim: Claim, item: Measured) -> str:
-    victims = f"victims trained by {item.recipe}"
-    return f"{item.reading}, {victims}" if claim.under == "schedule" else victims
+    if claim.under == "schedule":
+        return f"{item.reading}, victims trained by {item.recipe}"
+    return f"victims trained by {item.reading}"
 
 
 @dataclass(frozen=True)
@@ -208,7 +219,7 @@ class _Direction:
 
     Args:
         task: attack, data set, model and what was held.
-        readings: of the schedule, where the claim is about it.
+        readings: of the schedule, where the claim is about it; or which of several settings, where any will do.
         met: how many of their runs are as claimed.
         measures: what was judged, for an accuracy alone means nothing at another scale.
         values: of these: a mean with its interval, or from the least to the most of several means.
@@ -235,7 +246,7 @@ def _directions(claim: Claim, items: Sequence[Measured]) -> list[_Direction]:
     return [
         _Direction(
             task,
-            ", ".join(dict.fromkeys(item.reading for item in each)) if claim.under == "schedule" else "",
+            ", ".join(dict.fromkeys(item.reading for item in each if item.reading != item.recipe)),
             f"{sum(item.runs_met for item in each)} of {sum(item.runs for item in each)} runs",
             tuple(each[0].estimates),
             _values(claim, each[0]) if len(each) == 1 else _ranges(claim, each),

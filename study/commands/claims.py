@@ -33,6 +33,7 @@ def claims(directories: tuple[Place, ...], form: str | None, stand_ins: tuple[st
     from study.claims.paper import read_paper, read_readings
     from study.claims.runs import Run, read_runs
     from study.claims.text import as_json, as_markdown, as_text
+    from study.record.curves import read_curves
     from study.record.folder import LEDGER_FILE, stored_spec
     from study.record.ledger import Ledger
     from study.record.remote_folder import open_folder
@@ -42,12 +43,16 @@ def claims(directories: tuple[Place, ...], form: str | None, stand_ins: tuple[st
     readings = read_readings(paper)
     same = _stand_ins(stand_ins, tuple(paper.training_images))
     runs: list[Run] = []
+    notes: list[str] = []
     with ExitStack() as stack:
         for directory in directories:
             folder = stack.enter_context(open_folder(directory))
-            folder.fetch(rows_only=True)
+            folder.fetch(rows_only=True, curves=True)
             spec = stored_spec(folder.path)
-            runs += read_runs(spec, Ledger.read(folder.path / LEDGER_FILE).rows(), same)
+            rows = Ledger.read(folder.path / LEDGER_FILE).rows()
+            runs += read_runs(spec, rows, same, read_curves(folder.path, rows, notes))
+    for note in notes:
+        click.echo(note, err=True)
     judged = judge(paper, readings, runs)
     if form == "json":
         studies = list(dict.fromkeys(run.study for run in runs))

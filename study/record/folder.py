@@ -47,7 +47,7 @@ class Folder:
         """Whether no trial of this study was ever recorded."""
         return not (self.path / LEDGER_FILE).exists()
 
-    def fetch(self, *, rows_only: bool = False) -> None:
+    def fetch(self, *, rows_only: bool = False, curves: bool = False) -> None:
         """Nothing: it is here."""
 
     def driving(self, spec: StudySpec, report: Callable[[str], None]) -> AbstractContextManager[None]:

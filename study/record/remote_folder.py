@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from study.record.curves import CURVES_FOLDER
 from study.record.detectors import DETECTORS_FILE
 from study.record.ended import ENDED_FILE
 from study.record.folder import LEDGER_FILE, SPEC_FILE, Folder, check_folder, driving
@@ -73,12 +74,20 @@ class RemoteFolder:
         """Whether nothing of this study was ever recorded; ask after `check`."""
         return not self._has_rows
 
-    def fetch(self, *, rows_only: bool = False) -> None:
-        """Copy the study here, or only its ledger and what tells of it (SpecError where there is none)."""
+    def fetch(self, *, rows_only: bool = False, curves: bool = False) -> None:
+        """Copy the study here, or only its ledger and what tells of it (SpecError where there is none).
+
+        Args:
+            rows_only: leave out all else.
+            curves: but not the curves along the repairs.
+        """
         if SPEC_FILE not in (names := self._names()):
             raise SpecError(f"{self.called} is no study folder: it has no {SPEC_FILE}")
         if rows_only:
             for name in {SPEC_FILE, VICTIMS_FILE, DETECTORS_FILE, ENDED_FILE, NOW_FILE}.intersection(names):
+                self.remote.download(name, self.path / name)
+            for name in [name for name in names if curves and name.startswith(f"{CURVES_FOLDER}/")]:
+                (self.path / CURVES_FOLDER).mkdir(exist_ok=True)
                 self.remote.download(name, self.path / name)
             (self.path / LEDGER_FILE).write_bytes(SegmentLog(self.remote, LEDGER_FILE, salvage=True).read())
         else:

@@ -6,9 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
+
 from study.claims.judge import Judgement, judge
 from study.claims.paper import Paper, Reading, read_paper, read_readings
 from study.claims.runs import read_runs
+from study.record.curves import KEY
 from study.spec.load import make_spec
 from study.spec.schema import StudySpec
 from tests.study.rows import make_row
@@ -68,6 +71,16 @@ def rows_of(
         )
         for seed, value in enumerate(asr)
     ]
+
+
+def point_of(passes: float, asr: float, *, clean_accuracy: float = 0.9, kept: bool = True) -> dict[str, Any]:
+    """A point of a curve."""
+    return {"step": 1, "passes": passes, "kept": kept, "asr": asr, "clean_accuracy": clean_accuracy}
+
+
+def curves_of(rows: Sequence[dict[str, Any]], *points: dict[str, Any]) -> pd.DataFrame:
+    """The same curve for each of these rows, as `study.record.curves.read_curves` gives them."""
+    return pd.DataFrame([{**{name: row[name] for name in KEY}, **point} for row in rows for point in points])
 
 
 def judged(claim: str, *rows: dict[str, Any], spec: StudySpec | None = None, **more: Any) -> Judgement:

@@ -10,7 +10,8 @@ import pytest
 from study.claims.judge import judge
 from study.claims.runs import read_runs
 from study.claims.text import as_markdown, as_text
-from tests.study.claims.made_up import PAPER, READINGS, rows_of, spec_of
+from study.record.curves import curve_file, write_curve
+from tests.study.claims.made_up import PAPER, READINGS, point_of, rows_of, spec_of
 from tests.study.commands import assert_refused, invoke
 
 
@@ -41,7 +42,33 @@ def test_the_table_shows_the_papers_number_ours_and_the_caveat(study: Path) -> N
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("| **fig13-20**")]
     for text in ("0.044", "reproduced under readings P1", "ASR 0.260 [", "met by 2 of 3 attack seeds", "deviation 4"):
         assert text in line
-    assert "25 claims: 2 reproduced" in result.stdout
+    assert "30 claims: 2 reproduced" in result.stdout
+
+
+def test_curves_beside_the_ledger_are_read_and_a_damaged_one_is_named(study: Path) -> None:
+    settings = {"lr": 0.1, "schedule": "constant", "scope": "all", "optimizer": "sgd"}
+    changes = {"defense": "ft", "resolved_settings": json.dumps(settings), "steps": 19_600, "batch": 256}
+    rows = [{**row, **changes} for row in rows_of(asr=(0.5,) * 3)]
+    (study / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        write_curve(study, row, [point_of(0.0, 0.99), point_of(1.0, 0.02), point_of(100.0, 0.5)])
+
+    def places() -> list[str]:
+        told = json.loads(invoke("claims", study, "--json").stdout)
+        (own,) = [item for item in told["claims"] if item["id"] == "fig14-0.1"]
+        return [place["verdict"] for place in own["places"] if place["attack"] == "blended"]
+
+    assert places() == ["reproduced", "not comparable", "not comparable"]
+    damaged = study / curve_file(rows[0])
+    damaged.write_text("{")
+    assert str(damaged) in invoke("claims", study).stderr
+    assert places() == ["not comparable"] * 3  # two attackers
+
+
+def test_the_table_says_at_how_many_places_a_claim_must_hold(study: Path) -> None:
+    page = invoke("claims", study, "--markdown").stdout
+    assert "*needs*: ASR at most 0.1, at 12 or more of 15 places (attack and data set)" in page
+    assert "*needs*: ASR at most 0.1 after about 1 pass (end or curve), at 8 or more of 15 places" in page
 
 
 def test_readings_that_agree_at_a_smaller_scale_share_a_line_and_those_that_are_split_do_not() -> None:

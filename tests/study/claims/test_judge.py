@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from study.claims.judge import meets
+from study.claims.judge import Place, meets
 from study.claims.paper import Expected
-from study.claims.runs import read_runs
+from study.claims.runs import distinct, read_runs
 from study.spec.combinations import as_json, combinations_of, names_of
 from study.spec.load import make_spec
 from study.spec.sweep import combinations
-from tests.study.claims.made_up import PAPER, READINGS, judged, rows_of, spec_of
+from tests.study.claims.made_up import PAPER, READINGS, curves_of, judged, point_of, rows_of, spec_of
 from tests.study.rows import make_row
 
 TWENTY: dict[str, Any] = {"clean_fraction": 0.2}
@@ -179,11 +179,11 @@ def test_readings_with_a_value_of_their_own_are_not_needed_where_the_claim_state
     assert judged("fig15-cifar100-0.3", *rows).verdict == "refuted"
 
 
-def fine_tuned(lr: float, asr: float, steps: int = 19_600) -> list[dict[str, Any]]:
+def fine_tuned(lr: float, asr: float, steps: int = 19_600, **columns: Any) -> list[dict[str, Any]]:
     settings = {"lr": lr, "schedule": "constant", "scope": "all", "optimizer": "sgd", "steps": steps}
     return [
         {**row, "defense": "ft", "resolved_settings": json.dumps(settings), "steps": steps, "batch": 256}
-        for row in rows_of(asr=(asr,) * 3)
+        for row in rows_of(asr=(asr,) * 3, **columns)
     ]
 
 
@@ -200,6 +200,117 @@ def test_fine_tuning_is_judged_at_its_rate_and_its_length() -> None:
     assert verdicts("fig14-0.1", *fine_tuned(0.1, 0.0, steps=190))[here] == "reproduced"
     assert verdicts("fig14-0.1", *fine_tuned(0.1, 0.0))[here] == "not comparable"
     assert verdicts("fig14-0.001", *fine_tuned(0.001, 0.9))[here] == "not reproduced"
+
+
+def after_one_pass(*points: dict[str, Any], rows: list[dict[str, Any]] | None = None) -> Place:
+    """What fig14-0.1 finds in 100 passes over CIFAR-10 with these points on the way."""
+    rows = fine_tuned(0.1, 0.5) if rows is None else rows
+    found = judged("fig14-0.1", *rows, curves=curves_of(rows, *points))
+    return {(one.attack, one.dataset): one for one in found.places}["blended", "cifar10"]
+
+
+START, END = point_of(0.0, 0.99), point_of(100.0, 0.5)
+
+
+def test_a_claim_about_the_way_is_judged_at_the_point_of_the_curve_that_is_nearest() -> None:
+    gone = after_one_pass(START, point_of(0.6, 0.7), point_of(0.98, 0.02), point_of(1.09, 0.6), END)
+    assert gone.verdict == "reproduced"
+    assert gone.measured[0].estimates["asr"].value == pytest.approx(0.02)
+    assert after_one_pass(START, point_of(1.0, 0.3), END).verdict == "not reproduced"
+
+
+def test_a_curve_without_a_point_there_is_not_comparable_and_says_so() -> None:
+    why = ("passes over the clean set 100.4, not 0.5 to 1.1, and no point of a curve there",)
+    for points in ((START, point_of(1.2, 0.02), END), (START, point_of(1.0, 0.02, kept=False), END)):
+        found = after_one_pass(*points)
+        assert (found.verdict, found.differs) == ("not comparable", why)
+    rows = fine_tuned(0.1, 0.0)
+    (here,) = [one for one in judged("fig14-0.1", *rows).places if (one.attack, one.dataset) == ("blended", "cifar10")]
+    assert (here.verdict, here.differs) == ("not comparable", why)
+
+
+def test_a_repair_that_ends_there_counts_by_its_end() -> None:
+    rows = fine_tuned(0.1, 0.03, steps=190)
+    assert after_one_pass(START, point_of(0.9, 0.5), rows=rows).verdict == "reproduced"
+
+
+def test_a_model_that_had_collapsed_on_the_way_bears_nothing_out() -> None:
+    rows = fine_tuned(0.1, 0.5, accuracy_by_class=json.dumps([0.9] * 10))
+    ruined = after_one_pass(START, point_of(1.0, 0.0, clean_accuracy=0.15), END, rows=rows)
+    assert ruined.verdict == "not reproduced"
+    assert ruined.measured[0].estimates["asr"].value == 1.0
+    # What became of it later is another matter.
+    later = [{**row, "collapsed": True} for row in rows]
+    assert after_one_pass(START, point_of(1.0, 0.0), END, rows=later).verdict == "reproduced"
+
+
+def test_of_two_studies_with_one_run_the_one_with_a_curve_counts() -> None:
+    rows = fine_tuned(0.1, 0.5)
+    with_curves = read_runs(spec_of(), rows, curves=curves_of(rows, START, point_of(1.0, 0.02), END))
+    own = distinct([*read_runs(spec_of(), rows), *with_curves])
+    assert [len(run.curve) for run in own] == [3, 3, 3]
+
+
+def test_a_smaller_task_shows_a_direction_along_its_curve() -> None:
+    small = {"dataset": "digits", "model": "airbench_cnn", "width": 8, "image_size": 16, "train_size": 1297}
+    rows = [{**row, **small} for row in fine_tuned(0.1, 0.5)]
+    found = judged("fig14-0.1", *rows, curves=curves_of(rows, START, point_of(1.0, 0.02), END))
+    assert found.verdict == "not comparable"
+    assert [(one.runs_met, one.runs) for one in found.directions] == [(3, 3)]
+
+
+def test_each_of_several_settings_will_do_and_all_must_fail_to_refute() -> None:
+    assert judged("main-blended-ft", *fine_tuned(0.001, 0.9)).under == ("sha (the victims' lr)",)
+    assert judged("main-blended-ft", *fine_tuned(0.0003, 0.9)).under == ("sha (lr 0.0003)",)
+    failed = judged("main-blended-ft", *fine_tuned(0.001, 0.0))
+    assert failed.verdict == "not reproduced"
+    assert failed.places[0].missing == ("sha (lr 0.0003)", "bb (the victims' lr)", "bb (lr 0.0003)")
+    neither = judged("main-blended-ft", *fine_tuned(0.05, 0.9))
+    assert neither.why == "lr 0.05, not 0.001 (the victims') or 0.0003"
+
+
+def test_almost_all_is_four_of_five_places() -> None:
+    places = list(
+        itertools.product(("badnets", "blended", "lf", "inputaware", "wanet"), ("cifar10", "cifar100", "gtsrb"))
+    )
+
+    def verdict(gone: int) -> str:
+        rows = [
+            row
+            for number, (attack, dataset) in enumerate(places)
+            for row in rows_of(
+                asr=(0.02 if number < gone else 0.9,) * 3,
+                attack=attack,
+                dataset=dataset,
+                train_size=PAPER.training_images[dataset],
+                changes={"lr_max1": 0.3},
+                clean_fraction=0.1,
+            )
+        ]
+        return judged("fig15-almost-all", *rows).verdict
+
+    assert (verdict(12), verdict(11)) == ("reproduced", "not reproduced")
+
+
+def test_ten_percent_is_not_refuted_before_the_schedule_was_tried_in_epochs() -> None:
+    rows = [
+        row
+        for name in PAPER.readings.needed
+        if name != "P1-epochs"
+        for row in rows_of(name, asr=(0.0,) * 3, clean_fraction=0.1)
+    ]
+    found = judged("fig13-10", *rows)
+    assert (found.verdict, found.places[0].missing) == ("not reproduced", ("P1-epochs",))
+
+
+def test_accuracy_remains_high_where_a_tenth_costs_no_more_than_the_tolerance() -> None:
+    def verdict(drop: float) -> str:
+        all_of_it = [{**row, "clean_accuracy": 0.93} for row in rows_of()]
+        tenth = [{**row, "clean_accuracy": 0.93 - drop} for row in rows_of(clean_fraction=0.1)]
+        found = judged("fig13-accuracy", *all_of_it, *tenth)
+        return {(one.attack, one.dataset): one.verdict for one in found.places}["blended", "cifar10"]
+
+    assert (verdict(0.005), verdict(-0.05), verdict(0.05)) == ("reproduced", "reproduced", "not reproduced")
 
 
 def test_a_claim_about_most_cases_is_open_until_most_are_known() -> None:

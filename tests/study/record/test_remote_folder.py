@@ -340,6 +340,20 @@ def test_a_copy_has_the_dates_of_the_original(uri: str, tmp_path: Path) -> None:
     assert (copy.path / "report.html").stat().st_mtime_ns < (copy.path / "trials.jsonl").stat().st_mtime_ns
 
 
+def test_a_copy_of_the_rows_has_the_curves_only_where_they_are_asked_for(uri: str, tmp_path: Path) -> None:
+    machine = Machine(uri, tmp_path / "first")
+    run(machine.drive(), slots=1, finishes=1)
+    (machine.folder.path / "curves").mkdir()
+    (machine.folder.path / "curves" / "one.json").write_text("{}")
+    machine.folder.publish()
+    machine.stack.close()
+    for asked in (False, True):
+        copy = RemoteFolder(uri, tmp_path / f"copy-{asked}")
+        copy.path.mkdir()
+        copy.fetch(rows_only=True, curves=asked)
+        assert (copy.path / "curves" / "one.json").exists() is asked
+
+
 def test_storage_that_fails_at_the_start_is_bad_input(moody: str, tmp_path: Path) -> None:
     machine = Machine(moody, tmp_path / "first")
     Moody.refuses = "no such bucket"
