@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,11 +101,13 @@ def reinjection_png(
     wide = min(most, len(panels))
     high = -(-len(panels) // wide)
     columns = legend_columns(names, TEXT_WIDTH)
-    figure = canvas(TEXT_WIDTH, 0.6 + 1.75 * high + 0.14 * (-(-len(names) // columns)))
+    heads = [_in_lines(head, TEXT_WIDTH / wide) for head in panels]
+    more = max(head.count("\n") for head in heads)
+    figure = canvas(TEXT_WIDTH, 0.6 + (1.75 + 0.14 * more) * high + 0.14 * (-(-len(names) // columns)))
     looks = model_looks(names, apart)
     longest = max(float(own["epoch"].max()) for own in panels.values())
-    for index, (axis, (head, own)) in enumerate(
-        zip(panel_grid(figure, len(panels), wide), panels.items(), strict=True)
+    for index, (axis, head, own) in enumerate(
+        zip(panel_grid(figure, len(panels), wide), heads, panels.values(), strict=True)
     ):
         for name in names:
             runs_line(axis, own[own["shown_as"] == name], "epoch", "asr", name, looks[name])
@@ -123,6 +126,16 @@ def reinjection_png(
     legend_below(figure, names, columns)
     figure.suptitle(title, fontsize=FONT + 1, fontweight="bold")
     return figure
+
+
+def _in_lines(head: str, width: float) -> str:
+    """A panel's title in as many lines as ``width`` inches ask for, the first one up to its colon."""
+    fits = int(72 * width / (0.6 * FONT))  # letters
+    if len(head) <= fits:
+        return head
+    where, colon, arm = head.rpartition(": ")
+    parts = [where + colon.strip(), arm] if colon else [arm]
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, fits))
 
 
 def model_looks(names: Sequence[str], apart: Sequence[str] = ()) -> dict[str, Look]:

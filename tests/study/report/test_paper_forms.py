@@ -118,7 +118,7 @@ def test_a_full_recipe_draws_the_figures_of_its_header_in_the_papers_form(
             assert len(shown) == len(spec.attacks) + 1 + len(repairs)
             assert len(figure.axes) == 2 * len(datasets)
         elif file.startswith("reinjections_"):
-            assert [title.split(":")[0] for title in titles(figure)] == [f"dataset {one}" for one in datasets]
+            assert [title.partition(":")[0] for title in titles(figure)] == [f"dataset {one}" for one in datasets]
             assert sorted(shown) == sorted([*repairs, NOT_REPAIRED, CLEAN_CONTROL])
         else:
             assert sorted(titles(figure)) == sorted(spec.attacks)
