@@ -177,8 +177,9 @@ SPEC_KEYS: dict[str, str] = {
         "[adding your own](extending.md)."
     ),
     "set_apart": (
-        "Defenses or baselines that the figures of the whole study draw grey and open, or thin and broken: what was "
-        "added to compare with, such as another paper's methods beside those of a figure that is drawn again."
+        "Defenses or baselines that the figures of the whole study draw grey and open, or grey and broken (over a "
+        "sweep thin and broken): what was added to compare with, such as another paper's methods beside those of a "
+        "figure that is drawn again."
     ),
     "tracking": "Tools that follow the study: see [watching a study](results.md#watching-a-study).",
     "aftermath.trials": (

@@ -22,7 +22,8 @@ NOTES = {
     PLANE: "One mark for each defense (a baseline, or the published setting of a search): the mean over its runs, with "
     "whiskers to the least and the most. Struck through: the model collapsed.",
     CURVES: "Mean over the runs; the band reaches from the least to the most. Of searches: the published setting.",
-    REINJECTIONS: "ASR while a repaired model is trained on poisoned data again; grey: the models to read against.",
+    REINJECTIONS: "ASR while a repaired model is trained on poisoned data again; grey with dots: the models to read "
+    "against.",
 }
 APART = " Grey and open, or broken: what the study sets apart ({})."
 

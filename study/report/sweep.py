@@ -19,8 +19,9 @@ from study.spec.combinations import in_words, names_of
 SWEEP = "sweep"  # figures are called so
 CAPTION = (
     '<p class="caption">One line for each attack and defense (a baseline, or the published setting of a search); the '
-    "band reaches from the least to the most over its runs. With marks: the defenses that the study asks about; thin: "
-    "those that it sets apart, or all but the first. Faint and dotted: the models before repair. Report half; a model "
+    "band reaches from the least to the most over its runs. The colour is the attack's, the line the defense's: full, "
+    "with marks, of those that the study asks about; thin and broken of those that it sets apart, or of all but the "
+    "first. Faint and dotted: the models before repair. Report half; a model "
     "that collapsed counts as the worst there is, with an ASR of 100 % and an accuracy of 0. The sections below show "
     "every combination by itself.</p>"
 )

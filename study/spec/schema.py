@@ -56,6 +56,7 @@ MAY_CHANGE = (
     *("plugins", "download", "data_root", "store", "resources", "search.trials", "search.storage", "tracking"),
     *("victim.require_implanted", "keep", "set_apart"),
 )
+SUM_SLACK = 1e-9  # shares such as 0.7 and 0.3 are no exact numbers
 
 
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
@@ -227,6 +228,11 @@ class StudySpec(Part):
             raise ValueError(
                 f"clean_source {self.clean_source} does not fit scenario same-label, where the user's images are never "
                 "the attacker's; leave it out"
+            )
+        if self.label_noise + self.residual_poison > 1 + SUM_SLACK:
+            raise ValueError(
+                f"label_noise {self.label_noise:g} and residual_poison {self.residual_poison:g} are shares of a "
+                "defender's images, and no image has both: their sum must be at most 1"
             )
         spoilt = is_folder(self.clean_source) or self.label_noise > 0 or self.residual_poison > 0
         if spoilt and self.aftermath.membership is not None:

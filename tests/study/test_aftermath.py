@@ -1,6 +1,7 @@
 """An aftermath in a study: planned with what it is read against, costed apart, continued, shown."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from study.record.columns import to_frame
 from study.report.aftermath import TITLES, aftermath_markdown, aftermath_parts, in_words
 from study.report.figures.connectivity import connectivity_png
 from study.report.figures.reinjection import by_arm, reinjection_png
+from study.report.figures.style import GREY
 from study.report.write import write_report
 from study.results.aftermath import (
     connectivity_curves,
@@ -295,13 +297,24 @@ def test_the_way_back_of_models_without_running_statistics_has_two_panels(frame:
     assert [axis.get_title() for axis in figure.axes] == ["", ""]  # there is but one kind
 
 
-def test_what_a_study_sets_apart_is_broken_in_both_figures(frame: pd.DataFrame) -> None:
+def test_what_a_study_sets_apart_is_grey_and_broken_in_both_figures(frame: pd.DataFrame) -> None:
     for figure in (
         reinjection_png("re-injection", by_arm(reinjection_curves(frame)), apart=["ft"]),
         connectivity_png("the way back", connectivity_curves(frame), apart=["ft"]),
     ):
-        styles = {line.get_label(): line.get_linestyle() for line in figure.axes[0].get_lines()}
-        assert (styles["undefended"], styles["ft"]) == ("-", "--")
+        lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+        assert (lines["undefended"].get_linestyle(), lines["ft"].get_linestyle()) == ("-", "-.")
+        assert lines["ft"].get_color() == lines["undefended"].get_color() == GREY
+
+
+def test_the_titles_of_panels_beside_each_other_do_not_run_into_each_other(frame: pd.DataFrame) -> None:
+    curves = reinjection_curves(frame)
+    panels = {f"dataset {name}: original rate, learning rate 0.001": curves for name in ("cifar10", "cifar100", "x")}
+    figure = reinjection_png("re-injection", panels)
+    figure.draw_without_rendering()
+    boxes = [axis.title.get_window_extent() for axis in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert figure.axes[0].get_title().startswith("dataset cifar10:\n")
 
 
 def test_a_single_trial_says_it_in_lines() -> None:

@@ -43,7 +43,7 @@ def connectivity_png(title: str, curves: pd.DataFrame, apart: Sequence[str] = ()
 
     Args:
         curves: rows of `results.aftermath.connectivity_curves` of one attack.
-        apart: labels of defenses that are drawn broken, see ``set_apart`` in a study.
+        apart: labels of defenses that are drawn grey and broken, see ``set_apart`` in a study.
     """
     names = reading_order(sorted(curves["shown_as"].unique()))
     looks = model_looks(names, apart)

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 from study.report.figures.registry import AttackTables, Drawing, register
 from study.report.figures.style import (
-    DASHES,
     FONT,
     GREY,
     TEXT_WIDTH,
+    apart_look,
     canvas,
     for_print,
     legend_below,
@@ -28,7 +28,8 @@ from study.results.rows import with_fixed_settings
 
 RATES = {"asr_report": "ASR", "clean_accuracy_report": "clean accuracy"}
 CLEAN_MODEL = f" ({CLEAN_CONTROL})"
-MANY_POINTS = 12  # more have no marks
+MANY_POINTS = 12  # more have no marks, but those of lines that nothing else tells apart
+FEW_MARKS = 6  # that such a line then has
 NOTE = (
     "Each line is a repair, from the model as the defense gets it to the model that it hands back; report half, mean "
     "over the runs, the band reaches from the least to the most. Of searched defenses: the published setting. Epochs "
@@ -83,7 +84,10 @@ def line_looks(names: Sequence[str], apart: Sequence[str] = ()) -> dict[str, dic
         colour, (_, marker) = searched_style(number)
         looks[name] = {"color": colour, "marker": marker, "linewidth": 1.1}
     for number, name in enumerate(set_apart):
-        looks[name] = {"color": GREY, "linestyle": DASHES[number % len(DASHES)], "linewidth": 0.9}
+        dashes, mark = apart_look(number)
+        looks[name] = {"color": GREY, "linestyle": dashes, "linewidth": 0.9}
+        if mark:  # all kinds of dashes are taken: the mark alone tells this line from another
+            looks[name] |= {"marker": mark, "markerfacecolor": "white", "markeredgewidth": 0.6}
     return looks
 
 
@@ -92,7 +96,9 @@ def draw_lines(axis: Axes, lines: Sequence[Line], column: str, looks: Mapping[st
     for line in lines:
         mean, least, most = line.rates[column]
         look = dict(looks[line.name])
-        if len(line.epochs) > MANY_POINTS:
+        if len(line.epochs) > MANY_POINTS and "markerfacecolor" in look:
+            look["markevery"] = len(line.epochs) // FEW_MARKS
+        elif len(line.epochs) > MANY_POINTS:
             look.pop("marker", None)
         axis.plot(line.epochs, mean, label=line.name, markersize=2.5, clip_on=False, **look)
         axis.fill_between(line.epochs, least, most, color=look["color"], alpha=0.15, linewidth=0)

@@ -111,7 +111,9 @@ def plane_png(title: str, panels: dict[str, list[Mark]], apart: Sequence[str] = 
                 look = {"color": colour, "marker": shape}
             else:
                 _, shape = OTHER_SHAPES[others.index(mark.name) % len(OTHER_SHAPES)]
-                look = {"color": GREY, "marker": shape, "markerfacecolor": "white"}
+                # Where there are more than shapes, the further ones are filled.
+                face = "white" if others.index(mark.name) < len(OTHER_SHAPES) else "#BBBBBB"
+                look = {"color": GREY, "marker": shape, "markerfacecolor": face}
             _draw(axis, mark, look)
         axis.set_title(attack)
         axis.set_ylim(-MARGIN, 1 + MARGIN)

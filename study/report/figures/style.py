@@ -25,7 +25,13 @@ OTHER_SHAPES = (
     *(("triangle-up", "^"), ("triangle-down", "v"), ("pentagon", "p"), ("hexagon", "h")),
     *(("triangle-left", "<"), ("triangle-right", ">"), ("cross", "P")),
 )
-DASHES = ("--", ":", "-.")  # of lines that a study sets apart
+Dashes = str | tuple[float, tuple[float, ...]]  # of a line, as Matplotlib takes them
+FULL = "-"  # of what a study asks about, and of no line that it sets apart
+# Of lines that a study sets apart. None is dotted: so is what was there before.
+DASHES: tuple[Dashes, ...] = (
+    *("--", "-."),
+    *((0, (10, 2)), (0, (5, 1.5, 1, 1.5, 1, 1.5)), (0, (3, 4))),
+)
 FEW_SEARCHES = 3  # up to so many, the legend has an entry for every kind of mark of every search
 GREY = "#777777"
 # Plotly's tool bar offers to upload a chart to its maker's server unless told not to.
@@ -124,6 +130,15 @@ def searched_style(index: int) -> tuple[str, tuple[str, str]]:
     """Colour and shape (Plotly, Matplotlib) of the search in this place of the alphabet; the pair never repeats."""
     half = len(SEARCHED_COLOURS) // 2
     return SEARCHED_COLOURS[index % len(SEARCHED_COLOURS)], SEARCHED_SHAPES[index // half % len(SEARCHED_SHAPES)]
+
+
+def apart_look(number: int) -> tuple[Dashes, str]:
+    """Dashes and open mark of the line in this place among those that a study sets apart; no two places look alike.
+
+    The first few have no mark.
+    """
+    again, dash = divmod(number, len(DASHES))
+    return DASHES[dash], OTHER_SHAPES[(again - 1) % len(OTHER_SHAPES)][1] if again else ""
 
 
 def panel_grid(figure: Figure, count: int, wide: int) -> list[Axes]:

@@ -8,23 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from study.report.figures.style import (
     COLUMN_WIDTH,
-    DASHES,
     FONT,
+    FULL,
     GREY,
+    SMALL_FONT,
     TEXT_WIDTH,
+    Dashes,
+    apart_look,
     canvas,
     for_print,
-    legend_below,
-    legend_columns,
     percent_tick,
     searched_style,
 )
@@ -35,7 +37,23 @@ RATES = {"asr_report": "ASR", "clean_accuracy_report": "clean accuracy"}
 BEFORE = "before repair"
 MOST_PANELS = 5
 LOG_FROM = 20.0  # an axis whose largest value is so many times the smallest is logarithmic
-FULL = "-"
+DOTTED: Dashes = (0, (1, 1.5))  # of the models before repair
+MARKS = (
+    "o",
+    "s",
+    "D",
+    "^",
+    "v",
+    "P",
+    "X",
+    "*",
+    "p",
+    "h",
+    "<",
+    ">",
+)  # of the defenses that a study asks about, in their order
+ATTACK, DEFENSE = "attack", "defense"  # heads of the two legends
+LEGEND_INK = "#333333"  # of a line whose colour does not matter
 
 
 @dataclass(frozen=True)
@@ -55,8 +73,22 @@ class Series:
 
     @property
     def name(self) -> str:
-        """For the legend."""
+        """Whose line it is, in words."""
         return f"{self.attack}, {self.defense}"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the lines of one defense are drawn; their colour is the attack's.
+
+    Args:
+        dashes, mark: as Matplotlib takes them; no mark where empty.
+        thin: the study sets the defense apart.
+    """
+
+    dashes: Dashes
+    mark: str
+    thin: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,14 +111,15 @@ class Panels:
     apart: Sequence[str] = ()
 
     @property
-    def looks(self) -> dict[str, tuple[str, bool]]:
-        """Dashes of each defense's lines, no two alike, and whether they are thin and without marks (those apart)."""
+    def looks(self) -> dict[str, Look]:
+        """Of each defense but `BEFORE`, no two alike: full lines with marks, thin and broken ones of those apart."""
         found = {one.defense for _, lines in self.columns for one in lines} - {BEFORE}
         listed = sorted(found, key=lambda name: (name not in self.order, [*self.order, name].index(name), name))
         apart = self.apart or listed[1:]
-        listed.sort(key=lambda name: name in apart)
-        styles = (FULL, *DASHES)
-        return {name: (styles[place % len(styles)], name in apart) for place, name in enumerate(listed)}
+        asked = [name for name in listed if name not in apart]
+        others = [name for name in listed if name in apart]
+        looks = {name: Look(FULL, MARKS[place % len(MARKS)]) for place, name in enumerate(asked)}
+        return looks | {name: Look(*apart_look(place), thin=True) for place, name in enumerate(others)}
 
 
 def axis_of(sweep: Mapping[str, Sequence[Any]]) -> str:
@@ -166,21 +199,20 @@ def _series(attack: str, defense: str, rows: pd.DataFrame, places: Mapping[str, 
 
 def sweep_png(title: str, panels: Panels) -> Figure:
     """The figure for print: ASR above, clean accuracy below."""
-    names = list(dict.fromkeys(one.name for _, lines in panels.columns for one in lines))
     attacks = list(dict.fromkeys(one.attack for _, lines in panels.columns for one in lines))
     looks = panels.looks
     count = len(panels.columns)
     width = COLUMN_WIDTH if count == 1 else min(TEXT_WIDTH, 0.6 + 1.9 * count)
-    legend = legend_columns(names, width)
-    figure = canvas(width, 3.6 + 0.14 * (-(-len(names) // legend)))
+    told = {ATTACK: _attack_lines(attacks), DEFENSE: _defense_lines(panels)}
+    rows = _legend_rows(list(told.values()), width)
+    figure = canvas(width, 3.8 + 0.14 * rows)
     axes = figure.subplots(2, count, squeeze=False, sharex=True, sharey="row")
     for column, (head, lines) in enumerate(panels.columns):
         for row, (rate, words) in enumerate(RATES.items()):
             axis = axes[row][column]
             for one in lines:
-                colour, (_, marker) = searched_style(attacks.index(one.attack))
-                dashes, thin = looks.get(one.defense, (FULL, False))
-                _draw(axis, panels.values, one, rate, colour, "" if thin else marker, dashes)
+                colour, _ = searched_style(attacks.index(one.attack))
+                _draw(axis, panels.values, one, rate, colour, looks.get(one.defense))
             if not lines:  # no model there holds a backdoor, or nothing has ended yet
                 axis.text(0.5, 0.5, "no result", transform=axis.transAxes, ha="center", color=GREY, fontsize=FONT)
             _dress(axis, panels)
@@ -194,19 +226,67 @@ def sweep_png(title: str, panels: Panels) -> Figure:
             for_print(axis)
     where = f" ({panels.where})" if panels.where else ""
     figure.suptitle(f"{title}{where}: report half", fontsize=FONT, fontweight="bold")
-    legend_below(figure, names, legend)
+    places: dict[str, Literal["outside lower left", "outside lower right"]]
+    places = {ATTACK: "outside lower left", DEFENSE: "outside lower right"}
+    for head, shown in told.items():
+        if shown:
+            own = {"title": head, "ncols": -(-len(shown) // rows), **_LEGEND}
+            figure.legend(list(shown.values()), list(shown), loc=places[head], **own).set_alignment("left")
     return figure
 
 
-def _draw(axis: Axes, values: Sequence[Any], one: Series, rate: str, colour: str, marker: str, dashes: str) -> None:
+_LEGEND: dict[str, Any] = {
+    "fontsize": SMALL_FONT,
+    "title_fontsize": SMALL_FONT,
+    "frameon": False,
+    "columnspacing": 1.2,
+    "handletextpad": 0.5,
+    "handlelength": 3.2,
+}
+
+
+def _legend_rows(legends: Sequence[Mapping[str, Line2D]], width: float) -> int:
+    """The fewest rows in which these legends stand beside each other in ``width`` inches, roughly; at least 1."""
+    column = [(34 + 0.56 * SMALL_FONT * max(map(len, names), default=1)) / 72 for names in legends]
+    most = max(map(len, legends), default=1)
+    for rows in range(1, most):
+        if sum(wide * -(-len(names) // rows) for wide, names in zip(column, legends, strict=True)) <= width:
+            return rows
+    return max(1, most)
+
+
+def _attack_lines(attacks: Sequence[str]) -> dict[str, Line2D]:
+    """What the legend shows of each attack: its colour."""
+    return {name: Line2D([], [], color=searched_style(place)[0], linewidth=2.5) for place, name in enumerate(attacks)}
+
+
+def _defense_lines(panels: Panels) -> dict[str, Line2D]:
+    """What the legend shows of the models before repair and of each defense: the look of its lines in any colour."""
+    lines = {name: _line(look, LEGEND_INK) for name, look in panels.looks.items()}
+    there = {one.defense for _, drawn in panels.columns for one in drawn}
+    return {BEFORE: _line(None, LEGEND_INK)} | lines if BEFORE in there else lines
+
+
+def _line(look: Look | None, colour: str) -> Line2D:
+    return Line2D([], [], color=colour, **_style(look))
+
+
+def _style(look: Look | None) -> dict[str, Any]:
+    """Matplotlib's settings of a line; without a look, of what was to be repaired: faint and dotted."""
+    if look is None:
+        return {"linewidth": 0.8, "alpha": 0.45, "linestyle": DOTTED}
+    common: dict[str, Any] = {"linestyle": look.dashes, "marker": look.mark, "markersize": 3}
+    if look.thin:
+        return common | {"linewidth": 0.7, "markerfacecolor": "white", "markeredgewidth": 0.6}
+    return common | {"linewidth": 1.5}
+
+
+def _draw(axis: Axes, values: Sequence[Any], one: Series, rate: str, colour: str, look: Look | None) -> None:
     x = [float(values[place]) if _is_axis(values) else float(place) for place in one.place]
     mean, least, most = (np.array(part) for part in one.rates[rate])
-    if one.defense == BEFORE:  # what was to be repaired: faint, without marks
-        axis.plot(x, mean, color=colour, linewidth=0.8, alpha=0.45, linestyle=(0, (1, 1.5)), label=one.name)
-        return
-    axis.fill_between(x, least, most, color=colour, alpha=0.12, linewidth=0)
-    width = 1.2 if marker else 0.8
-    axis.plot(x, mean, color=colour, marker=marker, markersize=3, linewidth=width, linestyle=dashes, label=one.name)
+    axis.plot(x, mean, color=colour, label=one.name, **_style(look))
+    if look is not None:
+        axis.fill_between(x, least, most, color=colour, alpha=0.06 if look.thin else 0.12, linewidth=0)
 
 
 def _dress(axis: Axes, panels: Panels) -> None:

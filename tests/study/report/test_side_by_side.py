@@ -12,10 +12,11 @@ from matplotlib.colors import same_color
 
 from study.record.columns import to_frame
 from study.record.curves import write_curve
-from study.report.figures.curve import Line, curve_panels_png
+from study.report.figures.curve import Line, curve_panels_png, line_looks
 from study.report.figures.plane import BEFORE, plane_marks, plane_png
-from study.report.figures.style import GREY
-from study.report.figures.sweep import Panels, Series
+from study.report.figures.reinjection import model_looks
+from study.report.figures.style import FULL, GREY
+from study.report.figures.sweep import DOTTED, Panels, Series, sweep_png
 from study.report.write import write_report
 from study.results.settings import aggregate
 from study.spec.combinations import as_json, combinations_of, names_of
@@ -99,14 +100,78 @@ def test_a_line_has_one_look_in_all_panels_and_those_apart_are_broken() -> None:
     assert looks[1]["ft_peak"] == (GREY, "--")
 
 
-def test_lines_of_a_sweep_are_told_apart_by_dashes_and_only_those_apart_lose_their_marks() -> None:
-    series = [Series("badnets", name, [0], {}) for name in ("ft", "super_ft", "scratch", "ft_peak")]
-    order = ["super_ft", "ft", "ft_peak", "scratch"]
-    looks = Panels("x", [1], [("", series)], order=order, apart=["ft_peak", "scratch"]).looks
-    assert len({dashes for dashes, _ in looks.values()}) == 4
-    assert [name for name, (_, thin) in looks.items() if thin] == ["ft_peak", "scratch"]
-    alone = Panels("x", [1], [("", series)], order=order).looks
-    assert [name for name, (_, thin) in alone.items() if not thin] == ["super_ft"]
+FIVE = ("super_ft", "ft", "ft_peak", "ft_peak_constant", "scratch")
+
+
+def test_of_a_sweep_no_two_defenses_look_alike_and_those_apart_are_thin_and_broken() -> None:
+    series = [Series("badnets", name, [0], {}) for name in (*FIVE, BEFORE)]
+    looks = Panels("x", [1], [("", series)], order=FIVE, apart=FIVE[1:]).looks
+    assert list(looks) == list(FIVE)
+    assert len({(look.dashes, look.mark) for look in looks.values()}) == 5
+    assert [name for name, look in looks.items() if look.thin] == list(FIVE[1:])
+    assert looks["super_ft"].dashes == FULL
+    assert not {look.dashes for look in looks.values() if look.thin} & {FULL, ":", DOTTED}
+    assert len({look.dashes for look in looks.values() if look.thin}) == 4
+    # Without a word about it all but the first are apart; two that the study asks about differ by their marks.
+    alone = Panels("x", [1], [("", series)], order=FIVE).looks
+    assert [name for name, look in alone.items() if not look.thin] == ["super_ft"]
+    two = Panels("x", [1], [("", series)], order=FIVE, apart=FIVE[2:]).looks
+    assert (two["ft"].dashes, two["ft"].thin) == (FULL, False)
+    assert two["ft"].mark != two["super_ft"].mark
+    many = [f"d{number}" for number in range(30)]
+    looks = Panels("x", [1], [("", [Series("badnets", name, [0], {}) for name in many])], order=many).looks
+    assert len({(look.dashes, look.mark) for look in looks.values()}) == 30
+    assert [name for name, look in looks.items() if look.dashes == FULL] == ["d0"]
+
+
+def test_the_legends_of_a_sweep_have_an_entry_for_each_attack_and_one_for_each_defense() -> None:
+    attacks = ("badnets", "blended", "lf", "inputaware", "wanet")
+    rates = {column: ([0.9, 0.5], [0.9, 0.5], [0.9, 0.5]) for column in ("asr_report", "clean_accuracy_report")}
+    series = [Series(attack, name, [0, 1], rates) for attack in attacks for name in (BEFORE, *FIVE)]
+    figure = sweep_png("x", Panels("x", [1, 2], [("cifar10", series), ("gtsrb", series)], order=FIVE, apart=FIVE[1:]))
+    shown = {legend.get_title().get_text(): legend for legend in figure.legends}
+    texts = {head: [text.get_text() for text in legend.get_texts()] for head, legend in shown.items()}
+    assert texts == {"attack": list(attacks), "defense": [BEFORE, *FIVE]}
+    for axis in figure.axes:
+        lines = {str(line.get_label()): line for line in axis.get_lines()}
+        colours = [lines[f"{attack}, scratch"].get_color() for attack in attacks]
+        assert colours == [line.get_color() for line in shown["attack"].get_lines()]
+        for name, told in zip((BEFORE, *FIVE), shown["defense"].get_lines(), strict=True):
+            drawn = lines[f"wanet, {name}"]
+            looks = [(one.get_linestyle(), one.get_linewidth(), one.get_marker()) for one in (drawn, told)]
+            assert looks[0] == looks[1]
+
+
+def test_what_is_apart_is_grey_in_a_re_injection_and_unlike_all_that_is_grey_there() -> None:
+    apart = ["ft_peak", "ft_peak_constant", "scratch"]
+    names = [
+        "undefended",
+        "abl",
+        "ft_peak",
+        "ft_peak_constant",
+        "super_ft",
+        "scratch",
+        "clean model",
+        "clean model, ft",
+    ]
+    looks = model_looks(names, apart)
+    grey = {name: look for name, look in looks.items() if same_color(look.colour, GREY)}
+    assert set(grey) == {"undefended", *apart, "clean model", "clean model, ft"}
+    assert len({look.dashes for look in grey.values()}) == len(grey)
+    assert grey["ft_peak"].open
+    assert looks["abl"].colour != looks["super_ft"].colour
+    many = model_looks([f"d{number}" for number in range(25)], [f"d{number}" for number in range(25)])
+    assert len({(look.dashes, look.mark) for look in many.values()}) == 28
+
+
+def test_more_lines_and_marks_apart_than_there_are_dashes_and_shapes_still_differ() -> None:
+    names = [f"d{number:02}" for number in range(12)]
+    looks = line_looks(names, names)
+    assert len({(str(look["linestyle"]), look.get("marker")) for look in looks.values()}) == 12
+    rows = [make_row(f"badnets/{name}/baseline", search=None, role="baseline") for name in names]
+    (axis,) = plane_png("x", plane_marks(aggregate(to_frame(rows))), names).axes
+    marks = {(line.get_marker(), line.get_markerfacecolor()) for line in axis.get_lines() if line.get_label() in names}
+    assert len(marks) == 12
 
 
 def written(tmp_path: Path, rows: list[dict[str, Any]], **spec: Any) -> tuple[str, set[str]]:

@@ -51,7 +51,15 @@ def test_what_was_added_to_the_paper_is_set_apart_and_fine_tuning_at_the_peak_is
     if "fig14" not in name:  # whose lines are fine-tuning at five rates
         by_label = {one.label: one.settings for one in spec.resolve().baselines}
         assert (by_label["ft_peak"]["lr"], by_label["ft_peak"]["steps"]) == (0.1, 1000)
+        assert (by_label["ft_peak_constant"]["schedule"], by_label["ft_peak_constant"]["lr"]) == ("constant", 0.1)
         assert "scratch" in by_label
+        assert "scratch" in spec.set_apart
+
+
+@pytest.mark.parametrize("name", ["main_transfer", "main_encoder"])
+def test_three_attackers_meet_two_defenders_each(name: str) -> None:
+    spec = load_spec(f"{FOLDER}{name}")
+    assert (len(spec.seeds), len(spec.defense_seeds)) == (3, 2)
 
 
 @pytest.mark.parametrize("name", [name for name in FULL if re.search(r"fig(7|8|9|1[0-2])$|standalone", name)])

@@ -9,6 +9,7 @@ import pytest
 from study.plan.jobs import make_plan, prepare
 from study.spec.load import load_spec, recipe_names, recipe_text
 from study.spec.schema import StudySpec
+from study.spec.sweep import combinations
 from trainables.defenses.super_ft import SuperFineTuning
 from trainables.training.schedules import lr_mass
 
@@ -80,6 +81,34 @@ def test_cycles_and_phases_have_the_steps_of_the_published_schedule() -> None:
     assert {one.schedule(IMAGES).total_steps for one in schedules_of("phases").values()} == {999, 1000}
 
 
+def test_no_repair_stands_in_a_study_twice_under_two_names() -> None:
+    for name in NAMES:
+        seen = [(one.defense, str(sorted(one.settings.items()))) for one in load_spec(name).resolve().baselines]
+        assert len(seen) == len(set(seen)), name
+
+
+def test_the_rates_of_the_victims_are_among_those_of_fine_tuning() -> None:
+    for name in ("victim_rate", "victim_rate-small"):
+        spec = load_spec(f"{FOLDER}{name}")
+        tuned = [one.settings for one in spec.resolve().baselines if one.defense == "ft"]
+        constant = {one["lr"] for one in tuned if (one["schedule"], one["steps"]) == ("constant", 1000)}
+        assert set(spec.sweep["victim.lr"]) == constant
+
+
+def test_few_images_meet_every_defense_asked_for_and_lengths_in_steps_and_epochs() -> None:
+    spec = load_spec(f"{FOLDER}tiny_data")
+    assert {"fp", "nad", "anp", "rnp", "ibau", "ft_sam", "fst", "clp", "sau", "awm"} <= set(spec.baselines)
+    lengths = {(one.length_unit, one.lr_max1) for one in schedules_of("tiny_data").values()}
+    assert lengths == {(unit, peak) for unit in ("step", "epoch") for peak in (0.1, 0.3)}
+    by_epochs = schedules_of("tiny_data")["super_epochs"]
+    assert by_epochs.schedule(45_000).total_steps == 1056, "six passes, as the published 1,000 steps nearly are"
+
+
+def test_the_transformer_has_victims_by_adamw() -> None:
+    spec = load_spec(f"{FOLDER}architecture_vit")
+    assert (spec.model, spec.victim.recipe) == ("vit_small", "adamw")
+
+
 def test_lengths_of_phase_1_change_nothing_else() -> None:
     for label, one in schedules_of("phase1_length").items():
         first, second = one.schedule(IMAGES).phase_steps
@@ -117,6 +146,11 @@ def test_a_standalone_study_runs_its_baselines_on_clean_models_where_it_is_asked
     [
         ({"label_noise": 1.0}, "label_noise"),
         ({"residual_poison": -0.1}, "residual_poison"),
+        ({"label_noise": 0.6, "residual_poison": 0.6}, "no image has both: their sum must be at most 1"),
+        (
+            {"sweep": {"label_noise": [0.1, 0.6], "residual_poison": [0.1, 0.6]}},
+            "label_noise 0.6 and residual_poison 0.6 are shares",
+        ),
         ({"clean_source": "elsewhere"}, "unknown clean_source 'elsewhere'"),
         ({"label_noise": 0.1, "aftermath": {"membership": {}}}, "aftermath.membership asks who was among"),
         (
@@ -127,4 +161,9 @@ def test_a_standalone_study_runs_its_baselines_on_clean_models_where_it_is_asked
 )
 def test_what_does_not_fit_is_refused(given: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        StudySpec.model_validate({"attacks": ["badnets"], "baselines": ["none"], **given})
+        combinations(StudySpec.model_validate({"attacks": ["badnets"], "baselines": ["none"], **given}))
+
+
+def test_every_image_of_a_defender_may_be_spoilt_one_way_or_the_other() -> None:
+    both = {"label_noise": 0.3, "residual_poison": 0.7}
+    assert StudySpec.model_validate({"attacks": ["badnets"], "baselines": ["none"], **both}).label_noise == 0.3
