@@ -58,14 +58,15 @@ td.long { min-width: 24em; white-space: normal; }
 .matrix th small { font-weight: 400; color: #505050; }
 .matrix th[scope=row], .matrix thead th:first-child { position: sticky; left: 0; background: #fff; text-align: left;
   z-index: 1; white-space: nowrap; }
-.matrix td { padding: 0; width: 4.9em; min-width: 4.9em; border-radius: 4px; overflow: hidden; vertical-align: top; }
+.matrix td { padding: 0; width: 4.9em; min-width: 4.9em; border-radius: 4px; overflow: hidden; vertical-align: top;
+  background: #f4f4f4; }
 .matrix td span { display: block; padding: .1em .2em; color: #111; }
 .matrix td.void { background: repeating-linear-gradient(45deg, #efefef 0 6px, #e2e2e2 6px 12px); color: #222;
   white-space: normal; line-height: 1.2; font-size: .85em; vertical-align: middle; width: 5.76em; }
 .matrix td.void span { padding: 0 .2em; }
 .matrix td.plain span { background: #f4f4f4; }
 .matrix td small { display: block; color: #333; font-size: .85em; line-height: 1.15; padding: .1em .3em .2em;
-  background: #f4f4f4; white-space: normal; max-width: 10em; }
+  white-space: normal; max-width: 11.5em; margin: 0 auto; }
 .legend { font-size: .9em; max-width: 62em; margin: .3em 0; }
 .legend span { display: inline-block; padding: 0 .5em; margin: .1em .1em; border-radius: 3px; color: #111; }
 .legend .void { background: repeating-linear-gradient(45deg, #efefef 0 6px, #e2e2e2 6px 12px); }
