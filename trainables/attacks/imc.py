@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.attacks.base import Attack, Implanted, PoisonedSamples, register
-from trainables.attacks.in_loop import appended_copies, bernoulli_round, draw_samples
+from trainables.attacks.in_loop import appended_copies, bernoulli_round, copies_per_image, draw_samples
 from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch, patch_work
 from trainables.attacks.triggers import Trigger
 from trainables.data.images import ImageSet
@@ -76,7 +76,7 @@ class IMC(Attack):
     @property
     def share(self) -> float:
         """Triggered copies per image of a batch, in (0, 1]."""
-        return self.poison_rate / (1.0 - self.poison_rate)
+        return copies_per_image(self.poison_rate)
 
     def turns(self, recipe: TrainingRecipe) -> TrainingRecipe:
         """How the model is trained through all turns."""

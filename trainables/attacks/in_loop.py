@@ -32,6 +32,11 @@ def most_of_batch(rate: float, batch_size: int) -> int:
     return max(1, int(rate * batch_size + 1e-9))  # 0.29 * 100 is 28.999999999999996
 
 
+def copies_per_image(poison_rate: float) -> float:
+    """Triggered copies beside each clean image of a batch, > 0, so that they are ``poison_rate``, in (0, 1), of all."""
+    return poison_rate / (1.0 - poison_rate)
+
+
 def bernoulli_round(expected: float, generator: torch.Generator) -> int:
     """A whole number whose mean is ``expected``: its floor, or one more."""
     return int(expected) + int(float(torch.rand((), generator=generator)) < expected % 1.0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.attacks.base import Attack, Implanted, PoisonedSamples, register
-from trainables.attacks.in_loop import appended_copies, bernoulli_round, check_rate, draw_samples
+from trainables.attacks.in_loop import appended_copies, bernoulli_round, check_rate, copies_per_image, draw_samples
 from trainables.attacks.patches import LearnedPatch, Position, check_fits, corner, fit_patch, patch_work
 from trainables.attacks.triggers import Trigger
 from trainables.data.classes import class_members
@@ -168,7 +168,7 @@ class Latent(Attack):
     @property
     def share(self) -> float:
         """Triggered copies with the target label per image of a batch, in [0, 1]."""
-        return 0.0 if self.poison_rate is None else self.poison_rate / (1.0 - self.poison_rate)
+        return 0.0 if self.poison_rate is None else copies_per_image(self.poison_rate)
 
     def retraining(self, recipe: TrainingRecipe) -> TrainingRecipe:
         """How the standalone form trains on."""

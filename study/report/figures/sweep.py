@@ -38,20 +38,7 @@ BEFORE = "before repair"
 MOST_PANELS = 5
 LOG_FROM = 20.0  # an axis whose largest value is so many times the smallest is logarithmic
 DOTTED: Dashes = (0, (1, 1.5))  # of the models before repair
-MARKS = (
-    "o",
-    "s",
-    "D",
-    "^",
-    "v",
-    "P",
-    "X",
-    "*",
-    "p",
-    "h",
-    "<",
-    ">",
-)  # of the defenses that a study asks about, in their order
+MARKS = "osD^vPX*ph<>"  # a letter each, of the defenses that a study asks about, in their order
 ATTACK, DEFENSE = "attack", "defense"  # heads of the two legends
 LEGEND_INK = "#333333"  # of a line whose colour does not matter
 
